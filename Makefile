@@ -1,0 +1,27 @@
+PYTHON ?= python3.11
+VENV := .venv
+KVCI := $(VENV)/bin/kvci
+
+.PHONY: demo test test-faults check
+demo: $(VENV)/ready
+	$(KVCI) demo
+
+test: $(VENV)/ready-dev
+	$(VENV)/bin/pytest -m "not faults" -n 2 --dist loadfile
+
+test-faults: $(VENV)/ready-dev
+	$(VENV)/bin/pytest -m faults
+
+check: $(VENV)/ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/ready: pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

@@ -1,0 +1,63 @@
+"""Files that other processes and later runs may trust: validated, written whole or not at all."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kvci.errors import UserError
+
+
+class Document(BaseModel):
+    """Data at a file boundary: immutable, and a field nobody declared is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def write(self, path: Path) -> None:
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises UserError naming the file when it is missing or is not what it should be."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist.") from None
+        except ValidationError as error:
+            raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of pydantic in one line: where, and what."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{where}: {message}" if where else message
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write, fsync, rename, fsync the folder: after a crash the file is old or new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

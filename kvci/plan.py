@@ -1,0 +1,57 @@
+"""Instances x seeds x arms -> trials in blocks, the unit of work, of resuming and of evidence."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvci.errors import UserError
+from kvci.spec import Spec
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One (arm, instance, seed): one conversation, at most one patch."""
+
+    arm: str
+    instance: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A few instances with all arms, on one host in one go; `arms` is the order to run them in."""
+
+    number: int
+    instances: tuple[str, ...]
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def trials(self, arm: str) -> list[Trial]:
+        return [Trial(arm, name, seed) for seed in self.seeds for name in self.instances]
+
+
+def select(ids: Sequence[str], spec: Spec) -> list[str]:
+    """Filter, then limit, then shard, always in the dataset's order. Raises UserError if empty."""
+    chosen = [name for name in ids if re.search(spec.filter, name)]
+    chosen = chosen[: spec.limit]
+    index, count = (int(part) for part in spec.shard.split("/"))
+    chosen = chosen[index - 1 :: count]
+    if not chosen:
+        raise UserError(
+            f"No instance of {spec.dataset} is left after filter '{spec.filter}' "
+            f"and shard {spec.shard}; widen them."
+        )
+    return chosen
+
+
+def blocks(ids: Sequence[str], spec: Spec) -> list[Block]:
+    """The blocks of the selected instances; arms in random order in each, by the spec's seed."""
+    chosen = select(ids, spec)
+    made = []
+    for number, start in enumerate(range(0, len(chosen), spec.block_size)):
+        arms = [arm.id for arm in spec.arms]
+        random.Random(f"{spec.order_seed}/{chosen[start]}").shuffle(arms)
+        names = tuple(chosen[start : start + spec.block_size])
+        made.append(Block(number, names, tuple(arms), spec.seeds))
+    return made

@@ -1,0 +1,235 @@
+"""What to run, validated and hashed. It knows nothing of the rest of kvci."""
+
+import hashlib
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from kvci.errors import UserError
+from kvci.files import Document, first_problem
+
+KV_BLOCK_ELEMENTS = {
+    "f32": 1,
+    "f16": 1,
+    "bf16": 1,
+    "q8_0": 32,
+    "q5_1": 32,
+    "q5_0": 32,
+    "q4_1": 32,
+    "q4_0": 32,
+    "iq4_nl": 32,
+}
+"""KV types that llama-server accepts and the elements of one block (llama.cpp common/arg.cpp)."""
+
+OWNED_FLAGS = {
+    "-c", "--ctx-size", "-np", "--parallel", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v",
+    "-m", "--model", "--host", "--port", "--log-file", "-lv", "-kvu", "--kv-unified",
+}  # fmt: skip
+"""Flags that the spec's own fields set; an arm may not set them behind its back."""
+
+
+class Arm(Document):
+    """One server configuration under test: a KV type and flags that differ from the defaults."""
+
+    k: str
+    v: str
+    flags: tuple[str, ...] = ()
+    allow: tuple[Literal["converted", "cpu"], ...] = ()
+    """Kernel paths that this arm may take although the build has a GPU."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Arm":
+        """Read `K/V [FLAGS...] [allow=PATH]`, for example `f16/f16 -ub 32`."""
+        kv, *words = shlex.split(text)
+        k, slash, v = kv.partition("/")
+        if not slash:
+            raise ValueError(f"'{kv}' is not a KV type; write K/V, for example q8_0/q8_0")
+        allow = tuple(word[6:] for word in words if word.startswith("allow="))
+        flags = tuple(word for word in words if not word.startswith("allow="))
+        return cls.model_validate({"k": k, "v": v, "flags": flags, "allow": allow})
+
+    @field_validator("k", "v")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KV_BLOCK_ELEMENTS:
+            raise ValueError(
+                f"'{kind}' is not a KV type of llama-server; use one of "
+                + " ".join(KV_BLOCK_ELEMENTS)
+            )
+        return kind
+
+    @field_validator("flags")
+    @classmethod
+    def _not_owned(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
+        for flag in flags:
+            if flag.split("=")[0] in OWNED_FLAGS:
+                raise ValueError(f"an arm may not set {flag}; the spec has a field for it")
+        return flags
+
+    @property
+    def kv_type(self) -> str:
+        return f"{self.k}/{self.v}"
+
+    @property
+    def id(self) -> str:
+        """Of the characters [a-z0-9_+.-]: `q8_0-q8_0`, `f16-f16+ub32`."""
+        extra = re.sub(r"[^a-z0-9_.]", "", " ".join(self.flags).lower().replace("--", ""))
+        return f"{self.k}-{self.v}" + (f"+{extra}" if extra else "")
+
+
+class Model(Document):
+    """The model under test: a file here, or a hub's file known by its sha256."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    path: str | None = None
+    package: str | None = None
+    """A Python package that carries the file, as `module:function`; the function gives its path."""
+    repository: str | None = None
+    file: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    weights: str = ""
+    chat_template: str | None = None
+    """A template's name or text; the model's own if absent."""
+    reasoning: Literal["off", "auto"] = "off"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Model":
+        sources = [s for s in (self.path, self.package, self.repository) if s]
+        if len(sources) != 1:
+            raise ValueError("name exactly one of path, package, repository for the model")
+        if self.repository and not (self.file and self.sha256):
+            raise ValueError("a model of a repository needs its file and sha256")
+        return self
+
+
+class Spec(Document):
+    """All that was asked for. Its hash covers what can change a trial or the planned set."""
+
+    model: Model
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    dataset: str
+    filter: str = ""
+    limit: int | None = Field(None, ge=1)
+    context: int = Field(65536, ge=256)
+    """Tokens of context per slot."""
+    slots: int = Field(1, ge=1, le=256)
+    seeds: tuple[int, ...] = (0,)
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    prompt: str = "bash"
+    """The prompt's file name in kvci/agent/prompts, which names the action protocol too."""
+    max_steps: int = Field(30, ge=1)
+    max_tokens: int = Field(4096, ge=1)
+    """Tokens per answer."""
+    max_total_tokens: int | None = Field(None, ge=1)
+    trial_s: float = Field(3600.0, gt=0)
+    command_s: float = Field(60.0, gt=0)
+    test_s: float = Field(1800.0, gt=0)
+    block_size: int = Field(4, ge=1)
+    order_seed: int = 0
+    engine: str = "auto"
+    """auto, embedded, replay:SCRIPT, an http URL (unverified), or the path of a llama-server."""
+    gpu_layers: int = 99
+    threads: int | None = Field(None, ge=1)
+    sandbox: Literal["auto", "bwrap", "docker"] = "auto"
+    primary: str = "resolved"
+    margin: float | None = Field(None, gt=0, lt=1)
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    shard: str = "1/1"
+    time_budget_s: float | None = Field(None, gt=0)
+    out: str = "runs"
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _arms(cls, arms: Any) -> Any:
+        return [Arm.parse(arm) if isinstance(arm, str) else arm for arm in arms]
+
+    @field_validator("filter")
+    @classmethod
+    def _regular_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+        return pattern
+
+    @field_validator("shard")
+    @classmethod
+    def _shard(cls, shard: str) -> str:
+        match = re.fullmatch(r"(\d+)/(\d+)", shard)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"'{shard}' is not a shard; write I/N with I from 1 to N")
+        return shard
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Spec":
+        ids = [arm.id for arm in self.arms]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two arms are the same; every arm must differ from the others")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError("seeds must be given and differ from each other")
+        if len(self.seeds) > 1 and self.temperature == 0:
+            raise ValueError("several seeds at temperature 0 repeat one trial; give a temperature")
+        return self
+
+    @property
+    def baseline(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def dataset_name(self) -> str:
+        stem = Path(self.dataset.partition(":")[0]).stem if self.dataset else "data"
+        return re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip("-") or "data"
+
+    def hash(self, model_sha256: str, dataset_sha256: str) -> str:
+        """Where the model and the dataset lie does not count; what they hold does."""
+        outside = {"shard", "time_budget_s", "out", "dataset", "engine"}
+        asked = self.model_dump(mode="json", exclude=outside)
+        for place in ("path", "package", "repository", "file", "sha256"):
+            asked["model"].pop(place)
+        engine = self.engine if self.engine in {"auto", "embedded"} else ""
+        asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}
+        asked["engine"] = engine or ("url" if self.engine.startswith("http") else "binary")
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
+    """The spec of a TOML file with the flags laid over it. Raises UserError."""
+    asked: dict[str, Any] = _toml(path) if path else {}
+    model = asked.get("model")
+    if isinstance(model, str):
+        asked["model"] = _model(model, path.parent if path else Path())
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if isinstance(given.get("model"), str):
+        given["model"] = _model(given["model"], Path())
+    try:
+        return Spec.model_validate(asked | given)
+    except ValidationError as error:
+        where = str(path) if path and not given else "The spec"
+        raise UserError(f"{where} is not valid: {first_problem(error)}.") from None
+    except ValueError as error:
+        raise UserError(f"The spec is not valid: {error}.") from None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; see ci/experiments for examples.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from None
+
+
+def _model(text: str, beside: Path) -> dict[str, Any]:
+    """A model given as a .toml of ci/models or as a .gguf file."""
+    path = Path(text) if Path(text).exists() else beside / text
+    if path.suffix == ".toml":
+        return _toml(path)
+    if not path.exists():
+        raise UserError(f"The model {text} does not exist; give a .gguf file or a ci/models file.")
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._") or "model"
+    return {"name": name, "path": str(path.resolve())}
