@@ -1,6 +1,6 @@
 """Exits, verdicts and classes as plain data, and the first match.
 
-The table of kvci/RULES.md section 1, in its order. Nothing here reads a file or knows a run.
+The table: the first match wins, so its order is the rule. Nothing here reads a file or knows a run.
 """
 
 from dataclasses import dataclass, field
@@ -108,7 +108,7 @@ class Evidence:
 
 
 def repeats(actions: tuple[str, ...]) -> bool:
-    """True if the last actions are three identical ones, or a cycle of two or three, three times."""
+    """True if the actions end in one action, or a cycle of two or three, three times over."""
     for period in (1, 2, 3):
         tail = actions[-3 * period :]
         if len(tail) == 3 * period and tail == tail[:period] * 3:

@@ -1,0 +1,109 @@
+"""One click command per verb, no logic; a verb imports what it needs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kvci import __version__
+from kvci.errors import UserError
+
+
+class Verbs(click.Group):
+    """Every verb ends a UserError with its one sentence and exit 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"kvci: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Verbs)
+@click.version_option(__version__)
+def main() -> None:
+    """Which llama.cpp KV-cache type can your coding agent live with, and what does it cost?"""
+
+
+def _show(effective: Any, as_json: bool) -> None:
+    shown = json.loads(effective.model_dump_json())
+    if as_json:
+        click.echo(json.dumps(shown, indent=1))
+        return
+    for name, value in shown.items():
+        if name not in ("problems", "warnings"):
+            text = "not shown" if value is None else value
+            click.echo(f"{name.replace('_', ' '):18} {text}")
+    for problem in effective.problems:
+        click.echo(f"problem            {problem}")
+
+
+@main.command()
+@click.argument("log", type=click.Path(path_type=Path))
+@click.option("--kv", help="The KV type that was asked for, K/V.")
+@click.option("--context", type=click.IntRange(min=1), help="Tokens per slot asked for.")
+@click.option("--slots", type=click.IntRange(min=1), help="Slots asked for.")
+@click.option("--allow", multiple=True, type=click.Choice(["converted", "cpu"]))
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+def inspect(
+    ctx: click.Context,
+    log: Path,
+    kv: str | None,
+    context: int | None,
+    slots: int | None,
+    allow: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Say what a llama-server's LOG proves; exit 1 if it is not what was asked."""
+    from kvci.serve.effective import Asked, judge, read
+    from kvci.spec import Arm
+
+    try:
+        text = log.read_text(errors="replace")
+        asked_kv = Arm.parse(kv).kv_type if kv else None
+    except OSError as error:
+        raise UserError(f"{log} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(
+            f"--kv {kv} is not a KV type of llama-server ({type(error).__name__})."
+        ) from None
+    asked = Asked(kv_type=asked_kv, context=context, slots=slots, allow=allow)
+    found = judge(read(text), asked)
+    _show(found, as_json)
+    ctx.exit(1 if found.problems else 0)
+
+
+@main.command()
+@click.option("--model", required=True, help="A .gguf file or a file of ci/models.")
+@click.option("--kv", default="f16/f16", help="K/V and flags of the arm.")
+@click.option("--context", type=int, default=65536, show_default=True, help="Tokens per slot.")
+@click.option("--slots", type=int, default=1, show_default=True)
+@click.option("--engine", default="auto", show_default=True)
+@click.option("--log", type=click.Path(path_type=Path), default=Path("llama-server.log"))
+@click.option("--once", is_flag=True, help="Stop after the configuration is printed.")
+@click.option("--json", "as_json", is_flag=True)
+def serve(
+    model: str, kv: str, context: int, slots: int, engine: str, log: Path, once: bool, as_json: bool
+) -> None:
+    """Start one arm and print its effective configuration."""
+    import signal
+
+    from kvci.serve.model import check, header, locate
+    from kvci.serve.server import Server, ServerFailed
+    from kvci.spec import load
+
+    asked = {"model": model, "arms": [kv], "context": context, "slots": slots, "engine": engine}
+    spec = load(None, asked | {"dataset": "none"})
+    path = locate(spec.model)
+    check(spec, header(path))
+    try:
+        with Server(spec, spec.baseline, path, log) as server:
+            _show(server.effective, as_json)
+            if not once:
+                click.echo(f"serving at {server.url}; end with Ctrl-C", err=True)
+                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    except ServerFailed as error:
+        raise UserError(f"The arm {spec.baseline.id} was not served: {error}.") from None

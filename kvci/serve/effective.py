@@ -1,0 +1,202 @@
+"""What a server's own log says that it does, and whether that is what was asked.
+
+`/props` does not show the KV types, so the log is the only witness. Several builds' forms of
+each line are read; what no line shows is None here, written "not shown", and never assumed.
+"""
+
+import json
+import re
+from typing import Literal
+
+from kvci.files import Document
+from kvci.spec import KV_BLOCK_ELEMENTS
+
+KernelPath = Literal["compiled", "converted", "cpu", "not shown"]
+
+
+class Asked(Document):
+    """What the log has to prove; None asks nothing."""
+
+    kv_type: str | None = None
+    context: int | None = None
+    slots: int | None = None
+    allow: tuple[str, ...] = ()
+
+
+class Effective(Document):
+    kv_type: str | None
+    context_per_slot: int | None
+    slots: int | None
+    cells: int | None
+    """Cells of the cache of a slot; the largest of several caches."""
+    unified: bool | None
+    flash_attention: Literal["on", "off"] | None
+    kernel_path: KernelPath
+    rotation: Literal["on", "off"] | None
+    kv_mib: float | None
+    kv_device: str | None
+    gpu: bool | None
+    """The build has a GPU backend that found a device."""
+    graph_splits: int | None
+    build: str | None
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+CACHE = re.compile(
+    r"llama_kv_cache\w*: size = +([\d.]+) MiB \( *(\d+) cells, +\d+ layers, +(\d+)/ ?(\d+) seqs\),"
+    r" K \((\w+)\): +[\d.]+ MiB, V \((\w+)\)"
+)
+BUFFER = re.compile(r"llama_kv_cache\w*: +(\S+) KV buffer size = +([\d.]+) MiB")
+CONTEXT = re.compile(r"llama_context: n_ctx_seq += (\d+)")
+SLOTS = re.compile(r"n_slots = (\d+)(?:, n_ctx_slot = (\d+))?(?:, kv_unified = '(\w+)')?")
+UNIFIED = re.compile(r"llama_context: kv_unified += (true|false)")
+FLASH = re.compile(r"llama_context: flash_attn += (\w+)")
+ROTATION = re.compile(r"(?:n|attn)_rot_([kv]) = (\d+)(?:, n_embd_head_\w+ = (\d+))?")
+SPLITS = re.compile(r"(?:splits = (?:\d+ / )?(\d+)\b|graph splits += (\d+))")
+LAYERS = re.compile(r"print_info: n_layer += (\d+)")
+QUANTS = re.compile(r"FA_QUANTS = ([\w,.-]+)")
+BUILD = re.compile(r"build_info: (\S+)|build(?::)? (\d+ \([^)]*\))")
+NO_KERNEL = "no FlashAttention vector kernel compiled"
+ON_CPU = re.compile(r"assigned to device CPU|Flash Attention not supported, set to disabled")
+GPU_NAMES = re.compile(r"^(CUDA|ROCm|HIP|Vulkan|Metal|MTL|SYCL|MUSA|CANN)", re.IGNORECASE)
+
+
+def lines_of(log: str) -> list[str]:
+    """The messages of a text log or of one written with `--log-jsonl`."""
+    lines: list[str] = []
+    for line in log.splitlines():
+        if line.startswith("{"):
+            try:
+                message = json.loads(line).get("msg", "")
+            except (ValueError, AttributeError):
+                message = line
+            lines += str(message).splitlines()
+        else:
+            lines.append(line)
+    return lines
+
+
+def read(log: str) -> Effective:
+    """The effective configuration that a log shows, without judgement."""
+    text = "\n".join(lines_of(log))
+    caches = CACHE.findall(text)
+    kinds = {f"{k}/{v}" for *_, k, v in caches}
+    kv_type = " and ".join(sorted(kinds)) or None
+    devices = sorted({device for device, mib in BUFFER.findall(text) if float(mib) > 0})
+    slots = SLOTS.search(text)
+    context = slots[2] if slots and slots[2] else _last(CONTEXT, text)
+    shared = _last(UNIFIED, text) or (slots[3] if slots else None)
+    streams = {int(stream) for _, _, _, stream, _, _ in caches}
+    unified = None if shared is None else shared == "true"
+    if slots and int(slots[1]) > 1 and streams and max(streams) == 1:
+        unified = True
+    gpu = _gpu(text, devices)
+    flash = _flash(text)
+    splits = [int(a or b) for a, b in SPLITS.findall(text)]
+    build = BUILD.search(text)
+    warnings = tuple(line for line in text.splitlines() if NO_KERNEL in line or ON_CPU.search(line))
+    return Effective(
+        kv_type=kv_type,
+        context_per_slot=int(context) if context else None,
+        slots=int(slots[1]) if slots else None,
+        cells=max((int(cells) for _, cells, *_ in caches), default=None),
+        unified=unified,
+        flash_attention=flash,
+        kernel_path=_kernel_path(text, kinds, gpu, flash, splits),
+        rotation=_rotation(text),
+        kv_mib=round(sum(float(mib) for mib, *_ in caches), 2) if caches else None,
+        kv_device="+".join(devices) or None,
+        gpu=gpu,
+        graph_splits=max(splits, default=None),
+        build=next(part for part in build.groups() if part) if build else None,
+        warnings=warnings,
+    )
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.findall(text)
+    return str(found[-1]) if found else None
+
+
+def _gpu(text: str, devices: list[str]) -> bool | None:
+    if any(GPU_NAMES.match(device) for device in devices):
+        return True
+    info = re.search(r"system_info: .*", text)
+    if not info:
+        return None
+    return bool(re.search(r"\b(CUDA|ROCm|Vulkan|Metal|SYCL|MUSA|CANN) :", info[0]))
+
+
+def _flash(text: str) -> Literal["on", "off"] | None:
+    state = _last(FLASH, text)
+    if state == "auto":
+        if re.search(
+            r"Flash Attention (not supported, set to disabled|was auto, set to dis)", text
+        ):
+            return "off"
+        return "on" if re.search(r"Flash Attention (was auto, set to )?enabled", text) else None
+    if state in {"enabled", "1"}:
+        return "on"
+    return "off" if state in {"disabled", "0"} else None
+
+
+def _rotation(text: str) -> Literal["on", "off"] | None:
+    """ "off" also where nothing is quantized and nothing would be rotated."""
+    if "attention rotation force disabled" in text:
+        return "off"
+    sizes = [int(size) for _, size, _ in ROTATION.findall(text)]
+    return None if not sizes else "on" if any(sizes) else "off"
+
+
+def _kernel_path(
+    text: str, kinds: set[str], gpu: bool | None, flash: str | None, splits: list[int]
+) -> KernelPath:
+    """A GPU build keeps the attention on the GPU in one or two graph splits; on the CPU it adds
+    two splits per layer and prints nothing else (seen with iq4_nl on CUDA)."""
+    if gpu is False:
+        return "cpu"
+    layers = _last(LAYERS, text)
+    if gpu is None or flash is None or not splits or not layers or not kinds:
+        return "not shown"
+    if ON_CPU.search(text) or max(splits) > 2 + int(layers):
+        return "cpu"
+    if NO_KERNEL in text:
+        return "converted"
+    quants = _last(QUANTS, text)
+    if quants is None:
+        return "not shown"
+    built = {*quants.split(","), "f16-f16"}
+    return "compiled" if {kind.replace("/", "-") for kind in kinds} <= built else "not shown"
+
+
+def judge(found: Effective, asked: Asked) -> Effective:
+    """The same configuration with every way in which it is not what was asked."""
+    problems: list[str] = []
+
+    def expect(what: str, shown: object, wanted: object, right: bool) -> None:
+        if shown is None:
+            problems.append(f"the log does not show the {what}")
+        elif not right:
+            problems.append(f"{what} is {shown}, asked was {wanted}")
+
+    expect("KV type", found.kv_type, asked.kv_type, asked.kv_type in (None, found.kv_type))
+    context, cells = found.context_per_slot, found.cells
+    expect("context per slot", context, asked.context, (context or 0) >= (asked.context or 0))
+    expect("cells per slot", cells, asked.context, (cells or 0) >= (asked.context or 0))
+    expect("slots", found.slots, asked.slots, (found.slots or 0) >= (asked.slots or 0))
+    layout = None if found.unified is None else "unified" if found.unified else "split"
+    expect("cache layout", layout, "split", layout == "split")
+    expect("flash attention", found.flash_attention, "on", found.flash_attention == "on")
+    kinds = (found.kv_type or "").replace(" and ", "/").split("/")
+    if any(KV_BLOCK_ELEMENTS.get(kind, 1) > 1 for kind in kinds):
+        expect("rotation", found.rotation, "on", found.rotation == "on")
+    if found.kv_device is None:
+        problems.append("the log does not show the KV device")
+    elif "+" in found.kv_device:
+        problems.append(f"the KV buffer lies on several devices ({found.kv_device})")
+    elif found.gpu and not GPU_NAMES.match(found.kv_device):
+        problems.append(f"the KV buffer lies on {found.kv_device}, not with the layers on the GPU")
+    if found.gpu is not False and found.kernel_path not in ("compiled", *asked.allow):
+        problems.append(f"the kernel path is {found.kernel_path}, asked was compiled")
+    return found.model_copy(update={"problems": tuple(problems)})

@@ -1,0 +1,100 @@
+"""The model's file, and the few numbers of its header that a spec is checked against."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvci.errors import UserError
+from kvci.files import sha256_of_file
+from kvci.spec import KV_BLOCK_ELEMENTS, Model, Spec
+
+
+@dataclass(frozen=True)
+class Header:
+    architecture: str
+    context_tokens: int
+    """The context the model was trained with."""
+    layers: int
+    head_k: int
+    head_v: int
+
+
+def locate(model: Model) -> Path:
+    """The model's file on this machine. Raises UserError if it is missing or another file."""
+    if model.path:
+        path = Path(model.path)
+    elif model.package:
+        module, _, function = model.package.partition(":")
+        try:
+            path = Path(getattr(importlib.import_module(module), function or "path")())
+        except ImportError:
+            raise UserError(
+                f"The model {model.name} is carried by the package of {module}; pip install it."
+            ) from None
+    else:
+        path = _from_hub(model)
+    if not path.is_file():
+        raise UserError(f"The model file {path} does not exist.")
+    if model.sha256 and sha256_of_file(path) != model.sha256:
+        raise UserError(f"{path} is not the model asked for: its sha256 is not {model.sha256}.")
+    return path
+
+
+def _from_hub(model: Model) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model.repository or "", model.file or ""))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{model.file} of {model.repository} cannot be fetched ({type(error).__name__}); "
+            "check the names and the network."
+        ) from None
+
+
+def header(path: Path) -> Header:
+    """Raises UserError if the file is not a GGUF model."""
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(path).fields
+        architecture = str(fields["general.architecture"].contents())
+
+        def number(key: str, default: int | None = None) -> int:
+            field = fields.get(f"{architecture}.{key}")
+            value: Any = default if field is None else field.contents()
+            if isinstance(value, list):
+                value = max(value)
+            if value is None:
+                raise KeyError(key)
+            return int(value)
+
+        head = number("embedding_length") // number("attention.head_count")
+        return Header(
+            architecture=architecture,
+            context_tokens=number("context_length"),
+            layers=number("block_count"),
+            head_k=number("attention.key_length", head),
+            head_v=number("attention.value_length", head),
+        )
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise UserError(f"{path} is not a GGUF model that kvci can read: {error}.") from None
+
+
+def check(spec: Spec, model: Header) -> None:
+    """Raises UserError where llama-server could not do, or would not mean, what the spec asks."""
+    if spec.context > model.context_tokens:
+        raise UserError(
+            f"The context {spec.context} is above the {model.context_tokens} tokens that "
+            f"{spec.model.name} was trained with; lower --context."
+        )
+    for arm in spec.arms:
+        for side, kind, head in (("K", arm.k, model.head_k), ("V", arm.v, model.head_v)):
+            block = KV_BLOCK_ELEMENTS[kind]
+            if head % block:
+                raise UserError(
+                    f"The {side} type {kind} has blocks of {block} elements, which do not divide "
+                    f"the head size {head} of {spec.model.name}; choose another KV type."
+                )

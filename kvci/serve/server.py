@@ -1,0 +1,161 @@
+"""One llama-server process: start it, prove what it does, stop it."""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from kvci.errors import UserError
+from kvci.serve.effective import Asked, Effective, judge, read
+from kvci.serve.flags import server_flags
+from kvci.spec import Arm, Spec
+
+START_S = 600.0
+STOP_S = 10.0
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+
+class ServerFailed(Exception):
+    """The server died, hangs, or does not answer its health check."""
+
+
+class Refused(UserError):
+    """The server's own log does not prove what was asked."""
+
+
+def command(engine: str) -> list[str]:
+    """The program that takes llama-server's flags. Raises UserError if there is none."""
+    if engine == "embedded":
+        return [sys.executable, "-m", "kvci.serve.embedded"]
+    if engine == "auto":
+        found = shutil.which("llama-server")
+        return [found] if found else command("embedded")
+    found = shutil.which(engine)
+    if not found:
+        raise UserError(f"The engine {engine} is not a program; give llama-server's path.")
+    return [found]
+
+
+def _die_with_parent() -> None:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A context manager; inside it the server answers at `url` and `effective` is proved."""
+
+    def __init__(self, spec: Spec, arm: Arm, model: Path, log: Path) -> None:
+        self.arm, self.log = arm, log
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-")
+        flags = server_flags(spec, arm, model, port, log, Path(self._folder.name))
+        self.command = command(spec.engine) + flags
+        self.asked = Asked(
+            kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Raises ServerFailed if it does not come up, Refused if it does something else."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.with_suffix(".out").open("wb") as out:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        try:
+            self._wait_until_healthy()
+            self.prove()
+            self._warm_up()
+            self.prove()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def healthy(self, timeout_s: float = 5.0) -> bool:
+        try:
+            return self.alive() and httpx.get(f"{self.url}/health", timeout=timeout_s).is_success
+        except httpx.HTTPError:
+            return False
+
+    @property
+    def effective(self) -> Effective:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return judge(read(text), self.asked)
+
+    def prove(self) -> None:
+        """Raises Refused with what was asked and what the log says."""
+        problems = self.effective.problems
+        if problems:
+            raise Refused(
+                f"The server of arm {self.arm.id} does not prove what was asked: "
+                f"{'; '.join(problems)} (see {self.log})."
+            )
+
+    def erase(self, slot: int) -> None:
+        """Forget what the slot's cache holds, so that a trial starts from nothing."""
+        httpx.post(f"{self.url}/slots/{slot}?action=erase", json={}, timeout=30).raise_for_status()
+
+    def stop(self) -> None:
+        if self._process:
+            if self.alive():
+                self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        self._folder.cleanup()
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_S
+        while not self.healthy():
+            if not self.alive():
+                raise ServerFailed(f"llama-server ended while starting: {self._last_error()}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"llama-server is not healthy after {START_S:.0f} s")
+            time.sleep(0.1)
+
+    def _warm_up(self) -> None:
+        """A few tokens in one slot: warnings about kernels come with the first decode."""
+        body = {"prompt": "def f(x):", "n_predict": 4, "temperature": 0, "id_slot": 0}
+        try:
+            httpx.post(f"{self.url}/completion", json=body, timeout=START_S).raise_for_status()
+            self.erase(0)
+        except httpx.HTTPError as error:
+            raise ServerFailed(f"the warm-up decode failed: {error}") from None
+
+    def _last_error(self) -> str:
+        for path in (self.log, self.log.with_suffix(".out")):
+            text = path.read_text(errors="replace") if path.exists() else ""
+            errors = [line for line in text.splitlines() if " E " in line or "rror" in line]
+            if errors:
+                return errors[-1].strip()
+        return f"no message (see {self.log})"

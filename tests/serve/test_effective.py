@@ -1,0 +1,109 @@
+"""Golden logs of real servers; the CUDA ones lie beside the project and are not part of it."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.cli import main
+from kvci.serve.effective import Asked, Effective, judge, read
+from tests.conftest import GOLDEN, data
+
+ASKED = Asked(kv_type="q8_0/q8_0", context=2048, slots=2)
+BUILDS = ["b11434-cpu", "xllamacpp-cpu"]
+
+
+def golden(name: str) -> str:
+    return (GOLDEN / f"{name}.log").read_text()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_cpu_builds_prove_what_was_asked(build: str) -> None:
+    found = judge(read(golden(f"{build}-q8_0-q8_0")), ASKED)
+    assert found.problems == ()
+    assert (found.context_per_slot, found.slots, found.kernel_path) == (2048, 2, "cpu")
+    assert (found.rotation, found.kv_mib, found.kv_device) == ("on", 22.32, "CPU")
+    assert found.build
+
+
+def test_both_caches_of_a_sliding_window_model_are_added() -> None:
+    assert read(golden("b11434-cpu-f16-f16")).kv_mib == 42.0
+
+
+def problems(log: str, asked: Asked = ASKED) -> str:
+    return "; ".join(judge(read(log), asked).problems)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("K (q8_0)", "K (f16)", "KV type is f16/q8_0, asked was q8_0/q8_0"),
+        ("n_ctx_slot = 2048", "n_ctx_slot = 1024", "context per slot is 1024, asked was 2048"),
+        ("n_slots = 2", "n_slots = 1", "slots is 1, asked was 2"),
+        ("= enabled", "= disabled", "flash attention is off, asked was on"),
+        ("n_rot_", "n_other_", "does not show the rotation"),
+        ("kv_unified            = false", "kv_unified            = true", "layout is unified"),
+        ("2/2 seqs", "2/1 seqs", "layout is unified"),
+        ("KV buffer size", "KV thing", "does not show the KV device"),
+        ("llama_kv_cache: size", "llama_kv_cache: extent", "does not show the KV type"),
+        ("system_info", "other_info", "kernel path is not shown"),
+    ],
+)
+def test_each_deviation_alone_is_a_problem(old: str, new: str, says: str) -> None:
+    log = golden("b11434-cpu-q8_0-q8_0")
+    assert old in log
+    assert says in problems(log.replace(old, new))
+
+
+def test_rotation_off_is_a_problem_only_where_something_is_quantized() -> None:
+    assert problems(golden("b11434-cpu-f16-f16"), Asked(kv_type="f16/f16")) == ""
+    log = golden("b11434-cpu-q8_0-q8_0").replace("n_rot_k = 256", "n_rot_k = 0")
+    assert "rotation is off" in problems(log.replace("n_rot_v = 64", "n_rot_v = 0"))
+
+
+def test_the_older_form_of_rotation_and_splits() -> None:
+    log = golden("b11434-cpu-q8_0-q8_0").replace("n_rot_k = 256", "attn_rot_k = 1")
+    log = log.replace("n_rot_v = 64", "attn_rot_v = 1").replace("splits = 1", "x\ngraph splits = 1")
+    found = read(log)
+    assert (found.rotation, found.graph_splits) == ("on", 1)
+
+
+def test_an_empty_log_shows_nothing() -> None:
+    found = judge(read(""), ASKED)
+    assert found.kv_type is None and found.kernel_path == "not shown"
+    assert len(found.problems) >= 7
+
+
+@pytest.mark.parametrize(
+    ("name", "kv", "path", "says"),
+    [
+        ("f16-f16", "f16/f16", "compiled", ""),
+        ("q8_0-q8_0", "q8_0/q8_0", "compiled", ""),
+        ("q8_0-q8_0-jsonl", "q8_0/q8_0", "compiled", ""),
+        ("q4_0-q4_0-norot", "q4_0/q4_0", "compiled", "rotation is off"),
+        ("q8_0-q4_0-notcompiled", "q8_0/q4_0", "converted", "path is converted"),
+        ("iq4_nl-iq4_nl-cpu", "iq4_nl/iq4_nl", "cpu", "path is cpu"),
+        ("q8_0-q8_0-fa-off", "q8_0/q8_0", "not shown", "does not show the KV type"),
+        ("f16-f16-oom", "f16/f16", "not shown", "does not show the KV type"),
+    ],
+)
+def test_cuda(name: str, kv: str, path: str, says: str) -> None:
+    found: Effective = judge(
+        read(data(f"cuda-logs/{name}.log").read_text()), Asked(kv_type=kv, context=8192, slots=2)
+    )
+    assert found.kernel_path == path
+    assert says in "; ".join(found.problems)
+    assert bool(found.problems) is bool(says)
+
+
+def test_inspect_exits_1_and_says_why() -> None:
+    log = str(GOLDEN / "b11434-cpu-q8_0-q8_0.log")
+    fine = CliRunner().invoke(main, ["inspect", log, "--kv", "q8_0/q8_0", "--json"])
+    assert fine.exit_code == 0
+    shown = json.loads(fine.stdout)
+    assert shown["kv_type"] == "q8_0/q8_0" and shown["problems"] == []
+    wrong = CliRunner().invoke(main, ["inspect", log, "--kv", "q4_0/q4_0"])
+    assert wrong.exit_code == 1
+    assert "KV type is q8_0/q8_0, asked was q4_0/q4_0" in wrong.stdout
+    for bad in (["no-such.log"], [log, "--kv", "q9"]):
+        assert CliRunner().invoke(main, ["inspect", *bad]).exit_code == 2

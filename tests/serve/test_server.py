@@ -1,0 +1,116 @@
+"""Live: the embedded engine with a real model, and liars in its place."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from kvci.errors import UserError
+from kvci.serve.model import check, header
+from kvci.serve.server import Refused, Server, ServerFailed, command
+from kvci.spec import Spec, load
+from tests.conftest import GEMMA
+
+
+def spec(engine: str = "embedded", kv: str = "q8_0/q8_0", slots: int = 2) -> Spec:
+    asked = {"model": str(GEMMA), "arms": [kv], "dataset": "x", "context": 1024}
+    return load(None, asked | {"engine": engine, "slots": slots})
+
+
+def start(spec: Spec, model: Path, folder: Path) -> Server:
+    return Server(spec, spec.baseline, model, folder / "server.log")
+
+
+def test_header_of_the_model(gemma: Path, tmp_path: Path) -> None:
+    found = header(gemma)
+    assert (found.architecture, found.context_tokens, found.layers) == ("gemma3", 32768, 18)
+    assert (found.head_k, found.head_v) == (256, 256)
+    check(spec(), found)
+    (tmp_path / "no.gguf").write_bytes(b"GGUFno")
+    with pytest.raises(UserError, match="not a GGUF model"):
+        header(tmp_path / "no.gguf")
+
+
+def test_the_embedded_engine_proves_answers_erases_and_ends(gemma: Path, tmp_path: Path) -> None:
+    with start(spec(), gemma, tmp_path) as server:
+        found = server.effective
+        assert (found.kv_type, found.context_per_slot, found.slots) == ("q8_0/q8_0", 1024, 2)
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "id_slot": 1}
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
+        assert answer["timings"]["predicted_n"] == 4
+        server.erase(1)
+        assert server.healthy()
+        url = server.url
+    assert not server.alive()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+LIES = {
+    "type": ('words[words.index("-ctk") + 1] = "f16"', "KV type is f16/q8_0"),
+    "context": ('words[words.index("-c") + 1] = "1024"', "context per slot is 512"),
+    "slots": ('words[words.index("-np") + 1] = "1"', "slots is 1"),
+    "unified": ('words[words.index("-no-kvu")] = "-kvu"', "cache layout is unified"),
+    "flash": (
+        'words[words.index("-fa") + 1] = "off"; words[words.index("-ctv") + 1] = "f16"',
+        "flash attention is off",
+    ),
+    "rotation": ('os.environ["LLAMA_ATTN_ROT_DISABLE"] = "1"', "rotation is off"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_that_does_something_else_is_refused(
+    lie: str, gemma: Path, tmp_path: Path
+) -> None:
+    change, says = LIES[lie]
+    wrapper = tmp_path / "llama-server"
+    wrapper.write_text(
+        f"#!{sys.executable}\nimport os, sys\nwords = sys.argv[1:]\n{change}\n"
+        'os.execv(sys.executable, [sys.executable, "-m", "kvci.serve.embedded", *words])\n'
+    )
+    wrapper.chmod(0o755)
+    with pytest.raises(Refused, match=says), start(spec(str(wrapper)), gemma, tmp_path):
+        pass
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ServerFailed, match="ended while starting"):
+        start(spec(), tmp_path / "none.gguf", tmp_path).__enter__()
+    with pytest.raises(UserError, match="is not a program"):
+        command("/no/such/server")
+
+
+def test_no_server_outlives_a_killed_kvci(gemma: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from tests.serve.test_server import *\n"
+        f"with start(spec(), Path({str(gemma)!r}), Path({str(tmp_path)!r})) as server:\n"
+        "    print(server._process.pid, flush=True); time.sleep(600)\n"
+    )
+    kvci = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert kvci.stdout
+    pid = int(kvci.stdout.readline())
+    assert psutil.pid_exists(pid)
+    kvci.kill()
+    kvci.wait()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the server is still there"
+        time.sleep(0.05)
+
+
+def test_a_binary_and_the_embedded_engine_prove_the_same(gemma: Path, tmp_path: Path) -> None:
+    binary = os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server")
+    if not binary:
+        pytest.skip("no llama-server on PATH or in KVCI_LLAMA_SERVER")
+    found = []
+    for engine in ("embedded", binary):
+        with start(spec(engine), gemma, tmp_path / Path(engine).name) as server:
+            found.append(server.effective.model_copy(update={"build": None}))
+    assert found[0] == found[1]

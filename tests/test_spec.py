@@ -1,0 +1,90 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.serve.model import Header, check
+from kvci.spec import Arm, Spec, load
+
+
+def spec(tmp_path: Path, **overrides: Any) -> Spec:
+    model = tmp_path / "Tiny Model.gguf"
+    model.touch()
+    asked = {"model": str(model), "arms": ["f16/f16", "q8_0/q8_0"], "dataset": "rows.jsonl"}
+    return load(None, asked | overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("f16/f16", "f16-f16"),
+        ("q8_0/q4_0", "q8_0-q4_0"),
+        ("f16/f16 -ub 32", "f16-f16+ub32"),
+        ("q4_0/q4_0 allow=converted", "q4_0-q4_0"),
+    ],
+)
+def test_arm_id(text: str, name: str) -> None:
+    assert Arm.parse(text).id == name
+
+
+def test_defaults_are_the_rules(tmp_path: Path) -> None:
+    found = spec(tmp_path)
+    assert (found.context, found.max_steps, found.max_tokens) == (65536, 30, 4096)
+    assert (found.temperature, found.seeds, found.baseline.id) == (0.0, (0,), "f16-f16")
+    assert found.model.name == "tiny-model"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"arms": ["f16/f17"]}, "'f17' is not a KV type"),
+        ({"arms": ["f16"]}, "write K/V"),
+        ({"arms": ["f16/f16", "f16/f16"]}, "two arms are the same"),
+        ({"arms": ["f16/f16 -c 9"]}, "may not set -c"),
+        ({"filter": "("}, "not a regular expression"),
+        ({"shard": "3/2"}, "not a shard"),
+        ({"shard": "0/2"}, "not a shard"),
+        ({"seeds": [1, 2]}, "several seeds at temperature 0"),
+        ({"seeds": [1, 1], "temperature": 1}, "differ from each other"),
+        ({"colour": "blue"}, "colour: Extra inputs"),
+        ({"model": "no-such.gguf"}, "does not exist"),
+        ({"limit": 0}, "limit"),
+    ],
+)
+def test_refusals_are_one_sentence(tmp_path: Path, overrides: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says.replace("(", r"\(")) as caught:
+        spec(tmp_path, **overrides)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_toml_with_flags_over_it(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('name = "m"\npath = "m.gguf"\n')
+    path = tmp_path / "e.toml"
+    path.write_text('model = "m.toml"\narms = ["f16/f16"]\ndataset = "d.jsonl"\nslots = 2\n')
+    found = load(path, {"slots": 4, "limit": None})
+    assert (found.model.name, found.slots) == ("m", 4)
+    path.write_text("slots = [")
+    with pytest.raises(UserError, match="is not TOML"):
+        load(path, {})
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "none.toml", {})
+
+
+def test_hash_covers_what_can_change_a_trial(tmp_path: Path) -> None:
+    base = spec(tmp_path).hash("m", "d")
+    for outside in ({"shard": "1/2"}, {"time_budget_s": 9.0}, {"out": "elsewhere"}):
+        assert spec(tmp_path, **outside).hash("m", "d") == base
+    for inside in ({"slots": 2}, {"limit": 3}, {"test_s": 9.0}, {"arms": ["f16/f16"]}):
+        assert spec(tmp_path, **inside).hash("m", "d") != base
+    assert spec(tmp_path).hash("other", "d") != base
+    assert spec(tmp_path).hash("m", "other") != base
+
+
+def test_model_header_limits(tmp_path: Path) -> None:
+    check(spec(tmp_path), Header("llama", 65536, 8, 64, 64))
+    with pytest.raises(UserError, match="trained with"):
+        check(spec(tmp_path), Header("llama", 65535, 8, 64, 64))
+    with pytest.raises(UserError, match="head size 80"):
+        check(spec(tmp_path), Header("llama", 65536, 8, 80, 64))
+    check(spec(tmp_path, arms=["f16/bf16"]), Header("llama", 65536, 8, 80, 80))
