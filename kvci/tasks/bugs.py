@@ -1,0 +1,96 @@
+"""The kinds of bug: a small function with one line right, the same line wrong, and inputs.
+
+`{k}` is a constant that the generator draws, `{k1}` one more. What a call should
+give is never written here: the right function is run, so that no expectation can be mistaken.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bug:
+    kind: str
+    parameters: str
+    body: str
+    """Python lines with `{line}` where the right or the wrong line goes."""
+    right: str
+    wrong: str
+    calls: tuple[str, ...]
+    """Argument lists; at least one must tell right from wrong for every constant."""
+
+    def source(self, name: str, constant: int, broken: bool) -> str:
+        body = self.body.replace("{line}", self.wrong if broken else self.right)
+        lines = "".join(f"    {line}\n" for line in body.splitlines())
+        lines = lines.replace("{k1}", str(constant + 1)).replace("{k}", str(constant))
+        return f"def {name}({self.parameters}):\n{lines}"
+
+
+NUMBERS = ("[3, 1, 4, 1, 5]", "[2, 7]", "[9]")
+BUGS = (
+    Bug("operator", "a, b", "{line}", "return a * {k} + b", "return a * {k} - b", ("2, 3", "1, 1")),
+    Bug(
+        "comparison",
+        "items",
+        "kept = []\nfor item in items:\n    {line}\n        kept.append(item)\nreturn kept",
+        "if item > {k}:",
+        "if item < {k}:",
+        ("[1, 50, 2, 60]", "[40, 0]"),
+    ),
+    Bug("constant", "a", "{line}", "return a * {k}", "return a * {k1}", ("3", "5")),
+    Bug(
+        "range",
+        "n",
+        "total = {k}\n{line}\n    total += i\nreturn total",
+        "for i in range(n + 1):",
+        "for i in range(n):",
+        ("4", "7"),
+    ),
+    Bug("index", "items", "{line}", "return items[-1] + {k}", "return items[0] + {k}", NUMBERS),
+    Bug(
+        "method",
+        "text",
+        "{line}",
+        "return text.upper() * {k}",
+        "return text.lower() * {k}",
+        ('"aB"',),
+    ),
+    Bug(
+        "builtin", "items", "{line}", "return max(items) - {k}", "return min(items) - {k}", NUMBERS
+    ),
+    Bug(
+        "returned",
+        "items",
+        "total, count = {k}, 0\nfor item in items:\n    total += item\n    count += 1\n{line}",
+        "return total",
+        "return count",
+        NUMBERS,
+    ),
+    Bug(
+        "negation",
+        "items",
+        "{line}\n    return {k}\nreturn len(items)",
+        "if not items:",
+        "if items:",
+        ("[]", "[1] * 50"),
+    ),
+    Bug("order", "a, b", "{line}", "return a - b + {k}", "return b - a + {k}", ("9, 2", "1, 5")),
+    Bug(
+        "slice", "items", "{line}", "return items[1:] + [{k}]", "return items[:1] + [{k}]", NUMBERS
+    ),
+    Bug(
+        "boolean",
+        "a, b",
+        "{line}",
+        "return a > {k} and b > {k}",
+        "return a > {k} or b > {k}",
+        ("50, 0", "50, 50"),
+    ),
+    Bug(
+        "increment",
+        "items",
+        "total = {k}\nfor item in items:\n    {line}\nreturn total",
+        "total += item",
+        "total = item",
+        NUMBERS,
+    ),
+)

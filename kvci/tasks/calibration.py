@@ -1,0 +1,188 @@
+"""The calibration suite: instances generated from a seed, as true v5 rows.
+
+Each is a small Python repository with one planted bug, an issue text, failing and passing tests,
+and the gold patch. Names of the train and the test split never meet: a name's hash says which
+split may use it.
+"""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from difflib import unified_diff
+from typing import Any, Literal
+
+from kvci.errors import UserError
+from kvci.tasks.bugs import BUGS, Bug
+from kvci.tasks.row import Row
+
+VERSION = "1"
+IMAGE = "kvci/calibration:1"
+TESTS = "tests/test_all.py"
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A row, and the repository at its base commit: file name -> text."""
+
+    row: Row
+    files: dict[str, str]
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Function:
+    name: str
+    bug: Bug
+    constant: int
+    module: str
+
+    def source(self, broken: bool = False) -> str:
+        return self.bug.source(self.name, self.constant, broken)
+
+    def call(self, arguments: str, broken: bool = False) -> Any:
+        """Our own source, run in our own process, to learn what a call gives."""
+        scope: dict[str, Any] = {}
+        exec(self.source(broken), scope)
+        return scope[self.name](*eval(f"({arguments},)"))
+
+
+def split_of(name: str) -> Split:
+    """The only split that may use a name."""
+    return "test" if hashlib.sha256(name.encode()).digest()[0] % 4 == 0 else "train"
+
+
+def _name(rng: random.Random, split: Split) -> str:
+    while True:
+        count = rng.choice((2, 3, 3))
+        name = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(count))
+        if split_of(name) == split:
+            return name
+
+
+def generate(split: Split, seed: int, functions: int = 8, files: int = 1) -> Instance:
+    """One instance; the same arguments give the same bytes on every machine.
+
+    Raises UserError if there are fewer functions than files.
+    """
+    if not 1 <= files <= functions:
+        raise UserError(f"{functions} functions cannot fill {files} files; give more functions.")
+    rng = random.Random(f"kvci calibration {VERSION} {split} {seed} {functions} {files}")
+    names: list[str] = []
+    while len(names) < functions + files:
+        name = _name(rng, split)
+        if name not in names:
+            names.append(name)
+    modules = [f"{name}.py" for name in names[functions:]]
+    made = [
+        _Function(name, rng.choice(BUGS), rng.randint(2, 20), modules[number % files])
+        for number, name in enumerate(names[:functions])
+    ]
+    victim = rng.choice(made)
+    shown = rng.choice(
+        [call for call in victim.bug.calls if victim.call(call) != victim.call(call, True)]
+    )
+    base = {module: _module(made, module, victim) for module in modules}
+    fixed = _module(made, victim.module, None)
+    tests = _tests(made)
+    row = Row(
+        repo="kvci/calibration",
+        instance_id=f"calibration__{split}-{functions}x{files}-{seed}",
+        base_commit="HEAD",
+        patch=_diff(victim.module, base[victim.module], fixed),
+        test_patch=_diff(TESTS, "", tests),
+        problem_statement=_issue(victim, shown, named=rng.random() < 0.5),
+        version=VERSION,
+        FAIL_TO_PASS=(_test_id(victim),),
+        PASS_TO_PASS=tuple(_test_id(function) for function in made if function is not victim),
+        image=IMAGE,
+        eval_script=_eval_script(tests),
+        log_parser="parse_log_pytest",
+        eval_type="pass_and_fail",
+    )
+    return Instance(row, base, victim.bug.kind)
+
+
+def _module(made: list[_Function], module: str, victim: _Function | None) -> str:
+    sources = (f.source(broken=f is victim) for f in made if f.module == module)
+    return "\n\n".join(sources)
+
+
+def _issue(victim: _Function, call: str, named: bool) -> str:
+    where = f" in {victim.module}" if named else ""
+    return (
+        f"{victim.name}({call}){where} gives the wrong result.\n"
+        f"Expected: {victim.call(call)!r}\nGot: {victim.call(call, True)!r}\n"
+    )
+
+
+def _test_id(function: _Function) -> str:
+    return f"{TESTS}::test_{function.name}"
+
+
+def _tests(made: list[_Function]) -> str:
+    """A module of tests that also runs itself, so that no test runner has to be installed."""
+    tests = []
+    for function in made:
+        checks = "".join(
+            f"    assert {function.name}({call}) == {function.call(call)!r}\n"
+            for call in function.bug.calls
+        )
+        module = function.module.removesuffix(".py")
+        load = f"    from {module} import {function.name}\n\n"
+        tests.append(f"def test_{function.name}():\n{load}{checks}")
+    runner = (
+        'if __name__ == "__main__":\n'
+        "    import sys\n    import traceback\n\n"
+        '    sys.path.insert(0, ".")\n    failed = 0\n'
+        "    for name, test in list(globals().items()):\n"
+        '        if name.startswith("test_"):\n'
+        "            try:\n                test()\n"
+        f'                print("PASSED {TESTS}::" + name)\n'
+        "            except BaseException:\n                failed = 1\n"
+        "                traceback.print_exc()\n"
+        f'                print("FAILED {TESTS}::" + name)\n'
+        "    sys.exit(failed)\n"
+    )
+    return "\n\n".join([*tests, runner])
+
+
+def _eval_script(tests: str) -> str:
+    """The tests are written anew, so that a model that edits them gains nothing."""
+    return (
+        "#!/bin/bash\nset -uo pipefail\ncd /testbed\nmkdir -p tests\n"
+        f"cat > {TESTS} <<'EOF_TESTS'\n{tests}EOF_TESTS\n"
+        "echo '>>>>> Start Test Output'\n"
+        f"python3 -B {TESTS} 2>&1\nSWEBENCH_TEST_EXIT_CODE=$?\n"
+        "echo '>>>>> End Test Output'\n"
+        'echo ">>>>> Test Exit Code: $SWEBENCH_TEST_EXIT_CODE"\n'
+    )
+
+
+def _diff(path: str, old: str, new: str) -> str:
+    """A git patch; an empty old text is a new file."""
+    before = f"a/{path}" if old else "/dev/null"
+    lines = unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), before, f"b/{path}"
+    )
+    mode = "" if old else "new file mode 100644\n"
+    return f"diff --git a/{path} b/{path}\n{mode}" + "".join(lines)
+
+
+def suite(text: str) -> list[Instance]:
+    """The instances of `calibration:split=test,functions=8,files=1,count=20,first=0`.
+
+    Raises UserError for anything else.
+    """
+    asked: dict[str, Any] = {"split": "test", "functions": 8, "files": 1, "count": 20, "first": 0}
+    for part in filter(None, text.removeprefix("calibration").removeprefix(":").split(",")):
+        key, _, value = part.partition("=")
+        number = key in asked and key != "split" and value.isdecimal()
+        if not number and part not in ("split=train", "split=test"):
+            raise UserError(
+                f"'{part}' says nothing about the calibration suite; it has {json.dumps(asked)}."
+            )
+        asked[key] = int(value) if number else value
+    seeds = range(asked["first"], asked["first"] + asked["count"])
+    return [generate(asked["split"], seed, asked["functions"], asked["files"]) for seed in seeds]

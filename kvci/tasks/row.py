@@ -1,0 +1,89 @@
+"""One instance: a SWE-bench row in the v5 format."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError, field_validator
+
+from kvci.errors import UserError
+from kvci.files import Document, first_problem
+
+
+class Row(Document):
+    """The columns of swebench 5's datasets, by their own names."""
+
+    repo: str
+    instance_id: str
+    base_commit: str
+    patch: str
+    test_patch: str
+    problem_statement: str
+    hints_text: str = ""
+    created_at: str = ""
+    version: str
+    FAIL_TO_PASS: tuple[str, ...]
+    PASS_TO_PASS: tuple[str, ...]
+    environment_setup_commit: str = ""
+    difficulty: str = ""
+    image: str
+    eval_script: str
+    log_parser: str
+    eval_type: str
+
+    @field_validator("FAIL_TO_PASS", "PASS_TO_PASS", mode="before")
+    @classmethod
+    def _from_json(cls, tests: Any) -> Any:
+        return json.loads(tests) if isinstance(tests, str) else tests
+
+    @field_validator(
+        "hints_text", "created_at", "environment_setup_commit", "difficulty", mode="before"
+    )
+    @classmethod
+    def _absent(cls, text: Any) -> Any:
+        return "" if text is None else text
+
+
+def load(path: Path) -> list[Row]:
+    """The rows of a .jsonl or .parquet file in their order. Raises UserError."""
+    rows: list[Row] = []
+    for number, raw in enumerate(_raw(path), 1):
+        if "image" not in raw and "patch" in raw:
+            raise UserError(
+                f"{path} holds rows of the old format, without image and eval_script; "
+                "use the v5 format of swebench 5, for example the hub's SWE-bench/SWE-bench_Lite."
+            )
+        try:
+            rows.append(Row.model_validate(raw))
+        except ValidationError as error:
+            raise UserError(
+                f"Row {number} of {path} is not valid: {first_problem(error)}."
+            ) from None
+    ids = {row.instance_id for row in rows}
+    if len(ids) != len(rows):
+        raise UserError(f"{path} holds an instance_id twice; every row needs its own.")
+    return rows
+
+
+def _raw(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"The dataset {path} does not exist.")
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                raw = json.loads(line)
+            except ValueError:
+                raw = None
+            if not isinstance(raw, dict):
+                raise UserError(f"Line {number} of {path} is not a JSON object.")
+            yield raw
+    elif path.suffix == ".parquet":
+        from pyarrow import ArrowInvalid, parquet
+
+        try:
+            yield from parquet.read_table(path).to_pylist()
+        except ArrowInvalid:
+            raise UserError(f"{path} is not a parquet file.") from None
+    else:
+        raise UserError(f"The dataset {path} is neither .jsonl nor .parquet.")

@@ -1,0 +1,98 @@
+"""Every generated instance is held against its gold patch and the empty patch, by swebench."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from swebench.harness.grading import get_eval_report
+from swebench.harness.utils import make_test_spec
+
+from kvci.errors import UserError
+from kvci.tasks.bugs import BUGS
+from kvci.tasks.calibration import Instance, generate, split_of, suite
+
+SUITE = [
+    generate("test", seed, functions, files)
+    for seed in range(20)
+    for functions, files in ((4, 1), (16, 3))
+]
+
+
+def verdict(instance: Instance, folder: Path, patch: str) -> bool:
+    """Resolved or not. The code is our own, so no sandbox is needed."""
+    tree = folder / "testbed"
+    tree.mkdir(parents=True)
+    for name, text in instance.files.items():
+        (tree / name).write_text(text)
+    if patch:
+        subprocess.run(["git", "apply", "-"], cwd=tree, input=patch, text=True, check=True)
+    script = instance.row.eval_script.replace("cd /testbed", f"cd {tree}")
+    out = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    log = folder / "test_output.txt"
+    log.write_text(out.stdout)
+    row = instance.row.model_dump() | {
+        "FAIL_TO_PASS": list(instance.row.FAIL_TO_PASS),
+        "PASS_TO_PASS": list(instance.row.PASS_TO_PASS),
+    }
+    name = instance.row.instance_id
+    report = get_eval_report(
+        test_spec=make_test_spec(row),
+        prediction={"instance_id": name, "model_patch": patch or "x", "model_name_or_path": "x"},
+        test_log_path=str(log),
+        include_tests_status=True,
+    )
+    status = report[name]["tests_status"]
+    assert not status["PASS_TO_PASS"]["failure"]
+    return bool(report[name]["resolved"])
+
+
+@pytest.mark.parametrize("instance", SUITE, ids=lambda instance: instance.row.instance_id)
+def test_gold_resolves_and_empty_does_not(instance: Instance, tmp_path: Path) -> None:
+    assert verdict(instance, tmp_path / "gold", instance.row.patch)
+    assert not verdict(instance, tmp_path / "empty", "")
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.kind)
+def test_every_kind_is_a_bug_for_every_constant(bug: object) -> None:
+    from kvci.tasks.bugs import Bug
+    from kvci.tasks.calibration import _Function
+
+    assert isinstance(bug, Bug)
+    for constant in range(2, 21):
+        function = _Function("f", bug, constant, "m.py")
+        assert any(function.call(c) != function.call(c, broken=True) for c in bug.calls)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_another() -> None:
+    assert generate("test", 7) == generate("test", 7)
+    assert generate("test", 7) != generate("test", 8)
+    assert len({instance.row.instance_id for instance in SUITE}) == len(SUITE)
+
+
+def test_train_and_test_names_never_meet() -> None:
+    for split in ("train", "test"):
+        for seed in range(20):
+            row = generate(split, seed).row
+            for test in row.FAIL_TO_PASS + row.PASS_TO_PASS:
+                assert split_of(test.partition("::test_")[2]) == split
+
+
+def test_the_issue_names_the_file_in_about_half_and_never_the_line() -> None:
+    named = [".py" in generate("test", seed).row.problem_statement for seed in range(200)]
+    assert 70 < sum(named) < 130
+    assert all("line" not in generate("test", s).row.problem_statement for s in range(50))
+
+
+def test_at_least_ten_kinds() -> None:
+    assert len({generate("train", seed).kind for seed in range(200)}) >= 10
+
+
+def test_suite_by_name() -> None:
+    found = suite("calibration:split=train,functions=4,count=3,first=5")
+    names = [instance.row.instance_id for instance in found]
+    assert names == [f"calibration__train-4x1-{seed}" for seed in (5, 6, 7)]
+    for bad in ("calibration:colour=3", "calibration:count=x", "calibration:split=dev"):
+        with pytest.raises(UserError, match="says nothing"):
+            suite(bad)
+    with pytest.raises(UserError, match="cannot fill"):
+        suite("calibration:functions=2,files=3")

@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.tasks.calibration import generate
+from kvci.tasks.row import load
+from tests.conftest import data
+
+OLD = {"instance_id": "a__b-1", "repo": "a/b", "patch": "", "FAIL_TO_PASS": "[]"}
+
+
+def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [generate("test", seed).row for seed in range(3)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    assert load(path) == rows
+    table = pyarrow.Table.from_pylist([json.loads(row.model_dump_json()) for row in rows])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert load(tmp_path / "rows.parquet") == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("old.jsonl", json.dumps(OLD), "old format.*v5"),
+        ("broken.jsonl", "{", "Line 1 .* not a JSON object"),
+        ("short.jsonl", '{"image": "x"}', "Row 1 .* is not valid"),
+        ("rows.csv", "", "neither .jsonl nor .parquet"),
+        ("rows.parquet", "no", "not a parquet file"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=says):
+        load(tmp_path / name)
+
+
+def test_an_instance_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.jsonl").write_text((generate("test", 1).row.model_dump_json() + "\n") * 2)
+    with pytest.raises(UserError, match="twice"):
+        load(tmp_path / "twice.jsonl")
+
+
+def test_swe_bench_lite() -> None:
+    rows = load(data("swe-bench-lite.v5.jsonl"))
+    assert len(rows) == 300
+    flask = next(row for row in rows if row.instance_id == "pallets__flask-5063")
+    assert (len(flask.FAIL_TO_PASS), len(flask.PASS_TO_PASS)) == (2, 54)
