@@ -1,0 +1,50 @@
+"""Where the model's commands run: the protocol that every sandbox keeps."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class SandboxFailed(Exception):
+    """The sandbox did not start, or vanished, without the command's own doing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one command may use."""
+
+    wall_s: float = 60.0
+    cpu_s: int = 120
+    memory_mib: int = 2048
+    processes: int = 128
+    file_mib: int = 256
+    """The size of one file it writes."""
+    output_mib: int = 64
+    """It is stopped when it has written more."""
+    kept_bytes: int = 1 << 20
+    """Of its output the head and the tail are kept, half each."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did. `output` is stdout and stderr as they came."""
+
+    output: bytes
+    code: int
+    """The exit status; 128 + N if a signal ended it."""
+    timed_out: bool
+    output_bytes: int
+    """All that was written, kept or not."""
+    wall_s: float
+
+
+class Sandbox(Protocol):
+    """A fresh copy of one instance's repository, for one trial."""
+
+    def run(self, command: str, limits: Limits) -> Result:
+        """Run a command in a fresh subshell in the work tree. Raises SandboxFailed."""
+
+    def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
+        """The work tree's text changes against the base, without the paths in `exclude`."""
+
+    def close(self) -> None:
+        """Leave nothing running and nothing lying about."""

