@@ -75,8 +75,9 @@ def check() -> str:
 class Bwrap:
     """One trial's sandbox over a copy of `files` (file name -> text)."""
 
-    def __init__(self, files: dict[str, str]) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="kvci-trial-"))
+    def __init__(self, files: dict[str, str], beside: Path | None = None) -> None:
+        """`beside` is the folder to work in; what a killed kvci leaves there is the caller's."""
+        self._folder = Path(tempfile.mkdtemp(prefix="kvci-trial-", dir=beside))
         self._tree, self._git = self._folder / "tree", self._folder / "git"
         self._tmp, self._etc = self._folder / "tmp", self._folder / "etc"
         for folder in (self._tree, self._tmp, self._etc):

@@ -18,7 +18,7 @@ class Cgroup:
     @classmethod
     def create(cls, memory_mib: int, processes: int) -> "Cgroup | None":
         """None where this user may not make one with both controllers."""
-        name = f"kvci-{uuid.uuid4().hex[:12]}"
+        name = f"kvci-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         memory = str(memory_mib << 20)
         for kind, files in (
             ("cgroup v2", {_own_v2() / name: {"memory.max": memory, "pids.max": str(processes)}}),
@@ -59,6 +59,16 @@ class Cgroup:
                         time.sleep(0.02)
                         continue
                 break
+
+
+def sweep() -> None:
+    """Remove the empty groups that killed kvci processes left behind."""
+    for parent in (_own_v2(), ROOT / "memory", ROOT / "pids"):
+        for folder in parent.glob("kvci-*-*"):
+            pid = folder.name.split("-")[1]
+            if pid.isdecimal() and not Path("/proc", pid).exists():
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def _own_v2() -> Path:

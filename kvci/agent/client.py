@@ -1,0 +1,71 @@
+"""One request to the server, and its failures sorted into the ends of rules section 1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from kvci.agent.ends import Ended, FormatError
+from kvci.agent.protocol import Message
+from kvci.taxonomy import Exit
+
+SENT_MAX = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    message: Message
+    cut: bool
+    """The token limit of an answer ended it."""
+    prompt_tokens: int
+    answer_tokens: int
+    timings: dict[str, Any]
+
+
+class Client:
+    """Talks to one server. `healthy` is asked before a failure is blamed on the server."""
+
+    def __init__(self, url: str, healthy: Callable[[], bool], timeout_s: float) -> None:
+        self._api = openai.OpenAI(
+            base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=timeout_s
+        )
+        self._healthy = healthy
+
+    def ask(self, request: dict[str, Any]) -> Answer:
+        """Raises Ended for an overflow or a failure, FormatError if no answer could be parsed."""
+        for sent in range(1, SENT_MAX + 1):
+            try:
+                return _answer(self._api.chat.completions.create(**request))
+            except openai.BadRequestError as error:
+                if "exceed_context_size" in error.response.text:
+                    raise Ended(Exit.CONTEXT_OVERFLOW, error.response.text[:500]) from None
+                raise Ended(Exit.REQUEST_FAILED, str(error)) from None
+            except openai.APITimeoutError as error:
+                exit = Exit.TIME_LIMIT if self._healthy() else Exit.SERVER_FAILED
+                raise Ended(exit, str(error)) from None
+            except openai.APIConnectionError as error:
+                raise Ended(Exit.SERVER_FAILED, str(error)) from None
+            except openai.APIStatusError as error:
+                if "parse" in error.response.text.lower():
+                    raise FormatError("The answer could not be parsed.") from None
+                if not self._healthy():
+                    raise Ended(Exit.SERVER_FAILED, str(error)) from None
+                if sent == SENT_MAX:
+                    raise Ended(Exit.REQUEST_FAILED, str(error)) from None
+        raise AssertionError("unreachable")
+
+
+def _answer(completion: Any) -> Answer:
+    choice = completion.choices[0]
+    message = choice.message.model_dump(
+        exclude_none=True, include={"role", "content", "tool_calls"}
+    )
+    message.setdefault("content", "")
+    return Answer(
+        message=message,
+        cut=choice.finish_reason == "length",
+        prompt_tokens=completion.usage.prompt_tokens,
+        answer_tokens=completion.usage.completion_tokens,
+        timings=dict((completion.model_extra or {}).get("timings") or {}),
+    )

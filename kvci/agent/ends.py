@@ -1,0 +1,15 @@
+"""The ends of a conversation, as exceptions, so that the loop has no flags."""
+
+from kvci.taxonomy import Exit
+
+
+class Ended(Exception):
+    """The conversation is over; `exit` says why, the message is the evidence."""
+
+    def __init__(self, exit: Exit, detail: str = "") -> None:
+        super().__init__(detail)
+        self.exit, self.detail = exit, detail
+
+
+class FormatError(Exception):
+    """The answer holds no action, or more than one; the message goes back to the model."""

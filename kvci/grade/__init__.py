@@ -1,0 +1,1 @@
+"""Patch -> verdict, with swebench's own specs, log parsers and grading."""

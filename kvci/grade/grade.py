@@ -1,0 +1,155 @@
+"""One patch to one verdict."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
+from swebench.harness.grading import get_eval_report
+from swebench.harness.utils import make_test_spec
+
+from kvci.files import Document, write_atomic
+from kvci.sandbox import Limits, Result, Sandbox, SandboxFailed
+from kvci.tasks.row import Row
+from kvci.taxonomy import Verdict
+
+APPLY = ("git apply --verbose -", "git apply --verbose --3way -", "patch --batch --fuzz=5 -p1")
+"""As the harness tries them, one after the other."""
+PARSES = r"""
+import ast, subprocess, sys
+for name in sys.argv[1:]:
+    show = subprocess.run(["git", "show", "HEAD:" + name], capture_output=True)
+    try:
+        old = show.stdout if show.returncode == 0 else b""
+        ast.parse(old)
+        new = open(name, "rb").read()
+    except (SyntaxError, ValueError, OSError):
+        continue
+    try:
+        ast.parse(new)
+    except (SyntaxError, ValueError):
+        print(name)
+"""
+
+
+class GradingSandbox(Sandbox, Protocol):
+    def script(self, text: str, limits: Limits) -> Result:
+        """Run a bash script given on standard input."""
+
+
+class Graded(Document):
+    """A verdict with its evidence; counts are passed tests of all tests."""
+
+    verdict: Verdict
+    detail: str = ""
+    applies: bool | None = None
+    fail_to_pass: tuple[int, int] = (0, 0)
+    pass_to_pass: tuple[int, int] = (0, 0)
+    eval_s: float = 0.0
+
+
+def patched_files(patch: str) -> frozenset[str]:
+    """The files that a git patch touches, by their new names."""
+    heads = (line for line in patch.splitlines() if line.startswith("diff --git a/"))
+    return frozenset(head.rpartition(" b/")[2] for head in heads)
+
+
+def grade(
+    row: Row, patch: bytes, make: Callable[[], GradingSandbox], folder: Path, test_s: float
+) -> Graded:
+    """Grade a patch in a sandbox of its own; its log and patch lie in `folder` afterwards.
+
+    Raises SandboxFailed if the sandbox could not be had.
+    """
+    if not patch.strip():
+        return Graded(verdict=Verdict.EMPTY_PATCH)
+    write_atomic(folder / "patch.diff", patch)
+    sandbox = make()
+    try:
+        return _grade(row, patch.decode(errors="surrogateescape"), sandbox, folder, test_s)
+    finally:
+        sandbox.close()
+
+
+def _grade(row: Row, patch: str, sandbox: GradingSandbox, folder: Path, test_s: float) -> Graded:
+    if not _apply(patch, sandbox):
+        return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
+    broken = _unparsable(patch, sandbox)
+    run = sandbox.script(row.eval_script, Limits(wall_s=test_s, cpu_s=int(test_s * 4) + 1))
+    log = folder / "test_output.txt"
+    write_atomic(log, run.output)
+    text = run.output.decode(errors="replace")
+    if run.timed_out and START_TEST_OUTPUT in text:
+        return Graded(verdict=Verdict.TEST_TIMEOUT, applies=True, eval_s=run.wall_s)
+    if START_TEST_OUTPUT not in text or END_TEST_OUTPUT not in text:
+        missing = "end" if START_TEST_OUTPUT in text else "start"
+        detail = f"the test log has no {missing} marker"
+        return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
+    report = _report(row, patch, log)
+    tests = report.get("tests_status", {})
+    f2p, p2p = (_counts(tests.get(kind, {})) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS"))
+    verdict = Verdict.TESTS_FAIL
+    if report.get("resolved"):
+        verdict = Verdict.RESOLVED
+    elif broken:
+        verdict = Verdict.SYNTAX_ERROR
+    elif f2p[1] and f2p[0] == f2p[1]:
+        verdict = Verdict.TESTS_BROKEN
+    return Graded(
+        verdict=verdict,
+        detail=f"no longer parses: {broken}" if verdict is Verdict.SYNTAX_ERROR else "",
+        applies=True,
+        fail_to_pass=f2p,
+        pass_to_pass=p2p,
+        eval_s=run.wall_s,
+    )
+
+
+def _apply(patch: str, sandbox: GradingSandbox) -> bool:
+    marker = "KVCI_END_OF_PATCH"
+    if f"\n{marker}\n" in patch:
+        return False
+    for command in APPLY:
+        script = f"cat > /tmp/kvci.patch <<'{marker}'\n{patch.rstrip(chr(10))}\n{marker}\n"
+        script += f"git checkout -q HEAD -- . && git clean -qfd && {command} < /tmp/kvci.patch\n"
+        if sandbox.script(script, Limits()).code == 0:
+            return True
+    return False
+
+
+def _unparsable(patch: str, sandbox: GradingSandbox) -> str:
+    names = sorted(
+        name for name in patched_files(patch) if name.endswith(".py") and "'" not in name
+    )
+    if not names:
+        return ""
+    quoted = " ".join(f"'{name}'" for name in names)
+    script = f"python3 - {quoted} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n"
+    done = sandbox.script(script, Limits())
+    if done.code:
+        raise SandboxFailed(f"the syntax check did not run: {done.output[-300:]!r}")
+    return ", ".join(done.output.decode(errors="replace").split())
+
+
+def _report(row: Row, patch: str, log: Path) -> dict[str, Any]:
+    fields = row.model_dump() | {
+        "FAIL_TO_PASS": list(row.FAIL_TO_PASS),
+        "PASS_TO_PASS": list(row.PASS_TO_PASS),
+    }
+    prediction = {
+        "instance_id": row.instance_id,
+        "model_patch": patch,
+        "model_name_or_path": "kvci",
+    }
+    reports: dict[str, dict[str, Any]] = get_eval_report(
+        test_spec=make_test_spec(fields),
+        prediction=prediction,
+        test_log_path=str(log),
+        include_tests_status=True,
+    )
+    return reports[row.instance_id]
+
+
+def _counts(tests: dict[str, list[str]]) -> tuple[int, int]:
+    passed = len(tests.get("success", []))
+    return passed, passed + len(tests.get("failure", []))

@@ -1,0 +1,151 @@
+"""The loop against a real HTTP server with known answers, in the real sandbox."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvci.agent.client import Client
+from kvci.agent.ends import FormatError
+from kvci.agent.loop import Conversation, Place, converse
+from kvci.agent.protocol import Fenced, ToolCalls
+from kvci.sandbox.bwrap import Bwrap
+from kvci.spec import load
+from kvci.taxonomy import Exit
+from tests.conftest import GEMMA
+
+OVERFLOW = {"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers one after the other; the last is said again. An int is a status, None a cut line."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers, self.requests = answers, list[dict[str, Any]]()
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, Scripted)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = server.answers[min(len(server.requests), len(server.answers) - 1)]
+        server.requests.append(body)
+        if answer is None:
+            self.close_connection = True
+            return
+        status, reply = 200, answer
+        if isinstance(answer, tuple):
+            status, reply = answer
+        elif isinstance(answer, str | int):
+            text, count = (answer, 7) if isinstance(answer, str) else ("x", answer)
+            message = {"role": "assistant", "content": text}
+            finish = "stop" if isinstance(answer, str) else "length"
+            reply = {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+                "usage": {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": 12},
+                "timings": {"predicted_n": count},
+            }
+        data = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def bash(command: str) -> str:
+    return f"I think.\n```bash\n{command}\n```\n"
+
+
+@pytest.fixture
+def box() -> Iterator[Bwrap]:
+    made = Bwrap({"a.py": "x = 1\n"})
+    yield made
+    made.close()
+
+
+def talk(answers: list[Any], box: Bwrap, folder: Path, **overrides: Any) -> Conversation:
+    asked = {"model": str(GEMMA), "arms": ["f16/f16"], "dataset": "x", "max_tokens": 50}
+    spec = load(None, asked | overrides)
+    server = Scripted(answers)
+    place = Place(Client(server.url, lambda: True, 5), box, 0, folder / "trajectory.jsonl")
+    try:
+        return converse(spec, "It is wrong.", "i-1", 3, place)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+FIX = bash("sed -i s/1/2/ a.py")
+CASES: dict[str, tuple[list[Any], Exit, dict[str, Any]]] = {
+    "submitted": ([FIX, bash("submit")], Exit.SUBMITTED, {}),
+    "loop": ([FIX, bash("ls")], Exit.LOOP, {}),
+    "runaway": ([FIX, 50], Exit.ANSWER_LIMIT, {}),
+    "overflow": ([FIX, (400, OVERFLOW)], Exit.CONTEXT_OVERFLOW, {}),
+    "cut by the context": ([FIX, 20], Exit.CONTEXT_OVERFLOW, {}),
+    "malformed": ([FIX, "no command"], Exit.FORMAT_ERRORS, {}),
+    "steps": ([FIX], Exit.STEP_LIMIT, {"max_steps": 2}),
+    "tokens": ([FIX], Exit.TOKEN_LIMIT, {"max_total_tokens": 14}),
+    "server gone": ([FIX, None], Exit.SERVER_FAILED, {}),
+    "server error": ([FIX, (500, {"error": "broken"})], Exit.REQUEST_FAILED, {}),
+    "unparsable": ([FIX, (500, {"error": "Failed to parse input"})], Exit.FORMAT_ERRORS, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_end_has_its_exit_and_the_diff(case: str, box: Bwrap, tmp_path: Path) -> None:
+    answers, expected, overrides = CASES[case]
+    found = talk(answers, box, tmp_path, **overrides)
+    assert found.exit is expected, found.detail
+    assert b"+x = 2" in found.patch
+    lines = (tmp_path / "trajectory.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["exit"] == expected
+    assert json.loads(lines[1])["timings"] == {"predicted_n": 7}
+
+
+def test_a_right_answer_in_between_forgives_format_errors(box: Bwrap, tmp_path: Path) -> None:
+    answers = ["no", "no", bash("ls"), "no", "no", bash("submit")]
+    found = talk(answers, box, tmp_path)
+    assert (found.exit, found.malformed, found.steps) == (Exit.SUBMITTED, 4, 6)
+
+
+def test_the_observation_keeps_head_and_tail(box: Bwrap, tmp_path: Path) -> None:
+    talk([bash("echo first; seq 100000; echo last"), bash("submit")], box, tmp_path)
+    text = (tmp_path / "trajectory.jsonl").read_text()
+    seen = json.loads(text.splitlines()[2])["message"]["content"]
+    assert seen.startswith("first\n1\n") and seen.endswith("last\n[exit 0]")
+    assert "characters left out" in seen and len(seen) < 10_100
+
+
+def test_fenced() -> None:
+    assert Fenced().action({"content": bash("a\nb")}) == "a\nb"
+    for bad in ("ls", bash("a") + bash("b"), "```python\nx\n```"):
+        with pytest.raises(FormatError):
+            Fenced().action({"content": bad})
+
+
+def test_tool_calls() -> None:
+    def call(name: str, arguments: str) -> dict[str, Any]:
+        return {"tool_calls": [{"id": "7", "function": {"name": name, "arguments": arguments}}]}
+
+    good = call("bash", '{"command": " ls "}')
+    assert ToolCalls().action(good) == "ls"
+    assert ToolCalls().observation(good, "out")["tool_call_id"] == "7"
+    for bad in (call("sh", '{"command": "x"}'), call("bash", "{"), call("bash", "[]"), {}):
+        with pytest.raises(FormatError):
+            ToolCalls().action(bad)

@@ -1,0 +1,61 @@
+"""Calibration instances in the real sandbox, judged by swebench's own grading."""
+
+from pathlib import Path
+
+import pytest
+
+from kvci.grade.grade import grade, patched_files
+from kvci.sandbox.bwrap import Bwrap
+from kvci.tasks.calibration import generate
+from kvci.taxonomy import Verdict
+
+BUGGY = generate("test", 3, functions=5, files=2)
+FILE = next(iter(patched_files(BUGGY.row.patch)))
+
+
+def patch_of(command: str) -> bytes:
+    box = Bwrap(BUGGY.files)
+    try:
+        from kvci.sandbox import Limits
+
+        box.run(command, Limits())
+        return box.diff()
+    finally:
+        box.close()
+
+
+GOLD = BUGGY.row.patch.encode()
+CASES: dict[str, tuple[bytes | str, Verdict]] = {
+    "gold": (GOLD, Verdict.RESOLVED),
+    "empty": (b"", Verdict.EMPTY_PATCH),
+    "garbage": (b"Traceback (most recent call last): ...\n", Verdict.APPLY_FAILED),
+    "elsewhere": ("echo 'z = 1' > new_file.py", Verdict.TESTS_FAIL),
+    "syntax": (f"echo 'def (:' >> {FILE}", Verdict.SYNTAX_ERROR),
+    "hang": (f"echo 'while True: pass' >> {FILE}", Verdict.TEST_TIMEOUT),
+    "kills": (f"echo 'import os; os.kill(os.getppid(), 9)' >> {FILE}", Verdict.GRADING_FAILED),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verdict(case: str, tmp_path: Path) -> None:
+    patch, expected = CASES[case]
+    data = patch_of(patch) if isinstance(patch, str) else patch
+    found = grade(BUGGY.row, data, lambda: Bwrap(BUGGY.files), tmp_path, test_s=3)
+    assert found.verdict is expected, found
+    if case == "gold":
+        assert (found.fail_to_pass, found.pass_to_pass) == ((1, 1), (4, 4))
+
+
+def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
+    other = BUGGY.row.PASS_TO_PASS[0].partition("::test_")[2]
+    file = next(name for name, text in BUGGY.files.items() if f"def {other}(" in text)
+    box = Bwrap(BUGGY.files)
+    from kvci.sandbox import Limits
+
+    box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
+    box.run(f"echo '{other} = None' >> {file}", Limits())
+    patch = box.diff()
+    box.close()
+    found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
+    assert found.verdict is Verdict.TESTS_BROKEN
+    assert found.pass_to_pass == (3, 4)
