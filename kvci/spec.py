@@ -191,9 +191,9 @@ class Spec(Document):
         asked = self.model_dump(mode="json", exclude=outside)
         for place in ("path", "package", "repository", "file", "sha256"):
             asked["model"].pop(place)
-        engine = self.engine if self.engine in {"auto", "embedded"} else ""
         asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}
-        asked["engine"] = engine or ("url" if self.engine.startswith("http") else "binary")
+        kind = self.engine.partition(":")[0]
+        asked["engine"] = kind if kind in {"embedded", "replay", "http", "https"} else "binary"
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

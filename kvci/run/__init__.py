@@ -1,0 +1,1 @@
+"""All trials of one spec: the run directory, the scheduler, what it shows."""

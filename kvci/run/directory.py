@@ -1,0 +1,147 @@
+"""The run directory: what was asked, what was found, and each trial's outcome."""
+
+import fcntl
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kvci import __version__
+from kvci.errors import UserError
+from kvci.files import Document
+from kvci.plan import Trial
+from kvci.spec import Spec
+from kvci.taxonomy import Class, Exit, Verdict
+
+
+class Manifest(Document):
+    """What was found when the run was created."""
+
+    run_id: str
+    start: str
+    spec_sha256: str
+    model_sha256: str
+    dataset_sha256: str
+    kvci: str
+    host: str
+    python: str
+    sandbox: str
+    planned: tuple[str, ...]
+    """Instance ids, in the dataset's order."""
+
+
+class Outcome(Document):
+    """One trial, finished. Times are UTC; `attempts` counts this one."""
+
+    arm: str
+    instance: str
+    seed: int
+    block: int
+    start: str
+    end: str
+    attempts: int
+    server_build: str
+    verified: bool
+    exit: Exit
+    detail: str
+    verdict: Verdict
+    cls: Class
+    why: str
+    steps: int
+    answer_tokens: int
+    depth_tokens: int
+    malformed: int
+    solve_s: float
+    eval_s: float
+    applies: bool | None
+    fail_to_pass: tuple[int, int]
+    pass_to_pass: tuple[int, int]
+    patch_sha256: str
+    patch_bytes: int
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class RunDirectory:
+    """A context manager that holds the directory's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> "RunDirectory":
+        """Raises UserError if another process works on this directory."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(
+                f"Another kvci works on {self.path}; wait for it or give another --run-id."
+            ) from None
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._lock.close()
+
+    @property
+    def scratch(self) -> Path:
+        """Work trees of trials in flight; whoever takes the lock empties it."""
+        return self.path / "tmp"
+
+    def open(
+        self,
+        spec: Spec,
+        model_sha256: str,
+        dataset_sha256: str,
+        sandbox: str,
+        planned: tuple[str, ...],
+    ) -> Manifest:
+        """Create the run, or take it up. Raises UserError if it was made for another spec."""
+        path = self.path / "manifest.json"
+        spec_sha256 = spec.hash(model_sha256, dataset_sha256)
+        if path.exists():
+            found = Manifest.read(path)
+            if found.spec_sha256 != spec_sha256:
+                raise UserError(
+                    f"{self.path} was made for another spec ({found.spec_sha256[:12]}, not "
+                    f"{spec_sha256[:12]}); give another --run-id."
+                )
+            return found
+        manifest = Manifest(
+            run_id=self.path.name,
+            start=now(),
+            spec_sha256=spec_sha256,
+            model_sha256=model_sha256,
+            dataset_sha256=dataset_sha256,
+            kvci=__version__,
+            host=platform.node(),
+            python=platform.python_version(),
+            sandbox=sandbox,
+            planned=planned,
+        )
+        spec.write(self.path / "spec.json")
+        manifest.write(path)
+        return manifest
+
+    def trial(self, trial: Trial) -> Path:
+        return self.path / "trials" / trial.arm / trial.instance / str(trial.seed)
+
+    def done(self, trial: Trial) -> bool:
+        return (self.trial(trial) / "outcome.json").exists()
+
+    def server_log(self, arm: str) -> Path:
+        """A name not used before: servers/<arm>.<n>.log."""
+        folder = self.path / "servers"
+        folder.mkdir(exist_ok=True)
+        used = [int(file.stem.rpartition(".")[2]) for file in folder.glob(f"{arm}.*.log")]
+        return folder / f"{arm}.{max(used, default=-1) + 1}.log"
+
+    def outcomes(self) -> list[Outcome]:
+        files = sorted((self.path / "trials").glob("*/*/*/outcome.json"))
+        return [Outcome.read(file) for file in files]

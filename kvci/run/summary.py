@@ -1,0 +1,65 @@
+"""Outcomes -> counts per arm. Counts only: what they mean is for the comparison to say."""
+
+from collections import Counter
+
+from rich.table import Table
+
+from kvci.files import Document
+from kvci.run.directory import Outcome
+from kvci.taxonomy import INFRASTRUCTURE, NAMES, Class
+
+
+class ArmSummary(Document):
+    arm: str
+    planned: int
+    done: int
+    submitted: int
+    """Non-empty patches."""
+    resolved: int
+    infrastructure: int
+    classes: dict[str, int]
+    answer_tokens: int
+    solve_s: float
+
+
+class Summary(Document):
+    run_id: str
+    complete: bool
+    arms: tuple[ArmSummary, ...]
+
+
+def summarize(
+    run_id: str, arms: list[str], planned_per_arm: int, outcomes: list[Outcome]
+) -> Summary:
+    made = []
+    for arm in arms:
+        mine = [outcome for outcome in outcomes if outcome.arm == arm]
+        classes = Counter(outcome.cls for outcome in mine)
+        made.append(
+            ArmSummary(
+                arm=arm,
+                planned=planned_per_arm,
+                done=len(mine),
+                submitted=sum(outcome.patch_bytes > 0 for outcome in mine),
+                resolved=classes[Class.OK],
+                infrastructure=sum(classes[found] for found in INFRASTRUCTURE),
+                classes={str(found): classes[found] for found in Class if classes[found]},
+                answer_tokens=sum(outcome.answer_tokens for outcome in mine),
+                solve_s=round(sum(outcome.solve_s for outcome in mine), 3),
+            )
+        )
+    complete = all(arm.done == arm.planned for arm in made)
+    return Summary(run_id=run_id, complete=complete, arms=tuple(made))
+
+
+def table(summary: Summary) -> Table:
+    shown = Table(title=summary.run_id, title_justify="left")
+    for column in ("Arm", "Trials", "Submitted", "Resolved", "Infrastructure", "How they ended"):
+        shown.add_column(column, justify="left" if column[0] in "AH" else "right")
+    for arm in summary.arms:
+        ended = ", ".join(
+            f"{count} {NAMES[Class(found)]} ({found})" for found, count in arm.classes.items()
+        )
+        cells = (f"{arm.done}/{arm.planned}", arm.submitted, arm.resolved, arm.infrastructure)
+        shown.add_row(arm.arm, *(str(cell) for cell in cells), ended)
+    return shown

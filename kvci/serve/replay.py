@@ -1,0 +1,113 @@
+"""The replay engine: speaks llama-server's API and answers from a script per instance.
+
+It drives the tests wherever the outcome must be known. Its trials are unverified and can never
+become a row. Run as `python -m kvci.serve.replay SCRIPT FLAGS`; of the flags only --port counts.
+"""
+
+import json
+import os
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+
+from kvci.files import Document
+
+
+class Step(Document):
+    """One answer: a text, or a way to go wrong."""
+
+    text: str = ""
+    fault: Literal["", "cut", "overflow", "die", "error"] = ""
+
+
+class Script(Document):
+    """Instance id -> its answers; after the last one it is said again."""
+
+    answers: dict[str, tuple[Step, ...]]
+
+
+class Replay(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, script: Script, port: int) -> None:
+        self.script = script
+        super().__init__(("127.0.0.1", port), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._reply(200, {"status": "ok"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        if self.path.startswith("/v1/chat/completions"):
+            self._chat(body)
+        else:
+            self._reply(200, {})
+
+    def _chat(self, body: dict[str, Any]) -> None:
+        """Which answer it is follows from the conversation, so nothing has to be remembered."""
+        assert isinstance(self.server, Replay)
+        steps = self.server.script.answers[body["user"]]
+        said = sum(message["role"] == "assistant" for message in body["messages"])
+        step = steps[min(said, len(steps) - 1)]
+        if step.fault == "die":
+            os._exit(1)
+        if step.fault == "error":
+            self._reply(500, {"error": {"code": 500, "message": "broken by the script"}})
+        elif step.fault == "overflow":
+            error = {"code": 400, "type": "exceed_context_size_error", "message": "too long"}
+            self._reply(400, {"error": error})
+        else:
+            self._reply(200, _completion(body, step))
+
+    def _reply(self, status: int, content: dict[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _completion(body: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Tokens are counted as four characters each; a cut answer fills its limit."""
+    cut = step.fault == "cut"
+    prompt = sum(len(message["content"]) for message in body["messages"]) // 4
+    count = body["max_tokens"] if cut else min(len(step.text) // 4 + 1, body["max_tokens"])
+    message = {"role": "assistant", "content": step.text}
+    return {
+        "id": "replay",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}],
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": count,
+            "total_tokens": prompt + count,
+        },
+        "timings": {
+            "prompt_n": prompt,
+            "prompt_ms": 0.0,
+            "predicted_n": count,
+            "predicted_ms": 0.0,
+        },
+    }
+
+
+def main() -> None:
+    script, flags = sys.argv[1], sys.argv[2:]
+    port = int(flags[flags.index("--port") + 1])
+    Replay(Script.read(Path(script)), port).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Scripts for the replay engine: behaviours whose class is known beforehand."""
+
+from collections.abc import Sequence
+
+from kvci.serve.replay import Script, Step
+from kvci.tasks.calibration import Instance
+
+EXPECTED: dict[str, str] = {
+    "gold": "OK",
+    "wrong_edit": "A11a",
+    "empty": "A6",
+    "loop": "A2",
+    "overflow": "A3",
+    "runaway": "A1",
+    "malformed": "A5",
+    "breaks": "A11b",
+    "hangs": "A10",
+    "syntax": "A8",
+    "elsewhere": "A9",
+    "steps": "A4",
+    "server_dies": "I2",
+}
+"""Behaviour -> the class that a trial of it must get."""
+
+
+def _bash(command: str) -> Step:
+    return Step(text=f"```bash\n{command}\n```")
+
+
+def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
+    """The answers of one behaviour on one instance."""
+    file = instance.row.patch.split("\n")[0].rpartition(" b/")[2]
+    gold = _bash(f"git apply - <<'EOF'\n{instance.row.patch}EOF")
+    other = instance.row.PASS_TO_PASS[0].partition("::test_")[2]
+    home = next(name for name, text in instance.files.items() if f"def {other}(" in text)
+    submit = _bash("submit")
+    steps = tuple(_bash(f"echo {number}") for number in range(64))
+    scripts: dict[str, tuple[Step, ...]] = {
+        "gold": (_bash(f"cat -n {file}"), gold, submit),
+        "wrong_edit": (_bash(f"echo '# seen' >> {file}"), submit),
+        "empty": (_bash("ls"), submit),
+        "loop": (_bash("ls"),),
+        "overflow": (_bash(f"cat {file}"), Step(fault="overflow")),
+        "runaway": (Step(text="and so on", fault="cut"),),
+        "malformed": (Step(text="I would rather not."),),
+        "breaks": (gold, _bash(f"echo '{other} = None' >> {home}"), submit),
+        "hangs": (_bash(f"echo 'while True: pass' >> {file}"), submit),
+        "syntax": (_bash(f"echo 'def (:' >> {file}"), submit),
+        "elsewhere": (_bash("echo 'x = 1' > elsewhere.py"), submit),
+        "steps": steps,
+        "server_dies": (_bash("ls"), Step(fault="die")),
+    }
+    return scripts[behaviour]
+
+
+def script(instances: Sequence[Instance]) -> tuple[Script, dict[str, str]]:
+    """A script that gives the instances the behaviours in turn, and each one's expected class."""
+    names = list(EXPECTED)
+    given = {i.row.instance_id: names[n % len(names)] for n, i in enumerate(instances)}
+    answers = {i.row.instance_id: behave(i, given[i.row.instance_id]) for i in instances}
+    return Script(answers=answers), {name: EXPECTED[given[name]] for name in given}

@@ -1,0 +1,189 @@
+"""Whole runs through the command line: the known table, kill -9, stops, refusals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kvci.run.directory import Outcome
+from kvci.run.scripted import DATASET
+from kvci.sandbox.cgroup import ROOT
+from kvci.tasks.calibration import suite
+from kvci.tasks.script import EXPECTED
+
+KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
+Known = dict[tuple[str, str], tuple[str, str, str, str]]
+
+
+def scripted(out: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*KVCI, "scripted", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def outcomes(out: Path) -> Known:
+    found = [Outcome.read(path) for path in out.glob("scripted/trials/*/*/*/outcome.json")]
+    return {(o.arm, o.instance): (o.exit, o.cls, o.verdict, o.patch_sha256) for o in found}
+
+
+def left_over(out: Path) -> list[str]:
+    """Processes that belong to the run in this folder."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(out) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(line)
+    return found
+
+
+def wait_until_nothing_is_left(out: Path) -> None:
+    deadline = time.monotonic() + 10
+    while left := left_over(out):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    """A run that nobody killed; it gives the known table."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    process = scripted(out)
+    text, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, text
+    assert "The known table, exactly." in text
+    found = outcomes(out)
+    expected = dict(
+        zip((i.row.instance_id for i in suite(DATASET)), EXPECTED.values(), strict=True)
+    )
+    assert {key: cls for key, (_, cls, _, _) in found.items()} == {
+        (arm, name): cls for arm in ("f16-f16", "q8_0-q8_0") for name, cls in expected.items()
+    }
+    summary = json.loads((out / "scripted" / "summary.json").read_text())
+    assert [arm["resolved"] for arm in summary["arms"]] == [1, 1]
+    return found
+
+
+def kill_and_resume(out: Path, undisturbed: Known, kills: int, seed: int) -> None:
+    """Kill the run at random moments, then let it finish: every trial once, and the same."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        process = scripted(out)
+        time.sleep(rng.uniform(1.0, 6.0))
+        before = outcomes(out)
+        process.kill()
+        process.communicate()
+        wait_until_nothing_is_left(out)
+        assert before.items() <= outcomes(out).items()
+    process = scripted(out)
+    text, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, text
+    assert outcomes(out) == undisturbed
+    wait_until_nothing_is_left(out)
+    assert not (out / "scripted" / "tmp").exists()
+    groups = [g for kind in ("memory", "pids") for g in (ROOT / kind).glob("kvci-*")]
+    assert not [g for g in groups if not Path("/proc", g.name.split("-")[1]).exists()]
+
+
+def test_kill_9_costs_only_the_trials_in_flight(tmp_path: Path, undisturbed: Known) -> None:
+    kill_and_resume(tmp_path, undisturbed, kills=3, seed=1)
+
+
+@pytest.mark.faults
+def test_kill_9_at_twenty_moments(tmp_path: Path, undisturbed: Known) -> None:
+    kill_and_resume(tmp_path, undisturbed, kills=20, seed=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_takes_less_than_5_s_and_leaves_nothing(number: int, tmp_path: Path) -> None:
+    process = scripted(tmp_path)
+    deadline = time.monotonic() + 60
+    while not outcomes(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    started = time.monotonic()
+    os.kill(process.pid, number)
+    text, _ = process.communicate(timeout=60)
+    assert time.monotonic() - started < 5
+    assert process.returncode != 0
+    assert "goes on" in text and "Traceback" not in text, text
+    assert outcomes(tmp_path)
+    wait_until_nothing_is_left(tmp_path)
+
+
+def test_two_processes_on_one_directory_refuse(tmp_path: Path) -> None:
+    first = scripted(tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "scripted" / "manifest.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    second = scripted(tmp_path)
+    text, _ = second.communicate(timeout=60)
+    os.kill(first.pid, signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "Another kvci works on" in text
+
+
+def kvci(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*KVCI, *words], capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--kv", "f16/f17"), "not a KV type"),
+        (("--shard", "4/2"), "not a shard"),
+        (("--filter", "("), "not a regular expression"),
+        (("--filter", "nothing"), "No instance"),
+        (("--seeds", "1,x"), "not whole numbers"),
+        (("--seeds", "1,2"), "several seeds at temperature 0"),
+        (("--context", "999999"), "trained with"),
+        (("--model", "none.gguf"), "does not exist"),
+        (("--engine", "/none"), "is not a program"),
+        (("--engine", "replay:none"), "replay script none does not exist"),
+        (("--dataset", "calibration:x=1"), "says nothing"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    demo = Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml"
+    done = kvci("run", str(demo), "--out", str(tmp_path / "runs"), *words)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_demo_is_a_real_run_and_takes_no_other_spec(tmp_path: Path) -> None:
+    """Live: the embedded engine, two arms, one instance; the model is too small to fix it."""
+    demo = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
+    words = ["run", demo, "--out", str(tmp_path), "--run-id", "r", "--limit", "1"]
+    words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0", "--max-steps", "2", "--max-tokens", "24"]
+    done = kvci(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Counts only, no verdict" in done.stdout
+    mib = {}
+    for arm in ("f16-f16", "q4_0-q4_0"):
+        effective = json.loads((tmp_path / "r" / "servers" / f"{arm}.0.json").read_text())
+        assert effective["kv_type"] == arm.replace("-", "/")
+        mib[arm] = effective["kv_mib"]
+        (outcome,) = (tmp_path / "r" / "trials" / arm).glob("*/0/outcome.json")
+        assert Outcome.read(outcome).verified
+    assert mib["q4_0-q4_0"] / mib["f16-f16"] == pytest.approx(4.5 / 16, abs=0.001)
+    again = kvci(*words)
+    assert again.returncode == 0
+    assert len(list((tmp_path / "r" / "servers").glob("*.log"))) == 2
+    other = kvci(*words, "--slots", "2")
+    assert other.returncode == 2
+    assert "made for another spec" in other.stderr
