@@ -58,6 +58,7 @@ def inspect(
     as_json: bool,
 ) -> None:
     """Say what a llama-server's LOG proves; exit 1 if it is not what was asked."""
+    from kvci.files import first_problem
     from kvci.serve.effective import Asked, judge, read
     from kvci.spec import Arm
 
@@ -67,9 +68,7 @@ def inspect(
     except OSError as error:
         raise UserError(f"{log} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise UserError(
-            f"--kv {kv} is not a KV type of llama-server ({type(error).__name__})."
-        ) from None
+        raise UserError(f"--kv {kv} is not valid: {first_problem(error)}.") from None
     asked = Asked(kv_type=asked_kv, context=context, slots=slots, allow=allow)
     found = judge(read(text), asked)
     _show(found, as_json)

@@ -29,8 +29,10 @@ class Document(BaseModel):
             raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first complaint of pydantic in one line: where, and what."""
+def first_problem(error: ValueError) -> str:
+    """The first complaint in one line: where, if pydantic says it, and what."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")

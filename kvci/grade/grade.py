@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.grading import get_eval_report
 from swebench.harness.utils import make_test_spec
 
-from kvci.files import Document, write_atomic
-from kvci.sandbox import Limits, Result, Sandbox, SandboxFailed
-from kvci.tasks.row import Row
+from kvci.files import write_atomic
+from kvci.grade import Graded
+from kvci.sandbox import Limits, Sandbox, SandboxFailed
+from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
 
 APPLY = ("git apply --verbose -", "git apply --verbose --3way -", "patch --batch --fuzz=5 -p1")
@@ -32,30 +33,8 @@ for name in sys.argv[1:]:
 """
 
 
-class GradingSandbox(Sandbox, Protocol):
-    def script(self, text: str, limits: Limits) -> Result:
-        """Run a bash script given on standard input."""
-
-
-class Graded(Document):
-    """A verdict with its evidence; counts are passed tests of all tests."""
-
-    verdict: Verdict
-    detail: str = ""
-    applies: bool | None = None
-    fail_to_pass: tuple[int, int] = (0, 0)
-    pass_to_pass: tuple[int, int] = (0, 0)
-    eval_s: float = 0.0
-
-
-def patched_files(patch: str) -> frozenset[str]:
-    """The files that a git patch touches, by their new names."""
-    heads = (line for line in patch.splitlines() if line.startswith("diff --git a/"))
-    return frozenset(head.rpartition(" b/")[2] for head in heads)
-
-
 def grade(
-    row: Row, patch: bytes, make: Callable[[], GradingSandbox], folder: Path, test_s: float
+    row: Row, patch: bytes, make: Callable[[], Sandbox], folder: Path, test_s: float
 ) -> Graded:
     """Grade a patch in a sandbox of its own; its log and patch lie in `folder` afterwards.
 
@@ -71,7 +50,7 @@ def grade(
         sandbox.close()
 
 
-def _grade(row: Row, patch: str, sandbox: GradingSandbox, folder: Path, test_s: float) -> Graded:
+def _grade(row: Row, patch: str, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
     if not _apply(patch, sandbox):
         return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
     broken = _unparsable(patch, sandbox)
@@ -105,7 +84,7 @@ def _grade(row: Row, patch: str, sandbox: GradingSandbox, folder: Path, test_s: 
     )
 
 
-def _apply(patch: str, sandbox: GradingSandbox) -> bool:
+def _apply(patch: str, sandbox: Sandbox) -> bool:
     marker = "KVCI_END_OF_PATCH"
     if f"\n{marker}\n" in patch:
         return False
@@ -117,7 +96,7 @@ def _apply(patch: str, sandbox: GradingSandbox) -> bool:
     return False
 
 
-def _unparsable(patch: str, sandbox: GradingSandbox) -> str:
+def _unparsable(patch: str, sandbox: Sandbox) -> str:
     names = sorted(
         name for name in patched_files(patch) if name.endswith(".py") and "'" not in name
     )
@@ -132,17 +111,13 @@ def _unparsable(patch: str, sandbox: GradingSandbox) -> str:
 
 
 def _report(row: Row, patch: str, log: Path) -> dict[str, Any]:
-    fields = row.model_dump() | {
-        "FAIL_TO_PASS": list(row.FAIL_TO_PASS),
-        "PASS_TO_PASS": list(row.PASS_TO_PASS),
-    }
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch,
         "model_name_or_path": "kvci",
     }
     reports: dict[str, dict[str, Any]] = get_eval_report(
-        test_spec=make_test_spec(fields),
+        test_spec=make_test_spec(row.model_dump(mode="json")),
         prediction=prediction,
         test_log_path=str(log),
         include_tests_status=True,

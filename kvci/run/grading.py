@@ -8,7 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from kvci.grade.grade import Graded, grade
+from kvci.grade import Graded
 from kvci.sandbox import SandboxFailed
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import Instance
@@ -22,6 +22,8 @@ def _quiet() -> None:
 
 def _grade(instance: Instance, patch: bytes, folder: Path, scratch: Path, test_s: float) -> Graded:
     """Infrastructure failures of grading are graded again, twice."""
+    from kvci.grade.grade import grade  # swebench: seconds, and memory only the child needs
+
     graded = Graded(verdict=Verdict.GRADING_FAILED)
     for _ in range(ATTEMPTS_MAX):
         try:

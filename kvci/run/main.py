@@ -72,10 +72,6 @@ def run(spec: Spec, run_id: str | None, console: Console) -> tuple[Path, Summary
                 f"verdict {outcome.verdict}, class {outcome.cls} ({outcome.solve_s:.0f} s)"
             )
 
-        def result() -> Summary:
-            arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
-            return summarize(manifest.run_id, arms, count, directory.outcomes())
-
         before = {
             number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -84,9 +80,11 @@ def run(spec: Spec, run_id: str | None, console: Console) -> tuple[Path, Summary
         except Stopped:
             console.print(f"Stopped; kvci run with --run-id {manifest.run_id} goes on.")
         finally:
+            cgroup.sweep()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        summary = result()
+        arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
+        summary = summarize(manifest.run_id, arms, count, directory.outcomes())
         summary.write(directory.path / "summary.json")
         console.print(table(summary))
         return directory.path, summary

@@ -12,7 +12,7 @@ from pathlib import Path
 from kvci.agent.client import Client
 from kvci.agent.loop import Conversation, Place, converse
 from kvci.files import sha256_of, write_atomic
-from kvci.grade.grade import Graded, patched_files
+from kvci.grade import Graded
 from kvci.plan import Block, Trial
 from kvci.run.directory import Outcome, RunDirectory, now
 from kvci.run.grading import Grader
@@ -21,6 +21,7 @@ from kvci.sandbox.bwrap import Bwrap
 from kvci.serve.server import Server, ServerFailed
 from kvci.spec import Arm, Spec
 from kvci.tasks.calibration import Instance
+from kvci.tasks.row import patched_files
 from kvci.taxonomy import ATTEMPTS_MAX, GENERATED_AGAIN, Evidence, Exit, Verdict, classify
 
 LAST_ACTIONS = 9
@@ -48,39 +49,39 @@ class Scheduler:
 
     def run(self, blocks: list[Block]) -> None:
         """Raises Refused if a server does not prove what was asked, and Refused alone."""
-        finished = False
         try:
             for block in blocks:
                 for arm in block.arms:
                     self._arm(block, self._arms[arm])
             for future in self._graded:
                 future.result()
-            finished = True
-        finally:
+        except BaseException:
             self._stop.set()
-            self._grader.close(wait=finished)
+            self._grader.close(wait=False)
+            raise
+        self._grader.close(wait=True)
 
     def _arm(self, block: Block, arm: Arm) -> None:
         """All trials of one arm in one block; infrastructure failures are tried again, twice."""
         pending = [t for t in block.trials(arm.id) if not self._directory.done(t)]
         while pending:
-            log = self._directory.server_log(arm.id)
+            log, scratch = self._directory.server_log(arm.id), self._directory.scratch
             try:
-                with Server(self._spec, arm, self._model, log) as server:
-                    server.effective.write(log.with_suffix(".json"))
-                    pending = self._serve(block, pending, server)
-                    if server.verified and server.healthy():
+                with Server(self._spec, arm, self._model, log, scratch) as server:
+                    effective = server.effective
+                    effective.write(log.with_suffix(".json"))
+                    pending = self._serve(block, pending, server, effective.build or "")
+                    if self._spec.verified and server.healthy():
                         server.prove()
             except ServerFailed as error:
                 failed = Conversation(exit=Exit.SERVER_FAILED, detail=str(error))
                 pending = [t for t in pending if self._ended(block, t, failed, "", now())]
 
-    def _serve(self, block: Block, trials: list[Trial], server: Server) -> list[Trial]:
+    def _serve(self, block: Block, trials: list[Trial], server: Server, build: str) -> list[Trial]:
         """The trials that have to be tried again."""
         slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(self._spec.slots):
             slots.put(slot)
-        build = server.effective.build or ""
 
         def one(trial: Trial) -> bool:
             slot = slots.get()
@@ -181,7 +182,7 @@ class Scheduler:
             end=ended,
             attempts=attempts,
             server_build=build,
-            verified=not self._spec.engine.startswith("replay:"),
+            verified=self._spec.verified,
             exit=talk.exit,
             detail=talk.detail or graded.detail,
             verdict=graded.verdict,

@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 
 from kvci.errors import UserError
-from kvci.run.directory import Outcome
+from kvci.run.directory import RunDirectory
 from kvci.run.main import run
-from kvci.spec import Spec, load
+from kvci.spec import load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import EXPECTED, script
 
@@ -21,7 +21,7 @@ def run_scripted(out: Path, run_id: str) -> bool:
     answers.write(path)
     model = Path(__file__).parents[2] / "ci" / "models" / "gemma3-270m.toml"
 
-    spec: Spec = load(
+    spec = load(
         None,
         {
             "model": str(model),
@@ -40,7 +40,7 @@ def run_scripted(out: Path, run_id: str) -> bool:
     folder, summary = run(spec, run_id, console)
     wrong = [
         f"{o.arm} {o.instance}: {o.cls}, not {expected[o.instance]} ({o.why}; {o.detail})"
-        for o in (Outcome.read(file) for file in sorted(folder.glob("trials/*/*/*/outcome.json")))
+        for o in RunDirectory(folder).outcomes()
         if o.cls != expected[o.instance]
     ]
     for line in wrong:

@@ -43,6 +43,9 @@ class Sandbox(Protocol):
     def run(self, command: str, limits: Limits) -> Result:
         """Run a command in a fresh subshell in the work tree. Raises SandboxFailed."""
 
+    def script(self, text: str, limits: Limits) -> Result:
+        """Run a bash script that is too long for a command line. Raises SandboxFailed."""
+
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
         """The work tree's text changes against the base, without the paths in `exclude`."""
 

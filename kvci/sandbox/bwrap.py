@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from kvci.children import die_with_parent
 from kvci.errors import UserError
 from kvci.sandbox import Limits, Result, SandboxFailed, capped
 from kvci.sandbox.cgroup import Cgroup
@@ -166,7 +167,10 @@ class Bwrap:
         if group is None and os.geteuid() == 0:
             raise SandboxFailed("no writable cgroup, and rlimits do not bind root")
 
+        bind = die_with_parent()
+
         def restrict() -> None:
+            bind()
             if group:
                 group.enter()
             else:

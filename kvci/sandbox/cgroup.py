@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import signal
 import time
 import uuid
 from pathlib import Path
+
+import psutil
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -49,26 +52,43 @@ class Cgroup:
             (folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def remove(self) -> None:
-        """The kernel lets go of a group a moment after its last process ended."""
         for folder in self._folders:
-            for _ in range(100):
-                with contextlib.suppress(FileNotFoundError):
-                    try:
-                        folder.rmdir()
-                    except OSError:
-                        time.sleep(0.02)
-                        continue
-                break
+            _remove(folder)
 
 
 def sweep() -> None:
-    """Remove the empty groups that killed kvci processes left behind."""
+    """End what killed kvci processes left running, and remove their groups.
+
+    bwrap's own --die-with-parent misses a parent that dies while the sandbox is being made.
+    """
     for parent in (_own_v2(), ROOT / "memory", ROOT / "pids"):
         for folder in parent.glob("kvci-*-*"):
             pid = folder.name.split("-")[1]
-            if pid.isdecimal() and not Path("/proc", pid).exists():
+            if pid.isdecimal() and not _alive(int(pid)):
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    for left in (folder / "cgroup.procs").read_text().split():
+                        os.kill(int(left), signal.SIGKILL)
+                _remove(folder)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _remove(folder: Path) -> None:
+    """The kernel lets go of a group a moment after its last process ended."""
+    for _ in range(100):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _own_v2() -> Path:

@@ -52,7 +52,7 @@ CONTEXT = re.compile(r"llama_context: n_ctx_seq += (\d+)")
 SLOTS = re.compile(r"n_slots = (\d+)(?:, n_ctx_slot = (\d+))?(?:, kv_unified = '(\w+)')?")
 UNIFIED = re.compile(r"llama_context: kv_unified += (true|false)")
 FLASH = re.compile(r"llama_context: flash_attn += (\w+)")
-ROTATION = re.compile(r"(?:n|attn)_rot_([kv]) = (\d+)(?:, n_embd_head_\w+ = (\d+))?")
+ROTATION = re.compile(r"(?:n|attn)_rot_[kv] = (\d+)")
 SPLITS = re.compile(r"(?:splits = (?:\d+ / )?(\d+)\b|graph splits += (\d+))")
 LAYERS = re.compile(r"print_info: n_layer += (\d+)")
 QUANTS = re.compile(r"FA_QUANTS = ([\w,.-]+)")
@@ -142,10 +142,10 @@ def _flash(text: str) -> Literal["on", "off"] | None:
 
 
 def _rotation(text: str) -> Literal["on", "off"] | None:
-    """ "off" also where nothing is quantized and nothing would be rotated."""
+    """Off also where nothing is quantized and nothing would be rotated."""
     if "attention rotation force disabled" in text:
         return "off"
-    sizes = [int(size) for _, size, _ in ROTATION.findall(text)]
+    sizes = [int(size) for size in ROTATION.findall(text)]
     return None if not sizes else "on" if any(sizes) else "off"
 
 

@@ -43,14 +43,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._reply(200, {"status": "ok"})
+        self.reply(200, {"status": "ok"})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
         if self.path.startswith("/v1/chat/completions"):
             self._chat(body)
         else:
-            self._reply(200, {})
+            self.reply(200, {})
 
     def _chat(self, body: dict[str, Any]) -> None:
         """Which answer it is follows from the conversation, so nothing has to be remembered."""
@@ -61,14 +61,14 @@ class Handler(BaseHTTPRequestHandler):
         if step.fault == "die":
             os._exit(1)
         if step.fault == "error":
-            self._reply(500, {"error": {"code": 500, "message": "broken by the script"}})
+            self.reply(500, {"error": {"code": 500, "message": "broken by the script"}})
         elif step.fault == "overflow":
             error = {"code": 400, "type": "exceed_context_size_error", "message": "too long"}
-            self._reply(400, {"error": error})
+            self.reply(400, {"error": error})
         else:
-            self._reply(200, _completion(body, step))
+            self.reply(200, _completion(body, step))
 
-    def _reply(self, status: int, content: dict[str, Any]) -> None:
+    def reply(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -79,27 +79,26 @@ class Handler(BaseHTTPRequestHandler):
 
 def _completion(body: dict[str, Any], step: Step) -> dict[str, Any]:
     """Tokens are counted as four characters each; a cut answer fills its limit."""
-    cut = step.fault == "cut"
+    cut, limit = step.fault == "cut", body["max_tokens"]
     prompt = sum(len(message["content"]) for message in body["messages"]) // 4
-    count = body["max_tokens"] if cut else min(len(step.text) // 4 + 1, body["max_tokens"])
-    message = {"role": "assistant", "content": step.text}
+    return completion(step.text, cut, prompt, limit if cut else min(len(step.text) // 4 + 1, limit))
+
+
+def completion(text: str, cut: bool, prompt_tokens: int, answer_tokens: int) -> dict[str, Any]:
+    """A chat completion as llama-server writes it."""
+    message = {"role": "assistant", "content": text}
     return {
         "id": "replay",
         "object": "chat.completion",
         "created": 0,
-        "model": body["model"],
+        "model": "replay",
         "choices": [{"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}],
         "usage": {
-            "prompt_tokens": prompt,
-            "completion_tokens": count,
-            "total_tokens": prompt + count,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": answer_tokens,
+            "total_tokens": prompt_tokens + answer_tokens,
         },
-        "timings": {
-            "prompt_n": prompt,
-            "prompt_ms": 0.0,
-            "predicted_n": count,
-            "predicted_ms": 0.0,
-        },
+        "timings": {"prompt_n": prompt_tokens, "predicted_n": answer_tokens},
     }
 
 

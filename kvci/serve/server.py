@@ -1,6 +1,5 @@
 """One llama-server process: start it, prove what it does, stop it."""
 
-import ctypes
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from typing import Self
 
 import httpx
 
+from kvci.children import die_with_parent
 from kvci.errors import UserError
 from kvci.serve.effective import Asked, Effective, judge, read
 from kvci.serve.flags import server_flags
@@ -21,8 +21,6 @@ from kvci.spec import Arm, Spec
 
 START_S = 600.0
 STOP_S = 10.0
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
 
 
 class ServerFailed(Exception):
@@ -51,10 +49,6 @@ def command(engine: str) -> list[str]:
     return [found]
 
 
-def _die_with_parent() -> None:
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -64,12 +58,15 @@ def free_port() -> int:
 class Server:
     """A context manager; inside it the server answers at `url` and `effective` is proved."""
 
-    def __init__(self, spec: Spec, arm: Arm, model: Path, log: Path) -> None:
+    def __init__(
+        self, spec: Spec, arm: Arm, model: Path, log: Path, scratch: Path | None = None
+    ) -> None:
+        """`scratch` is where a slot's files may lie; what a killed kvci leaves is the caller's."""
         self.arm, self.log = arm, log
-        self.verified = not spec.engine.startswith("replay:")
+        self._verified = spec.verified
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-")
+        self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-", dir=scratch)
         flags = server_flags(spec, arm, model, port, log, Path(self._folder.name))
         self.command = command(spec.engine) + flags
         self.asked = Asked(
@@ -87,11 +84,11 @@ class Server:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent(),
             )
         try:
             self._wait_until_healthy()
-            if self.verified:
+            if self._verified:
                 self.prove()
                 self._warm_up()
                 self.prove()

@@ -87,3 +87,9 @@ def _raw(path: Path) -> Iterator[dict[str, Any]]:
             raise UserError(f"{path} is not a parquet file.") from None
     else:
         raise UserError(f"The dataset {path} is neither .jsonl nor .parquet.")
+
+
+def patched_files(patch: str) -> frozenset[str]:
+    """The files that a git patch touches, by their new names."""
+    heads = (line for line in patch.splitlines() if line.startswith("diff --git a/"))
+    return frozenset(head.rpartition(" b/")[2] for head in heads)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from kvci.serve.replay import Script, Step
 from kvci.tasks.calibration import Instance
+from kvci.tasks.row import patched_files
 
 EXPECTED: dict[str, str] = {
     "gold": "OK",
@@ -29,7 +30,7 @@ def _bash(command: str) -> Step:
 
 def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
     """The answers of one behaviour on one instance."""
-    file = instance.row.patch.split("\n")[0].rpartition(" b/")[2]
+    (file,) = patched_files(instance.row.patch)
     gold = _bash(f"git apply - <<'EOF'\n{instance.row.patch}EOF")
     other = instance.row.PASS_TO_PASS[0].partition("::test_")[2]
     home = next(name for name, text in instance.files.items() if f"def {other}(" in text)

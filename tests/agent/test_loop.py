@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kvci.agent.ends import FormatError
 from kvci.agent.loop import Conversation, Place, converse
 from kvci.agent.protocol import Fenced, ToolCalls
 from kvci.sandbox.bwrap import Bwrap
+from kvci.serve import replay
 from kvci.spec import load
 from kvci.taxonomy import Exit
 from tests.conftest import GEMMA
@@ -31,10 +32,7 @@ class Scripted(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
+class Handler(replay.Handler):
     def do_POST(self) -> None:
         server = self.server
         assert isinstance(server, Scripted)
@@ -43,29 +41,13 @@ class Handler(BaseHTTPRequestHandler):
         server.requests.append(body)
         if answer is None:
             self.close_connection = True
-            return
-        status, reply = 200, answer
-        if isinstance(answer, tuple):
-            status, reply = answer
-        elif isinstance(answer, str | int):
-            text, count = (answer, 7) if isinstance(answer, str) else ("x", answer)
-            message = {"role": "assistant", "content": text}
-            finish = "stop" if isinstance(answer, str) else "length"
-            reply = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 1,
-                "model": "m",
-                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-                "usage": {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": 12},
-                "timings": {"predicted_n": count},
-            }
-        data = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        elif isinstance(answer, tuple):
+            self.reply(*answer)
+        else:
+            cut = isinstance(answer, int)
+            text, count = ("x", answer) if cut else (answer, 7)
+            timings = {"timings": {"predicted_n": count}}
+            self.reply(200, replay.completion(text, cut, 5, count) | timings)
 
 
 def bash(command: str) -> str:

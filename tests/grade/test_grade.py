@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from kvci.grade.grade import grade, patched_files
+from kvci.grade.grade import grade
+from kvci.sandbox import Limits
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import generate
+from kvci.tasks.row import patched_files
 from kvci.taxonomy import Verdict
 
 BUGGY = generate("test", 3, functions=5, files=2)
@@ -16,8 +18,6 @@ FILE = next(iter(patched_files(BUGGY.row.patch)))
 def patch_of(command: str) -> bytes:
     box = Bwrap(BUGGY.files)
     try:
-        from kvci.sandbox import Limits
-
         box.run(command, Limits())
         return box.diff()
     finally:
@@ -50,8 +50,6 @@ def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
     other = BUGGY.row.PASS_TO_PASS[0].partition("::test_")[2]
     file = next(name for name, text in BUGGY.files.items() if f"def {other}(" in text)
     box = Bwrap(BUGGY.files)
-    from kvci.sandbox import Limits
-
     box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
     box.run(f"echo '{other} = None' >> {file}", Limits())
     patch = box.diff()

@@ -22,6 +22,13 @@ KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
 Known = dict[tuple[str, str], tuple[str, str, str, str]]
 
 
+def temporary(out: Path) -> Path:
+    """A temporary folder of its own, so that what is left in it can be seen."""
+    folder = out / "temporary"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def scripted(out: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*KVCI, "scripted", "--out", str(out)],
@@ -29,6 +36,7 @@ def scripted(out: Path) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env=os.environ | {"TMPDIR": str(temporary(out))},
     )
 
 
@@ -91,6 +99,7 @@ def kill_and_resume(out: Path, undisturbed: Known, kills: int, seed: int) -> Non
     assert outcomes(out) == undisturbed
     wait_until_nothing_is_left(out)
     assert not (out / "scripted" / "tmp").exists()
+    assert not list(temporary(out).glob("kvci-*"))
     groups = [g for kind in ("memory", "pids") for g in (ROOT / kind).glob("kvci-*")]
     assert not [g for g in groups if not Path("/proc", g.name.split("-")[1]).exists()]
 

@@ -1,6 +1,7 @@
 """Hostile commands, each contained. They run in the real sandbox."""
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from kvci.errors import UserError
 from kvci.sandbox import Limits, bwrap
 from kvci.sandbox.bwrap import Bwrap
 from kvci.sandbox.capped import HeadAndTail
-from kvci.sandbox.cgroup import Cgroup
+from kvci.sandbox.cgroup import ROOT, Cgroup, sweep
 
 SHORT = Limits(wall_s=5)
 FILES = {"a.py": "x = 1\n", "package/b.py": "y = 2\n", "tests/test_a.py": "pass\n"}
@@ -148,6 +149,24 @@ def test_without_a_sandbox_kvci_refuses(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(UserError, match="does not bind root"):
         bwrap.check()
+
+
+def test_what_a_killed_kvci_left_in_its_group_is_ended() -> None:
+    """A sandbox whose maker died while it was being made is no one's child."""
+    maker = subprocess.Popen(["true"])
+    maker.wait()
+    folders = [ROOT / kind / f"kvci-{maker.pid}-left" for kind in ("memory", "pids")]
+    left = subprocess.Popen(["sleep", "60"])
+    try:
+        for folder in folders:
+            folder.mkdir()
+            (folder / "cgroup.procs").write_text(str(left.pid))
+    except OSError:
+        left.kill()
+        pytest.skip("no writable cgroup v1")
+    sweep()
+    assert left.wait(5) == -9
+    assert not [folder for folder in folders if folder.exists()]
 
 
 def test_head_and_tail() -> None:

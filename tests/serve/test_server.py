@@ -93,7 +93,10 @@ def test_no_server_outlives_a_killed_kvci(gemma: Path, tmp_path: Path) -> None:
         f"with start(spec(), Path({str(gemma)!r}), Path({str(tmp_path)!r})) as server:\n"
         "    print(server._process.pid, flush=True); time.sleep(600)\n"
     )
-    kvci = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    kvci = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    )
     assert kvci.stdout
     pid = int(kvci.stdout.readline())
     assert psutil.pid_exists(pid)

@@ -8,8 +8,8 @@ from swebench.harness.grading import get_eval_report
 from swebench.harness.utils import make_test_spec
 
 from kvci.errors import UserError
-from kvci.tasks.bugs import BUGS
-from kvci.tasks.calibration import Instance, generate, split_of, suite
+from kvci.tasks.bugs import BUGS, Bug
+from kvci.tasks.calibration import Instance, _Function, generate, split_of, suite
 
 SUITE = [
     generate("test", seed, functions, files)
@@ -30,13 +30,9 @@ def verdict(instance: Instance, folder: Path, patch: str) -> bool:
     out = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     log = folder / "test_output.txt"
     log.write_text(out.stdout)
-    row = instance.row.model_dump() | {
-        "FAIL_TO_PASS": list(instance.row.FAIL_TO_PASS),
-        "PASS_TO_PASS": list(instance.row.PASS_TO_PASS),
-    }
     name = instance.row.instance_id
     report = get_eval_report(
-        test_spec=make_test_spec(row),
+        test_spec=make_test_spec(instance.row.model_dump(mode="json")),
         prediction={"instance_id": name, "model_patch": patch or "x", "model_name_or_path": "x"},
         test_log_path=str(log),
         include_tests_status=True,
@@ -53,11 +49,7 @@ def test_gold_resolves_and_empty_does_not(instance: Instance, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.kind)
-def test_every_kind_is_a_bug_for_every_constant(bug: object) -> None:
-    from kvci.tasks.bugs import Bug
-    from kvci.tasks.calibration import _Function
-
-    assert isinstance(bug, Bug)
+def test_every_kind_is_a_bug_for_every_constant(bug: Bug) -> None:
     for constant in range(2, 21):
         function = _Function("f", bug, constant, "m.py")
         assert any(function.call(c) != function.call(c, broken=True) for c in bug.calls)
