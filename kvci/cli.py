@@ -114,7 +114,10 @@ def serve(
 @click.option(
     "--kv", "--arm", "arms", multiple=True, help="K/V and flags; the first is the baseline."
 )
-@click.option("--dataset", help="calibration:split=test,functions=8,files=1,count=20")
+@click.option(
+    "--dataset",
+    help="A .jsonl or .parquet file, a hub's name, or calibration:split=test,functions=8,count=20.",
+)
 @click.option("--filter", help="A regular expression on instance ids.")
 @click.option("--limit", type=int)
 @click.option("--context", type=int, help="Tokens per slot.")
@@ -123,8 +126,11 @@ def serve(
 @click.option("--temperature", type=float)
 @click.option("--max-steps", type=int)
 @click.option("--max-tokens", type=int, help="Tokens per answer.")
-@click.option("--sandbox")
-@click.option("--engine", help="auto, embedded, or the path of a llama-server.")
+@click.option("--sandbox", help="auto, bwrap or docker.")
+@click.option("--engine", help="auto, embedded, a llama-server's path, or a URL (unverified).")
+@click.option(
+    "--time-budget", "time_budget_s", type=float, help="Seconds; no block begins near it."
+)
 @click.option("--shard", help="I/N")
 @click.option("--out", help="The folder of runs.", envvar="KVCI_RUNS")
 @click.option("--run-id", help="Take this run up again, or give a new one its name.")
@@ -157,27 +163,96 @@ def demo(ctx: click.Context, out: str | None) -> None:
     from kvci.spec import load
 
     experiment = Path(__file__).parent.parent / "ci" / "experiments" / "demo.toml"
-    _run(ctx, load(experiment, {"out": out}), None)
+    _run(ctx, load(experiment, {"out": out}), None, demo=True)
+
+
+@main.command()
+@click.option("--dataset", required=True, help="As for kvci run.")
+@click.option("--gold", is_flag=True, help="Grade the gold patches.")
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="A .jsonl file of instance_id and model_patch.",
+)
+@click.option("--filter", default="", help="A regular expression on instance ids.")
+@click.option("--sandbox", default="auto", show_default=True)
+@click.option("--test-s", type=float, default=1800.0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("graded"), show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+def grade(
+    ctx: click.Context,
+    dataset: str,
+    gold: bool,
+    predictions: Path | None,
+    filter: str,
+    sandbox: str,
+    test_s: float,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Grade patches; exit 1 if one could not be graded."""
+    from kvci.run.grade import grade_patches
+
+    graded = grade_patches(dataset, filter, None if gold else predictions, sandbox, test_s, out)
+    if as_json:
+        shown = {name: json.loads(one.model_dump_json()) for name, one in graded.items()}
+        click.echo(json.dumps(shown, indent=1))
+    else:
+        for name, one in graded.items():
+            counts = "{}/{} {}/{}".format(*one.fail_to_pass, *one.pass_to_pass)
+            click.echo(f"{name}: {one.verdict}, {counts}, {one.eval_s:.1f} s {one.detail}".rstrip())
+    if any(one.verdict in ("grading_failed", "not_graded") for one in graded.values()):
+        ctx.exit(1)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path), required=False)
+@click.option("--results", type=click.Path(path_type=Path), default=Path("ci/results"))
+@click.option("--benchmarks", type=click.Path(path_type=Path), default=Path("BENCHMARKS.md"))
+@click.option("--check", is_flag=True, help="Exit 1 if BENCHMARKS.md is not what the records give.")
+@click.pass_context
+def record(
+    ctx: click.Context, folder: Path | None, results: Path, benchmarks: Path, check: bool
+) -> None:
+    """Write the records of a RUN folder, and its rows into BENCHMARKS.md."""
+    from kvci.record.main import first_difference, record_run
+
+    if (folder is None) != check:
+        raise UserError("Give either a run's folder or --check.")
+    if folder:
+        done = record_run(folder, results, benchmarks)
+        for one in done.records:
+            click.echo(f"{one.row_id}: {one.resolved} of {one.total} resolved")
+        click.echo(f"rows: {done.benchmarks}")
+    elif difference := first_difference(results, benchmarks):
+        click.echo(difference)
+        ctx.exit(1)
 
 
 @main.command()
 @click.option("--out", help="The folder of runs.", envvar="KVCI_RUNS", default="runs")
 @click.option("--run-id", default="scripted", show_default=True)
+@click.option("--sandbox", default="auto", show_default=True)
 @click.pass_context
-def scripted(ctx: click.Context, out: str, run_id: str) -> None:
+def scripted(ctx: click.Context, out: str, run_id: str, sandbox: str) -> None:
     """A run with a known table, by the replay engine; exit 1 if it is another."""
     from kvci.run.scripted import run_scripted
 
-    if not run_scripted(Path(out), run_id):
+    if not run_scripted(Path(out), run_id, sandbox):
         ctx.exit(1)
 
 
-def _run(ctx: click.Context, spec: Any, run_id: str | None) -> None:
+def _run(ctx: click.Context, spec: Any, run_id: str | None, demo: bool = False) -> None:
     from rich.console import Console
 
     from kvci.run.main import run as run_spec
 
-    path, summary = run_spec(spec, run_id, Console(soft_wrap=True))
+    path, summary = run_spec(spec, run_id, Console(soft_wrap=True), demo)
     click.echo(f"Counts only, no verdict. Everything lies in {path}")
+    if demo:
+        from kvci.record.main import record_run
+
+        click.echo(f"Its rows: {record_run(path, path, path).benchmarks}")
     if not summary.complete or any(arm.classes.get("I4") for arm in summary.arms):
         ctx.exit(1)

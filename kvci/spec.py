@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kvci.errors import UserError
-from kvci.files import Document, first_problem
+from kvci.files import Document, first_problem, sha256_of_file
 
 KV_BLOCK_ELEMENTS = {
     "f32": 1,
@@ -136,6 +136,10 @@ class Spec(Document):
     gpu_layers: int = 99
     threads: int | None = Field(None, ge=1)
     sandbox: Literal["auto", "bwrap", "docker"] = "auto"
+    memory_mib: int = Field(4096, ge=64)
+    """Of one trial's sandbox."""
+    processes: int = Field(256, ge=8)
+    cpus: float = Field(2.0, gt=0)
     primary: str = "resolved"
     margin: float | None = Field(None, gt=0, lt=1)
     alpha: float = Field(0.05, gt=0, lt=0.5)
@@ -190,15 +194,24 @@ class Spec(Document):
         stem = Path(self.dataset.partition(":")[0]).stem if self.dataset else "data"
         return re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip("-") or "data"
 
-    def hash(self, model_sha256: str, dataset_sha256: str) -> str:
-        """Where the model and the dataset lie does not count; what they hold does."""
+    def identity(self, model_sha256: str, dataset_sha256: str) -> dict[str, Any]:
+        """What can change a trial, its grading or the planned set; its hash is the spec's.
+
+        Where the model and the dataset lie does not count; what they hold does.
+        """
         outside = {"shard", "time_budget_s", "out", "dataset", "engine"}
-        asked = self.model_dump(mode="json", exclude=outside)
+        asked: dict[str, Any] = self.model_dump(mode="json", exclude=outside)
         for place in ("path", "package", "repository", "file", "sha256"):
             asked["model"].pop(place)
         asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}
-        kind = self.engine.partition(":")[0]
+        kind, _, place = self.engine.partition(":")
         asked["engine"] = kind if kind in {"embedded", "replay", "http", "https"} else "binary"
+        if kind == "replay":
+            asked["engine"] += f" {sha256_of_file(Path(place))}"
+        return asked
+
+    def hash(self, model_sha256: str, dataset_sha256: str) -> str:
+        asked = self.identity(model_sha256, dataset_sha256)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 class Exit(StrEnum):
     """Why the conversation ended."""
 
+    NOT_STARTED = "not_started"
     SUBMITTED = "submitted"
     ANSWER_LIMIT = "answer_limit"
     LOOP = "loop"

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -11,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from kvci.agent.client import Answer, Client
 from kvci.agent.ends import Ended, FormatError
 from kvci.agent.protocol import PROTOCOLS, Message
-from kvci.sandbox import Limits, Sandbox, SandboxFailed
+from kvci.sandbox import DiffFailed, Limits, Sandbox, SandboxFailed
 from kvci.spec import Spec
-from kvci.taxonomy import Exit
+from kvci.taxonomy import Exit, repeats
 
 IN_A_ROW_MAX = 3
 OBSERVATION_CHARS = 10_000
@@ -33,9 +34,14 @@ class Conversation:
     detail: str = ""
     patch: bytes = b""
     steps: int = 0
+    prefill_tokens: int = 0
+    prefill_s: float = 0.0
     answer_tokens: int = 0
+    decode_s: float = 0.0
     depth_tokens: int = 0
     """The deepest context reached, prompt and answer."""
+    loops: int = 0
+    """Steps at which the last actions repeated."""
     malformed: int = 0
     wall_s: float = 0.0
     actions: list[str] = field(default_factory=list)
@@ -49,6 +55,8 @@ class Place:
     sandbox: Sandbox
     slot: int
     trajectory: Path
+    heard: Callable[[int], None] = lambda tokens: None
+    """Told the tokens of each answer."""
     tests: tuple[str, ...] = ()
     """Paths that are no part of a patch: the instance's own tests."""
 
@@ -69,6 +77,8 @@ def converse(spec: Spec, issue: str, name: str, seed: int, place: Place) -> Conv
     if talk.exit is not Exit.SANDBOX_FAILED:
         try:
             talk.patch = place.sandbox.diff(place.tests)
+        except DiffFailed as error:
+            talk.detail = f"no patch: {error}"
         except SandboxFailed as error:
             talk.exit, talk.detail = Exit.SANDBOX_FAILED, str(error)
     talk.wall_s = time.monotonic() - started
@@ -100,10 +110,12 @@ def _turns(
         talk.steps += 1
         message: Message = {"role": "assistant", "content": ""}
         try:
+            asked = time.time()
             answer = place.client.ask(_request(spec, messages, name, seed, place.slot))
             message = answer.message
             _count(talk, answer)
-            _append(log, _step(talk, answer))
+            place.heard(answer.answer_tokens)
+            _append(log, _step(talk, answer, asked))
             cut = _cut_in_a_row(spec, answer, cut)
             action = protocol.action(message)
             malformed = 0
@@ -115,6 +127,7 @@ def _turns(
             seen = str(error)
         else:
             talk.actions.append(action)
+            talk.loops += repeats(tuple(talk.actions))
             if action == SUBMIT:
                 raise Ended(Exit.SUBMITTED)
             if talk.actions[-IN_A_ROW_MAX:] == [action] * IN_A_ROW_MAX:
@@ -143,6 +156,9 @@ def _request(
 
 def _count(talk: Conversation, answer: Answer) -> None:
     talk.answer_tokens += answer.answer_tokens
+    talk.prefill_tokens += int(answer.timings.get("prompt_n", 0))
+    talk.prefill_s += answer.timings.get("prompt_ms", 0.0) / 1000
+    talk.decode_s += answer.timings.get("predicted_ms", 0.0) / 1000
     talk.depth_tokens = max(talk.depth_tokens, answer.prompt_tokens + answer.answer_tokens)
 
 
@@ -169,9 +185,11 @@ def _observe(spec: Spec, sandbox: Sandbox, action: str, deadline: float) -> str:
     return f"{text}[{how}]"
 
 
-def _step(talk: Conversation, answer: Answer) -> dict[str, Any]:
+def _step(talk: Conversation, answer: Answer, asked: float) -> dict[str, Any]:
     return {
         "step": talk.steps,
+        "asked": asked,
+        "answered": time.time(),
         "message": answer.message,
         "cut": answer.cut,
         "prompt_tokens": answer.prompt_tokens,

@@ -1,5 +1,6 @@
 """One patch to one verdict."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from kvci.taxonomy import Verdict
 
 APPLY = ("git apply --verbose -", "git apply --verbose --3way -", "patch --batch --fuzz=5 -p1")
 """As the harness tries them, one after the other."""
+CLEAN = "git checkout -q HEAD -- . && git clean -qfd"
+NOT_APPLIED = 33
+END_OF_PATCH = "KVCI_END_OF_PATCH"
 PARSES = r"""
 import ast, subprocess, sys
 for name in sys.argv[1:]:
@@ -51,9 +55,9 @@ def grade(
 
 
 def _grade(row: Row, patch: str, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
-    if not _apply(patch, sandbox):
+    broken = _prepare(patch, sandbox)
+    if broken is None:
         return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
-    broken = _unparsable(patch, sandbox)
     run = sandbox.script(row.eval_script, Limits(wall_s=test_s, cpu_s=int(test_s * 4) + 1))
     log = folder / "test_output.txt"
     write_atomic(log, run.output)
@@ -84,29 +88,26 @@ def _grade(row: Row, patch: str, sandbox: Sandbox, folder: Path, test_s: float) 
     )
 
 
-def _apply(patch: str, sandbox: Sandbox) -> bool:
-    marker = "KVCI_END_OF_PATCH"
-    if f"\n{marker}\n" in patch:
-        return False
-    for command in APPLY:
-        script = f"cat > /tmp/kvci.patch <<'{marker}'\n{patch.rstrip(chr(10))}\n{marker}\n"
-        script += f"git checkout -q HEAD -- . && git clean -qfd && {command} < /tmp/kvci.patch\n"
-        if sandbox.script(script, Limits()).code == 0:
-            return True
-    return False
+def _prepare(patch: str, sandbox: Sandbox) -> str | None:
+    """Apply the patch; the Python files that no longer parse, or None if it does not apply.
 
-
-def _unparsable(patch: str, sandbox: Sandbox) -> str:
-    names = sorted(
-        name for name in patched_files(patch) if name.endswith(".py") and "'" not in name
+    One script, because starting one is what costs. The tree is fresh; only a way that failed may
+    have left something behind.
+    """
+    if f"\n{END_OF_PATCH}\n" in patch:
+        return None
+    names = sorted(name for name in patched_files(patch) if name.endswith(".py"))
+    ways = f" || {CLEAN} && ".join(f"{way} < /tmp/kvci.patch" for way in APPLY)
+    done = sandbox.script(
+        f"cat > /tmp/kvci.patch <<'{END_OF_PATCH}'\n{patch.rstrip(chr(10))}\n{END_OF_PATCH}\n"
+        f"({ways}) > /dev/null 2>&1 || exit {NOT_APPLIED}\n"
+        f"python3 -I - {shlex.join(names)} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n",
+        Limits(),
     )
-    if not names:
-        return ""
-    quoted = " ".join(f"'{name}'" for name in names)
-    script = f"python3 - {quoted} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n"
-    done = sandbox.script(script, Limits())
+    if done.code == NOT_APPLIED:
+        return None
     if done.code:
-        raise SandboxFailed(f"the syntax check did not run: {done.output[-300:]!r}")
+        raise SandboxFailed(f"the patch could not be tried: {done.output[-300:]!r}")
     return ", ".join(done.output.decode(errors="replace").split())
 
 

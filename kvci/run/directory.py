@@ -3,12 +3,14 @@
 import fcntl
 import platform
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kvci import __version__
 from kvci.errors import UserError
 from kvci.files import Document
+from kvci.host import gpu, host
 from kvci.plan import Trial
 from kvci.spec import Spec
 from kvci.taxonomy import Class, Exit, Verdict
@@ -24,8 +26,13 @@ class Manifest(Document):
     dataset_sha256: str
     kvci: str
     host: str
+    """Not the machine's name, which is nobody's business, but a digest that tells two apart."""
+    gpu: str
+    """Name and driver version as nvidia-smi says them; empty without a GPU."""
     python: str
     sandbox: str
+    demo: bool
+    """A demo never becomes a row of the repository's BENCHMARKS.md."""
     planned: tuple[str, ...]
     """Instance ids, in the dataset's order."""
 
@@ -36,10 +43,14 @@ class Outcome(Document):
     arm: str
     instance: str
     seed: int
+    shard: str
     block: int
+    host: str
     start: str
     end: str
     attempts: int
+    server_failures: int = 0
+    """Attempts, this one included, that ended with the server failing."""
     server_build: str
     verified: bool
     exit: Exit
@@ -48,8 +59,15 @@ class Outcome(Document):
     cls: Class
     why: str
     steps: int
+    prefill_tokens: int
+    """Tokens that the server computed for prompts; what its cache held is not among them."""
+    prefill_s: float
     answer_tokens: int
+    decode_s: float
     depth_tokens: int
+    """The deepest context reached, prompt and answer."""
+    loops: int
+    """Steps at which the last actions repeated."""
     malformed: int
     solve_s: float
     eval_s: float
@@ -100,6 +118,7 @@ class RunDirectory:
         model_sha256: str,
         dataset_sha256: str,
         sandbox: str,
+        demo: bool,
         planned: tuple[str, ...],
     ) -> Manifest:
         """Create the run, or take it up. Raises UserError if it was made for another spec."""
@@ -120,9 +139,11 @@ class RunDirectory:
             model_sha256=model_sha256,
             dataset_sha256=dataset_sha256,
             kvci=__version__,
-            host=platform.node(),
+            host=host(),
+            gpu=gpu(),
             python=platform.python_version(),
             sandbox=sandbox,
+            demo=demo,
             planned=planned,
         )
         spec.write(self.path / "spec.json")
@@ -134,6 +155,24 @@ class RunDirectory:
 
     def done(self, trial: Trial) -> bool:
         return (self.trial(trial) / "outcome.json").exists()
+
+    def preflight(self, instance: str) -> Path:
+        """The folder of the gold patch's grading."""
+        return self.path / "preflight" / instance
+
+    def supersede(self, trials: Iterable[Trial]) -> None:
+        """Put these trials aside; they are kept, and no longer done."""
+        kept = self.path / "superseded"
+        kept.mkdir(exist_ok=True)
+        number = str(max((int(f.name) for f in kept.iterdir()), default=-1) + 1)
+        for trial in trials:
+            if self.trial(trial).exists():
+                place = kept / number / trial.arm / trial.instance / str(trial.seed)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self.trial(trial).rename(place)
+
+    def outcome(self, trial: Trial) -> Outcome | None:
+        return Outcome.read(self.trial(trial) / "outcome.json") if self.done(trial) else None
 
     def server_log(self, arm: str) -> Path:
         """A name not used before: servers/<arm>.<n>.log."""

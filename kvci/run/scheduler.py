@@ -3,33 +3,46 @@
 import queue
 import shutil
 import threading
+import time
 import traceback
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+
+import httpx
 
 from kvci.agent.client import Client
 from kvci.agent.loop import Conversation, Place, converse
+from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
 from kvci.grade import Graded
+from kvci.host import host
 from kvci.plan import Block, Trial
 from kvci.run.directory import Outcome, RunDirectory, now
 from kvci.run.grading import Grader
+from kvci.run.progress import Progress
+from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import SandboxFailed
-from kvci.sandbox.bwrap import Bwrap
+from kvci.serve.remote import Remote
 from kvci.serve.server import Server, ServerFailed
 from kvci.spec import Arm, Spec
-from kvci.tasks.calibration import Instance
+from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
 from kvci.taxonomy import ATTEMPTS_MAX, GENERATED_AGAIN, Evidence, Exit, Verdict, classify
 
 LAST_ACTIONS = 9
 """As many as the longest cycle that counts as a loop."""
+BLOCK_MAX = timedelta(hours=24)
+
+
+class OtherBuild(Exception):
+    """The server is of another build than the trials that the block already has."""
 
 
 class Scheduler:
-    """Runs what is not done yet. `tell` hears each outcome as it is written."""
+    """Runs what is not done yet. `progress` hears what happens."""
 
     def __init__(
         self,
@@ -37,64 +50,176 @@ class Scheduler:
         model: Path,
         instances: dict[str, Instance],
         directory: RunDirectory,
-        tell: Callable[[Outcome], None],
+        sandboxes: Sandboxes,
+        progress: Progress,
     ) -> None:
         self._spec, self._model, self._instances = spec, model, instances
-        self._directory, self._tell = directory, tell
+        self._directory, self._sandboxes, self._progress = directory, sandboxes, progress
+        self._host = host()
         self._arms = {arm.id: arm for arm in spec.arms}
-        self._grader = Grader(directory.scratch, spec.test_s)
+        self._grader = Grader(sandboxes, spec.test_s)
         self._graded: list[Future[Graded]] = []
+        self._preflights: dict[str, Future[Graded]] = {}
+        self._gold: dict[str, Graded] = {}
         self._attempts: dict[Trial, int] = {}
+        self._server_failures: dict[Trial, int] = {}
         self._stop = threading.Event()
 
     def run(self, blocks: list[Block]) -> None:
-        """Raises Refused if a server does not prove what was asked, and Refused alone."""
+        """Raises UserError if a server does not prove what was asked, or a block takes a day.
+
+        Near the time budget no new block begins.
+        """
+        started, longest_s = time.monotonic(), 0.0
+        todo = [block for block in blocks if not self._complete(block)]
         try:
-            for block in blocks:
-                for arm in block.arms:
-                    self._arm(block, self._arms[arm])
+            for block, following in zip_longest(todo, todo[1:]):
+                began = time.monotonic()
+                budget_s = self._spec.time_budget_s
+                if budget_s and longest_s and began - started + longest_s > budget_s:
+                    break
+                self._preflight(block)
+                if following:
+                    self._preflight(following)
+                self._block(block)
+                longest_s = max(longest_s, time.monotonic() - began)
             for future in self._graded:
                 future.result()
         except BaseException:
             self._stop.set()
             self._grader.close(wait=False)
             raise
+        for future in self._preflights.values():
+            future.cancel()
         self._grader.close(wait=True)
 
+    def _trials(self, block: Block) -> list[Trial]:
+        return [trial for arm in block.arms for trial in block.trials(arm)]
+
+    def _complete(self, block: Block) -> bool:
+        return all(self._directory.done(trial) for trial in self._trials(block))
+
+    def _preflight(self, block: Block) -> None:
+        """Have the gold patches of a block graded, beside whatever else goes on."""
+        for name in block.instances:
+            folder = self._directory.preflight(name)
+            if name in self._gold or name in self._preflights:
+                continue
+            if (folder / "graded.json").exists():
+                self._gold[name] = Graded.read(folder / "graded.json")
+            else:
+                self._preflights[name] = self._grader.preflight(self._instances[name], folder)
+
+    def _block(self, block: Block) -> None:
+        """All arms of a block; what is left of a block that broke is put aside first."""
+        for name in block.instances:
+            if future := self._preflights.pop(name, None):
+                self._gold[name] = graded = future.result()
+                if graded.verdict is Verdict.RESOLVED or graded.applies is not None:
+                    graded.write(self._directory.preflight(name) / "graded.json")
+        if self._broken(block, ""):
+            self._directory.supersede(self._trials(block))
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                for arm in block.arms:
+                    if self._old(block):
+                        raise UserError(
+                            f"Block {block.number} takes longer than a day; give a smaller "
+                            "block_size and another --run-id."
+                        )
+                    self._arm(block, self._arms[arm])
+                return
+            except OtherBuild:
+                for future in self._graded:
+                    future.result()
+                self._directory.supersede(self._trials(block))
+        raise UserError("The server changes its build from one start to the next; hold it still.")
+
+    def _there(self, block: Block) -> list[Outcome]:
+        found = [self._directory.outcome(trial) for trial in self._trials(block)]
+        return [outcome for outcome in found if outcome]
+
+    def _old(self, block: Block) -> bool:
+        starts = [datetime.fromisoformat(outcome.start) for outcome in self._there(block)]
+        return bool(starts) and datetime.fromisoformat(now()) - min(starts) > BLOCK_MAX
+
+    def _broken(self, block: Block, build: str) -> bool:
+        """What the block has cannot be paired with what would come now."""
+        there = self._there(block)
+        builds = {outcome.server_build for outcome in there} | {build}
+        foreign = any(outcome.host != self._host for outcome in there)
+        return foreign or len(builds - {""}) > 1 or self._old(block)
+
+    def _invalid(self, name: str) -> bool:
+        """Its gold patch does not resolve here; a sandbox that failed says nothing about it."""
+        graded = self._gold[name]
+        unknown = graded.verdict is Verdict.GRADING_FAILED and graded.applies is None
+        return graded.verdict is not Verdict.RESOLVED and not unknown
+
     def _arm(self, block: Block, arm: Arm) -> None:
-        """All trials of one arm in one block; infrastructure failures are tried again, twice."""
+        """All trials of one arm in one block; infrastructure failures are tried again, twice.
+
+        What is tried again runs alone, so that one trial that ends the server takes no other
+        with it more than once.
+        """
         pending = [t for t in block.trials(arm.id) if not self._directory.done(t)]
+        for trial in [t for t in pending if self._invalid(t.instance)]:
+            never = Conversation(exit=Exit.NOT_STARTED)
+            self._write(block, trial, never, "", now(), now(), 0, self._gold[trial.instance])
+        pending = [t for t in pending if not self._invalid(t.instance)]
+        workers = self._spec.slots
         while pending:
             log, scratch = self._directory.server_log(arm.id), self._directory.scratch
+            attempts = sum(self._attempts.values())
             try:
-                with Server(self._spec, arm, self._model, log, scratch) as server:
+                with self._server(arm, log, scratch) as server:
                     effective = server.effective
                     effective.write(log.with_suffix(".json"))
-                    pending = self._serve(block, pending, server, effective.build or "")
+                    build = effective.build or ""
+                    if self._broken(block, build):
+                        raise OtherBuild
+                    pending = self._serve(block, pending, server, build, workers)
                     if self._spec.verified and server.healthy():
                         server.prove()
+                        server.effective.write(log.with_suffix(".json"))
+                if pending and sum(self._attempts.values()) == attempts:
+                    raise ServerFailed("the server ended before any trial began")
             except ServerFailed as error:
                 failed = Conversation(exit=Exit.SERVER_FAILED, detail=str(error))
                 pending = [t for t in pending if self._ended(block, t, failed, "", now())]
+            workers = 1
 
-    def _serve(self, block: Block, trials: list[Trial], server: Server, build: str) -> list[Trial]:
+    def _server(self, arm: Arm, log: Path, scratch: Path) -> Server:
+        if self._spec.engine.startswith(("http:", "https:")):
+            return Remote(self._spec, arm, log)
+        return Server(self._spec, arm, self._model, log, scratch)
+
+    def _serve(
+        self, block: Block, trials: list[Trial], server: Server, build: str, workers: int
+    ) -> list[Trial]:
         """The trials that have to be tried again."""
         slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(self._spec.slots):
+        for slot in range(workers):
             slots.put(slot)
+
+        client = Client(server.url, server.healthy, self._spec.trial_s)
 
         def one(trial: Trial) -> bool:
             slot = slots.get()
+            self._progress.slot(+1)
             started = now()
             try:
-                talk = self._solve(trial, server, slot)
+                if not server.healthy():
+                    return True  # ended by another trial; this one has not begun
+                talk = self._solve(trial, server, client, slot)
             except Exception:
                 talk = Conversation(exit=Exit.KVCI_FAILED, detail=traceback.format_exc())
             finally:
+                self._progress.slot(-1)
                 slots.put(slot)
             return self._ended(block, trial, talk, build, started)
 
-        with ThreadPoolExecutor(self._spec.slots) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             futures = [pool.submit(one, trial) for trial in trials]
             try:
                 again = [future.result() for future in futures]
@@ -104,26 +229,27 @@ class Scheduler:
                 raise
         return [trial for trial, more in zip(trials, again, strict=True) if more]
 
-    def _solve(self, trial: Trial, server: Server, slot: int) -> Conversation:
+    def _solve(self, trial: Trial, server: Server, client: Client, slot: int) -> Conversation:
         instance = self._instances[trial.instance]
         shutil.rmtree(self._directory.trial(trial), ignore_errors=True)
         try:
-            sandbox = Bwrap(instance.files, self._directory.scratch)
-        except (OSError, SandboxFailed) as error:
+            sandbox = self._sandboxes.make(instance)
+        except SandboxFailed as error:
             return Conversation(exit=Exit.SANDBOX_FAILED, detail=str(error))
         try:
-            if not server.healthy():
-                return Conversation(exit=Exit.SERVER_FAILED, detail="the health check failed")
             server.erase(slot)
             place = Place(
-                client=Client(server.url, server.healthy, self._spec.trial_s),
+                client=client,
                 sandbox=sandbox,
                 slot=slot,
+                heard=self._progress.tokens,
                 trajectory=self._directory.trial(trial) / "trajectory.jsonl",
                 tests=tuple(sorted(patched_files(instance.row.test_patch))),
             )
             issue = instance.row.problem_statement
             return converse(self._spec, issue, trial.instance, trial.seed, place)
+        except httpx.HTTPError as error:
+            return Conversation(exit=Exit.SERVER_FAILED, detail=f"erasing slot {slot}: {error}")
         finally:
             sandbox.close()
 
@@ -134,6 +260,8 @@ class Scheduler:
         if self._stop.is_set():
             return False
         self._attempts[trial] = attempts = self._attempts.get(trial, 0) + 1
+        failed = talk.exit is Exit.SERVER_FAILED
+        self._server_failures[trial] = self._server_failures.get(trial, 0) + failed
         found, _ = classify(self._evidence(trial, talk, Verdict.NOT_GRADED))
         if found in GENERATED_AGAIN and attempts < ATTEMPTS_MAX:
             return True
@@ -143,18 +271,21 @@ class Scheduler:
             return False
         folder = self._directory.trial(trial)
         write_atomic(folder / "patch.diff", talk.patch)
-        instance = self._instances[trial.instance]
-        self._graded.append(self._grader.submit(instance, talk.patch, folder / "grade", write))
+        instance, gold = self._instances[trial.instance], self._gold[trial.instance]
+        resolved = gold if gold.verdict is Verdict.RESOLVED else None
+        self._graded.append(
+            self._grader.submit(instance, talk.patch, folder / "grade", write, resolved)
+        )
         return False
 
     def _evidence(self, trial: Trial, talk: Conversation, verdict: Verdict) -> Evidence:
         gold = self._instances[trial.instance].row.patch
-        failures = self._attempts.get(trial, 0) if talk.exit is Exit.SERVER_FAILED else 0
         return Evidence(
             exit=talk.exit,
             verdict=verdict,
             last_actions=tuple(talk.actions[-LAST_ACTIONS:]),
-            server_failures=failures,
+            instance_invalid=self._invalid(trial.instance),
+            server_failures=self._server_failures.get(trial, 0),
             patched_files=patched_files(talk.patch.decode(errors="replace")),
             gold_files=patched_files(gold),
         )
@@ -177,10 +308,13 @@ class Scheduler:
             arm=trial.arm,
             instance=trial.instance,
             seed=trial.seed,
+            shard=self._spec.shard,
             block=block.number,
+            host=self._host,
             start=started,
             end=ended,
             attempts=attempts,
+            server_failures=self._server_failures.get(trial, 0),
             server_build=build,
             verified=self._spec.verified,
             exit=talk.exit,
@@ -189,8 +323,12 @@ class Scheduler:
             cls=found,
             why=why,
             steps=talk.steps,
+            prefill_tokens=talk.prefill_tokens,
+            prefill_s=round(talk.prefill_s, 3),
             answer_tokens=talk.answer_tokens,
+            decode_s=round(talk.decode_s, 3),
             depth_tokens=talk.depth_tokens,
+            loops=talk.loops,
             malformed=talk.malformed,
             solve_s=round(talk.wall_s, 3),
             eval_s=round(graded.eval_s, 3),
@@ -201,4 +339,4 @@ class Scheduler:
             patch_bytes=len(talk.patch),
         )
         outcome.write(self._directory.trial(trial) / "outcome.json")
-        self._tell(outcome)
+        self._progress.outcome(outcome)

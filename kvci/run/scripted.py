@@ -14,7 +14,7 @@ from kvci.tasks.script import EXPECTED, script
 DATASET = f"calibration:split=test,functions=4,count={len(EXPECTED)}"
 
 
-def run_scripted(out: Path, run_id: str) -> bool:
+def run_scripted(out: Path, run_id: str, sandbox: str = "auto") -> bool:
     """Run every behaviour under two arms; True if each trial got the class it must get."""
     answers, expected = script(suite(DATASET))
     path = out / f"{run_id}.script.json"
@@ -33,6 +33,7 @@ def run_scripted(out: Path, run_id: str) -> bool:
             "max_steps": 8,
             "max_tokens": 200,
             "test_s": 2.0,
+            "sandbox": sandbox,
             "out": str(out),
         },
     )

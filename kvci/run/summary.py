@@ -53,7 +53,8 @@ def summarize(
 
 
 def table(summary: Summary) -> Table:
-    shown = Table(title=summary.run_id, title_justify="left")
+    interim = "" if summary.complete else " (interim, no verdict)"
+    shown = Table(title=summary.run_id + interim, title_justify="left")
     for column in ("Arm", "Trials", "Submitted", "Resolved", "Infrastructure", "How they ended"):
         shown.add_column(column, justify="left" if column[0] in "AH" else "right")
     for arm in summary.arms:

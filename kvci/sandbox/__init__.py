@@ -3,9 +3,25 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+TREE = "/testbed"
+"""The work tree, in every sandbox, as in SWE-bench's images."""
+
 
 class SandboxFailed(Exception):
     """The sandbox did not start, or vanished, without the command's own doing."""
+
+
+class DiffFailed(Exception):
+    """The work tree is in a state that gives no diff: the trial's own doing."""
+
+
+@dataclass(frozen=True)
+class Caps:
+    """What one sandbox may hold at any moment."""
+
+    memory_mib: int = 4096
+    processes: int = 256
+    cpus: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -14,8 +30,6 @@ class Limits:
 
     wall_s: float = 60.0
     cpu_s: int = 120
-    memory_mib: int = 2048
-    processes: int = 128
     file_mib: int = 256
     """The size of one file it writes."""
     output_mib: int = 64
@@ -47,7 +61,10 @@ class Sandbox(Protocol):
         """Run a bash script that is too long for a command line. Raises SandboxFailed."""
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
-        """The work tree's text changes against the base, without the paths in `exclude`."""
+        """The work tree's text changes against the base, without the paths in `exclude`.
+
+        Cut at a size limit, so that it no longer applies. Raises DiffFailed, SandboxFailed.
+        """
 
     def close(self) -> None:
         """Leave nothing running and nothing lying about."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.sandbox import Limits, Result, SandboxFailed, capped
+from kvci.sandbox import TREE, Caps, Limits, Result, SandboxFailed, capped, diff
 from kvci.sandbox.cgroup import Cgroup
 
-TREE = "/testbed"
 GIT_MARKER = "/kvci-git"
+SCRIPT = "/kvci-script"
 UNPRIVILEGED = 1000
 BASE_DATE = "2000-01-01T00:00:00Z"
 GIT_ENVIRONMENT = {
@@ -31,9 +31,6 @@ GIT_ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "PATH": "/usr/local/bin:/usr/bin:/bin",
 }
-DIFF_LIMITS = Limits(output_mib=16, kept_bytes=32 << 20)
-NOT_TEXT = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
-"""Build products, which are no part of a patch."""
 
 
 def program() -> str:
@@ -76,8 +73,11 @@ def check() -> str:
 class Bwrap:
     """One trial's sandbox over a copy of `files` (file name -> text)."""
 
-    def __init__(self, files: dict[str, str], beside: Path | None = None) -> None:
+    def __init__(
+        self, files: dict[str, str], beside: Path | None = None, caps: Caps | None = None
+    ) -> None:
         """`beside` is the folder to work in; what a killed kvci leaves there is the caller's."""
+        self._caps = caps or Caps()
         self._folder = Path(tempfile.mkdtemp(prefix="kvci-trial-", dir=beside))
         self._tree, self._git = self._folder / "tree", self._folder / "git"
         self._tmp, self._etc = self._folder / "tmp", self._folder / "etc"
@@ -100,44 +100,30 @@ class Bwrap:
         shutil.copytree(self._tree / ".git", self._git)
 
     def run(self, command: str, limits: Limits) -> Result:
-        return self._bwrap(["bash", "-c", command], limits, [], "")
+        return self._bwrap(["bash", "-c", command], limits, [])
 
     def script(self, text: str, limits: Limits) -> Result:
-        """Run a bash script that is too long for a command line, from standard input."""
-        return self._bwrap(["bash", "-s"], limits, [], text)
+        return self._script(text, limits, [])
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
         """Made inside, with a git folder the model could not write and an index of its own."""
-        paths = [f":(exclude,glob)**/{name}{end}" for name in NOT_TEXT for end in ("", "/**")]
-        paths += [f":(exclude,literal){path}" for path in exclude]
-        quoted = " ".join(f"'{path}'" for path in paths if "'" not in path)
-        git = f"git --git-dir={GIT_MARKER} --work-tree={TREE} -c core.hooksPath=/dev/null"
-        git += " -c core.fsmonitor=false -c core.attributesFile=/dev/null -c core.quotePath=true"
-        environment = f"GIT_ALTERNATE_OBJECT_DIRECTORIES={GIT_MARKER}/objects"
-        environment += " GIT_OBJECT_DIRECTORY=/tmp/objects GIT_INDEX_FILE=/tmp/index"
-        environment += " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null"
-        script = (
-            f"set -e; mkdir /tmp/objects; export {environment}\n"
-            f"{git} read-tree HEAD\n"
-            f"{git} add -A -- . {quoted} > /dev/null 2>&1\n"
-            f"mapfile -t binary < <({git} diff --cached --numstat --no-renames HEAD -- |"
-            " sed -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
-            f"{git} diff --cached --no-ext-diff --no-textconv --no-color --no-renames"
-            f' --ignore-submodules=all HEAD -- . "${{binary[@]}}" {quoted}\n'
-        )
-        done = self._bwrap(
-            ["bash", "-c", script], DIFF_LIMITS, ["--ro-bind", str(self._git), GIT_MARKER], "", True
-        )
-        if done.code or done.timed_out:
-            raise SandboxFailed(f"the diff could not be made: {done.output[-500:]!r}")
-        return done.output
+        text = diff.script(GIT_MARKER, "/tmp/kvci-diff", exclude)
+        bind = ["--ro-bind", str(self._git), GIT_MARKER]
+        return diff.patch_of(self._script(text, diff.LIMITS, bind, clean=True))
 
     def close(self) -> None:
         subprocess.run(["chmod", "-R", "u+rwX", str(self._folder)], check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _script(self, text: str, limits: Limits, more: list[str], clean: bool = False) -> Result:
+        """From a file that it can read only, and not from standard input, which is empty."""
+        path = self._folder / "script"
+        path.write_text(text)
+        more = [*more, "--ro-bind", str(path), SCRIPT]
+        return self._bwrap(["bash", SCRIPT], limits, more, clean)
+
     def _bwrap(
-        self, command: list[str], limits: Limits, more: list[str], stdin: str, clean: bool = False
+        self, command: list[str], limits: Limits, more: list[str], clean: bool = False
     ) -> Result:
         words = [program(), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
         words += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--clearenv"]
@@ -163,7 +149,7 @@ class Bwrap:
         }
         for name, value in environment.items():
             words += ["--setenv", name, value]
-        group = Cgroup.create(limits.memory_mib, limits.processes)
+        group = Cgroup.create(self._caps.memory_mib, self._caps.processes)
         if group is None and os.geteuid() == 0:
             raise SandboxFailed("no writable cgroup, and rlimits do not bind root")
 
@@ -174,9 +160,9 @@ class Bwrap:
             if group:
                 group.enter()
             else:
-                count = limits.processes
+                count = self._caps.processes
                 resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
-                size = limits.memory_mib << 20
+                size = self._caps.memory_mib << 20
                 resource.setrlimit(resource.RLIMIT_AS, (size, size))
             file = limits.file_mib << 20
             resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
@@ -184,7 +170,7 @@ class Bwrap:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
         try:
-            done = capped.run([*words, *command], limits, stdin.encode(), restrict)
+            done = capped.run([*words, *command], limits, restrict)
         except (OSError, subprocess.SubprocessError) as error:
             raise SandboxFailed(f"bubblewrap did not start: {error}") from None
         finally:

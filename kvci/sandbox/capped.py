@@ -37,7 +37,6 @@ class HeadAndTail:
 def run(
     command: list[str],
     limits: Limits,
-    stdin: bytes = b"",
     before_exec: Callable[[], None] | None = None,
 ) -> Result:
     """Run a program and kill its process group at the wall or output limit."""
@@ -45,7 +44,7 @@ def run(
     kept = HeadAndTail(limits.kept_bytes)
     process = subprocess.Popen(
         command,
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -54,9 +53,6 @@ def run(
     )
     timed_out = False
     try:
-        if process.stdin:
-            process.stdin.write(stdin)
-            process.stdin.close()
         timed_out = not _drain(process, kept, start + limits.wall_s, limits.output_mib << 20)
     finally:
         if timed_out or kept.total_bytes > limits.output_mib << 20 or process.poll() is None:

@@ -1,6 +1,8 @@
 """The model's file, and the few numbers of its header that a spec is checked against."""
 
 import importlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,15 @@ def _from_hub(model: Model) -> Path:
 
 
 def header(path: Path) -> Header:
-    """Raises UserError if the file is not a GGUF model."""
+    """Raises UserError if the file is not a GGUF model.
+
+    Read in a child process: the reader takes 700 MB for the words of a large vocabulary.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_header, path).result()
+
+
+def _header(path: Path) -> Header:
     from gguf import GGUFReader
 
     try:

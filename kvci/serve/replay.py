@@ -7,6 +7,7 @@ become a row. Run as `python -m kvci.serve.replay SCRIPT FLAGS`; of the flags on
 import json
 import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ class Script(Document):
     """Instance id -> its answers; after the last one it is said again."""
 
     answers: dict[str, tuple[Step, ...]]
+    turn_s: float = 0.0
+    """What every answer takes."""
 
 
 class Replay(ThreadingHTTPServer):
@@ -55,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
     def _chat(self, body: dict[str, Any]) -> None:
         """Which answer it is follows from the conversation, so nothing has to be remembered."""
         assert isinstance(self.server, Replay)
+        time.sleep(self.server.script.turn_s)
         steps = self.server.script.answers[body["user"]]
         said = sum(message["role"] == "assistant" for message in body["messages"])
         step = steps[min(said, len(steps) - 1)]

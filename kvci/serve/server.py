@@ -21,6 +21,7 @@ from kvci.spec import Arm, Spec
 
 START_S = 600.0
 STOP_S = 10.0
+CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
 class ServerFailed(Exception):
@@ -33,6 +34,8 @@ class Refused(UserError):
 
 def command(engine: str) -> list[str]:
     """The program that takes llama-server's flags. Raises UserError if there is none."""
+    if engine.startswith(("http:", "https:")):
+        return []
     if engine == "embedded":
         return [sys.executable, "-m", "kvci.serve.embedded"]
     if engine.startswith("replay:"):
@@ -66,6 +69,8 @@ class Server:
         self._verified = spec.verified
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
+        # One client for all requests: each new one would read the certificates again, 30 ms.
+        self._http = httpx.Client(base_url=self.url, limits=CONNECTIONS)
         self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-", dir=scratch)
         flags = server_flags(spec, arm, model, port, log, Path(self._folder.name))
         self.command = command(spec.engine) + flags
@@ -105,7 +110,7 @@ class Server:
 
     def healthy(self, timeout_s: float = 5.0) -> bool:
         try:
-            return self.alive() and httpx.get(f"{self.url}/health", timeout=timeout_s).is_success
+            return self.alive() and self._http.get("/health", timeout=timeout_s).is_success
         except httpx.HTTPError:
             return False
 
@@ -125,7 +130,8 @@ class Server:
 
     def erase(self, slot: int) -> None:
         """Forget what the slot's cache holds, so that a trial starts from nothing."""
-        httpx.post(f"{self.url}/slots/{slot}?action=erase", json={}, timeout=30).raise_for_status()
+        asked = self._http.post(f"/slots/{slot}?action=erase", json={}, timeout=30)
+        asked.raise_for_status()
 
     def stop(self) -> None:
         if self._process:
@@ -136,6 +142,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+        self._http.close()
         self._folder.cleanup()
 
     def _wait_until_healthy(self) -> None:
@@ -151,7 +158,7 @@ class Server:
         """A few tokens in one slot: warnings about kernels come with the first decode."""
         body = {"prompt": "def f(x):", "n_predict": 4, "temperature": 0, "id_slot": 0}
         try:
-            httpx.post(f"{self.url}/completion", json=body, timeout=START_S).raise_for_status()
+            self._http.post("/completion", json=body, timeout=START_S).raise_for_status()
             self.erase(0)
         except httpx.HTTPError as error:
             raise ServerFailed(f"the warm-up decode failed: {error}") from None

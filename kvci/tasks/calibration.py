@@ -14,21 +14,13 @@ from typing import Any, Literal
 
 from kvci.errors import UserError
 from kvci.tasks.bugs import BUGS, Bug
+from kvci.tasks.instance import Instance
 from kvci.tasks.row import Row
 
 VERSION = "1"
 IMAGE = "kvci/calibration:1"
 TESTS = "tests/test_all.py"
 Split = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A row, and the repository at its base commit: file name -> text."""
-
-    row: Row
-    files: dict[str, str]
-    kind: str
 
 
 @dataclass(frozen=True)

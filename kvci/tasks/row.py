@@ -1,7 +1,7 @@
 """One instance: a SWE-bench row in the v5 format."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,13 @@ class Row(Document):
 
 def load(path: Path) -> list[Row]:
     """The rows of a .jsonl or .parquet file in their order. Raises UserError."""
+    return parse(_raw(path), str(path))
+
+
+def parse(raws: Iterable[dict[str, Any]], path: str) -> list[Row]:
+    """Rows as they come from `path`. Raises UserError."""
     rows: list[Row] = []
-    for number, raw in enumerate(_raw(path), 1):
+    for number, raw in enumerate(raws, 1):
         if "image" not in raw and "patch" in raw:
             raise UserError(
                 f"{path} holds rows of the old format, without image and eval_script; "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kvci.serve.replay import Script, Step
-from kvci.tasks.calibration import Instance
+from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
 
 EXPECTED: dict[str, str] = {
@@ -16,6 +16,7 @@ EXPECTED: dict[str, str] = {
     "malformed": "A5",
     "breaks": "A11b",
     "hangs": "A10",
+    "kills": "A11a",
     "syntax": "A8",
     "elsewhere": "A9",
     "steps": "A4",
@@ -46,6 +47,7 @@ def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
         "malformed": (Step(text="I would rather not."),),
         "breaks": (gold, _bash(f"echo '{other} = None' >> {home}"), submit),
         "hangs": (_bash(f"echo 'while True: pass' >> {file}"), submit),
+        "kills": (_bash(f"echo 'import os; os.kill(os.getppid(), 9)' >> {file}"), submit),
         "syntax": (_bash(f"echo 'def (:' >> {file}"), submit),
         "elsewhere": (_bash("echo 'x = 1' > elsewhere.py"), submit),
         "steps": steps,

@@ -14,9 +14,11 @@ import pytest
 
 from kvci.run.directory import Outcome, RunDirectory
 from kvci.run.scripted import DATASET
+from kvci.sandbox import docker
 from kvci.sandbox.cgroup import ROOT
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import EXPECTED
+from tests.images import calibration_image
 
 KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
 Known = dict[tuple[str, str], tuple[str, str, str, str]]
@@ -29,9 +31,9 @@ def temporary(out: Path) -> Path:
     return folder
 
 
-def scripted(out: Path) -> "subprocess.Popen[str]":
+def scripted(out: Path, sandbox: str = "bwrap") -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*KVCI, "scripted", "--out", str(out)],
+        [*KVCI, "scripted", "--out", str(out), "--sandbox", sandbox],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -80,6 +82,24 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Known:
     summary = json.loads((out / "scripted" / "summary.json").read_text())
     assert [arm["resolved"] for arm in summary["arms"]] == [1, 1]
     return found
+
+
+def test_the_known_table_in_docker_is_the_same(tmp_path: Path, undisturbed: Known) -> None:
+    """And a stop in its middle leaves no container behind."""
+    calibration_image()
+    first = scripted(tmp_path, "docker")
+    deadline = time.monotonic() + 100
+    while not outcomes(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(first.pid, signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert not docker.client().containers.list(all=True, filters={"label": docker.OWNER})
+    process = scripted(tmp_path, "docker")
+    text, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, text
+    assert outcomes(tmp_path) == undisturbed
+    assert not docker.client().containers.list(all=True, filters={"label": docker.OWNER})
 
 
 def kill_and_resume(out: Path, undisturbed: Known, kills: int, seed: int) -> None:
@@ -139,7 +159,7 @@ def test_two_processes_on_one_directory_refuse(tmp_path: Path) -> None:
 
 
 def kvci(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*KVCI, *words], capture_output=True, text=True, timeout=100)
+    return subprocess.run([*KVCI, *words], capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.parametrize(

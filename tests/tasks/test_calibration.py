@@ -9,7 +9,8 @@ from swebench.harness.utils import make_test_spec
 
 from kvci.errors import UserError
 from kvci.tasks.bugs import BUGS, Bug
-from kvci.tasks.calibration import Instance, _Function, generate, split_of, suite
+from kvci.tasks.calibration import _Function, generate, split_of, suite
+from kvci.tasks.instance import Instance
 
 SUITE = [
     generate("test", seed, functions, files)

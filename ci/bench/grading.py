@@ -1,0 +1,93 @@
+"""What grading costs beyond the eval script's own time, beside `swebench eval`.
+
+kvci's overhead is the wall time of grading one patch less the time of its eval script; the limits
+are 1 s in Docker and 0.3 s in bubblewrap. The peer runs the same gold patches where images exist.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from kvci.grade import Graded
+from kvci.grade.grade import grade
+from kvci.plan import select
+from kvci.run.sandboxes import Sandboxes, choose
+from kvci.sandbox import Caps
+from kvci.spec import Spec
+from kvci.tasks.dataset import load
+from kvci.tasks.instance import Instance
+
+LIMIT_S = {"docker": 1.0, "bwrap": 0.3}
+
+
+def ours(instance: Instance, sandboxes: Sandboxes, folder: Path) -> tuple[Graded, float]:
+    """The verdict of the gold patch, and the overhead in seconds."""
+    started = time.monotonic()
+    patch = instance.row.patch.encode()
+    graded = grade(instance.row, patch, lambda: sandboxes.make(instance), folder, 1800)
+    return graded, time.monotonic() - started - graded.eval_s
+
+
+def peer(instances: list[Instance], folder: Path) -> tuple[dict[str, bool], float]:
+    """Instance id -> resolved, as `swebench eval` says, and its wall time in seconds."""
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(f"{i.row.model_dump_json()}\n" for i in instances))
+    words = [str(Path(sys.executable).with_name("swebench")), "eval", str(rows), "--gold"]
+    words += ["-j", "1", "--report-dir", str(folder)]
+    started = time.monotonic()
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    wall_s = time.monotonic() - started
+    reports = [json.loads(path.read_text()) for path in folder.rglob("report.json")]
+    if not reports:
+        raise click.ClickException(f"swebench eval: {done.stdout[-1500:]}{done.stderr[-1500:]}")
+    return {name: one["resolved"] for report in reports for name, one in report.items()}, wall_s
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("pattern", default="")
+@click.option("--sandbox", default="auto", show_default=True)
+@click.option("--peer/--no-peer", "with_peer", default=True)
+def main(dataset: str, pattern: str, sandbox: str, with_peer: bool) -> None:
+    """Grade the gold patches of DATASET whose ids match PATTERN."""
+    known = {instance.row.instance_id: instance for instance in load(dataset)}
+    spec = Spec.model_validate(
+        {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"], "dataset": dataset}
+        | {"filter": pattern, "sandbox": sandbox}
+    )
+    instances = [known[name] for name in select(list(known), spec)]
+    kind, _ = choose(spec, instances)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sandboxes = Sandboxes(kind, folder, Caps())
+        verdicts, overheads_s, evals_s = {}, [], []
+        for instance in instances:
+            graded, overhead_s = ours(instance, sandboxes, folder / instance.row.instance_id)
+            verdicts[instance.row.instance_id] = graded.verdict == "resolved"
+            overheads_s.append(overhead_s)
+            evals_s.append(graded.eval_s)
+        median_s = statistics.median(overheads_s)
+        click.echo(
+            f"kvci, {kind}: {len(instances)} gold patches, {sum(verdicts.values())} resolved; "
+            f"eval script {statistics.median(evals_s):.2f} s, overhead {median_s:.2f} s median, "
+            f"{max(overheads_s):.2f} s at most (limit {LIMIT_S[kind]} s)"
+        )
+        if with_peer and kind == "docker" and not instances[0].files:
+            theirs, wall_s = peer(instances, folder)
+            equal = sum(theirs.get(name) == resolved for name, resolved in verdicts.items())
+            each_s = wall_s / len(instances)
+            ratio = each_s / (statistics.mean(overheads_s) + statistics.mean(evals_s))
+            click.echo(
+                f"swebench eval: {each_s:.1f} s a patch, {ratio:.1f} times kvci's; "
+                f"{equal} of {len(verdicts)} verdicts equal"
+            )
+
+
+if __name__ == "__main__":
+    main()

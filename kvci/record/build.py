@@ -1,0 +1,104 @@
+"""A run directory -> its records, one an arm."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.files import sha256_of_file
+from kvci.record.record import Evidence, Record, Trial, file_name, read
+from kvci.record.redact import redact
+from kvci.run.directory import Manifest, Outcome, RunDirectory
+from kvci.run.settle import settle
+from kvci.serve.effective import Effective
+from kvci.spec import Arm, Spec
+
+
+def build(run: Path) -> list[Record]:
+    """Raises UserError for what is no run, or can never become a row."""
+    manifest, spec = Manifest.read(run / "manifest.json"), Spec.read(run / "spec.json")
+    outcomes = settle(RunDirectory(run).outcomes())
+    if not spec.verified or not all(outcome.verified for outcome in outcomes):
+        raise UserError(
+            f"The trials of {run} are unverified, because no server log proves their arms; "
+            "they can never become a row: run them with a llama-server or the embedded engine."
+        )
+    superseded = [
+        Outcome.read(path) for path in sorted(run.glob("superseded/*/*/*/*/outcome.json"))
+    ]
+    return [
+        _record(run, manifest, spec, position, outcomes, superseded)
+        for position in range(len(spec.arms))
+    ]
+
+
+def _record(
+    run: Path,
+    manifest: Manifest,
+    spec: Spec,
+    position: int,
+    outcomes: Iterable[Outcome],
+    superseded: Iterable[Outcome],
+) -> Record:
+    arm = spec.arms[position]
+    stamp = re.sub(r"[-:Z]", "", manifest.start).replace("T", "_")
+    trials = [_trial(run, o, False) for o in outcomes if o.arm == arm.id]
+    trials += [_trial(run, o, True) for o in superseded if o.arm == arm.id]
+    return Record(
+        row_id=f"{spec.dataset_name}-{spec.model.name}-kv-{arm.id}-{stamp}",
+        run_id=manifest.run_id,
+        start=manifest.start,
+        dataset=spec.dataset_name,
+        arm=arm.id,
+        position=position,
+        spec=spec.identity(manifest.model_sha256, manifest.dataset_sha256),
+        spec_sha256=manifest.spec_sha256,
+        host=manifest.host,
+        gpu=manifest.gpu,
+        kvci=manifest.kvci,
+        python=manifest.python,
+        sandbox=manifest.sandbox,
+        planned=manifest.planned,
+        effective=_effective(run, arm),
+        trials=tuple(trials),
+        evidence=Evidence(files=_files(run, arm)),
+    )
+
+
+def _trial(run: Path, outcome: Outcome, superseded: bool) -> Trial:
+    fields = outcome.model_dump() | {"superseded": superseded}
+    for text in ("detail", "why"):
+        fields[text] = redact(fields[text], run)[:2000]
+    return Trial.model_validate(fields)
+
+
+def _effective(run: Path, arm: Arm) -> tuple[Effective, ...]:
+    found: list[Effective] = []
+    for path in sorted((run / "servers").glob(f"{arm.id}.*.json")):
+        effective = Effective.read(path)
+        if effective not in found:
+            found.append(effective)
+    return tuple(found)
+
+
+def _files(run: Path, arm: Arm) -> dict[str, str]:
+    paths = [*(run / "trials" / arm.id).rglob("*"), *(run / "servers").glob(f"{arm.id}.*")]
+    paths += run.glob(f"superseded/*/{arm.id}/**/*")
+    return {
+        str(path.relative_to(run)): sha256_of_file(path) for path in sorted(paths) if path.is_file()
+    }
+
+
+def write(records: Iterable[Record], folder: Path) -> None:
+    """Raises UserError, before anything is written, if another run's record is in the way."""
+    some = list(records)
+    for record in some:
+        path = folder / file_name(record.row_id)
+        if path.exists():
+            there = read(path)
+            mine = (record.run_id, record.start, record.spec_sha256)
+            if isinstance(there, Record) and (there.run_id, there.start, there.spec_sha256) == mine:
+                continue
+            raise UserError(f"{path} is the record of another run; it is never overwritten.")
+    for record in some:
+        record.write(folder / file_name(record.row_id))

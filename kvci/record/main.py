@@ -1,0 +1,58 @@
+"""From a run directory to records and rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.files import write_atomic
+from kvci.record.benchmarks import EMPTY, render
+from kvci.record.build import build, write
+from kvci.record.record import Record, read_all
+from kvci.run.directory import Manifest
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was written where."""
+
+    records: list[Record]
+    benchmarks: Path
+
+
+def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
+    """Write the records of a run and its rows. Raises UserError with nothing written.
+
+    A demo's go into its own folder, whatever else was asked.
+    """
+    if Manifest.read(run / "manifest.json").demo:
+        results, benchmarks = run / "results", run / "BENCHMARKS.md"
+    records = build(run)
+    text = _text(benchmarks) if benchmarks.exists() else EMPTY
+    mine = {record.row_id for record in records}
+    others = [record for record in read_all(results) if record.row_id not in mine]
+    rendered = render(text, [*others, *records])
+    write(records, results)
+    write_atomic(benchmarks, rendered.encode())
+    return Recorded(records, benchmarks)
+
+
+def first_difference(results: Path, benchmarks: Path) -> str:
+    """The first line of BENCHMARKS.md that is not what the records give; empty if there is none."""
+    text = _text(benchmarks)
+    rendered = render(text, read_all(results))
+    if rendered == text:
+        return ""
+    old, new = text.split("\n"), rendered.split("\n")
+    both = zip(old + [""] * len(new), new + [""] * len(old), strict=True)
+    return next(
+        f"{benchmarks} says\n{was}\nand its records\n{now}" for was, now in both if was != now
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8; save it as such.") from None

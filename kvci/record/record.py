@@ -1,0 +1,142 @@
+"""The schema of `ci/results/<row id>.json`: one arm of one run, or a row from before kvci."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from kvci.errors import UserError
+from kvci.files import Document, first_problem
+from kvci.run.directory import Outcome
+from kvci.serve.effective import Effective
+from kvci.taxonomy import INFRASTRUCTURE, Class
+
+
+class Trial(Outcome):
+    """A trial as the run left it; one that was superseded is kept and counts nowhere."""
+
+    superseded: bool = False
+
+
+class Evidence(Document):
+    """Where the files of the arm lie, and their sha256 by path in the run directory."""
+
+    where: str = ""
+    """Empty until they are published."""
+    files: dict[str, str]
+
+
+class Record(Document):
+    """One arm of one run. Whatever a row says is recomputed from here."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["run"] = "run"
+    row_id: str
+    run_id: str
+    start: str
+    dataset: str
+    arm: str
+    position: int
+    """Of the arm in the spec; 0 is the baseline."""
+    spec: dict[str, Any]
+    """What was asked, as it is hashed."""
+    spec_sha256: str
+    host: str
+    gpu: str
+    kvci: str
+    python: str
+    sandbox: str
+    planned: tuple[str, ...]
+    effective: tuple[Effective, ...]
+    """What the servers' logs proved; starts that proved the same are one."""
+    trials: tuple[Trial, ...]
+    evidence: Evidence
+
+    @model_validator(mode="after")
+    def _is_its_own_spec(self) -> Self:
+        if spec_hash(self.spec) != self.spec_sha256:
+            raise ValueError("the spec does not have the hash that the record gives")
+        return self
+
+    @property
+    def counted(self) -> list[Trial]:
+        return [trial for trial in self.trials if not trial.superseded]
+
+    @property
+    def total(self) -> int:
+        """Instances times seeds, whatever became of them."""
+        return len(self.planned) * len(self.spec["seeds"])
+
+    @property
+    def complete(self) -> bool:
+        return len(self.counted) == self.total
+
+    @property
+    def submitted(self) -> int:
+        return sum(trial.patch_bytes > 0 for trial in self.counted)
+
+    @property
+    def resolved(self) -> int:
+        return sum(trial.cls is Class.OK for trial in self.counted)
+
+    @property
+    def errors(self) -> int:
+        return sum(trial.cls in INFRASTRUCTURE for trial in self.counted)
+
+    @property
+    def kv(self) -> str:
+        """The KV type and the flags of the arm."""
+        arm = self.spec["arms"][self.position]
+        return " ".join([f"{arm['k']}/{arm['v']}", *arm["flags"]])
+
+    @property
+    def model(self) -> str:
+        """The model's name and its weights' quantization."""
+        model = self.spec["model"]
+        return f"{model['name']} ({model['weights']})" if model["weights"] else str(model["name"])
+
+
+class Imported(Document):
+    """A row from before kvci, as its owner wrote it: column -> text."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["imported"] = "imported"
+    row_id: str
+    table: Literal["log", "reruns"]
+    reported: dict[str, str]
+
+
+AnyRecord = Annotated[Record | Imported, Field(discriminator="kind")]
+ADAPTER: TypeAdapter[Record | Imported] = TypeAdapter(AnyRecord)
+
+
+def spec_hash(spec: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+def read(path: Path) -> Record | Imported:
+    """Raises UserError naming the file."""
+    try:
+        return ADAPTER.validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        raise UserError(f"{path} is not a record: {first_problem(error)}.") from None
+
+
+def read_all(folder: Path) -> list[Record | Imported]:
+    """The records of ci/results. Raises UserError if a file's name is not its record's row id."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        record = read(path)
+        if path.name != file_name(record.row_id):
+            raise UserError(f"{path} holds the record {record.row_id}; rename one or the other.")
+        found.append(record)
+    return found
+
+
+def file_name(row_id: str) -> str:
+    """An id that its owner shortened begins with dots, which would hide the file."""
+    return f"{row_id.lstrip('.')}.json"

@@ -1,0 +1,31 @@
+"""Take out of a text what a published record must not tell."""
+
+import getpass
+import platform
+import re
+from pathlib import Path
+
+TOKEN = re.compile(
+    r"\b(gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_\w{16,}|sk-[\w-]{16,}|xox[abpr]-[\w-]{10,}"
+    r"|AKIA[0-9A-Z]{16})|(?<=[Bb]earer )[\w.~+/=-]{8,}|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
+)
+HOME = re.compile(r"/(?:home|Users)/[^\s/:'\"]+|/root(?=/|\b)")
+
+
+def redact(text: str, run: Path) -> str:
+    """Tokens, the run's folder, home folders, the machine's and the user's name."""
+    text = TOKEN.sub("[token]", text)
+    text = text.replace(str(run.resolve()), "[run]")
+    text = text.replace(str(Path.home()), "[home]") if Path.home() != Path("/") else text
+    text = HOME.sub("[home]", text)
+    for name, shown in ((platform.node(), "[host]"), (_user(), "[user]")):
+        if name and name != "root":
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", shown, text)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

@@ -1,0 +1,117 @@
+"""What a person sees of a run as it goes on: a live view on a terminal, elsewhere some lines."""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kvci.run.directory import Outcome
+from kvci.taxonomy import INFRASTRUCTURE, Class
+
+LINE_S = 10.0
+"""At least so long between two lines."""
+WINDOW_S = 60.0
+"""Tokens per second are those of the last minute."""
+
+
+class Progress:
+    """A context manager that hears of outcomes, tokens and slots from any thread."""
+
+    def __init__(
+        self,
+        console: Console,
+        arms: Iterable[str],
+        trials_per_arm: int,
+        slots: int,
+        before: Iterable[Outcome] = (),
+    ) -> None:
+        """`before` are the outcomes of earlier sessions."""
+        self._console, self._arms, self._slots = console, list(arms), slots
+        self._per_arm = trials_per_arm
+        self._lock = threading.Lock()
+        self._done: Counter[str] = Counter()
+        self._resolved: Counter[str] = Counter()
+        self._infrastructure: Counter[str] = Counter()
+        self._tokens: deque[tuple[float, int]] = deque()
+        self._busy = 0
+        for outcome in before:
+            self._count(outcome)
+        self._started = self._line_at = time.monotonic()
+        self._earlier = self._done.total()
+        self._live = Live(console=console, get_renderable=self.view, refresh_per_second=2)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def outcome(self, outcome: Outcome) -> None:
+        with self._lock:
+            self._count(outcome)
+            left = self._per_arm * len(self._arms) - self._done.total()
+            due = not left or time.monotonic() - self._line_at >= LINE_S
+            if due:
+                self._line_at = time.monotonic()
+        if due and not self._console.is_terminal:
+            self._console.print(self.line())
+
+    def tokens(self, count: int) -> None:
+        with self._lock:
+            self._tokens.append((time.monotonic(), count))
+
+    def slot(self, change: int) -> None:
+        """+1 when a conversation begins, -1 when it ends."""
+        with self._lock:
+            self._busy += change
+
+    def line(self) -> str:
+        done, planned = self._done.total(), self._per_arm * len(self._arms)
+        arms = ", ".join(
+            f"{arm} {self._done[arm]}/{self._per_arm} ({self._resolved[arm]} resolved)"
+            for arm in self._arms
+        )
+        return f"{done}/{planned} trials: {arms}; {self._pace()}"
+
+    def view(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for column in ("Arm", "Done", "Resolved so far", "Infrastructure"):
+            table.add_column(column, justify="left" if column == "Arm" else "right")
+        for arm in self._arms:
+            cells = (self._resolved[arm], self._infrastructure[arm])
+            table.add_row(arm, f"{self._done[arm]}/{self._per_arm}", *(str(cell) for cell in cells))
+        return Group(table, Text(f"interim, no verdict; {self._pace()}"))
+
+    def _pace(self) -> str:
+        with self._lock:
+            now = time.monotonic()
+            while self._tokens and self._tokens[0][0] < now - WINDOW_S:
+                self._tokens.popleft()
+            span_s = min(WINDOW_S, max(1.0, now - self._started))
+            tokens = sum(count for _, count in self._tokens) / span_s
+            here = self._done.total() - self._earlier
+            left = self._per_arm * len(self._arms) - self._done.total()
+            left_s = (now - self._started) / here * left if here else None
+        shown = "" if left_s is None else f", about {_duration(left_s)} left"
+        return f"{tokens:.0f} tokens/s, {self._busy} of {self._slots} slots in use{shown}"
+
+    def _count(self, outcome: Outcome) -> None:
+        self._done[outcome.arm] += 1
+        self._resolved[outcome.arm] += outcome.cls is Class.OK
+        self._infrastructure[outcome.arm] += outcome.cls in INFRASTRUCTURE
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

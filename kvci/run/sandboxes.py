@@ -1,0 +1,70 @@
+"""Which sandbox the trials of a run get: the one seam between instances and sandboxes."""
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kvci.errors import UserError
+from kvci.sandbox import Caps, Sandbox, SandboxFailed, bwrap, cgroup
+from kvci.sandbox.bwrap import Bwrap
+from kvci.spec import Spec
+from kvci.tasks.instance import Instance
+
+Kind = Literal["bwrap", "docker"]
+
+
+@dataclass(frozen=True)
+class Sandboxes:
+    """Makes a fresh sandbox per trial; goes to the grading child as it is."""
+
+    kind: Kind
+    scratch: Path
+    caps: Caps
+
+    def make(self, instance: Instance) -> Sandbox:
+        """Raises SandboxFailed."""
+        if self.kind == "docker":
+            from kvci.sandbox.docker import Docker
+
+            return Docker(instance.row.image, instance.files, self.caps)
+        try:
+            return Bwrap(instance.files, self.scratch, self.caps)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SandboxFailed(f"the work tree could not be made: {error}") from None
+
+    def sweep(self, own: bool = False) -> None:
+        """End what killed kvci processes left, and with `own` what this one still has."""
+        cgroup.sweep()
+        if self.kind == "docker":
+            from kvci.sandbox import docker
+
+            docker.sweep(own)
+
+
+def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:
+    """The sandbox for these instances, and what the manifest says of it. Raises UserError.
+
+    By itself it takes bubblewrap where kvci has the repository's files, Docker where an image
+    has them.
+    """
+    some = list(instances)
+    images = [instance for instance in some if not instance.files]
+    if spec.sandbox == "bwrap" and images:
+        raise UserError(
+            f"{images[0].row.instance_id} lives in an image; bubblewrap cannot run it, "
+            "use --sandbox docker."
+        )
+    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and not images):
+        return "bwrap", f"bwrap, {bwrap.check()}"
+    from kvci.sandbox import docker
+
+    version = docker.check()
+    for image in {instance.row.image for instance in some if instance.files}:
+        if not docker.client().images.list(image):
+            raise UserError(
+                f"Docker has no image {image}; make it with "
+                f"docker build -t {image} ci/images/calibration."
+            )
+    return "docker", f"docker {version}"

@@ -1,0 +1,48 @@
+"""The diff of a hostile work tree, as a script that runs where the model cannot interfere.
+
+Hooks, filters, fsmonitor, external diffs and attributes of the tree do nothing: the git folder is
+one that the model could not write, the index is new, and what the tree itself says is not asked.
+"""
+
+import shlex
+
+from kvci.sandbox import TREE, DiffFailed, Limits, Result
+
+PATCH_MAX_BYTES = 16 << 20
+LIMITS = Limits(wall_s=120, cpu_s=240, output_mib=64, kept_bytes=4 * PATCH_MAX_BYTES)
+NOT_TEXT = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
+"""Build products, which are no part of a patch."""
+
+
+def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
+    """A bash script that writes the diff; `scratch` is an empty folder for objects and index."""
+    paths = [f":(exclude,glob)**/{name}{end}" for name in NOT_TEXT for end in ("", "/**")]
+    paths += [f":(exclude,literal){path}" for path in exclude]
+    quoted = " ".join(shlex.quote(path) for path in paths)
+    git = f"git --git-dir={git_folder} --work-tree={TREE} -c core.hooksPath=/dev/null"
+    git += " -c core.fsmonitor=false -c core.attributesFile=/dev/null -c core.quotePath=true"
+    git += " -c core.excludesFile=/dev/null -c core.symlinks=true -c safe.directory='*'"
+    return (
+        f"set -e; cd {TREE}; mkdir -p {scratch}/objects\n"
+        f"chmod -R u+rwX {TREE}\n"
+        f"export GIT_ALTERNATE_OBJECT_DIRECTORIES={git_folder}/objects"
+        f" GIT_OBJECT_DIRECTORY={scratch}/objects GIT_INDEX_FILE={scratch}/index"
+        " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_ATTR_NOSYSTEM=1\n"
+        f"{git} read-tree HEAD\n"
+        f"{git} add -A -- . {quoted} > /dev/null 2>&1\n"
+        f"mapfile -t binary < <({git} diff --cached --numstat --no-renames HEAD -- |"
+        " sed -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
+        f"{git} diff --cached --no-ext-diff --no-textconv --no-color --no-renames"
+        f' --ignore-submodules=all HEAD -- . "${{binary[@]}}" {quoted}\n'
+    )
+
+
+def patch_of(done: Result) -> bytes:
+    """The diff that the script wrote. Raises DiffFailed if it wrote none."""
+    if done.timed_out:
+        raise DiffFailed("the work tree is too large for a diff")
+    if done.output_bytes > PATCH_MAX_BYTES:
+        return done.output[:PATCH_MAX_BYTES]
+    if done.code:
+        raise DiffFailed(f"git could not make the diff: {done.output[-300:]!r}")
+    return done.output

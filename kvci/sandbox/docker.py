@@ -1,0 +1,352 @@
+"""The Docker sandbox: one container a trial, no network, no mounts, few capabilities."""
+
+import contextlib
+import io
+import socket
+import struct
+import tarfile
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from typing import IO, Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from kvci.errors import UserError
+from kvci.host import ended, process
+from kvci.sandbox import TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, diff
+from kvci.sandbox.capped import HeadAndTail
+
+OWNER = "kvci.owner"
+"""A label: the process that a container belongs to."""
+LIFETIME_S = 6 * 3600
+"""A container that nobody sweeps ends by itself."""
+TREE_MAX_BYTES = 2 << 30
+CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
+"""What root needs to go on owning the files of its image; all others are dropped."""
+FIRST = f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60; done"
+"""Process 1. Being bash it reaps, and as process 1 no signal from inside ends it."""
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {
+    "PATH": f"/opt/miniconda3/envs/testbed/bin:/opt/miniconda3/bin:{PATH}",
+    "LANG": "C.UTF-8",
+    "PAGER": "cat",
+    "PIP_NO_INDEX": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+"""The testbed's own Python first. Without a network pip would only lose time asking."""
+STRIPPED = "kvci/instance"
+"""Images of instances without the commits that came after their base, the fix among them."""
+STRIPPING = threading.Lock()
+STRIP = rf"""
+set -e
+cd {TREE}
+git config --global --add safe.directory {TREE}
+git remote | while read -r name; do git remote remove "$name"; done
+branch=$(git symbolic-ref -q HEAD || true)
+git for-each-ref --format='%(refname)' | while read -r ref; do
+  if [ "$ref" != "$branch" ] && ! git merge-base --is-ancestor "$ref" HEAD 2> /dev/null; then
+    git update-ref -d "$ref"
+  fi
+done
+rm -rf .git/logs .git/ORIG_HEAD .git/FETCH_HEAD .git/MERGE_HEAD
+git -c gc.reflogExpire=now gc -q --prune=now
+"""
+GONE = (DockerException, requests.RequestException, OSError)
+
+
+@cache
+def client() -> Any:
+    """This process's connection. Raises UserError if the engine does not answer."""
+    try:
+        made = docker.from_env(timeout=60, max_pool_size=256)
+        made.ping()
+    except GONE as error:
+        raise UserError(
+            f"Docker does not answer ({str(error)[:200]}); start it, or use bubblewrap."
+        ) from None
+    return made
+
+
+@cache
+def cpus() -> int:
+    """What the engine has; asking takes a tenth of a second."""
+    count: int = client().info()["NCPU"]
+    return count
+
+
+def check() -> str:
+    """The engine's version, for the manifest. Raises UserError if it does not answer."""
+    version: str = client().version()["Version"]
+    return version
+
+
+def sweep(own: bool = False) -> None:
+    """Remove the containers of this machine's kvci processes that live no more, or are this one."""
+    with contextlib.suppress(*GONE):
+        for container in client().containers.list(all=True, filters={"label": OWNER}):
+            if ended(name := container.labels[OWNER]) or (own and name == process()):
+                with contextlib.suppress(NotFound, APIError):
+                    container.remove(force=True, v=True)
+
+
+def without_future(image: str) -> str:
+    """The image with nothing in its history that its HEAD does not reach; made once an image.
+
+    Raises SandboxFailed if it cannot be made, and Docker's own errors if it cannot be had.
+    """
+    try:
+        digest = client().images.get(image).id
+    except ImageNotFound:
+        digest = client().images.pull(image).id
+    tag = digest.removeprefix("sha256:")[:24]
+    with STRIPPING:
+        if not client().images.list(f"{STRIPPED}:{tag}"):
+            made = client().containers.run(
+                digest,
+                ["-c", STRIP],
+                entrypoint="/bin/bash",
+                network_mode="none",
+                labels={OWNER: process()},
+                detach=True,
+            )
+            try:
+                if made.wait(timeout=900)["StatusCode"]:
+                    said = made.logs()[-300:]
+                    raise SandboxFailed(f"the history of {image} cannot be stripped: {said!r}")
+                made.commit(STRIPPED, tag)
+            finally:
+                made.remove(force=True, v=True)
+    return f"{STRIPPED}:{tag}"
+
+
+class Docker:
+    """One trial's container of an image that holds the work tree, or of one with `files` put in."""
+
+    def __init__(
+        self, image: str, files: dict[str, str] | None = None, caps: Caps | None = None
+    ) -> None:
+        """Raises SandboxFailed if the container does not start, or its image cannot be had."""
+        self._image, self._files, self._caps = image, files, caps or Caps()
+        try:
+            self._container = self._start()
+            try:
+                if files:
+                    self._fill(files)
+            except BaseException:
+                self.close()
+                raise
+        except GONE as error:
+            raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
+
+    def run(self, command: str, limits: Limits) -> Result:
+        return self._exec(["bash", "-c", command], limits)
+
+    def script(self, text: str, limits: Limits) -> Result:
+        name = f"kvci-{uuid.uuid4().hex[:8]}.sh"
+        try:
+            self._container.put_archive("/", _tar({name: text}))
+        except GONE as error:
+            raise SandboxFailed(f"Docker: {error}") from None
+        return self._exec(["bash", f"/{name}"], limits)
+
+    def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
+        """Made in a second container, where the model has never been; only the tree goes over."""
+        clean = Docker(self._image, self._files, self._caps)
+        try:
+            empty = f"find {TREE} -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {{}} +"
+            clean.run(empty, Limits())
+            with tempfile.TemporaryFile() as tree:
+                self._copy_tree(tree)
+                clean._container.put_archive("/", tree)
+            return diff.patch_of(
+                clean.script(diff.script(f"{TREE}/.git", "/tmp/kvci-diff", exclude), diff.LIMITS)
+            )
+        except tarfile.TarError as error:
+            raise DiffFailed(f"the work tree cannot be read: {error}") from None
+        except NotFound:
+            if self._vanished():
+                raise SandboxFailed("Docker: the container is gone") from None
+            raise DiffFailed(f"{TREE} is no more") from None
+        except GONE as error:
+            raise SandboxFailed(f"Docker: {error}") from None
+        finally:
+            clean.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(*GONE):
+            self._container.remove(force=True, v=True)
+
+    def _start(self) -> Any:
+        bounds = {
+            "network_mode": "none",
+            "security_opt": ["no-new-privileges"],
+            "cap_drop": ["ALL"],
+            "cap_add": CAPABILITIES,
+            "mem_limit": f"{self._caps.memory_mib}m",
+            "memswap_limit": f"{self._caps.memory_mib}m",
+            "pids_limit": self._caps.processes,
+            "nano_cpus": int(1e9 * min(self._caps.cpus, cpus())),
+        }
+        asked = {
+            "command": ["/bin/bash", "-c", FIRST],
+            "entrypoint": [],
+            "hostname": "sandbox",
+            "environment": ENVIRONMENT,
+            "labels": {OWNER: process()},
+            "detach": True,
+        }
+        image = self._image if self._files else without_future(self._image)
+        return client().containers.run(image, **asked, **bounds)
+
+    def _fill(self, files: dict[str, str]) -> None:
+        """The repository at its base, before the model has touched anything."""
+        self._container.put_archive("/", _tar({f"{TREE[1:]}/{n}": t for n, t in files.items()}))
+        identity = "-c user.name=kvci -c user.email=kvci@localhost"
+        commit = f"git init -q -b main && git add -A && git {identity} commit -qm base"
+        done = self._exec(["bash", "-c", commit], Limits())
+        if done.code:
+            raise SandboxFailed(f"the work tree could not be made: {done.output[-300:]!r}")
+
+    def _exec(self, command: list[str], limits: Limits) -> Result:
+        """When the command has ended, one way or another, so has all that it started."""
+        started = time.monotonic()
+        api, name = client().api, self._container.id
+        kept, cap_bytes = HeadAndTail(limits.kept_bytes), limits.output_mib << 20
+        bound = f'ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}; exec "$@"'
+        try:
+            if not self._running():
+                self._end_all()
+                return Result(b"", 137, False, 0, 0.0)
+            made = api.exec_create(name, ["bash", "-c", bound, "-", *command], workdir=TREE)
+            stream = api.exec_start(made["Id"], socket=True)
+            connection: socket.socket = getattr(stream, "_sock", stream)
+            try:
+                over = _drain(connection, kept, started + limits.wall_s, cap_bytes)
+            finally:
+                # Without this the engine goes on filling a pipe that nobody reads, and waits 10 s.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                stream.close()
+            wall_s = time.monotonic() - started
+            code = api.exec_inspect(made["Id"])["ExitCode"] if over else None
+            if code is None or self._busy():
+                self._end_all()
+        except GONE as error:
+            raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
+        timed_out = not over and kept.total_bytes <= cap_bytes
+        return Result(
+            kept.bytes(), 137 if code is None else code, timed_out, kept.total_bytes, wall_s
+        )
+
+    def _running(self) -> bool:
+        self._container.reload()
+        return bool(self._container.status == "running")
+
+    def _busy(self) -> bool:
+        """More than process 1 and its sleep is there, or nothing at all."""
+        try:
+            processes = self._container.top()["Processes"]
+        except NotFound:
+            raise
+        except APIError:
+            return True
+        return not 1 <= len(processes or []) <= 2
+
+    def _end_all(self) -> None:
+        """From outside, so that nothing inside has a say; the file system stays."""
+        with contextlib.suppress(APIError):
+            self._container.kill()
+        self._container.start()
+
+    def _vanished(self) -> bool:
+        try:
+            self._container.reload()
+        except GONE:
+            return True
+        return False
+
+    def _copy_tree(self, out: IO[bytes]) -> None:
+        """The work tree as tar, without its git folder. Raises DiffFailed if it is too large."""
+        stream, _ = self._container.get_archive(TREE)
+        git = f"{TREE[1:]}/.git"
+        with (
+            tarfile.open(fileobj=_Chunks(stream), mode="r|") as old,
+            tarfile.open(fileobj=out, mode="w") as new,
+        ):
+            for member in old:
+                if member.name == git or member.name.startswith(f"{git}/"):
+                    continue
+                if member.isfile():
+                    new.addfile(member, old.extractfile(member))
+                elif member.issym() or member.isdir() or member.islnk():
+                    new.addfile(member)
+        out.seek(0)
+
+
+class _Chunks(io.RawIOBase):
+    """A file over an iterator of bytes, with a bound."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest, self._total = iter(chunks), b"", 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while len(self._rest) < size:
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                break
+            self._rest += chunk
+            self._total += len(chunk)
+            if self._total > TREE_MAX_BYTES:
+                raise DiffFailed(f"the work tree is larger than {TREE_MAX_BYTES >> 20} MiB")
+        given, self._rest = self._rest[:size], self._rest[size:]
+        return given
+
+
+def _tar(files: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, text in files.items():
+            data = text.encode()
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def _drain(connection: socket.socket, kept: HeadAndTail, deadline: float, cap_bytes: int) -> bool:
+    """Read the frames of an exec until its end; False if the deadline or the cap came first.
+
+    A frame is eight bytes, of which the last four are its length, and that many bytes of output
+    (Docker Engine API, "attach to a container", stream format).
+    """
+    pending = b""
+    left_in_frame = 0
+    while kept.total_bytes <= cap_bytes:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            data = connection.recv(1 << 16)
+        except TimeoutError:
+            return False
+        if not data:
+            return True
+        pending += data
+        while pending:
+            if left_in_frame:
+                kept.add(pending[:left_in_frame])
+                taken = min(left_in_frame, len(pending))
+                pending, left_in_frame = pending[taken:], left_in_frame - taken
+            elif len(pending) >= 8:
+                left_in_frame = struct.unpack(">I", pending[4:8])[0]
+                pending = pending[8:]
+            else:
+                break
+    return False

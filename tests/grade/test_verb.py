@@ -1,0 +1,55 @@
+"""`kvci grade`: gold patches and predictions of others, and bad input."""
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from kvci.cli import main
+from kvci.tasks.calibration import suite
+
+DATASET = "calibration:functions=3,count=2"
+FIRST, SECOND = suite(DATASET)
+
+
+def grade(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["grade", *words])
+    return done.exit_code, done.output
+
+
+def test_gold_resolves(tmp_path: Path) -> None:
+    code, text = grade("--dataset", DATASET, "--gold", "--json", "--out", str(tmp_path / "out"))
+    assert code == 0, text
+    found = json.loads(text)
+    assert [one["verdict"] for one in found.values()] == ["resolved", "resolved"]
+    assert (tmp_path / "out" / FIRST.row.instance_id / "test_output.txt").exists()
+    assert not (tmp_path / "out" / "tmp").exists()
+
+
+def test_predictions(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    lines = [
+        {"instance_id": FIRST.row.instance_id, "model_patch": FIRST.row.patch},
+        {"instance_id": SECOND.row.instance_id, "model_patch": None, "model_name_or_path": "x"},
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    words = ("--dataset", DATASET, "--out", str(tmp_path / "out"), "--predictions", str(file))
+    code, text = grade(*words)
+    assert code == 0, text
+    assert f"{FIRST.row.instance_id}: resolved, 1/1 2/2" in text
+    assert f"{SECOND.row.instance_id}: empty_patch" in text
+
+
+def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    words = ("--dataset", DATASET, "--out", str(tmp_path / "out"), "--predictions", str(file))
+    assert grade(*words)[0] == 2
+    file.write_text('{"instance_id": "x"}')
+    assert "Line 1" in grade(*words)[1]
+    file.write_text('{"instance_id": "x", "model_patch": ""}')
+    assert "is no instance of" in grade(*words)[1]
+    line = json.dumps({"instance_id": FIRST.row.instance_id, "model_patch": ""})
+    file.write_text(f"{line}\n{line}")
+    assert "twice" in grade(*words)[1]
+    assert "no instance" in grade("--dataset", DATASET, "--gold", "--filter", "zzz")[1].lower()
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,123 @@
+"""BENCHMARKS.md: rows from records, the owner's text byte for byte."""
+
+from pathlib import Path
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.record import tables
+from kvci.record.benchmarks import EMPTY, INTERIM, LOG, RERUNS, log_row, render
+from kvci.record.main import first_difference
+from kvci.record.record import Imported, Record, read_all
+from tests.conftest import ROOT
+from tests.record.made import record
+
+OLD = Imported(row_id="old", table="log", reported={c: c.lower() for c in LOG} | {"Run ID": "old"})
+LINE = tables.row(tuple(OLD.reported.values()))
+AGAIN = Imported(
+    row_id="...12", table="reruns", reported=dict.fromkeys(RERUNS, "x") | {"Run ID": "...12"}
+)
+
+
+def rows(text: str, header: tables.Cells = LOG) -> list[str]:
+    lines = tables.lines_of(text)
+    table = tables.find(lines, header)
+    assert table
+    return [tables.cells(line)[-1] for line in lines[table.first : table.last]]
+
+
+def test_the_repositorys_own_file_is_what_its_records_give() -> None:
+    assert first_difference(ROOT / "ci" / "results", ROOT / "BENCHMARKS.md") == ""
+    imported = [r for r in read_all(ROOT / "ci" / "results") if isinstance(r, Imported)]
+    assert [r.table for r in imported].count("log") == 3
+    assert [r.table for r in imported].count("reruns") == 4
+    text = (ROOT / "BENCHMARKS.md").read_text()
+    assert "| 159/300 | 8 | 2.67% | 55 |" in text and "| ...20260208_101832 |" in text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_prose_is_kept_byte_for_byte(end: str, last: bool) -> None:
+    head = f"\ufeffWords  {end}\t{end}```{end}{tables.row(LOG)}{end}|---|{end}```{end}"
+    table = f"| Date|Model |{' | '.join(LOG[2:])}|{end}|-{'|-' * 8}|{end}{LINE}  {end}"
+    tail = "" if last else f"{end}More | words{end}{end}  end"
+    before = head + (table.rstrip() if last else table) + tail
+    assert render(before, [OLD]) == before
+    after = render(before, [OLD, record()])
+    assert after.startswith(head + table[: table.index("|-")])
+    assert (f"{LINE}  {end}{tail}" if tail else LINE) in after
+    assert rows(after) == [record().row_id, "old"]
+    assert render(after, [OLD, record()]) == after
+    assert after.count("\n") == after.count(end)
+
+
+def test_new_rows_stand_on_top_newest_first_and_the_baseline_first_in_its_run() -> None:
+    earlier = [record(0), record(1)]
+    text = render(EMPTY, earlier)
+    later = [record(p, start="2026-03-01T00:00:00Z") for p in (1, 0)]
+    text = render(text, [*earlier, *later])
+    assert rows(text) == [r.row_id for r in (later[1], later[0], *earlier)]
+
+
+def test_reruns_come_at_the_end() -> None:
+    first = AGAIN.model_copy(update={"row_id": "...11"})
+    first = first.model_copy(update={"reported": AGAIN.reported | {"Run ID": "...11"}})
+    text = EMPTY + "\n" + tables.row(RERUNS) + "\n" + "|---" * 9 + "|\n"
+    text = render(text, [first])
+    assert rows(render(text, [AGAIN, first]), RERUNS) == ["...11", "...12"]
+
+
+def test_a_row_that_was_changed_by_hand_is_written_anew() -> None:
+    text = render(EMPTY, [record()])
+    changed = text.replace("| 1 | 50.00% |", "| 2 | 100.00% |")
+    assert changed != text and render(changed, [record()]) == text
+
+
+def test_a_row_without_a_record_is_never_dropped_silently() -> None:
+    with pytest.raises(UserError, match=r"old of BENCHMARKS\.md has no record"):
+        render(EMPTY + LINE + "\n", [])
+    with pytest.raises(UserError, match="twice"):
+        render(EMPTY + (LINE + "\n") * 2, [OLD])
+
+
+def test_a_log_that_is_missing_or_there_twice() -> None:
+    with pytest.raises(UserError, match="has no table"):
+        render("nothing\n", [])
+    with pytest.raises(UserError, match="there twice"):
+        render(EMPTY + "\n" + EMPTY, [])
+
+
+def test_a_run_that_is_not_complete_has_no_rate() -> None:
+    part = record(trials=1)
+    assert log_row(part)[4:8] == ("1/2", "1", INTERIM, "0")
+    assert INTERIM in render(EMPTY, [part])
+
+
+def test_own_tables_come_once_and_are_wholly_derived() -> None:
+    assert "Effective" not in render(EMPTY + LINE + "\n", [OLD])
+    text = render(EMPTY, [record()])
+    assert text.count("## Effective configuration") == 1
+    assert "| q8_0/q8_0 | 4096 | 1 | on | cpu | on | 12.8 | CPU | b1 |" in text
+    assert "200.0 | 20.0 | 130 |" in text
+    assert "1 resolved (OK), 1 failing tests still fail (A11a)" not in text  # the table's order
+    assert "1 grading (I3), 1 resolved (OK)" in text
+    broken = text.replace("12.8", "6.4")
+    assert render(broken, [record()]) == text
+
+
+def test_a_pipe_in_a_cell_is_no_column() -> None:
+    assert tables.cells(tables.row(("a|b", "c"))) == ("a|b", "c")
+
+
+def test_superseded_trials_count_nowhere() -> None:
+    whole = record()
+    old = [t.model_copy(update={"superseded": True}) for t in whole.trials]
+    more = Record.model_validate(whole.model_dump() | {"trials": [*whole.trials, *old]})
+    assert log_row(more) == log_row(whole)
+
+
+def test_check_names_the_row(tmp_path: Path) -> None:
+    file = tmp_path / "BENCHMARKS.md"
+    file.write_text(render(EMPTY, [record()]).replace("50.00%", "51.00%"))
+    record().write(tmp_path / f"{record().row_id}.json")
+    assert "51.00%" in first_difference(tmp_path, file)

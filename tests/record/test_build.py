@@ -1,0 +1,121 @@
+"""A run directory becomes records, or a sentence says why not."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.cli import main
+from kvci.errors import UserError
+from kvci.files import write_atomic
+from kvci.record.build import build
+from kvci.record.main import record_run
+from kvci.record.record import Record, read, read_all
+from kvci.run.directory import Outcome, RunDirectory
+from kvci.spec import Spec
+from kvci.taxonomy import Class, Exit, Verdict
+from tests.record.made import EFFECTIVE, SPEC
+from tests.run.made import outcome
+
+FAILED = {
+    "exit": Exit.SERVER_FAILED,
+    "verdict": Verdict.NOT_GRADED,
+    "cls": Class.I2,
+    "attempts": 3,
+    "server_failures": 3,
+    "patch_bytes": 0,
+}
+
+
+def put(path: Path, found: Outcome, where: str = "trials") -> None:
+    folder = path / where / found.arm / found.instance / "0"
+    write_atomic(folder / "outcome.json", found.model_dump_json())
+    write_atomic(folder / "trajectory.jsonl", "{}\n")
+
+
+def made(path: Path, spec: Spec = SPEC, demo: bool = False) -> Path:
+    with RunDirectory(path) as directory:
+        directory.open(spec, "1" * 64, "2" * 64, "bwrap", demo, ("a", "b"))
+    for name in ("a", "b"):
+        put(path, outcome("f16-f16", name))
+    put(path, outcome("q8_0-q8_0", "a", detail=f"{path}/x.log of {Path.home()}/y"))
+    EFFECTIVE.write(path / "servers" / "q8_0-q8_0.0.json")
+    EFFECTIVE.write(path / "servers" / "q8_0-q8_0.1.json")
+    return path
+
+
+def record(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["record", *words])
+    return done.exit_code, done.output
+
+
+def test_one_record_an_arm_and_a_resumed_run_writes_its_own_again(tmp_path: Path) -> None:
+    run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
+    base, arm = record_run(run, results, file).records
+    assert (base.complete, arm.complete, arm.total) == (True, False, 2)
+    assert arm.effective == (EFFECTIVE,)
+    assert str(tmp_path) not in (results / f"{arm.row_id}.json").read_text()
+    assert set(arm.evidence.files) == {
+        "servers/q8_0-q8_0.0.json",
+        "servers/q8_0-q8_0.1.json",
+        "trials/q8_0-q8_0/a/0/outcome.json",
+        "trials/q8_0-q8_0/a/0/trajectory.jsonl",
+    }
+    assert "interim, no verdict" in file.read_text()
+    put(run, outcome("q8_0-q8_0", "b", **FAILED))
+    put(run, outcome("q8_0-q8_0", "b", detail="old"), "superseded/0")
+    arm = record_run(run, results, file).records[1]
+    assert arm.complete and len(arm.trials) == 3
+    assert [t.cls for t in arm.counted] == [Class.OK, Class.A12]
+    assert (arm.resolved, arm.errors, arm.submitted) == (1, 0, 1)
+    assert "interim" not in file.read_text()
+    assert record("--check", "--results", str(results), "--benchmarks", str(file)) == (0, "")
+    assert read_all(results) == record_run(run, results, file).records
+
+
+def test_another_runs_record_is_never_overwritten(tmp_path: Path) -> None:
+    run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
+    ours = record_run(run, results, file).records[1]
+    path = results / f"{ours.row_id}.json"
+    other = ours.model_copy(update={"run_id": "another"})
+    other.write(path)
+    code, text = record(str(run), "--results", str(results), "--benchmarks", str(file))
+    assert code == 2 and "never overwritten" in text
+    there = read(path)
+    assert isinstance(there, Record) and there.run_id == "another"
+
+
+def test_a_demo_never_leaves_its_folder(tmp_path: Path) -> None:
+    run, results, file = made(tmp_path / "run", demo=True), tmp_path / "r", tmp_path / "B.md"
+    assert record_run(run, results, file).benchmarks == run / "BENCHMARKS.md"
+    assert not results.exists() and not file.exists()
+    assert len(read_all(run / "results")) == 2
+
+
+def test_unverified_trials_never_become_a_row(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    put(run, outcome("q8_0-q8_0", "b", verified=False))
+    with pytest.raises(UserError, match="never become a row"):
+        build(run)
+    script = tmp_path / "script.json"
+    script.write_text("{}")
+    replay = SPEC.model_copy(update={"engine": f"replay:{script}"})
+    with pytest.raises(UserError, match="never become a row"):
+        build(made(tmp_path / "replay", replay))
+
+
+def test_an_unknown_row_stops_it_with_nothing_written(tmp_path: Path) -> None:
+    run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
+    record_run(run, results, file)
+    for path in results.glob("*.json"):
+        path.unlink()
+    file.write_text(file.read_text().replace("f16-f16-", "other-"))
+    before = file.read_text()
+    code, text = record(str(run), "--results", str(results), "--benchmarks", str(file))
+    assert code == 2 and "has no record" in text
+    assert file.read_text() == before and not list(results.glob("*.json"))
+
+
+def test_bad_words(tmp_path: Path) -> None:
+    assert record()[0] == 2 and record(str(tmp_path), "--check")[0] == 2
+    assert "does not exist" in record(str(tmp_path / "none"))[1]

@@ -1,0 +1,42 @@
+"""The schema: what is read, and what is no record."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.record.record import Record, read, read_all
+from tests.conftest import GOLDEN
+from tests.record.made import record
+
+
+def test_the_first_schema_version_is_still_read() -> None:
+    old = read(GOLDEN / "records" / "v1.json")
+    assert isinstance(old, Record)
+    assert (old.resolved, old.submitted, old.errors, old.total, old.complete) == (1, 1, 1, 2, True)
+    assert old.kv == "q8_0/q8_0" and old.model == "small (Q4_K_M)"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"kind": "other"}, "other"),
+        ({"more": 1}, "more"),
+        ({"spec": {"seeds": [0, 1]}}, "does not have the hash"),
+    ],
+)
+def test_what_is_no_record_is_one_sentence(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(json.loads(record().model_dump_json()) | change))
+    with pytest.raises(UserError, match=says):
+        read(path)
+
+
+def test_a_file_has_the_name_of_its_record(tmp_path: Path) -> None:
+    record().write(tmp_path / "other.json")
+    with pytest.raises(UserError, match="rename"):
+        read_all(tmp_path)

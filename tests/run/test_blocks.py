@@ -1,0 +1,123 @@
+"""Blocks that broke, instances whose gold patch fails, time budgets: the scheduler itself."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kvci.files import write_atomic
+from kvci.host import host
+from kvci.plan import Trial, blocks
+from kvci.run.directory import Outcome, RunDirectory, now
+from kvci.run.progress import Progress
+from kvci.run.sandboxes import Sandboxes
+from kvci.run.scheduler import Scheduler
+from kvci.sandbox import Caps
+from kvci.serve.replay import Script
+from kvci.spec import Spec
+from kvci.tasks.calibration import suite
+from kvci.tasks.instance import Instance
+from kvci.tasks.script import behave
+from kvci.taxonomy import Class, Exit
+from tests.run.made import outcome
+
+INSTANCES = {i.row.instance_id: i for i in suite("calibration:functions=3,count=2")}
+FIRST, SECOND = INSTANCES
+ARMS = ("f16-f16", "q8_0-q8_0")
+
+
+def spec(tmp_path: Path, **other: object) -> Spec:
+    script = tmp_path / "script.json"
+    gold = {name: behave(instance, "gold") for name, instance in INSTANCES.items()}
+    Script(answers=gold).write(script)
+    asked: dict[str, object] = {
+        "model": {"name": "none", "path": "none"},
+        "arms": ["f16/f16", "q8_0/q8_0"],
+        "dataset": "calibration",
+        "engine": f"replay:{script}",
+        "test_s": 5.0,
+        "block_size": 1,
+    }
+    return Spec.model_validate(asked | other)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., list[Outcome]]:
+    def go(asked: Spec, instances: dict[str, Instance] | None = None) -> list[Outcome]:
+        known = instances or INSTANCES
+        with RunDirectory(tmp_path / "run") as directory:
+            sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
+            scheduler = Scheduler(
+                asked,
+                Path("none"),
+                known,
+                directory,
+                sandboxes,
+                Progress(Console(quiet=True), ARMS, 2, 1),
+            )
+            scheduler.run(blocks(list(known), asked))
+            return directory.outcomes()
+
+    return go
+
+
+def put(path: Path, found: Outcome) -> None:
+    place = path / "run" / "trials" / found.arm / found.instance / "0" / "outcome.json"
+    write_atomic(place, found.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"host": "another"}, {"start": "2026-01-01T00:00:00Z"}],
+    ids=["another host", "an older day"],
+)
+def test_a_block_that_broke_is_run_again_for_all_arms_and_the_old_is_kept(
+    tmp_path: Path, run: Callable[..., list[Outcome]], other: dict[str, str]
+) -> None:
+    fresh = {"host": host(), "start": now(), "end": now(), "server_build": ""}
+    put(tmp_path, outcome(ARMS[0], FIRST, **(fresh | other), detail="old"))
+    found = {(o.arm, o.instance): o for o in run(spec(tmp_path))}
+    assert len(found) == 4 and "old" not in {o.detail for o in found.values()}
+    kept = list((tmp_path / "run" / "superseded").glob(f"0/{ARMS[0]}/{FIRST}/0/outcome.json"))
+    assert [Outcome.read(path).detail for path in kept] == ["old"]
+
+
+def test_a_block_in_one_piece_goes_on(tmp_path: Path, run: Callable[..., list[Outcome]]) -> None:
+    fresh = {"host": host(), "start": now(), "end": now(), "server_build": ""}
+    put(tmp_path, outcome(ARMS[0], FIRST, **fresh, detail="kept"))
+    for arm in ARMS:  # complete, so its age does not matter
+        put(tmp_path, outcome(arm, SECOND, host="another", detail="kept"))
+    found = run(spec(tmp_path))
+    assert sorted(o.detail for o in found) == ["", "kept", "kept", "kept"]
+    assert not (tmp_path / "run" / "superseded").exists()
+
+
+def test_an_instance_whose_gold_patch_fails_is_dropped_for_all_arms_before_any_trial(
+    tmp_path: Path, run: Callable[..., list[Outcome]]
+) -> None:
+    good = INSTANCES[FIRST]
+    bad = replace(good, row=good.row.model_copy(update={"patch": INSTANCES[SECOND].row.patch}))
+    found = run(spec(tmp_path), {FIRST: bad, SECOND: INSTANCES[SECOND]})
+    classes = {(o.arm, o.instance): (o.cls, o.exit) for o in found}
+    assert {classes[arm, FIRST] for arm in ARMS} == {(Class.I0, Exit.NOT_STARTED)}
+    assert {classes[arm, SECOND] for arm in ARMS} == {(Class.OK, Exit.SUBMITTED)}
+
+
+def test_near_the_time_budget_no_new_block_begins(
+    tmp_path: Path, run: Callable[..., list[Outcome]]
+) -> None:
+    found = run(spec(tmp_path, time_budget_s=0.1))
+    assert {o.instance for o in found} == {FIRST} and len(found) == 2
+    assert len(run(spec(tmp_path))) == 4
+
+
+def test_superseded_trials_are_numbered(tmp_path: Path) -> None:
+    trial = Trial(ARMS[0], FIRST, 0)
+    with RunDirectory(tmp_path / "run") as directory:
+        for _ in range(2):
+            put(tmp_path, outcome(ARMS[0], FIRST))
+            directory.supersede([trial])
+        assert not directory.done(trial)
+        assert len(list((tmp_path / "run" / "superseded").glob("*/*/*/0/outcome.json"))) == 2

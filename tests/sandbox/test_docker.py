@@ -1,0 +1,100 @@
+"""What only Docker has: images, the engine, what a killed kvci left."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.sandbox import Limits, SandboxFailed, docker
+from kvci.sandbox.docker import Docker
+from tests.images import calibration_image
+
+FILES = {"a.py": "x = 1\n"}
+MAKE = """
+import os, sys
+from kvci.sandbox.docker import Docker
+print(Docker(sys.argv[1], {"a.py": ""})._container.id, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_kvci_left_is_removed_and_nothing_else() -> None:
+    image = calibration_image()
+    mine = Docker(image, FILES)
+    made = subprocess.run([sys.executable, "-c", MAKE, image], capture_output=True, text=True)
+    left = made.stdout.strip()
+    try:
+        assert left and docker.client().containers.get(left).status == "running"
+        docker.sweep()
+        assert left not in [c.id for c in docker.client().containers.list(all=True)]
+        assert mine.run("echo still here", Limits()).output == b"still here\n"
+    finally:
+        mine.close()
+
+
+def test_a_container_that_the_trial_ended_goes_on_and_a_removed_one_is_infrastructure() -> None:
+    box = Docker(calibration_image(), FILES)
+    try:
+        box.run("echo kept > /tmp/file", Limits())
+        docker.client().containers.get(box._container.id).kill()
+        assert box.run("echo lost", Limits()).code != 0
+        assert box.run("cat /tmp/file", Limits()).output == b"kept\n"
+        docker.client().containers.get(box._container.id).remove(force=True)
+        with pytest.raises(SandboxFailed):
+            box.run("true", Limits())
+        with pytest.raises(SandboxFailed):
+            box.diff()
+    finally:
+        box.close()
+
+
+def test_an_image_that_cannot_be_had() -> None:
+    calibration_image()
+    with pytest.raises(SandboxFailed, match="Docker"):
+        Docker("kvci.invalid/none:1")
+
+
+def test_without_docker_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    docker.client.cache_clear()
+    with pytest.raises(UserError, match="Docker does not answer"):
+        docker.check()
+    docker.client.cache_clear()
+
+
+PAST_AND_FUTURE = """
+set -e; cd /testbed; git tag past; git config user.name x; git config user.email x
+echo y >> a.py; git commit -qam base; git branch -q other HEAD~1
+echo fix >> a.py; git commit -qam fix; git tag future; git rev-parse HEAD
+echo stashed >> a.py; git stash -q; git update-ref refs/remotes/origin/main HEAD
+git reset -q --hard HEAD~1
+"""
+
+
+def test_the_fix_cannot_be_read_from_the_history_and_the_past_can() -> None:
+    box = Docker(calibration_image(), FILES)
+    tag = "kvci-test:future"
+    stripped = ""
+    try:
+        fix = box.script(PAST_AND_FUTURE, Limits()).output.decode().split()[-1]
+        assert box.run(f"git cat-file -e {fix}", Limits()).code == 0
+        box._container.commit("kvci-test", "future")
+        stripped = docker.without_future(tag)
+        seen = Docker(tag)
+        try:
+            assert seen.run(f"git cat-file -e {fix}", Limits()).code != 0
+            log = seen.run("git log --all --oneline; git tag; git branch; git reflog", Limits())
+            text = log.output.decode()
+            assert "base" in text and "past" in text and "other" in text
+            assert "fix" not in text and "future" not in text
+            everything = "git cat-file --batch-all-objects --batch | grep -cE '^(fix|stashed)'"
+            assert seen.run(everything, Limits()).output == b"0\n"
+            seen.run("echo z >> a.py", Limits())
+            assert b"+z" in seen.diff()
+        finally:
+            seen.close()
+    finally:
+        box.close()
+        for image in filter(None, (stripped, tag)):
+            docker.client().images.remove(image, force=True)

@@ -1,0 +1,191 @@
+"""Hostile commands, each contained, in both real sandboxes."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kvci.sandbox import Caps, DiffFailed, Limits, Sandbox, bwrap
+from kvci.sandbox.bwrap import Bwrap
+from kvci.sandbox.docker import Docker
+from tests.images import calibration_image
+
+SHORT = Limits(wall_s=5)
+FILES = {"a.py": "x = 1\n", "package/b.py": "y = 2\n", "tests/test_a.py": "pass\n"}
+
+
+CAPS = Caps(memory_mib=200, processes=64)
+
+
+@pytest.fixture(params=["bwrap", "docker"])
+def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    if request.param == "bwrap":
+        bwrap.check()
+        bubble = Bwrap(FILES, caps=CAPS)
+        yield bubble
+        bubble.close()
+        assert not bubble._folder.exists()
+    else:
+        container = Docker(calibration_image(), FILES, CAPS)
+        yield container
+        container.close()
+        assert container._vanished()
+
+
+def test_a_command_runs_in_a_fresh_subshell_in_the_tree(box: Sandbox) -> None:
+    assert (
+        box.run("export X=1; cd package; pwd; cat b.py", SHORT).output
+        == b"/testbed/package\ny = 2\n"
+    )
+    done = box.run("echo [$X]; pwd; exit 3", SHORT)
+    assert (done.output, done.code) == (b"[]\n/testbed\n", 3)
+    assert box.run("python3 -c 'print(1)'", SHORT).output == b"1\n"
+
+
+def test_the_fork_bomb_ends_with_the_command(box: Sandbox) -> None:
+    before = len(psutil.pids())
+    started = time.monotonic()
+    box.run("bomb() { bomb | bomb & }; bomb; sleep 60", Limits(wall_s=2))
+    assert time.monotonic() - started < 15
+    assert len(psutil.pids()) < before + 50
+    assert box.run("echo fine", SHORT).output == b"fine\n"
+
+
+def test_endless_output_is_cut_and_stopped(box: Sandbox) -> None:
+    done = box.run("cat /dev/zero", Limits(wall_s=30, output_mib=8, kept_bytes=1000))
+    assert not done.timed_out and done.code != 0
+    assert 8 << 20 < done.output_bytes < 9 << 20
+    assert len(done.output) < 1100
+
+
+def test_a_file_cannot_grow_without_end(box: Sandbox) -> None:
+    done = box.run("head -c 10G /dev/zero > big; stat -c %s big", Limits(wall_s=20, file_mib=4))
+    assert done.output.splitlines()[-1] == str(4 << 20).encode()
+
+
+def test_memory_is_bounded(box: Sandbox) -> None:
+    done = box.run("python3 -c 'x = bytearray(1 << 30)'", Limits(wall_s=20))
+    assert done.code != 0
+
+
+def test_nothing_goes_on_in_the_background(box: Sandbox) -> None:
+    started = time.monotonic()
+    box.run("sleep 98765 & setsid sleep 98765 & echo started", SHORT)
+    assert time.monotonic() - started < 4
+    commands = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if command == "sleep 98765"]
+
+
+def test_the_wall_limit_ends_everything(box: Sandbox) -> None:
+    done = box.run("trap '' TERM INT; sleep 60", Limits(wall_s=0.5))
+    assert done.timed_out and done.wall_s < 5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mkdir /sys/fs/cgroup/mine /sys/fs/cgroup/pids/mine",
+        "python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 53), 2)'",
+        "test -e /var/run/docker.sock",
+        "curl -m 2 http://1.1.1.1",
+        "mount -t tmpfs none /mnt",
+        "mknod disk b 8 0",
+        "kill -9 1; sleep 0.2; test $(ls -d /proc/[0-9]* | wc -l) -gt 12",
+    ],
+)
+def test_the_host_is_out_of_reach(box: Sandbox, command: str) -> None:
+    assert box.run(command, SHORT).code != 0
+
+
+def test_the_users_home_cannot_be_read(box: Sandbox) -> None:
+    with tempfile.NamedTemporaryFile(dir=Path.home(), prefix=".kvci-test-") as secret:
+        secret.write(b"token")
+        secret.flush()
+        done = box.run(f"cat {secret.name}; ls -a ~ /home /root | grep kvci-test", SHORT)
+    assert b"token" not in done.output and done.code == 1
+
+
+def test_a_write_to_etc_stays_inside(box: Sandbox) -> None:
+    before = Path("/etc/passwd").read_bytes()
+    box.run("echo x >> /etc/passwd; echo x > /etc/kvci-was-here; echo x > /usr/kvci", SHORT)
+    assert Path("/etc/passwd").read_bytes() == before
+    assert not Path("/etc/kvci-was-here").exists() and not Path("/usr/kvci").exists()
+
+
+def test_a_script_keeps_its_own_text_from_what_it_runs(box: Sandbox) -> None:
+    done = box.script("cat; echo 'one'\n" + "# long\n" * 40_000 + "echo two\n", SHORT)
+    assert done.output == b"one\ntwo\n"
+
+
+def test_the_environment_of_the_host_stays_outside(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVCI_SECRET", "token")
+    assert b"token" not in box.run("env; cat /proc/self/environ /proc/1/environ", SHORT).output
+
+
+def test_diff_is_text_changes_without_products_and_tests(box: Sandbox) -> None:
+    box.run(
+        "sed -i s/1/3/ a.py; echo new > 'n w.py'; rm package/b.py; echo t >> tests/test_a.py;"
+        "mkdir -p package/__pycache__ build; touch package/__pycache__/x.pyc; echo b > build/b.py;"
+        "printf '\\0\\1' > binary.bin; git add -A; git commit -qm mine",
+        SHORT,
+    )
+    patch = box.diff(exclude=("tests/test_a.py",)).decode()
+    assert "-x = 1\n+x = 3\n" in patch and "n w.py" in patch and "-y = 2" in patch
+    for absent in ("tests/", "pycache", "build", "binary"):
+        assert absent not in patch
+
+
+def test_an_untouched_tree_has_no_diff(box: Sandbox) -> None:
+    assert box.diff() == b""
+
+
+def test_hostile_git_settings_do_nothing(box: Sandbox) -> None:
+    box.run(
+        "echo '* filter=evil diff=evil' > .gitattributes;"
+        "git config filter.evil.clean 'touch /tmp/ran; cat';"
+        "git config core.fsmonitor 'touch /tmp/ran';"
+        "git config diff.evil.command 'touch /tmp/ran'; git config core.hooksPath /testbed;"
+        "git config diff.external 'touch /tmp/ran'; sed -i s/1/3/ a.py; rm -f /tmp/ran",
+        SHORT,
+    )
+    patch = box.diff()
+    assert b"+x = 3" in patch
+    assert box.run("test -e /tmp/ran", SHORT).code == 1
+
+
+def test_a_symlink_out_of_the_tree_is_only_a_link(box: Sandbox) -> None:
+    box.run("ln -s /etc/passwd link; rm a.py; ln -s /etc/passwd a.py", SHORT)
+    patch = box.diff()
+    assert b"root:" not in patch and b"+/etc/passwd" in patch
+
+
+def test_an_unreadable_tree_has_a_diff(box: Sandbox) -> None:
+    box.run("echo '# seen' >> a.py; chmod 000 package package/* a.py", SHORT)
+    patch = box.diff()
+    assert b"+# seen" in patch and b"package" not in patch
+
+
+def test_a_tree_that_is_a_repository_of_the_models_own(box: Sandbox) -> None:
+    box.run("rm -rf .git; git init -q; echo z = 3 >> a.py; git add -A", SHORT)
+    assert b"+z = 3" in box.diff()
+
+
+def test_ten_gigabytes_in_the_tree_are_the_trials_own_doing(box: Sandbox) -> None:
+    """A patch that is cut, or none; never a failure of the sandbox."""
+    box.run("yes 0123456789 | head -c 40M > big.txt; truncate -s 10G sparse", Limits(wall_s=30))
+    try:
+        patch = box.diff()
+    except DiffFailed:
+        return
+    assert len(patch) <= 16 << 20
+
+
+def test_a_tree_that_is_gone(box: Sandbox) -> None:
+    box.run("find /testbed -mindepth 1 -delete; mkfifo pipe; ln -s / root; ln -s root/etc e", SHORT)
+    patch = box.diff()
+    assert b"-x = 1" in patch and b"root:" not in patch
