@@ -1,9 +1,12 @@
 """Child processes that cannot outlive kvci, however it ends."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
@@ -22,3 +25,26 @@ def die_with_parent() -> Callable[[], None]:
             os._exit(1)
 
     return bind
+
+
+def worker() -> ProcessPoolExecutor:
+    """One worker process that ends when this one does; Ctrl-C is for this one alone.
+
+    A pool's worker holds both ends of its own queue, so that it would wait for ever for a killed
+    kvci to send it work. The kernel's signal is of no use here: it comes when the thread ends that
+    made the worker.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

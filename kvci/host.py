@@ -1,13 +1,20 @@
 """This machine and this process, told apart from others without naming them."""
 
+import contextlib
+import fcntl
+import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from kvci.errors import UserError
 from kvci.files import sha256_of
+
+GPU_LOCK = Path("/tmp/kvci-gpu.lock")
 
 
 def host() -> str:
@@ -25,6 +32,27 @@ def gpu() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "; ".join(done.stdout.splitlines()) if done.returncode == 0 else ""
+
+
+@contextlib.contextmanager
+def gpu_to_itself() -> Iterator[None]:
+    """Holds this machine's GPUs, whoever the user is. Raises UserError if another run has them."""
+    try:
+        lock = os.open(GPU_LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        lock = os.open(GPU_LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
+        os.fchmod(lock, 0o644)  # whatever the umask is, others must be able to open it
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "Another kvci run has this machine's GPU, and two would spoil each other's speed "
+                "and memory; wait for it."
+            ) from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def process() -> str:

@@ -26,17 +26,16 @@ class Answer:
 class Client:
     """Talks to one server. `healthy` is asked before a failure is blamed on the server."""
 
-    def __init__(self, url: str, healthy: Callable[[], bool], timeout_s: float) -> None:
-        self._api = openai.OpenAI(
-            base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=timeout_s
-        )
+    def __init__(self, url: str, healthy: Callable[[], bool]) -> None:
+        self._api = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         self._healthy = healthy
 
-    def ask(self, request: dict[str, Any]) -> Answer:
+    def ask(self, request: dict[str, Any], timeout_s: float) -> Answer:
         """Raises Ended for an overflow or a failure, FormatError if no answer could be parsed."""
+        create = self._api.chat.completions.create
         for sent in range(1, SENT_MAX + 1):
             try:
-                return _answer(self._api.chat.completions.create(**request))
+                return _answer(create(**request, timeout=timeout_s))
             except openai.BadRequestError as error:
                 if "exceed_context_size" in error.response.text:
                     raise Ended(Exit.CONTEXT_OVERFLOW, error.response.text[:500]) from None

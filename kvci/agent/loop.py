@@ -105,13 +105,14 @@ def _turns(
             raise Ended(Exit.STEP_LIMIT, f"{talk.steps} steps")
         if spec.max_total_tokens and talk.answer_tokens >= spec.max_total_tokens:
             raise Ended(Exit.TOKEN_LIMIT, f"{talk.answer_tokens} tokens")
-        if time.monotonic() > deadline:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
             raise Ended(Exit.TIME_LIMIT, f"{spec.trial_s} s")
         talk.steps += 1
         message: Message = {"role": "assistant", "content": ""}
         try:
             asked = time.time()
-            answer = place.client.ask(_request(spec, messages, name, seed, place.slot))
+            answer = place.client.ask(_request(spec, messages, name, seed, place.slot), left_s)
             message = answer.message
             _count(talk, answer)
             place.heard(answer.answer_tokens)

@@ -1,13 +1,12 @@
 """Grading in a child process of its own, beside generation."""
 
-import multiprocessing
-import signal
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
+from kvci.children import worker
 from kvci.grade import Graded
 from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import SandboxFailed
@@ -15,11 +14,6 @@ from kvci.tasks.instance import Instance
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 GOLD_TRIES = 2
-
-
-def _quiet() -> None:
-    """Ctrl-C is for the parent, which ends this child."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _once(
@@ -80,9 +74,7 @@ class Grader:
 
     def __init__(self, sandboxes: Sandboxes, test_s: float) -> None:
         self._sandboxes, self._test_s = sandboxes, test_s
-        self._pool = ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet
-        )
+        self._pool = worker()
 
     def submit(
         self,

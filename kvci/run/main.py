@@ -11,6 +11,7 @@ import psutil
 from rich.console import Console
 
 from kvci.files import sha256_of_file
+from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
 from kvci.run.directory import RunDirectory
 from kvci.run.progress import Progress
@@ -58,7 +59,8 @@ def run(
         digest.update(instance.row.model_dump_json().encode())
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
     path = Path(spec.out) / (run_id or f"{spec.dataset_name}-{spec.model.name}-{start}")
-    with RunDirectory(path.resolve()) as directory:
+    alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
+    with alone, RunDirectory(path.resolve()) as directory:
         sandboxes = Sandboxes(kind, directory.scratch, caps)
         sandboxes.sweep()
         manifest = directory.open(

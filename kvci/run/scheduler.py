@@ -202,7 +202,7 @@ class Scheduler:
         for slot in range(workers):
             slots.put(slot)
 
-        client = Client(server.url, server.healthy, self._spec.trial_s)
+        client = Client(server.url, server.healthy)
 
         def one(trial: Trial) -> bool:
             slot = slots.get()

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from kvci.children import die_with_parent
 from kvci.errors import UserError
 from kvci.sandbox import TREE, Caps, Limits, Result, SandboxFailed, capped, diff
@@ -18,6 +20,10 @@ from kvci.sandbox.cgroup import Cgroup
 GIT_MARKER = "/kvci-git"
 SCRIPT = "/kvci-script"
 UNPRIVILEGED = 1000
+SHARED_BYTES = 64 << 20
+"""Of /dev/shm, as in Docker; elsewhere a file lies on a disk."""
+DISK_RESERVE_BYTES = 1 << 30
+"""A command that leaves less than this on the disk of its work tree is ended."""
 BASE_DATE = "2000-01-01T00:00:00Z"
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -128,6 +134,7 @@ class Bwrap:
         words = [program(), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
         words += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--clearenv"]
         words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
+        words += ["--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
         words += ["--ro-bind", "/usr", "/usr", "--ro-bind", str(self._etc), "/etc"]
         for name in ("bin", "sbin", "lib", "lib32", "lib64"):
             path = Path("/", name)
@@ -169,8 +176,13 @@ class Bwrap:
             resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
+        def over(pid: int) -> bool:
+            if shutil.disk_usage(self._folder).free < DISK_RESERVE_BYTES:
+                return True
+            return group is None and _resident_bytes(pid) > self._caps.memory_mib << 20
+
         try:
-            done = capped.run([*words, *command], limits, restrict)
+            done = capped.run([*words, *command], limits, restrict, over)
         except (OSError, subprocess.SubprocessError) as error:
             raise SandboxFailed(f"bubblewrap did not start: {error}") from None
         finally:
@@ -179,3 +191,14 @@ class Bwrap:
         if done.code == 1 and done.output.startswith(b"bwrap: "):
             raise SandboxFailed(done.output.decode(errors="replace").strip())
         return done
+
+
+def _resident_bytes(pid: int) -> int:
+    """Of a process and all its descendants; without a cgroup nothing else bounds their sum."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                memory = process.memory_info()
+                total += memory.rss - memory.shared
+    return total

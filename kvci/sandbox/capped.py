@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from kvci.sandbox import Limits, Result
 
+WATCH_S = 0.5
+"""How often what no limit bounds is looked at."""
+
 
 class HeadAndTail:
     """Keeps the first and the last half of a limit, and counts the rest."""
@@ -38,8 +41,9 @@ def run(
     command: list[str],
     limits: Limits,
     before_exec: Callable[[], None] | None = None,
+    over: Callable[[int], bool] = lambda pid: False,
 ) -> Result:
-    """Run a program and kill its process group at the wall or output limit."""
+    """Run a program; kill its group at the wall or output limit, or when `over` says so of it."""
     start = time.monotonic()
     kept = HeadAndTail(limits.kept_bytes)
     process = subprocess.Popen(
@@ -51,9 +55,14 @@ def run(
         preexec_fn=before_exec,
         env={"PATH": "/usr/bin:/bin"},
     )
-    timed_out = False
+    ended = timed_out = False
     try:
-        timed_out = not _drain(process, kept, start + limits.wall_s, limits.output_mib << 20)
+        while not ended and not timed_out:
+            deadline = min(time.monotonic() + WATCH_S, start + limits.wall_s)
+            ended = _drain(process, kept, deadline, limits.output_mib << 20)
+            timed_out = not ended and time.monotonic() >= start + limits.wall_s
+            if not ended and over(process.pid):
+                break
     finally:
         if timed_out or kept.total_bytes > limits.output_mib << 20 or process.poll() is None:
             _kill(process)
@@ -67,7 +76,10 @@ def run(
 def _drain(
     process: subprocess.Popen[bytes], kept: HeadAndTail, deadline: float, limit_bytes: int
 ) -> bool:
-    """Read until the end or the output limit; False if the deadline came first."""
+    """Read until the end or the output limit; False if the deadline came first.
+
+    May be called again, also when the output has ended and the process has not.
+    """
     assert process.stdout
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)

@@ -10,15 +10,16 @@ from kvci.sandbox import TREE, DiffFailed, Limits, Result
 
 PATCH_MAX_BYTES = 16 << 20
 LIMITS = Limits(wall_s=120, cpu_s=240, output_mib=64, kept_bytes=4 * PATCH_MAX_BYTES)
-NOT_TEXT = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
-"""Build products, which are no part of a patch."""
+PRODUCTS = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
+"""What a build makes: where the base has no such file, it is no part of a patch."""
 
 
 def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
     """A bash script that writes the diff; `scratch` is an empty folder for objects and index."""
-    paths = [f":(exclude,glob)**/{name}{end}" for name in NOT_TEXT for end in ("", "/**")]
-    paths += [f":(exclude,literal){path}" for path in exclude]
-    quoted = " ".join(shlex.quote(path) for path in paths)
+    tests = shlex.join(f":(exclude,literal){path}" for path in exclude)
+    products = shlex.join(
+        f":(exclude,glob)**/{name}{end}" for name in PRODUCTS for end in ("", "/**")
+    )
     git = f"git --git-dir={git_folder} --work-tree={TREE} -c core.hooksPath=/dev/null"
     git += " -c core.fsmonitor=false -c core.attributesFile=/dev/null -c core.quotePath=true"
     git += " -c core.excludesFile=/dev/null -c core.symlinks=true -c safe.directory='*'"
@@ -29,11 +30,12 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         f" GIT_OBJECT_DIRECTORY={scratch}/objects GIT_INDEX_FILE={scratch}/index"
         " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_ATTR_NOSYSTEM=1\n"
         f"{git} read-tree HEAD\n"
-        f"{git} add -A -- . {quoted} > /dev/null 2>&1\n"
+        f"{git} add -u -- . {tests} > /dev/null 2>&1\n"
+        f"{git} add -A -- . {tests} {products} > /dev/null 2>&1\n"
         f"mapfile -t binary < <({git} diff --cached --numstat --no-renames HEAD -- |"
         " sed -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
         f"{git} diff --cached --no-ext-diff --no-textconv --no-color --no-renames"
-        f' --ignore-submodules=all HEAD -- . "${{binary[@]}}" {quoted}\n'
+        f' --ignore-submodules=all HEAD -- . "${{binary[@]}}" {tests}\n'
     )
 
 

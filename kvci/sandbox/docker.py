@@ -89,7 +89,9 @@ def check() -> str:
 def sweep(own: bool = False) -> None:
     """Remove the containers of this machine's kvci processes that live no more, or are this one."""
     with contextlib.suppress(*GONE):
-        for container in client().containers.list(all=True, filters={"label": OWNER}):
+        for container in client().containers.list(
+            all=True, filters={"label": OWNER}, ignore_removed=True
+        ):
             if ended(name := container.labels[OWNER]) or (own and name == process()):
                 with contextlib.suppress(NotFound, APIError):
                     container.remove(force=True, v=True)

@@ -1,12 +1,11 @@
 """The model's file, and the few numbers of its header that a spec is checked against."""
 
 import importlib
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kvci.children import worker
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.spec import KV_BLOCK_ELEMENTS, Model, Spec
@@ -61,7 +60,7 @@ def header(path: Path) -> Header:
 
     Read in a child process: the reader takes 700 MB for the words of a large vocabulary.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker() as pool:
         return pool.submit(_header, path).result()
 
 

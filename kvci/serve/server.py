@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,9 @@ from kvci.spec import Arm, Spec
 
 START_S = 600.0
 STOP_S = 10.0
+WATCH_S = 10.0
+UNHEALTHY_MAX = 6
+"""A server that fails its health check so often in a row hangs."""
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
@@ -78,6 +82,7 @@ class Server:
             kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow
         )
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
         """Raises ServerFailed if it does not come up, Refused if it does something else."""
@@ -100,6 +105,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,6 +140,7 @@ class Server:
         asked.raise_for_status()
 
     def stop(self) -> None:
+        self._stopping.set()
         if self._process:
             if self.alive():
                 self._process.terminate()
@@ -144,6 +151,14 @@ class Server:
                 self._process.wait()
         self._http.close()
         self._folder.cleanup()
+
+    def _watch(self) -> None:
+        """A server that hangs is ended, so that whoever waits for its answer learns of it."""
+        unhealthy = 0
+        while self._process and not self._stopping.wait(WATCH_S):
+            unhealthy = 0 if self.healthy() else unhealthy + 1
+            if unhealthy == UNHEALTHY_MAX and not self._stopping.is_set():
+                self._process.kill()
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_S

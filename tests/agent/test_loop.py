@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -23,7 +24,10 @@ OVERFLOW = {"error": {"code": 400, "type": "exceed_context_size_error", "message
 
 
 class Scripted(ThreadingHTTPServer):
-    """Answers one after the other; the last is said again. An int is a status, None a cut line."""
+    """Answers one after the other; the last is said again.
+
+    An int is the length of an answer that was cut, None a cut line, a float a silence in seconds.
+    """
 
     def __init__(self, answers: list[Any]) -> None:
         self.answers, self.requests = answers, list[dict[str, Any]]()
@@ -39,7 +43,9 @@ class Handler(replay.Handler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         answer = server.answers[min(len(server.requests), len(server.answers) - 1)]
         server.requests.append(body)
-        if answer is None:
+        if isinstance(answer, float):
+            time.sleep(answer)
+        if answer is None or isinstance(answer, float):
             self.close_connection = True
         elif isinstance(answer, tuple):
             self.reply(*answer)
@@ -65,7 +71,7 @@ def talk(answers: list[Any], box: Bwrap, folder: Path, **overrides: Any) -> Conv
     asked = {"model": str(GEMMA), "arms": ["f16/f16"], "dataset": "x", "max_tokens": 50}
     spec = load(None, asked | overrides)
     server = Scripted(answers)
-    place = Place(Client(server.url, lambda: True, 5), box, 0, folder / "trajectory.jsonl")
+    place = Place(Client(server.url, lambda: True), box, 0, folder / "trajectory.jsonl")
     try:
         return converse(spec, "It is wrong.", "i-1", 3, place)
     finally:
@@ -83,6 +89,7 @@ CASES: dict[str, tuple[list[Any], Exit, dict[str, Any]]] = {
     "malformed": ([FIX, "no command"], Exit.FORMAT_ERRORS, {}),
     "steps": ([FIX], Exit.STEP_LIMIT, {"max_steps": 2}),
     "tokens": ([FIX], Exit.TOKEN_LIMIT, {"max_total_tokens": 14}),
+    "time": ([FIX, 3.0], Exit.TIME_LIMIT, {"trial_s": 1.5}),
     "server gone": ([FIX, None], Exit.SERVER_FAILED, {}),
     "server error": ([FIX, (500, {"error": "broken"})], Exit.REQUEST_FAILED, {}),
     "unparsable": ([FIX, (500, {"error": "Failed to parse input"})], Exit.FORMAT_ERRORS, {}),

@@ -1,14 +1,20 @@
 """What only bubblewrap has: its check, its groups, what a killed kvci left."""
 
 import os
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from kvci.errors import UserError
-from kvci.sandbox import bwrap
+from kvci.sandbox import Limits, bwrap
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.cgroup import ROOT, Cgroup, sweep
+
+ORDINARY = 12345
+"""A user id that nobody has."""
 
 
 def test_without_a_sandbox_kvci_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +45,43 @@ def test_what_a_killed_kvci_left_in_its_group_is_ended() -> None:
     sweep()
     assert left.wait(5) == -9
     assert not [folder for folder in folders if folder.exists()]
+
+
+def test_a_full_disk_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = bwrap.Bwrap({"a.py": "x = 1\n"})
+    try:
+        monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
+        done = box.run("sleep 20; echo kept", Limits())
+        assert done.code == 137 and not done.timed_out and done.wall_s < 10
+    finally:
+        box.close()
+
+
+def test_as_an_ordinary_user_the_same_is_contained(tmp_path: Path) -> None:
+    """The hostile commands once more, without a cgroup that could hold them."""
+    if os.geteuid() != 0:
+        pytest.skip("all tests run as an ordinary user here")
+    python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin") or sys.executable
+    paths = [str(Path(pytest.__file__).parents[1]), str(Path(__file__).parents[2])]
+    words = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "bwrap"]
+    words += [f"--basetemp={tmp_path / 'user'}", str(Path(__file__).with_name("test_hostile.py"))]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(paths), "HOME": str(tmp_path)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    os.chown(tmp_path, ORDINARY, ORDINARY)
+
+    def run(*command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, user=ORDINARY, group=ORDINARY, extra_groups=[], env=environment,
+            cwd=paths[1], capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+
+    if run(python, "-c", "import kvci, pytest, pydantic_core, tests.conftest").returncode:
+        pytest.skip("no Python with kvci's packages that an ordinary user can read")
+    done = run(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
 
 
 def test_head_and_tail() -> None:

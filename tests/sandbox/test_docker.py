@@ -27,7 +27,9 @@ def test_what_a_killed_kvci_left_is_removed_and_nothing_else() -> None:
     try:
         assert left and docker.client().containers.get(left).status == "running"
         docker.sweep()
-        assert left not in [c.id for c in docker.client().containers.list(all=True)]
+        assert left not in [
+            c.id for c in docker.client().containers.list(all=True, ignore_removed=True)
+        ]
         assert mine.run("echo still here", Limits()).output == b"still here\n"
     finally:
         mine.close()

@@ -14,9 +14,12 @@ from kvci.sandbox.docker import Docker
 from tests.images import calibration_image
 
 SHORT = Limits(wall_s=5)
-FILES = {"a.py": "x = 1\n", "package/b.py": "y = 2\n", "tests/test_a.py": "pass\n"}
-
-
+FILES = {
+    "a.py": "x = 1\n",
+    "package/b.py": "y = 2\n",
+    "package/build/c.py": "z = 3\n",
+    "tests/test_a.py": "pass\n",
+}
 CAPS = Caps(memory_mib=200, processes=64)
 
 
@@ -69,6 +72,16 @@ def test_a_file_cannot_grow_without_end(box: Sandbox) -> None:
 def test_memory_is_bounded(box: Sandbox) -> None:
     done = box.run("python3 -c 'x = bytearray(1 << 30)'", Limits(wall_s=20))
     assert done.code != 0
+
+
+def test_the_memory_of_all_processes_together_is_bounded(box: Sandbox) -> None:
+    hold = "x = bytearray(150 << 20); import time; time.sleep(4); print('kept')"
+    done = box.run(f'for i in 1 2 3 4; do python3 -c "{hold}" & done; wait', Limits(wall_s=30))
+    assert not done.timed_out and done.output.splitlines().count(b"kept") < 4
+
+
+def test_shared_memory_is_bounded(box: Sandbox) -> None:
+    assert box.run("head -c 100M /dev/zero > /dev/shm/x", Limits(wall_s=20)).code != 0
 
 
 def test_nothing_goes_on_in_the_background(box: Sandbox) -> None:
@@ -138,6 +151,12 @@ def test_diff_is_text_changes_without_products_and_tests(box: Sandbox) -> None:
     assert "-x = 1\n+x = 3\n" in patch and "n w.py" in patch and "-y = 2" in patch
     for absent in ("tests/", "pycache", "build", "binary"):
         assert absent not in patch
+
+
+def test_a_file_of_the_base_is_no_build_product_whatever_its_name(box: Sandbox) -> None:
+    box.run("sed -i s/3/4/ package/build/c.py; echo new > package/build/d.py", SHORT)
+    patch = box.diff()
+    assert b"-z = 3\n+z = 4\n" in patch and b"new" not in patch
 
 
 def test_an_untouched_tree_has_no_diff(box: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ import psutil
 import pytest
 
 from kvci.errors import UserError
+from kvci.serve import server as server_module
 from kvci.serve.model import check, header
+from kvci.serve.replay import Script
 from kvci.serve.server import Refused, Server, ServerFailed, command
 from kvci.spec import Spec, load
 from tests.conftest import GEMMA
@@ -117,3 +120,16 @@ def test_a_binary_and_the_embedded_engine_prove_the_same(gemma: Path, tmp_path: 
         with start(spec(engine), gemma, tmp_path / Path(engine).name) as server:
             found.append(server.effective.model_copy(update={"build": None}))
     assert found[0] == found[1]
+
+
+def test_a_server_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "WATCH_S", 0.05)
+    monkeypatch.setattr(server_module, "UNHEALTHY_MAX", 2)
+    monkeypatch.setattr(Server.healthy, "__defaults__", (0.2,))
+    script = tmp_path / "script.json"
+    Script(answers={}).write(script)
+    with start(spec(f"replay:{script}"), Path("none"), tmp_path) as server:
+        assert server._process
+        server._process.send_signal(signal.SIGSTOP)
+        assert server._process.wait(20) == -signal.SIGKILL
+        assert not server.alive()
