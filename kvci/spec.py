@@ -94,8 +94,16 @@ class Model(Document):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     weights: str = ""
     chat_template: str | None = None
-    """A template's name or text; the model's own if absent."""
+    """Jinja text, or `chatml`; the model's own if absent."""
     reasoning: Literal["off", "auto"] = "off"
+
+    @field_validator("chat_template")
+    @classmethod
+    def _jinja(cls, template: str | None) -> str | None:
+        """With --jinja llama-server takes every other name for the whole of a template's text."""
+        if template and template != "chatml" and "{" not in template:
+            raise ValueError(f"'{template}' is no chat template; give Jinja text or chatml")
+        return template
 
     @model_validator(mode="after")
     def _one_source(self) -> "Model":

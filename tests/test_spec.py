@@ -49,6 +49,7 @@ def test_defaults_are_the_rules(tmp_path: Path) -> None:
         ({"seeds": [1, 1], "temperature": 1}, "differ from each other"),
         ({"colour": "blue"}, "colour: Extra inputs"),
         ({"model": "no-such.gguf"}, "does not exist"),
+        ({"model": {"name": "m", "path": "m", "chat_template": "gemma"}}, "is no chat template"),
         ({"limit": 0}, "limit"),
     ],
 )
@@ -82,9 +83,9 @@ def test_hash_covers_what_can_change_a_trial(tmp_path: Path) -> None:
 
 
 def test_model_header_limits(tmp_path: Path) -> None:
-    check(spec(tmp_path), Header("llama", 65536, 8, 64, 64))
+    check(spec(tmp_path), Header("llama", 65536, 8, 64, 64, True))
     with pytest.raises(UserError, match="trained with"):
-        check(spec(tmp_path), Header("llama", 65535, 8, 64, 64))
+        check(spec(tmp_path), Header("llama", 65535, 8, 64, 64, True))
     with pytest.raises(UserError, match="head size 80"):
-        check(spec(tmp_path), Header("llama", 65536, 8, 80, 64))
-    check(spec(tmp_path, arms=["f16/bf16"]), Header("llama", 65536, 8, 80, 80))
+        check(spec(tmp_path), Header("llama", 65536, 8, 80, 64, True))
+    check(spec(tmp_path, arms=["f16/bf16"]), Header("llama", 65536, 8, 80, 80, True))

@@ -19,6 +19,8 @@ class Header:
     layers: int
     head_k: int
     head_v: int
+    chat_template: bool
+    """The file holds one. Without it llama-server would take one of its own, and not say so."""
 
 
 def locate(model: Model) -> Path:
@@ -87,6 +89,7 @@ def _header(path: Path) -> Header:
             layers=number("block_count"),
             head_k=number("attention.key_length", head),
             head_v=number("attention.value_length", head),
+            chat_template="tokenizer.chat_template" in fields,
         )
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise UserError(f"{path} is not a GGUF model that kvci can read: {error}.") from None
@@ -98,6 +101,11 @@ def check(spec: Spec, model: Header) -> None:
         raise UserError(
             f"The context {spec.context} is above the {model.context_tokens} tokens that "
             f"{spec.model.name} was trained with; lower --context."
+        )
+    if not (model.chat_template or spec.model.chat_template):
+        raise UserError(
+            f"{spec.model.name} has no chat template of its own; give one as chat_template in its "
+            "file of ci/models."
         )
     for arm in spec.arms:
         for side, kind, head in (("K", arm.k, model.head_k), ("V", arm.v, model.head_v)):

@@ -101,6 +101,7 @@ class Server:
             if self._verified:
                 self.prove()
                 self._warm_up()
+                self._prove_template()
                 self.prove()
         except BaseException:
             self.stop()
@@ -177,6 +178,21 @@ class Server:
             self.erase(0)
         except httpx.HTTPError as error:
             raise ServerFailed(f"the warm-up decode failed: {error}") from None
+
+    def _prove_template(self) -> None:
+        """What is said reaches the model. Raises Refused if the chat template drops it."""
+        said = "kvci-asks-whether-this-is-read"
+        body = {"messages": [{"role": "user", "content": said}]}
+        try:
+            answer = self._http.post("/apply-template", json=body, timeout=30)
+            prompt = str(answer.raise_for_status().json().get("prompt"))
+        except (httpx.HTTPError, ValueError) as error:
+            raise ServerFailed(f"the chat template could not be tried: {error}") from None
+        if said not in prompt:
+            raise Refused(
+                f"The chat template of arm {self.arm.id} makes {prompt[:80]!r} of what is said; "
+                "give the model's chat_template as Jinja text."
+            )
 
     def _last_error(self) -> str:
         for path in (self.log, self.log.with_suffix(".out")):

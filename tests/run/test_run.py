@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -119,18 +120,25 @@ def test_the_known_table_in_docker_is_the_same(tmp_path: Path, undisturbed: Know
     assert not containers_of_the_dead()
 
 
-def kill_and_resume(out: Path, undisturbed: Known, kills: int, seed: int) -> None:
+def kill_and_resume(
+    out: Path,
+    undisturbed: Known,
+    kills: int,
+    seed: int,
+    start: Callable[[Path], "subprocess.Popen[str]"] = scripted,
+    within_s: float = 6.0,
+) -> None:
     """Kill the run at random moments, then let it finish: every trial once, and the same."""
     rng = random.Random(seed)
     for _ in range(kills):
-        process = scripted(out)
-        time.sleep(rng.uniform(1.0, 6.0))
+        process = start(out)
+        time.sleep(rng.uniform(1.0, within_s))
         before = outcomes(out)
         process.kill()
         process.communicate(timeout=30)
         wait_until_nothing_is_left(out)
         assert before.items() <= outcomes(out).items()
-    process = scripted(out)
+    process = start(out)
     text, _ = process.communicate(timeout=200)
     assert process.returncode == 0, text
     assert outcomes(out) == undisturbed

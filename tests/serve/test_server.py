@@ -35,6 +35,10 @@ def test_header_of_the_model(gemma: Path, tmp_path: Path) -> None:
     assert (found.architecture, found.context_tokens, found.layers) == ("gemma3", 32768, 18)
     assert (found.head_k, found.head_v) == (256, 256)
     check(spec(), found)
+    asked = spec()
+    bare = asked.model.model_copy(update={"chat_template": None})
+    with pytest.raises(UserError, match="no chat template of its own"):
+        check(asked.model_copy(update={"model": bare}), found)
     (tmp_path / "no.gguf").write_bytes(b"GGUFno")
     with pytest.raises(UserError, match="not a GGUF model"):
         header(tmp_path / "no.gguf")
@@ -80,6 +84,16 @@ def test_a_server_that_does_something_else_is_refused(
     )
     wrapper.chmod(0o755)
     with pytest.raises(Refused, match=says), start(spec(str(wrapper)), gemma, tmp_path):
+        pass
+
+
+def test_a_chat_template_that_drops_what_is_said_is_refused(gemma: Path, tmp_path: Path) -> None:
+    asked = spec()
+    deaf = asked.model.model_copy(update={"chat_template": "{{ 'gemma' }}"})
+    with (
+        pytest.raises(Refused, match="makes 'gemma' of what is said"),
+        start(asked.model_copy(update={"model": deaf}), gemma, tmp_path),
+    ):
         pass
 
 
