@@ -1,12 +1,16 @@
 """One real SWE-bench Lite instance, in an image built by hand."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from kvci.cli import main
+from kvci.grade import Graded
 from kvci.run.grade import grade_patches
 from kvci.taxonomy import Verdict
-from tests.conftest import data
+from tests.conftest import GEMMA, data
 from tests.real import INSTANCE, flask_image
 
 
@@ -17,3 +21,21 @@ def test_the_gold_patch_resolves_as_the_harness_says(tmp_path: Path) -> None:
     found = grade_patches(dataset, INSTANCE, None, "auto", 600.0, tmp_path / "out")[INSTANCE]
     assert found.verdict is Verdict.RESOLVED
     assert (found.fail_to_pass, found.pass_to_pass) == ((2, 2), (54, 54))
+
+
+@pytest.mark.faults
+def test_a_run_of_three_kv_types_on_it(tmp_path: Path) -> None:
+    """The model is far too small to fix it, and the table says so."""
+    flask_image()
+    words = ["run", "--model", str(GEMMA), "--dataset", str(data("swe-bench-lite.v5.jsonl"))]
+    words += ["--kv", "f16/f16", "--kv", "q8_0/q8_0", "--kv", "q4_0/q4_0", "--filter", INSTANCE]
+    words += ["--context", "8192", "--max-steps", "4", "--max-tokens", "96", "--run-id", "r"]
+    words += ["--engine", "embedded", "--out", str(tmp_path)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    arms = json.loads((tmp_path / "r" / "summary.json").read_text())["arms"]
+    assert [(arm["done"], arm["resolved"], arm["infrastructure"]) for arm in arms] == [
+        (1, 0, 0)
+    ] * 3
+    gold = Graded.read(tmp_path / "r" / "preflight" / INSTANCE / "graded.json")
+    assert gold.verdict is Verdict.RESOLVED
