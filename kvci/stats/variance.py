@@ -1,0 +1,46 @@
+"""Between instances and between seeds."""
+
+from collections.abc import Sequence
+from math import comb
+
+
+def icc(outcomes: Sequence[Sequence[bool]]) -> float | None:
+    """The share of the variance that lies between instances, from 0 to 1.
+
+    One-way analysis of variance, with the mean size of unequal groups (Fleiss, Levin and Paik 2003,
+    section 15.2; ICC(1) of Shrout and Fleiss 1979). None where it cannot be told: fewer than two
+    instances, one seed, or no variance at all.
+    """
+    groups = [group for group in outcomes if group]
+    n, total = len(groups), sum(len(group) for group in groups)
+    if n < 2 or total == n:
+        return None
+    mean = sum(sum(group) for group in groups) / total
+    between = sum(len(g) * (sum(g) / len(g) - mean) ** 2 for g in groups) / (n - 1)
+    within = sum(sum(g) * (1 - sum(g) / len(g)) for g in groups) / (total - n)
+    size = (total - sum(len(g) ** 2 for g in groups) / total) / (n - 1)
+    whole = between + (size - 1) * within
+    return min(1.0, max(0.0, (between - within) / whole)) if whole else None
+
+
+def pass_at_k(successes: int, trials: int, k: int) -> float:
+    """The chance that at least one of k trials succeeds, without bias (Chen et al. 2021, eq. 1).
+
+    Raises ValueError for fewer trials than k.
+    """
+    _enough(trials, k)
+    return 1 - comb(trials - successes, k) / comb(trials, k)
+
+
+def pass_hat_k(successes: int, trials: int, k: int) -> float:
+    """pass^k, the chance that all of k trials succeed, without bias (Yao et al. 2024, tau-bench).
+
+    Raises ValueError for fewer trials than k.
+    """
+    _enough(trials, k)
+    return comb(successes, k) / comb(trials, k)
+
+
+def _enough(trials: int, k: int) -> None:
+    if not 1 <= k <= trials:
+        raise ValueError(f"{k} of {trials} trials cannot be chosen")

@@ -1,0 +1,90 @@
+"""Against statsmodels' clustered regression, against one seed, and against all sign patterns."""
+
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+
+from kvci.stats.clustered import (
+    Shares,
+    agreement,
+    bootstrap_interval,
+    cluster_error,
+    cluster_interval,
+    score_interval,
+    shares,
+    sign_flip,
+)
+from kvci.stats.paired import mcnemar_mid_p_harm, tango
+
+YES, NO = Fraction(1), Fraction(0)
+
+
+def one_seed(b: int, c: int, same: int) -> list[Shares]:
+    return [(YES, NO)] * b + [(NO, YES)] * c + [(NO, NO)] * same
+
+
+def test_shares_of_an_instance() -> None:
+    assert shares([True, True, False, False], [True, False, False, True]) == (
+        Fraction(1, 4),
+        Fraction(1, 4),
+    )
+    with pytest.raises(ValueError, match="needs a pair"):
+        shares([], [])
+
+
+@pytest.mark.parametrize(("b", "c"), [(5, 2), (8, 3), (0, 0), (0, 4), (4, 0)])
+def test_one_seed_gives_mcnemar_and_tango(b: int, c: int) -> None:
+    pairs = one_seed(b, c, 40)
+    assert sign_flip(pairs) == pytest.approx(mcnemar_mid_p_harm(b, c))
+    assert agreement(pairs) == 1.0
+    assert score_interval(pairs, 0.9) == pytest.approx(tango(b, c, 40 + b + c, 0.9))
+
+
+def test_sign_flip_counts_all_patterns() -> None:
+    some = [(Fraction(2, 3), NO), (NO, Fraction(1, 3)), (Fraction(1, 2), NO), (YES, Fraction(1, 4))]
+    differences = [b - c for b, c in some]
+    seen = sum(differences)
+    sums = [
+        sum(s * d for s, d in zip(p, differences, strict=True)) for p in product((1, -1), repeat=4)
+    ]
+    expected = (sum(s > seen for s in sums) + sum(s == seen for s in sums) / 2) / len(sums)
+    assert sign_flip(some) == pytest.approx(expected)
+
+
+def test_seeds_that_agree_tell_less() -> None:
+    agree = [(YES, NO)] * 5 + [(NO, NO)] * 45
+    disagree = [(Fraction(1, 5), NO)] * 25 + [(NO, NO)] * 25
+    widths = [high - low for low, high in map(score_interval, (agree, disagree))]
+    assert widths[1] < widths[0]
+    assert score_interval(agree) == pytest.approx(tango(5, 0, 50))
+
+
+def test_seeds_without_any_difference_are_one_observation_an_instance() -> None:
+    assert score_interval([(NO, NO)] * 50, 0.9) == pytest.approx(tango(0, 0, 50, 0.9))
+
+
+def test_cluster_error_is_that_of_a_clustered_regression() -> None:
+    rng = np.random.default_rng(1)
+    clusters = rng.integers(12, size=300)
+    differences = rng.integers(-1, 2, size=300) + clusters / 10
+    fit = sm.OLS(differences, np.ones(300)).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters, "use_correction": False}
+    )
+    expected = fit.bse[0] * (12 / 11) ** 0.5
+    error = cluster_error(list(differences), list(clusters))
+    assert error == pytest.approx(expected)
+    interval = cluster_interval(list(differences), list(clusters))
+    assert interval == pytest.approx(
+        tuple(differences.mean() + s * 1.959964 * expected for s in (-1, 1))
+    )
+    resampled = bootstrap_interval(list(differences), list(clusters))
+    assert resampled == pytest.approx(interval, abs=0.05)
+
+
+def test_one_repository_has_no_clusters() -> None:
+    assert cluster_error([0.0, 1.0], ["a", "a"]) is None
+    assert cluster_interval([0.0, 1.0], ["a", "a"]) is None
+    assert bootstrap_interval([0.0, 1.0], ["a", "a"]) is None

@@ -1,0 +1,53 @@
+from fractions import Fraction
+
+import pytest
+
+from kvci.stats.clustered import Shares
+from kvci.stats.decide import Claim, decide, holm
+
+YES, NO = Fraction(1), Fraction(0)
+
+
+def pairs(only_first: int, only_second: int = 0, n: int = 200) -> list[Shares]:
+    same = n - only_first - only_second
+    return [(YES, NO)] * only_first + [(NO, YES)] * only_second + [(NO, NO)] * same
+
+
+def claims(*arms: list[Shares], margin: float | None = 0.05) -> list[Claim]:
+    return [decision.claim for decision in decide(arms, margin)]
+
+
+def test_holm_worked_by_hand() -> None:
+    """3 x 0.01; then 2 x 0.03; then 1 x 0.04, but no less than the one before."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_the_claims() -> None:
+    assert claims(pairs(20)) == [Claim.HARM]
+    assert claims(pairs(0)) == [Claim.NON_INFERIOR]
+    assert claims(pairs(12, 8)) == [Claim.INCONCLUSIVE]
+    assert claims(pairs(10, 1, n=400)) == [Claim.HARM_WITHIN]
+
+
+def test_without_a_margin_nothing_is_non_inferior() -> None:
+    assert claims(pairs(0), pairs(20), margin=None) == [Claim.INCONCLUSIVE, Claim.HARM]
+
+
+def test_non_inferiority_stops_at_the_first_arm_that_fails() -> None:
+    assert claims(pairs(0), pairs(12, 8), pairs(0)) == [
+        Claim.NON_INFERIOR,
+        Claim.INCONCLUSIVE,
+        Claim.INCONCLUSIVE,
+    ]
+
+
+def test_harm_is_corrected_for_the_number_of_arms() -> None:
+    assert claims(pairs(6, 1), margin=None) == [Claim.HARM]
+    many = claims(pairs(6, 1), pairs(0), pairs(0), margin=None)
+    assert many[0] is Claim.INCONCLUSIVE
+
+
+def test_an_arm_without_a_pair_is_inconclusive() -> None:
+    (decision,) = decide([[]], 0.05)
+    assert (decision.claim, decision.p, decision.interval) == (Claim.INCONCLUSIVE, 1.0, (-1.0, 1.0))

@@ -1,0 +1,64 @@
+"""Against statsmodels, and the examples of the papers."""
+
+import pytest
+from statsmodels.stats.contingency_tables import mcnemar
+
+from kvci.stats.paired import (
+    mcnemar_exact,
+    mcnemar_mid_p,
+    mcnemar_mid_p_harm,
+    newcombe,
+    tango,
+    tango_z,
+)
+
+AIRWAYS = (1, 1, 7, 12)
+"""Bentur et al. 2009, the example of Fagerland, Lydersen and Laake 2013 and 2014."""
+
+
+@pytest.mark.parametrize(("b", "c"), [(5, 2), (8, 3), (0, 4), (0, 0), (30, 12), (6, 6)])
+def test_mcnemar_is_that_of_statsmodels(b: int, c: int) -> None:
+    expected = mcnemar([[1, b], [c, 1]], exact=True).pvalue
+    assert mcnemar_exact(b, c) == pytest.approx(expected)
+
+
+def test_mcnemar_of_the_paper() -> None:
+    _, b, c, _ = AIRWAYS
+    assert mcnemar_exact(b, c) == pytest.approx(0.0703, abs=5e-5)
+    assert mcnemar_mid_p(b, c) == pytest.approx(0.0391, abs=5e-5)
+    assert mcnemar_mid_p_harm(c, b) == pytest.approx(0.0391 / 2, abs=5e-5)
+
+
+def test_mid_p_of_no_difference() -> None:
+    assert mcnemar_mid_p(0, 0) == 1.0
+    assert mcnemar_mid_p_harm(0, 0) == 0.5
+
+
+def test_newcombe_of_the_papers() -> None:
+    assert newcombe(*AIRWAYS) == pytest.approx((-0.507, -0.026), abs=5e-4)
+    assert newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)  # Newcombe 1998
+
+
+def test_tango_of_the_papers() -> None:
+    _, b, c, _ = AIRWAYS
+    assert tango(b, c, sum(AIRWAYS)) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(5, 2, 300), (0, 0, 50), (0, 7, 20), (50, 0, 50)])
+def test_tango_inverts_its_test(b: int, c: int, n: int) -> None:
+    low, high = tango(b, c, n, 0.9)
+    assert -1 <= low <= (b - c) / n <= high <= 1
+    for limit, z in ((low, 1.6449), (high, -1.6449)):
+        if abs(limit) < 1:
+            assert tango_z(b, c, n, limit) == pytest.approx(z, abs=1e-3)
+
+
+def test_turned_round_it_is_the_other_side() -> None:
+    assert tango(5, 2, 300) == pytest.approx([-limit for limit in reversed(tango(2, 5, 300))])
+    assert newcombe(3, 5, 2, 290) == pytest.approx(
+        [-limit for limit in reversed(newcombe(3, 2, 5, 290))]
+    )
+
+
+def test_without_a_pair_nothing_is_known() -> None:
+    assert tango(0, 0, 0) == newcombe(0, 0, 0, 0) == (-1.0, 1.0)

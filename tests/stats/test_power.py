@@ -1,0 +1,79 @@
+"""Against simulation, and statsmodels for independent groups."""
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import NormalIndPower
+from statsmodels.stats.proportion import proportion_effectsize
+
+from kvci.stats.paired import mcnemar_mid_p_harm
+from kvci.stats.power import (
+    Design,
+    discordance,
+    instances_needed,
+    paired_power,
+    power,
+    smallest_effect,
+    smallest_visible,
+    unpaired_instances,
+    unpaired_smallest_effect,
+)
+
+
+@pytest.mark.parametrize(("pairs", "first", "second"), [(50, 0.12, 0.02), (300, 0.04, 0.02)])
+def test_power_is_what_a_simulation_finds(pairs: int, first: float, second: float) -> None:
+    drawn = np.random.default_rng(0).multinomial(pairs, [first, second, 1 - first - second], 4000)
+    found = np.mean([mcnemar_mid_p_harm(b, c) < 0.05 for b, c, _ in drawn.tolist()])
+    assert paired_power(pairs, first, second) == pytest.approx(found, abs=0.025)
+
+
+def test_without_harm_the_power_is_at_most_alpha() -> None:
+    for pairs in (50, 300, 1500):
+        for rate in (0.01, 0.1, 0.24):
+            assert paired_power(pairs, rate, rate) <= 0.0505
+
+
+def test_discordance_of_independent_trials() -> None:
+    first, second = discordance(0.2, 0.05, icc=0)
+    assert first - second == pytest.approx(0.05)
+    assert first == pytest.approx(0.2 * 0.85, abs=0.002)
+
+
+def test_smallest_effect_and_instances_needed_are_two_sides_of_one() -> None:
+    design = Design(300, 0.5, icc=0.5)
+    effect = smallest_effect(design)
+    assert effect and power(design, effect) == pytest.approx(0.8, abs=0.005)
+    assert instances_needed(design, effect) == pytest.approx(300, abs=10)
+    with pytest.raises(ValueError, match="base rate"):
+        instances_needed(design, 0.6)
+
+
+def test_a_low_base_rate_cannot_answer() -> None:
+    assert smallest_effect(Design(300, 0.01)) is None
+    assert smallest_effect(Design(300, 0.0267, icc=0, alpha=0.025)) == pytest.approx(
+        0.025, abs=5e-4
+    )
+
+
+def test_seeds_and_agreement_help() -> None:
+    one, five = smallest_effect(Design(300, 0.2)), smallest_effect(Design(300, 0.2, seeds=5))
+    assert one and five and five < one / 1.8
+    less = smallest_effect(Design(300, 0.2, icc=0))
+    assert less and one < less
+
+
+def test_after_the_run() -> None:
+    assert smallest_visible(3, 1.0) is None
+    calm, noisy = smallest_visible(300, 1.0), smallest_visible(300, 0.9)
+    assert calm and noisy and calm < noisy
+    assert paired_power(300, calm, 0.0) == pytest.approx(0.8, abs=0.005)
+
+
+def test_independent_groups() -> None:
+    needed = unpaired_instances(0.5, 0.05, alpha=0.025)
+    peer = NormalIndPower().solve_power(
+        proportion_effectsize(0.5, 0.45), alpha=0.05, power=0.8, alternative="two-sided"
+    )
+    assert needed == pytest.approx(peer, rel=0.01)
+    effect = unpaired_smallest_effect(needed, 0.5, alpha=0.025)
+    assert effect == pytest.approx(0.05, abs=1e-3)
+    assert unpaired_smallest_effect(50, 0.01) is None
