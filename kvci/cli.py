@@ -217,17 +217,35 @@ def record(
 ) -> None:
     """Write the records of a RUN folder, and its rows into BENCHMARKS.md."""
     from kvci.record.main import first_difference, record_run
+    from kvci.record.show import said
 
     if (folder is None) != check:
         raise UserError("Give either a run's folder or --check.")
     if folder:
         done = record_run(folder, results, benchmarks)
         for one in done.records:
-            click.echo(f"{one.row_id}: {one.resolved} of {one.total} resolved")
+            click.echo(said(one))
         click.echo(f"rows: {done.benchmarks}")
     elif difference := first_difference(results, benchmarks):
         click.echo(difference)
         ctx.exit(1)
+
+
+@main.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--kv", help="Its KV type, K/V, where the folder does not say it.")
+@click.option("--dataset", help="Its dataset, where the folder does not say it.")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("ci/results"))
+@click.option("--benchmarks", type=click.Path(path_type=Path), default=Path("BENCHMARKS.md"))
+def import_(
+    folder: Path, kv: str | None, dataset: str | None, results: Path, benchmarks: Path
+) -> None:
+    """Make a record of an earlier run of mini-swe-agent in DIR."""
+    from kvci.record.main import import_run
+    from kvci.record.show import said
+
+    click.echo(said(import_run(folder, results, benchmarks, kv, dataset)))
+    click.echo(f"rows: {benchmarks}")
 
 
 @main.command()

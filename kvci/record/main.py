@@ -7,7 +7,8 @@ from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.record.benchmarks import EMPTY, render
 from kvci.record.build import build, write
-from kvci.record.record import Record, read_all
+from kvci.record.mini import read_run
+from kvci.record.record import Imported, Record, file_name, read_all
 from kvci.run.directory import Manifest
 
 
@@ -34,6 +35,32 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
     write(records, results)
     write_atomic(benchmarks, rendered.encode())
     return Recorded(records, benchmarks)
+
+
+def import_run(
+    folder: Path, results: Path, benchmarks: Path, kv: str | None, dataset: str | None
+) -> Imported:
+    """An earlier run of another tool becomes a record and a row.
+
+    A row that its owner wrote already stays as it is, and gets kvci's reading. Raises UserError
+    with nothing written.
+    """
+    record = read_run(folder, kv, dataset)
+    others = read_all(results)
+    for there in others:
+        if there.row_id == record.row_id:
+            if not isinstance(there, Imported) or there.reported != record.reported:
+                raise UserError(
+                    f"{results / file_name(there.row_id)} says something else than {folder}; "
+                    "it is never overwritten."
+                )
+            record = record.model_copy(update={"table": there.table})
+    others = [there for there in others if there.row_id != record.row_id]
+    text = _text(benchmarks) if benchmarks.exists() else EMPTY
+    rendered = render(text, [*others, record])
+    record.write(results / file_name(record.row_id))
+    write_atomic(benchmarks, rendered.encode())
+    return record
 
 
 def first_difference(results: Path, benchmarks: Path) -> str:

@@ -98,14 +98,63 @@ class Record(Document):
         return f"{model['name']} ({model['weights']})" if model["weights"] else str(model["name"])
 
 
+class ImportedTrial(Document):
+    """A trial of an earlier tool, as far as its evidence was kept."""
+
+    instance: str
+    exit: str
+    """In the tool's own words."""
+    classes: tuple[Class, ...] = Field(min_length=1)
+    """One, or all that it can have been."""
+    why: str
+    steps: int
+    answer_tokens: int
+    depth_tokens: int
+    loops: int
+    malformed: int
+    patch_sha256: str
+    patch_bytes: int
+    exception_as_patch: bool
+    """The tool stored the text of an exception where a patch belongs."""
+
+    @property
+    def label(self) -> str:
+        """The class, or the alternatives and why they could not be told apart."""
+        if len(self.classes) == 1:
+            return str(self.classes[0])
+        if self.classes == (Class.A8, Class.A9, Class.A11A, Class.A11B):
+            return "A8-A11 (unsplit)"
+        return "/".join(self.classes) + f" ({self.why})"
+
+    @property
+    def valid(self) -> bool:
+        """Only if it is, whichever of its classes it has."""
+        return not INFRASTRUCTURE & set(self.classes)
+
+    @property
+    def resolved(self) -> bool:
+        return self.classes == (Class.OK,)
+
+
+class Derived(Document):
+    """kvci's reading of an earlier run."""
+
+    kv: str
+    total: int
+    settings: dict[str, tuple[str, ...]]
+    """What must be equal for two runs to be comparable: setting -> each value that was met."""
+    trials: tuple[ImportedTrial, ...]
+
+
 class Imported(Document):
-    """A row from before kvci, as its owner wrote it: column -> text."""
+    """A row from before kvci, as its owner wrote it: column -> text; and kvci's reading of it."""
 
     schema_version: Literal[1] = 1
     kind: Literal["imported"] = "imported"
     row_id: str
     table: Literal["log", "reruns"]
     reported: dict[str, str]
+    derived: Derived | None = None
 
 
 AnyRecord = Annotated[Record | Imported, Field(discriminator="kind")]

@@ -14,6 +14,11 @@ from typing import Any, Literal
 
 from kvci.files import Document
 
+OVERFLOW = (
+    "request (5002 tokens) exceeds the available context size (2048 tokens), try increasing it"
+)
+"""As llama-server says it."""
+
 
 class Step(Document):
     """One answer: a text, or a way to go wrong."""
@@ -67,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         if step.fault == "error":
             self.reply(500, {"error": {"code": 500, "message": "broken by the script"}})
         elif step.fault == "overflow":
-            error = {"code": 400, "type": "exceed_context_size_error", "message": "too long"}
+            error = {"code": 400, "type": "exceed_context_size_error", "message": OVERFLOW}
             self.reply(400, {"error": error})
         else:
             self.reply(200, _completion(body, step))

@@ -56,21 +56,35 @@ def newcombe(
     return difference - add(p1 - low1, high2 - p2), difference + add(high1 - p1, p2 - low2)
 
 
-def tango_z(only_first: float, only_second: float, n: float, difference: float) -> float:
-    """The score statistic of the hypothesis p1 - p2 = `difference`: Tango 1998, equation 10."""
+def tango_z(
+    only_first: float, only_second: float, n: float, difference: float, shift: float = 0.0
+) -> float:
+    """The score statistic of the hypothesis p1 - p2 = `difference`: Tango 1998, equation 10.
+
+    `shift` is added to the pairs only for the first arm less those only for the second.
+    """
     b, c, d = only_first, only_second, difference
     linear = (2 * n - b + c) * d - b - c
     root = sqrt(max(0.0, linear**2 + 8 * n * c * d * (1 - d)))
     p01 = max(0.0, (root - linear) / (4 * n))
     variance = n * (2 * p01 + d * (1 - d))
-    distance = b - c - n * d
+    distance = b - c + shift - n * d
     if variance <= 0:
         return 0.0 if abs(distance) < 1e-12 else float("inf") * distance
     return float(distance / sqrt(variance))
 
 
-def tango(only_first: float, only_second: float, n: float, confidence: float = 0.95) -> Interval:
-    """The score interval of the difference of paired proportions, two-sided (Tango 1998)."""
+def tango(
+    only_first: float,
+    only_second: float,
+    n: float,
+    confidence: float = 0.95,
+    continuity: float = 0.0,
+) -> Interval:
+    """The score interval of the difference of paired proportions, two-sided (Tango 1998).
+
+    `continuity` moves both limits outwards by so many pairs.
+    """
     if n <= 0:
         return -1.0, 1.0
     z = float(norm.ppf(0.5 + confidence / 2))
@@ -79,7 +93,8 @@ def tango(only_first: float, only_second: float, n: float, confidence: float = 0
 
     def limit(sign: int) -> float:
         def excess(difference: float) -> float:
-            return tango_z(only_first, only_second, n, difference) - sign * z
+            shift = -sign * continuity
+            return tango_z(only_first, only_second, n, difference, shift) - sign * z
 
         end = -sign * edge
         if (excess(end) > 0) == (sign < 0):

@@ -62,3 +62,9 @@ def test_turned_round_it_is_the_other_side() -> None:
 
 def test_without_a_pair_nothing_is_known() -> None:
     assert tango(0, 0, 0) == newcombe(0, 0, 0, 0) == (-1.0, 1.0)
+
+
+def test_a_continuity_correction_moves_both_limits_outwards() -> None:
+    (low, high), (lower, higher) = tango(5, 2, 300), tango(5, 2, 300, continuity=0.25)
+    assert lower < low and high < higher
+    assert tango_z(5, 2, 300, higher, 0.25) == pytest.approx(-1.95996, abs=1e-3)

@@ -1,0 +1,27 @@
+"""What a person reads of a record in a terminal."""
+
+from collections import Counter
+
+from kvci.record.record import Imported, Record
+
+
+def said(record: Record | Imported) -> str:
+    """One line; for an imported record the owner's figures and, below them, kvci's reading."""
+    if isinstance(record, Record):
+        return f"{record.row_id}: {record.resolved} of {record.total} resolved"
+    told = record.reported
+    lines = [
+        f"{record.row_id}: reported {told['Submitted']} submitted, {told['Resolved']} resolved, "
+        f"{told['Errors']} errors"
+    ]
+    if record.derived:
+        trials = record.derived.trials
+        lines.append(
+            f"  as kvci reads it: {sum(t.patch_bytes > 0 for t in trials)} patches, "
+            f"{sum(t.exception_as_patch for t in trials)} exceptions stored as patches, "
+            f"{sum(t.resolved for t in trials)} resolved, "
+            f"{sum(not t.valid for t in trials)} that infrastructure may have ended"
+        )
+        counts = Counter(trial.label for trial in trials)
+        lines += [f"  {count:4} {label}" for label, count in counts.most_common()]
+    return "\n".join(lines)
