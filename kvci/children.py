@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
+ENDING = threading.Event()
+"""kvci is being stopped: what ends now is not started again."""
 
 
 def die_with_parent() -> Callable[[], None]:

@@ -64,7 +64,7 @@ def inspect(
 
     try:
         text = log.read_text(errors="replace")
-        asked_kv = Arm.parse(kv).kv_type if kv else None
+        asked_kv = None if kv is None else Arm.parse(kv).kv_type
     except OSError as error:
         raise UserError(f"{log} cannot be read: {error.strerror}.") from None
     except ValueError as error:
@@ -89,6 +89,7 @@ def serve(
 ) -> None:
     """Start one arm and print its effective configuration."""
     import signal
+    import time
 
     from kvci.serve.model import check, header, locate
     from kvci.serve.server import Server, ServerFailed
@@ -96,14 +97,23 @@ def serve(
 
     asked = {"model": model, "arms": [kv], "context": context, "slots": slots, "engine": engine}
     spec = load(None, asked | {"dataset": "none"})
+    if not spec.verified:
+        raise UserError(
+            f"{engine} is not a server that kvci can start; give a llama-server's path."
+        )
     path = locate(spec.model)
     check(spec, header(path))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Server(spec, spec.baseline, path, log) as server:
             _show(server.effective, as_json)
             if not once:
                 click.echo(f"serving at {server.url}; end with Ctrl-C", err=True)
-                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+                while server.alive():
+                    time.sleep(0.2)
+                raise ServerFailed("it ended by itself")
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
     except ServerFailed as error:
         raise UserError(f"The arm {spec.baseline.id} was not served: {error}.") from None
 
@@ -194,6 +204,8 @@ def grade(
     """Grade patches; exit 1 if one could not be graded."""
     from kvci.run.grade import grade_patches
 
+    if gold == bool(predictions):
+        raise UserError("Say which patches: give either --gold or --predictions FILE.")
     graded = grade_patches(dataset, filter, None if gold else predictions, sandbox, test_s, out)
     if as_json:
         shown = {name: json.loads(one.model_dump_json()) for name, one in graded.items()}
@@ -229,6 +241,27 @@ def record(
     elif difference := first_difference(results, benchmarks):
         click.echo(difference)
         ctx.exit(1)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="A [B ...]")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("ci/results"))
+@click.option("--format", "shown", type=click.Choice(["text", "markdown", "json"]), default="text")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def compare(names: tuple[str, ...], results: Path, shown: str, as_json: bool) -> None:
+    """Compare arms with the first: run folders, records, row ids, earlier runs' folders."""
+    from rich.console import Console
+
+    from kvci.compare.main import compare_named
+    from kvci.compare.show import markdown, text
+
+    found = compare_named(names, results)
+    if as_json or shown == "json":
+        click.echo(found.model_dump_json(indent=1))
+    elif shown == "markdown":
+        click.echo(markdown(found))
+    else:
+        text(found, Console())
 
 
 @main.command("import")
@@ -267,10 +300,10 @@ def _run(ctx: click.Context, spec: Any, run_id: str | None, demo: bool = False) 
     from kvci.run.main import run as run_spec
 
     path, summary = run_spec(spec, run_id, Console(soft_wrap=True), demo)
-    click.echo(f"Counts only, no verdict. Everything lies in {path}")
+    click.echo(f"Counts only; kvci compare {path} says what they mean. All of it lies there.")
     if demo:
         from kvci.record.main import record_run
 
         click.echo(f"Its rows: {record_run(path, path, path).benchmarks}")
-    if not summary.complete or any(arm.classes.get("I4") for arm in summary.arms):
+    if not summary.happened:
         ctx.exit(1)

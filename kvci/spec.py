@@ -26,11 +26,15 @@ KV_BLOCK_ELEMENTS = {
 }
 """KV types that llama-server accepts and the elements of one block (llama.cpp common/arg.cpp)."""
 
-OWNED_FLAGS = {
-    "-c", "--ctx-size", "-np", "--parallel", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v",
-    "-m", "--model", "--host", "--port", "--log-file", "-lv", "-kvu", "--kv-unified",
+ARM_FLAGS = {
+    "-b", "--batch-size", "-ub", "--ubatch-size", "-t", "--threads", "-tb", "--threads-batch",
+    "-ngl", "--gpu-layers", "-nkvo", "--no-kv-offload", "-sm", "--split-mode", "-ts",
+    "--tensor-split", "-mg", "--main-gpu", "-dev", "--device", "-ot", "--override-tensor",
+    "-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe", "-fa", "--flash-attn", "--swa-full",
+    "--no-mmap", "--mlock", "--numa", "--poll", "--prio",
 }  # fmt: skip
-"""Flags that the spec's own fields set; an arm may not set them behind its back."""
+"""Flags that an arm may have: where and in which order it computes. All others are pinned, because
+they would change the model, the prompt, the sampling or what is kept of a conversation."""
 
 
 class Arm(Document):
@@ -45,7 +49,7 @@ class Arm(Document):
     @classmethod
     def parse(cls, text: str) -> "Arm":
         """Read `K/V [FLAGS...] [allow=PATH]`, for example `f16/f16 -ub 32`."""
-        kv, *words = shlex.split(text)
+        kv, *words = shlex.split(text) or [""]
         k, slash, v = kv.partition("/")
         if not slash:
             raise ValueError(f"'{kv}' is not a KV type; write K/V, for example q8_0/q8_0")
@@ -67,8 +71,12 @@ class Arm(Document):
     @classmethod
     def _not_owned(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
         for flag in flags:
-            if flag.split("=")[0] in OWNED_FLAGS:
-                raise ValueError(f"an arm may not set {flag}; the spec has a field for it")
+            number = re.fullmatch(r"-?[\d.,]+", flag)
+            if flag.startswith("-") and not number and flag not in ARM_FLAGS:
+                raise ValueError(
+                    f"an arm may not set {flag}, which is pinned; it may set "
+                    + " ".join(sorted(flag for flag in ARM_FLAGS if not flag.startswith("--")))
+                )
         return flags
 
     @property
@@ -128,7 +136,7 @@ class Spec(Document):
     slots: int = Field(1, ge=1, le=256)
     seeds: tuple[int, ...] = (0,)
     temperature: float = Field(0.0, ge=0.0, le=2.0)
-    prompt: str = "bash"
+    prompt: Literal["bash", "tools"] = "bash"
     """The prompt's file name in kvci/agent/prompts, which names the action protocol too."""
     max_steps: int = Field(30, ge=1)
     max_tokens: int = Field(4096, ge=1)
@@ -148,7 +156,10 @@ class Spec(Document):
     """Of one trial's sandbox."""
     processes: int = Field(256, ge=8)
     cpus: float = Field(2.0, gt=0)
-    primary: str = "resolved"
+    primary: Literal[
+        "resolved", "no_loop", "well_formed", "patched", "no_overflow", "applies", "tests_flipped"
+    ] = "resolved"
+    """The one endpoint of which something is claimed."""
     margin: float | None = Field(None, gt=0, lt=1)
     alpha: float = Field(0.05, gt=0, lt=0.5)
     shard: str = "1/1"
@@ -242,8 +253,10 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; see ci/experiments for examples.") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); see ci/experiments for examples."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}.") from None
 

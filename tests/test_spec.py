@@ -42,6 +42,11 @@ def test_defaults_are_the_rules(tmp_path: Path) -> None:
         ({"arms": ["f16"]}, "write K/V"),
         ({"arms": ["f16/f16", "f16/f16"]}, "two arms are the same"),
         ({"arms": ["f16/f16 -c 9"]}, "may not set -c"),
+        ({"arms": ["f16/f16 --lora x"]}, "may not set --lora"),
+        ({"arms": ["f16/f16 -ubb 32"]}, "may not set -ubb"),
+        ({"arms": ["f16/f16 --temp 1"]}, "may not set --temp"),
+        ({"arms": [""]}, "write K/V"),
+        ({"prompt": "nope"}, "prompt"),
         ({"filter": "("}, "not a regular expression"),
         ({"shard": "3/2"}, "not a shard"),
         ({"shard": "0/2"}, "not a shard"),
@@ -68,7 +73,7 @@ def test_toml_with_flags_over_it(tmp_path: Path) -> None:
     path.write_text("slots = [")
     with pytest.raises(UserError, match="is not TOML"):
         load(path, {})
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "none.toml", {})
 
 

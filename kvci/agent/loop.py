@@ -45,6 +45,8 @@ class Conversation:
     malformed: int = 0
     wall_s: float = 0.0
     actions: list[str] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+    """What the model said, without what the server adds."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def _turns(
             asked = time.time()
             answer = place.client.ask(_request(spec, messages, name, seed, place.slot), left_s)
             message = answer.message
+            calls = [call["function"] for call in message.get("tool_calls") or []]
+            talk.answers.append([message["content"], calls])
             _count(talk, answer)
             place.heard(answer.answer_tokens)
             _append(log, _step(talk, answer, asked))

@@ -154,7 +154,7 @@ def _fill(
         return lines
     kept: dict[str, str] = {}
     for line in lines[table.first : table.last]:
-        texts = tables.cells(line)
+        texts = tables.cells(line) or ("",)
         if texts[-1] not in wanted:
             raise UserError(
                 f"The row {texts[-1]} of BENCHMARKS.md has no record in ci/results; "

@@ -14,11 +14,16 @@ from kvci.serve.effective import Effective
 from kvci.spec import Arm, Spec
 
 
-def build(run: Path) -> list[Record]:
-    """Raises UserError for what is no run, or can never become a row."""
+def build(run: Path, row: bool = True) -> list[Record]:
+    """Raises UserError for what is no run, or, where a row is wanted, can never become one."""
     manifest, spec = Manifest.read(run / "manifest.json"), Spec.read(run / "spec.json")
+    for server, problems in RunDirectory(run).judge(spec).items():
+        raise UserError(
+            f"The log of {server} does not prove what was asked ({'; '.join(problems)}); "
+            f"take the run up again with --run-id {manifest.run_id}."
+        )
     outcomes = settle(RunDirectory(run).outcomes())
-    if not spec.verified or not all(outcome.verified for outcome in outcomes):
+    if row and not (spec.verified and all(outcome.verified for outcome in outcomes)):
         raise UserError(
             f"The trials of {run} are unverified, because no server log proves their arms; "
             "they can never become a row: run them with a llama-server or the embedded engine."
@@ -74,15 +79,19 @@ def _trial(run: Path, outcome: Outcome, superseded: bool) -> Trial:
 
 def _effective(run: Path, arm: Arm) -> tuple[Effective, ...]:
     found: list[Effective] = []
-    for path in sorted((run / "servers").glob(f"{arm.id}.*.json")):
-        effective = Effective.read(path)
+    for log in sorted(RunDirectory(run).server_logs(arm.id)):
+        if not log.with_suffix(".json").exists():
+            continue
+        effective = Effective.read(log.with_suffix(".json"))
         if effective not in found:
             found.append(effective)
     return tuple(found)
 
 
 def _files(run: Path, arm: Arm) -> dict[str, str]:
-    paths = [*(run / "trials" / arm.id).rglob("*"), *(run / "servers").glob(f"{arm.id}.*")]
+    paths = [*(run / "trials" / arm.id).rglob("*")]
+    for log in RunDirectory(run).server_logs(arm.id):
+        paths += [log, log.with_suffix(".json"), log.with_suffix(".out")]
     paths += run.glob(f"superseded/*/{arm.id}/**/*")
     return {
         str(path.relative_to(run)): sha256_of_file(path) for path in sorted(paths) if path.is_file()

@@ -2,18 +2,23 @@
 
 import fcntl
 import platform
+import re
 import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from kvci import __version__
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.host import gpu, host
 from kvci.plan import Trial
+from kvci.serve.effective import asked_of, judge, read
 from kvci.spec import Spec
-from kvci.taxonomy import Class, Exit, Verdict
+from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
 
 class Manifest(Document):
@@ -52,6 +57,8 @@ class Outcome(Document):
     server_failures: int = 0
     """Attempts, this one included, that ended with the server failing."""
     server_build: str
+    server: str = ""
+    """The log that proves what it ran under, as in servers/<server>.log."""
     verified: bool
     exit: Exit
     detail: str
@@ -76,6 +83,16 @@ class Outcome(Document):
     pass_to_pass: tuple[int, int]
     patch_sha256: str
     patch_bytes: int
+    answers_sha256: str = ""
+    """Of all that the model said, so that it can be told whether a token differs."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if (self.cls is Class.OK) != (
+            self.verdict is Verdict.RESOLVED and self.cls not in INFRASTRUCTURE | {Class.A12}
+        ):
+            raise ValueError(f"class {self.cls} and verdict {self.verdict} do not go together")
+        return self
 
 
 def now() -> str:
@@ -89,9 +106,12 @@ class RunDirectory:
         self.path = path
 
     def __enter__(self) -> "RunDirectory":
-        """Raises UserError if another process works on this directory."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+        """Raises UserError if another process works on this directory, or it cannot be made."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made: {error.strerror}.") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -114,6 +134,7 @@ class RunDirectory:
 
     def open(
         self,
+        run_id: str,
         spec: Spec,
         model_sha256: str,
         dataset_sha256: str,
@@ -133,7 +154,7 @@ class RunDirectory:
                 )
             return found
         manifest = Manifest(
-            run_id=self.path.name,
+            run_id=run_id,
             start=now(),
             spec_sha256=spec_sha256,
             model_sha256=model_sha256,
@@ -157,14 +178,15 @@ class RunDirectory:
         return (self.trial(trial) / "outcome.json").exists()
 
     def preflight(self, instance: str) -> Path:
-        """The folder of the gold patch's grading."""
-        return self.path / "preflight" / instance
+        """The folder of the gold patch's grading on this host."""
+        return self.path / "preflight" / host() / instance
 
     def supersede(self, trials: Iterable[Trial]) -> None:
         """Put these trials aside; they are kept, and no longer done."""
         kept = self.path / "superseded"
         kept.mkdir(exist_ok=True)
-        number = str(max((int(f.name) for f in kept.iterdir()), default=-1) + 1)
+        used = [int(folder.name) for folder in kept.iterdir() if folder.name.isdecimal()]
+        number = str(max(used, default=-1) + 1)
         for trial in trials:
             if self.trial(trial).exists():
                 place = kept / number / trial.arm / trial.instance / str(trial.seed)
@@ -176,10 +198,30 @@ class RunDirectory:
 
     def server_log(self, arm: str) -> Path:
         """A name not used before: servers/<arm>.<n>.log."""
-        folder = self.path / "servers"
-        folder.mkdir(exist_ok=True)
-        used = [int(file.stem.rpartition(".")[2]) for file in folder.glob(f"{arm}.*.log")]
-        return folder / f"{arm}.{max(used, default=-1) + 1}.log"
+        used = [int(log.stem.rpartition(".")[2]) for log in self.server_logs(arm)]
+        (self.path / "servers").mkdir(exist_ok=True)
+        return self.path / "servers" / f"{arm}.{max(used, default=-1) + 1}.log"
+
+    def server_logs(self, arm: str) -> list[Path]:
+        """In no order. An arm's id may begin with another's and a dot."""
+        name = re.compile(re.escape(arm) + r"\.\d+")
+        return [log for log in (self.path / "servers").glob("*.log") if name.fullmatch(log.stem)]
+
+    def judge(self, spec: Spec) -> dict[str, tuple[str, ...]]:
+        """Server -> the problems that its whole log shows, of those under which trials ran.
+
+        What each log shows is written beside it anew.
+        """
+        ran = {outcome.server for outcome in self.outcomes()}
+        found: dict[str, tuple[str, ...]] = {}
+        for arm in spec.arms if spec.verified else ():
+            for log in self.server_logs(arm.id):
+                if log.stem in ran:
+                    effective = judge(read(log.read_text(errors="replace")), asked_of(spec, arm))
+                    effective.write(log.with_suffix(".json"))
+                    if effective.problems:
+                        found[log.stem] = effective.problems
+        return found
 
     def outcomes(self) -> list[Outcome]:
         files = sorted((self.path / "trials").glob("*/*/*/outcome.json"))

@@ -9,11 +9,13 @@ from pydantic import ValidationError
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
 from kvci.grade import Graded
+from kvci.run.directory import RunDirectory
 from kvci.run.grading import Grader
-from kvci.run.sandboxes import Sandboxes, choose
+from kvci.run.sandboxes import Kind, Sandboxes, choose
 from kvci.sandbox import Caps
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
+from kvci.tasks.instance import Instance
 
 
 class Prediction(Document):
@@ -52,37 +54,44 @@ def grade_patches(
     if not chosen:
         raise UserError(f"No instance of {dataset} is left to grade; widen --filter.")
     kind, _ = choose(asked, (instances[name] for name in chosen))
-    scratch = out.resolve() / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    sandboxes = Sandboxes(kind, scratch, Caps(asked.memory_mib, asked.processes, asked.cpus))
+    with RunDirectory(out.resolve()) as directory:
+        return _grade(
+            kind, directory, asked, {name: (instances[name], patches[name]) for name in chosen}
+        )
+
+
+def _grade(
+    kind: Kind, directory: RunDirectory, asked: Spec, chosen: dict[str, tuple[Instance, str]]
+) -> dict[str, Graded]:
+    caps = Caps(asked.memory_mib, asked.processes, asked.cpus)
+    sandboxes = Sandboxes(kind, directory.scratch, caps)
     sandboxes.sweep()
     grader = Grader(sandboxes, asked.test_s)
     graded: dict[str, Graded] = {}
     try:
         futures = {
             name: grader.submit(
-                instances[name],
-                patches[name].encode(errors="surrogateescape"),
-                out.resolve() / name,
+                instance,
+                patch.encode(errors="surrogateescape"),
+                directory.path / name,
                 lambda _: None,
                 None,
             )
-            for name in chosen
+            for name, (instance, patch) in chosen.items()
         }
         for name, future in futures.items():
             graded[name] = future.result()
-            graded[name].write(out.resolve() / name / "graded.json")
+            graded[name].write(directory.path / name / "graded.json")
     finally:
         grader.close(wait=len(graded) == len(chosen))
         sandboxes.sweep(own=True)
-    scratch.rmdir()
     return graded
 
 
 def _read(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().rstrip().split(b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     for number, line in enumerate(lines, 1):

@@ -1,11 +1,14 @@
 """Grading in a child process of its own, beside generation."""
 
+import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from kvci import children
 from kvci.children import worker
 from kvci.grade import Graded
 from kvci.run.sandboxes import Sandboxes
@@ -63,18 +66,38 @@ def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: f
     return graded
 
 
-def _pass_on(future: Future[Graded], then: Callable[[Graded], None]) -> None:
-    """A future that a stop cancelled or broke has nothing to say."""
-    if not future.cancelled() and not future.exception():
-        then(future.result())
+@dataclass
+class _Task:
+    """What is to be graded, and who hears of it before `result` is there."""
+
+    work: Callable[[], Graded]
+    then: Callable[[Graded], None] = lambda graded: None
+    result: Future[Graded] = field(default_factory=Future)
+    tries: int = 0
+
+    def end(self, sent: Future[Graded]) -> None:
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            graded = sent.result()
+            self.then(graded)
+        except Exception as error:
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(graded)
 
 
 class Grader:
-    """One worker process; `submit` and `preflight` return at once."""
+    """One worker process; `submit` and `preflight` return at once.
+
+    A worker that ends, as when memory runs out, is replaced, and what it had is graded again.
+    """
 
     def __init__(self, sandboxes: Sandboxes, test_s: float) -> None:
         self._sandboxes, self._test_s = sandboxes, test_s
         self._pool = worker()
+        self._lock = threading.Lock()
+        self._closed = False
 
     def submit(
         self,
@@ -86,14 +109,50 @@ class Grader:
     ) -> Future[Graded]:
         """The time limit is at least twice the gold patch's time, where that is known."""
         test_s = max(self._test_s, 2 * gold.eval_s) if gold else self._test_s
-        future = self._pool.submit(
-            _grade, self._sandboxes, instance, patch, folder, test_s, bool(gold)
-        )
-        future.add_done_callback(partial(_pass_on, then=then))
-        return future
+        task = partial(_grade, self._sandboxes, instance, patch, folder, test_s, bool(gold))
+        return self._send(_Task(task, then))
 
     def preflight(self, instance: Instance, folder: Path) -> Future[Graded]:
-        return self._pool.submit(_preflight, self._sandboxes, instance, folder, self._test_s)
+        task = partial(_preflight, self._sandboxes, instance, folder, self._test_s)
+        return self._send(_Task(task))
+
+    def _send(self, task: "_Task") -> Future[Graded]:
+        pool = self._pool
+        try:
+            sent = pool.submit(task.work)
+        except BrokenExecutor:
+            self._again(pool, task)
+        else:
+            sent.add_done_callback(partial(self._done, pool, task))
+            task.result.add_done_callback(lambda ended: ended.cancelled() and sent.cancel())
+        return task.result
+
+    def _done(self, pool: Executor, task: "_Task", sent: Future[Graded]) -> None:
+        if sent.cancelled():
+            task.result.cancel()
+        elif isinstance(sent.exception(), BrokenExecutor):
+            self._again(pool, task)
+        else:
+            task.end(sent)
+
+    def _again(self, pool: Executor, task: "_Task") -> None:
+        """The worker is gone. A stop ends it too, and then nothing is begun anew."""
+        with self._lock:
+            if self._closed or children.ENDING.is_set():
+                task.result.cancel()
+                return
+            if pool is self._pool:
+                self._pool = worker()
+        task.tries += 1
+        if task.tries < ATTEMPTS_MAX:
+            self._send(task)
+        else:
+            why = f"the grading process ended {ATTEMPTS_MAX} times"
+            gone: Future[Graded] = Future()
+            gone.set_result(Graded(verdict=Verdict.GRADING_FAILED, detail=why))
+            task.end(gone)
 
     def close(self, wait: bool) -> None:
+        with self._lock:
+            self._closed = not wait
         self._pool.shutdown(wait=wait, cancel_futures=not wait)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,8 @@ from types import FrameType
 import psutil
 from rich.console import Console
 
+from kvci.children import ENDING
+from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
@@ -18,10 +21,10 @@ from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.scheduler import Scheduler
 from kvci.run.settle import settle
-from kvci.run.summary import Summary, summarize, table
+from kvci.run.summary import Summary, infrastructure, summarize, table
 from kvci.sandbox import Caps
 from kvci.serve.model import check, header, locate
-from kvci.serve.server import command
+from kvci.serve.server import command, resolve
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 
@@ -35,6 +38,9 @@ def _stop(number: int, _: FrameType | None) -> None:
 
     Python's resource tracker ends by itself, and complains when it is killed.
     """
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)
+    ENDING.set()
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             if "resource_tracker" not in " ".join(child.cmdline()):
@@ -42,12 +48,30 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise Stopped(number)
 
 
+def _named(text: str | None, spec: Spec) -> str:
+    """The run's id. Raises UserError for one that is no folder's name."""
+    start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+    name = text or f"{spec.dataset_name}-{spec.model.name}-{start}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name):
+        raise UserError(
+            f"'{name[:80]}' cannot name a run; use letters, digits and . _ + -, at most 200."
+        )
+    return name
+
+
+def _shard_folder(spec: Spec) -> str:
+    """Shards of one run lie side by side in its folder, each a run directory of its own."""
+    return "" if spec.shard == "1/1" else f"shard-{spec.shard.replace('/', '-of-')}"
+
+
 def run(
     spec: Spec, run_id: str | None, console: Console, demo: bool = False
 ) -> tuple[Path, Summary]:
     """Run what is not done yet, and say what came out. Bad input is a UserError before writing."""
     instances = {instance.row.instance_id: instance for instance in load(spec.dataset)}
+    spec = spec.model_copy(update={"engine": resolve(spec.engine)})
     planned = blocks(list(instances), spec)
+    name = _named(run_id, spec)
     command(spec.engine)
     model = locate(spec.model)
     check(spec, header(model))
@@ -57,14 +81,14 @@ def run(
     digest = hashlib.sha256()
     for instance in instances.values():
         digest.update(instance.row.model_dump_json().encode())
-    start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-    path = Path(spec.out) / (run_id or f"{spec.dataset_name}-{spec.model.name}-{start}")
+    spec = spec.model_copy(update={"sandbox": kind})
+    path = Path(spec.out) / name / _shard_folder(spec)
     alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
     with alone, RunDirectory(path.resolve()) as directory:
         sandboxes = Sandboxes(kind, directory.scratch, caps)
         sandboxes.sweep()
         manifest = directory.open(
-            spec, sha256_of_file(model), digest.hexdigest(), sandbox, demo, names
+            name, spec, sha256_of_file(model), digest.hexdigest(), sandbox, demo, names
         )
         arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())
@@ -80,7 +104,10 @@ def run(
             sandboxes.sweep(own=True)
             for number, handler in before.items():
                 signal.signal(number, handler)
-        summary = summarize(manifest.run_id, arms, count, settle(directory.outcomes()))
+        outcomes = settle(directory.outcomes())
+        summary = summarize(manifest.run_id, arms, count, outcomes)
         summary.write(directory.path / "summary.json")
         console.print(table(summary))
+        for line in infrastructure(outcomes):
+            console.print(line)
         return directory.path, summary

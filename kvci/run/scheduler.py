@@ -1,11 +1,13 @@
 """Blocks -> arms in the block's order -> one server -> as many conversations as slots."""
 
+import json
 import queue
 import shutil
 import threading
 import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import zip_longest
@@ -26,7 +28,7 @@ from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import SandboxFailed
 from kvci.serve.remote import Remote
-from kvci.serve.server import Server, ServerFailed
+from kvci.serve.server import Refused, Server, ServerFailed
 from kvci.spec import Arm, Spec
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
@@ -35,6 +37,14 @@ from kvci.taxonomy import ATTEMPTS_MAX, GENERATED_AGAIN, Evidence, Exit, Verdict
 LAST_ACTIONS = 9
 """As many as the longest cycle that counts as a loop."""
 BLOCK_MAX = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Under what a trial ran: the server's build, and the name of its log."""
+
+    build: str = ""
+    server: str = ""
 
 
 class OtherBuild(Exception):
@@ -71,6 +81,7 @@ class Scheduler:
         Near the time budget no new block begins.
         """
         started, longest_s = time.monotonic(), 0.0
+        self._put_aside_unproved()
         todo = [block for block in blocks if not self._complete(block)]
         try:
             for block, following in zip_longest(todo, todo[1:]):
@@ -92,6 +103,18 @@ class Scheduler:
         for future in self._preflights.values():
             future.cancel()
         self._grader.close(wait=True)
+
+    def _put_aside_unproved(self) -> dict[str, tuple[str, ...]]:
+        """The third judgement, of whole logs: what ran under one that fails it never counts."""
+        problems = self._directory.judge(self._spec)
+        trials = [
+            Trial(outcome.arm, outcome.instance, outcome.seed)
+            for outcome in self._directory.outcomes()
+            if outcome.server in problems
+        ]
+        if trials:
+            self._directory.supersede(trials)
+        return problems
 
     def _trials(self, block: Block) -> list[Trial]:
         return [trial for arm in block.arms for trial in block.trials(arm)]
@@ -154,7 +177,8 @@ class Scheduler:
         """Its gold patch does not resolve here; a sandbox that failed says nothing about it."""
         graded = self._gold[name]
         unknown = graded.verdict is Verdict.GRADING_FAILED and graded.applies is None
-        return graded.verdict is not Verdict.RESOLVED and not unknown
+        ours = graded.verdict is Verdict.NOT_GRADED
+        return graded.verdict is not Verdict.RESOLVED and not unknown and not ours
 
     def _arm(self, block: Block, arm: Arm) -> None:
         """All trials of one arm in one block; infrastructure failures are tried again, twice.
@@ -165,7 +189,7 @@ class Scheduler:
         pending = [t for t in block.trials(arm.id) if not self._directory.done(t)]
         for trial in [t for t in pending if self._invalid(t.instance)]:
             never = Conversation(exit=Exit.NOT_STARTED)
-            self._write(block, trial, never, "", now(), now(), 0, self._gold[trial.instance])
+            self._write(block, trial, never, Ran(), now(), now(), 0, self._gold[trial.instance])
         pending = [t for t in pending if not self._invalid(t.instance)]
         workers = self._spec.slots
         while pending:
@@ -178,15 +202,19 @@ class Scheduler:
                     build = effective.build or ""
                     if self._broken(block, build):
                         raise OtherBuild
-                    pending = self._serve(block, pending, server, build, workers)
-                    if self._spec.verified and server.healthy():
-                        server.prove()
-                        server.effective.write(log.with_suffix(".json"))
+                    pending = self._serve(block, pending, server, Ran(build, log.stem), workers)
+                if self._spec.verified:
+                    server.prove()
                 if pending and sum(self._attempts.values()) == attempts:
                     raise ServerFailed("the server ended before any trial began")
+            except Refused:
+                for future in self._graded:
+                    future.result()
+                self._put_aside_unproved()
+                raise
             except ServerFailed as error:
                 failed = Conversation(exit=Exit.SERVER_FAILED, detail=str(error))
-                pending = [t for t in pending if self._ended(block, t, failed, "", now())]
+                pending = [t for t in pending if self._ended(block, t, failed, Ran(), now())]
             workers = 1
 
     def _server(self, arm: Arm, log: Path, scratch: Path) -> Server:
@@ -195,7 +223,7 @@ class Scheduler:
         return Server(self._spec, arm, self._model, log, scratch)
 
     def _serve(
-        self, block: Block, trials: list[Trial], server: Server, build: str, workers: int
+        self, block: Block, trials: list[Trial], server: Server, ran: Ran, workers: int
     ) -> list[Trial]:
         """The trials that have to be tried again."""
         slots: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -217,7 +245,7 @@ class Scheduler:
             finally:
                 self._progress.slot(-1)
                 slots.put(slot)
-            return self._ended(block, trial, talk, build, started)
+            return self._ended(block, trial, talk, ran, started)
 
         with ThreadPoolExecutor(workers) as pool:
             futures = [pool.submit(one, trial) for trial in trials]
@@ -254,7 +282,7 @@ class Scheduler:
             sandbox.close()
 
     def _ended(
-        self, block: Block, trial: Trial, talk: Conversation, build: str, started: str
+        self, block: Block, trial: Trial, talk: Conversation, ran: Ran, started: str
     ) -> bool:
         """True if the trial must be tried again; otherwise its patch goes to grading."""
         if self._stop.is_set():
@@ -265,7 +293,7 @@ class Scheduler:
         found, _ = classify(self._evidence(trial, talk, Verdict.NOT_GRADED))
         if found in GENERATED_AGAIN and attempts < ATTEMPTS_MAX:
             return True
-        write = partial(self._write, block, trial, talk, build, started, now(), attempts)
+        write = partial(self._write, block, trial, talk, ran, started, now(), attempts)
         if found in GENERATED_AGAIN:
             write(Graded(verdict=Verdict.NOT_GRADED))
             return False
@@ -295,7 +323,7 @@ class Scheduler:
         block: Block,
         trial: Trial,
         talk: Conversation,
-        build: str,
+        ran: Ran,
         started: str,
         ended: str,
         attempts: int,
@@ -315,7 +343,8 @@ class Scheduler:
             end=ended,
             attempts=attempts,
             server_failures=self._server_failures.get(trial, 0),
-            server_build=build,
+            server_build=ran.build,
+            server=ran.server,
             verified=self._spec.verified,
             exit=talk.exit,
             detail=talk.detail or graded.detail,
@@ -337,6 +366,7 @@ class Scheduler:
             pass_to_pass=graded.pass_to_pass,
             patch_sha256=sha256_of(talk.patch),
             patch_bytes=len(talk.patch),
+            answers_sha256=sha256_of(json.dumps(talk.answers, sort_keys=True).encode()),
         )
         outcome.write(self._directory.trial(trial) / "outcome.json")
         self._progress.outcome(outcome)

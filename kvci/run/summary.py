@@ -27,6 +27,13 @@ class Summary(Document):
     complete: bool
     arms: tuple[ArmSummary, ...]
 
+    @property
+    def happened(self) -> bool:
+        """What was asked for happened: all trials are done, none by a fault of kvci's own, and no
+        arm has infrastructure failures alone."""
+        faults = any(arm.classes.get(Class.I4) for arm in self.arms)
+        return self.complete and not faults and all(a.done > a.infrastructure for a in self.arms)
+
 
 def summarize(
     run_id: str, arms: list[str], planned_per_arm: int, outcomes: list[Outcome]
@@ -50,6 +57,16 @@ def summarize(
         )
     complete = all(arm.done == arm.planned for arm in made)
     return Summary(run_id=run_id, complete=complete, arms=tuple(made))
+
+
+def infrastructure(outcomes: list[Outcome]) -> list[str]:
+    """A line for each trial that infrastructure ended, or this arm's server alone."""
+    return [
+        f"{outcome.cls} {NAMES[outcome.cls]}: {outcome.arm} {outcome.instance} seed "
+        f"{outcome.seed}: {' '.join((outcome.detail or outcome.why).split())[-300:]}"
+        for outcome in outcomes
+        if outcome.cls in INFRASTRUCTURE | {Class.A12}
+    ]
 
 
 def table(summary: Summary) -> Table:

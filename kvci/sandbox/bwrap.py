@@ -124,14 +124,23 @@ class Bwrap:
     def _script(self, text: str, limits: Limits, more: list[str], clean: bool = False) -> Result:
         """From a file that it can read only, and not from standard input, which is empty."""
         path = self._folder / "script"
-        path.write_text(text)
+        path.write_bytes(text.encode(errors="surrogateescape"))
         more = [*more, "--ro-bind", str(path), SCRIPT]
         return self._bwrap(["bash", SCRIPT], limits, more, clean)
 
     def _bwrap(
         self, command: list[str], limits: Limits, more: list[str], clean: bool = False
     ) -> Result:
-        words = [program(), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+        status = self._folder / "status"
+        words = [
+            program(),
+            "--json-status-fd",
+            "STATUS",
+            "--unshare-all",
+            "--unshare-user",
+            "--die-with-parent",
+            "--new-session",
+        ]
         words += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--clearenv"]
         words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
         words += ["--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
@@ -161,13 +170,14 @@ class Bwrap:
             raise SandboxFailed("no writable cgroup, and rlimits do not bind root")
 
         bind = die_with_parent()
+        others = 0 if group else _threads_of_user()
 
         def restrict() -> None:
             bind()
             if group:
                 group.enter()
             else:
-                count = self._caps.processes
+                count = others + self._caps.processes
                 resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
                 size = self._caps.memory_mib << 20
                 resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -182,15 +192,28 @@ class Bwrap:
             return group is None and _resident_bytes(pid) > self._caps.memory_mib << 20
 
         try:
-            done = capped.run([*words, *command], limits, restrict, over)
+            with status.open("wb") as file:
+                words[words.index("STATUS")] = str(file.fileno())
+                done = capped.run([*words, *command], limits, restrict, over, file.fileno())
         except (OSError, subprocess.SubprocessError) as error:
             raise SandboxFailed(f"bubblewrap did not start: {error}") from None
         finally:
             if group:
                 group.remove()
-        if done.code == 1 and done.output.startswith(b"bwrap: "):
+        # bwrap says an exit code only of a command that it started, whatever that one printed
+        if done.code == 1 and b'"exit-code"' not in status.read_bytes():
             raise SandboxFailed(done.output.decode(errors="replace").strip())
         return done
+
+
+def _threads_of_user() -> int:
+    """RLIMIT_NPROC counts every thread that the user has on this machine."""
+    count, me = 0, os.geteuid()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.uids().real == me:
+                count += process.num_threads()
+    return count
 
 
 def _resident_bytes(pid: int) -> int:

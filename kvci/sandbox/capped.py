@@ -42,8 +42,12 @@ def run(
     limits: Limits,
     before_exec: Callable[[], None] | None = None,
     over: Callable[[int], bool] = lambda pid: False,
+    keep_fd: int | None = None,
 ) -> Result:
-    """Run a program; kill its group at the wall or output limit, or when `over` says so of it."""
+    """Run a program; kill its group at the wall or output limit, or when `over` says so of it.
+
+    `keep_fd` stays open in it.
+    """
     start = time.monotonic()
     kept = HeadAndTail(limits.kept_bytes)
     process = subprocess.Popen(
@@ -53,6 +57,7 @@ def run(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=before_exec,
+        pass_fds=() if keep_fd is None else (keep_fd,),
         env={"PATH": "/usr/bin:/bin"},
     )
     ended = timed_out = False

@@ -1,7 +1,8 @@
 """The diff of a hostile work tree, as a script that runs where the model cannot interfere.
 
-Hooks, filters, fsmonitor, external diffs and attributes of the tree do nothing: the git folder is
-one that the model could not write, the index is new, and what the tree itself says is not asked.
+Hooks, filters, fsmonitor, external diffs, attributes and ignore rules of the tree do nothing: the
+git folder is one that the model could not write, the index is new, and while the tree is read its
+.gitattributes and .gitignore files are those of the base. What the model made of them comes after.
 """
 
 import shlex
@@ -12,6 +13,37 @@ PATCH_MAX_BYTES = 16 << 20
 LIMITS = Limits(wall_s=120, cpu_s=240, output_mib=64, kept_bytes=4 * PATCH_MAX_BYTES)
 PRODUCTS = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
 """What a build makes: where the base has no such file, it is no part of a patch."""
+RULES_OF_THE_BASE = r"""
+rules=(':(glob)**/.gitattributes' ':(glob)**/.gitignore')
+find . -name .git -prune -o \( -name .gitattributes -o -name .gitignore \) -print0 > $scratch/rules
+count=0
+while IFS= read -r -d '' path; do
+  if [ -f "$path" ] && [ ! -L "$path" ]; then cp -- "$path" "$scratch/rule.$count"; fi
+  rm -rf -- "$path"
+  count=$((count + 1))
+done < $scratch/rules
+git ls-files -z -- "${rules[@]}" > $scratch/base-rules
+while IFS= read -r -d '' path; do
+  folder=$(dirname -- "$path")
+  if [ -d "$folder" ] && [ "$(realpath -- "$folder")" = "$(realpath -m -s -- "$folder")" ]; then
+    git cat-file blob ":$path" > "$path"
+  fi
+done < $scratch/base-rules
+"""
+"""The model's rule files are put aside, and the base's in their place; not through a link."""
+RULES_OF_THE_MODEL = r"""
+while IFS= read -r -d '' path; do
+  git update-index --force-remove -- "$path"
+done < $scratch/base-rules
+count=0
+while IFS= read -r -d '' path; do
+  if [ -e "$scratch/rule.$count" ]; then
+    blob=$(git hash-object -w --no-filters -- "$scratch/rule.$count")
+    git update-index --add --cacheinfo "100644,$blob,${path#./}"
+  fi
+  count=$((count + 1))
+done < $scratch/rules
+"""
 
 
 def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
@@ -29,13 +61,17 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         f"export GIT_ALTERNATE_OBJECT_DIRECTORIES={git_folder}/objects"
         f" GIT_OBJECT_DIRECTORY={scratch}/objects GIT_INDEX_FILE={scratch}/index"
         " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_ATTR_NOSYSTEM=1\n"
-        f"{git} read-tree HEAD\n"
-        f"{git} add -u -- . {tests} > /dev/null 2>&1\n"
-        f"{git} add -A -- . {tests} {products} > /dev/null 2>&1\n"
-        f"mapfile -t binary < <({git} diff --cached --numstat --no-renames HEAD -- |"
+        f'git() {{ command {git} "$@"; }}; scratch={scratch}\n'
+        f"git read-tree HEAD\n{RULES_OF_THE_BASE}"
+        f"git add -u -- . {tests} > /dev/null 2>&1\n"
+        f"git add -A -- . {tests} {products} > /dev/null 2>&1\n"
+        "mapfile -t binary < <(git diff --cached --numstat --no-renames HEAD -- |"
         " sed -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
-        f"{git} diff --cached --no-ext-diff --no-textconv --no-color --no-renames"
-        f' --ignore-submodules=all HEAD -- . "${{binary[@]}}" {tests}\n'
+        "shown='--cached --no-ext-diff --no-textconv --no-color --no-renames'\n"
+        "git diff $shown --ignore-submodules=all HEAD -- ."
+        f' "${{binary[@]}}" {tests}\n'
+        f"{RULES_OF_THE_MODEL}"
+        f'git diff $shown --text HEAD -- "${{rules[@]}}" {tests}\n'
     )
 
 

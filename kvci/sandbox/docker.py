@@ -264,7 +264,12 @@ class Docker:
         """From outside, so that nothing inside has a say; the file system stays."""
         with contextlib.suppress(APIError):
             self._container.kill()
-        self._container.start()
+        try:
+            self._container.start()
+        except APIError as error:
+            # What process 1 needs is gone: the trial's own doing, if the container is still there.
+            if error.is_server_error() or self._vanished():
+                raise
 
     def _vanished(self) -> bool:
         try:
@@ -317,7 +322,7 @@ def _tar(files: dict[str, str]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, text in files.items():
-            data = text.encode()
+            data = text.encode(errors="surrogateescape")
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o644
             archive.addfile(member, io.BytesIO(data))

@@ -9,7 +9,7 @@ import re
 from typing import Literal
 
 from kvci.files import Document
-from kvci.spec import KV_BLOCK_ELEMENTS
+from kvci.spec import KV_BLOCK_ELEMENTS, Arm, Spec
 
 KernelPath = Literal["compiled", "converted", "cpu", "not shown"]
 
@@ -21,6 +21,11 @@ class Asked(Document):
     context: int | None = None
     slots: int | None = None
     allow: tuple[str, ...] = ()
+
+
+def asked_of(spec: Spec, arm: Arm) -> Asked:
+    """What the log of this arm's server has to prove."""
+    return Asked(kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow)
 
 
 class Effective(Document):
@@ -52,7 +57,7 @@ CONTEXT = re.compile(r"llama_context: n_ctx_seq += (\d+)")
 SLOTS = re.compile(r"n_slots = (\d+)(?:, n_ctx_slot = (\d+))?(?:, kv_unified = '(\w+)')?")
 UNIFIED = re.compile(r"llama_context: kv_unified += (true|false)")
 FLASH = re.compile(r"llama_context: flash_attn += (\w+)")
-ROTATION = re.compile(r"(?:n|attn)_rot_[kv] = (\d+)")
+ROTATION = re.compile(r"(?:n|attn)_rot_([kv]) = (\d+)")
 SPLITS = re.compile(r"(?:splits = (?:\d+ / )?(\d+)\b|graph splits += (\d+))")
 LAYERS = re.compile(r"print_info: n_layer += (\d+)")
 QUANTS = re.compile(r"FA_QUANTS = ([\w,.-]+)")
@@ -104,7 +109,7 @@ def read(log: str) -> Effective:
         unified=unified,
         flash_attention=flash,
         kernel_path=_kernel_path(text, kinds, gpu, flash, splits),
-        rotation=_rotation(text),
+        rotation=_rotation(text, kinds),
         kv_mib=round(sum(float(mib) for mib, *_ in caches), 2) if caches else None,
         kv_device="+".join(devices) or None,
         gpu=gpu,
@@ -141,12 +146,20 @@ def _flash(text: str) -> Literal["on", "off"] | None:
     return "off" if state in {"disabled", "0"} else None
 
 
-def _rotation(text: str) -> Literal["on", "off"] | None:
-    """Off also where nothing is quantized and nothing would be rotated."""
+def _rotation(text: str, kinds: set[str]) -> Literal["on", "off"] | None:
+    """On if each quantized side is rotated in every cache; off where nothing is quantized."""
     if "attention rotation force disabled" in text:
         return "off"
-    sizes = [int(size) for size in ROTATION.findall(text)]
-    return None if not sizes else "on" if any(sizes) else "off"
+    sizes = [(side, int(size)) for side, size in ROTATION.findall(text)]
+    quantized = {
+        side
+        for kind in kinds
+        for side, name in zip("kv", kind.split("/"), strict=True)
+        if KV_BLOCK_ELEMENTS.get(name, 1) > 1
+    }
+    if not sizes or quantized - {side for side, _ in sizes}:
+        return None
+    return "on" if quantized and all(n for side, n in sizes if side in quantized) else "off"
 
 
 def _kernel_path(

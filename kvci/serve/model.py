@@ -92,7 +92,9 @@ def _header(path: Path) -> Header:
             chat_template="tokenizer.chat_template" in fields,
         )
     except (ValueError, KeyError, IndexError, OSError) as error:
-        raise UserError(f"{path} is not a GGUF model that kvci can read: {error}.") from None
+        raise UserError(
+            f"{path} is not a GGUF model that kvci can read: {str(error).rstrip('.')}."
+        ) from None
 
 
 def check(spec: Spec, model: Header) -> None:

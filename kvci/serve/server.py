@@ -1,6 +1,7 @@
 """One llama-server process: start it, prove what it does, stop it."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import httpx
 
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.serve.effective import Asked, Effective, judge, read
+from kvci.serve.effective import Effective, asked_of, judge, read
 from kvci.serve.flags import server_flags
 from kvci.spec import Arm, Spec
 
@@ -25,6 +26,8 @@ STOP_S = 10.0
 WATCH_S = 10.0
 UNHEALTHY_MAX = 6
 """A server that fails its health check so often in a row hangs."""
+USAGE = re.compile(r"invalid argument|error while handling argument|does not know the flag")
+"""How a server says that the fault is the command line's."""
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
@@ -34,6 +37,11 @@ class ServerFailed(Exception):
 
 class Refused(UserError):
     """The server's own log does not prove what was asked."""
+
+
+def resolve(engine: str) -> str:
+    """`auto` is the llama-server on PATH if there is one, and else the embedded engine."""
+    return (shutil.which("llama-server") or "embedded") if engine == "auto" else engine
 
 
 def command(engine: str) -> list[str]:
@@ -48,8 +56,7 @@ def command(engine: str) -> list[str]:
             raise UserError(f"The replay script {script} does not exist.")
         return [sys.executable, "-m", "kvci.serve.replay", str(script)]
     if engine == "auto":
-        found = shutil.which("llama-server")
-        return [found] if found else command("embedded")
+        return command(resolve(engine))
     found = shutil.which(engine)
     if not found:
         raise UserError(f"The engine {engine} is not a program; give llama-server's path.")
@@ -78,9 +85,7 @@ class Server:
         self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-", dir=scratch)
         flags = server_flags(spec, arm, model, port, log, Path(self._folder.name))
         self.command = command(spec.engine) + flags
-        self.asked = Asked(
-            kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow
-        )
+        self.asked = asked_of(spec, arm)
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
 
@@ -165,7 +170,13 @@ class Server:
         deadline = time.monotonic() + START_S
         while not self.healthy():
             if not self.alive():
-                raise ServerFailed(f"llama-server ended while starting: {self._last_error()}")
+                said = self._last_error()
+                if USAGE.search(said):
+                    raise Refused(
+                        f"The server of arm {self.arm.id} does not take its flags: {said}; "
+                        "mend the arm."
+                    )
+                raise ServerFailed(f"llama-server ended while starting: {said}")
             if time.monotonic() > deadline:
                 raise ServerFailed(f"llama-server is not healthy after {START_S:.0f} s")
             time.sleep(0.1)

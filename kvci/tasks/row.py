@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
@@ -15,7 +15,8 @@ class Row(Document):
     """The columns of swebench 5's datasets, by their own names."""
 
     repo: str
-    instance_id: str
+    instance_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """It names folders."""
     base_commit: str
     patch: str
     test_patch: str
@@ -75,7 +76,7 @@ def _raw(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"The dataset {path} does not exist.")
     if path.suffix == ".jsonl":
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_bytes().rstrip().split(b"\n"), 1):
             try:
                 raw = json.loads(line)
             except ValueError:

@@ -31,6 +31,10 @@ CASES: dict[str, tuple[bytes | str, Verdict]] = {
     "garbage": (b"Traceback (most recent call last): ...\n", Verdict.APPLY_FAILED),
     "elsewhere": ("echo 'z = 1' > new_file.py", Verdict.TESTS_FAIL),
     "syntax": (f"echo 'def (:' >> {FILE}", Verdict.SYNTAX_ERROR),
+    "deep": (
+        f"(echo -n 'x = '; printf -- '-%.0s' $(seq 20000); echo 1) >> {FILE}",
+        Verdict.SYNTAX_ERROR,
+    ),
     "hang": (f"echo 'while True: pass' >> {FILE}", Verdict.TEST_TIMEOUT),
     "kills": (f"echo 'import os; os.kill(os.getppid(), 9)' >> {FILE}", Verdict.GRADING_FAILED),
 }

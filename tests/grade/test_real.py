@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.grade import Graded
+from kvci.host import host
 from kvci.run.grade import grade_patches
 from kvci.taxonomy import Verdict
 from tests.conftest import GEMMA, data
@@ -37,5 +38,5 @@ def test_a_run_of_three_kv_types_on_it(tmp_path: Path) -> None:
     assert [(arm["done"], arm["resolved"], arm["infrastructure"]) for arm in arms] == [
         (1, 0, 0)
     ] * 3
-    gold = Graded.read(tmp_path / "r" / "preflight" / INSTANCE / "graded.json")
+    gold = Graded.read(tmp_path / "r" / "preflight" / host() / INSTANCE / "graded.json")
     assert gold.verdict is Verdict.RESOLVED

@@ -26,6 +26,13 @@ def test_gold_resolves(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "tmp").exists()
 
 
+def test_what_a_killed_kvci_left_is_in_no_ones_way(tmp_path: Path) -> None:
+    (tmp_path / "out" / "tmp" / "kvci-trial-left").mkdir(parents=True)
+    words = ("--dataset", "calibration:functions=3,count=1", "--gold")
+    assert grade(*words, "--out", str(tmp_path / "out"))[0] == 0
+    assert not (tmp_path / "out" / "tmp").exists()
+
+
 def test_predictions(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     lines = [
@@ -44,6 +51,10 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     words = ("--dataset", DATASET, "--out", str(tmp_path / "out"), "--predictions", str(file))
     assert grade(*words)[0] == 2
+    assert "either --gold or --predictions" in grade(*words, "--gold")[1]
+    assert "either --gold or --predictions" in grade("--dataset", DATASET)[1]
+    file.write_bytes(b"\xff\xfe")
+    assert "Line 1" in grade(*words)[1]
     file.write_text('{"instance_id": "x"}')
     assert "Line 1" in grade(*words)[1]
     file.write_text('{"instance_id": "x", "model_patch": ""}')

@@ -35,12 +35,13 @@ def put(path: Path, found: Outcome, where: str = "trials") -> None:
 
 def made(path: Path, spec: Spec = SPEC, demo: bool = False) -> Path:
     with RunDirectory(path) as directory:
-        directory.open(spec, "1" * 64, "2" * 64, "bwrap", demo, ("a", "b"))
+        directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", demo, ("a", "b"))
     for name in ("a", "b"):
         put(path, outcome("f16-f16", name))
     put(path, outcome("q8_0-q8_0", "a", detail=f"{path}/x.log of {Path.home()}/y"))
-    EFFECTIVE.write(path / "servers" / "q8_0-q8_0.0.json")
-    EFFECTIVE.write(path / "servers" / "q8_0-q8_0.1.json")
+    for server in ("q8_0-q8_0.0", "q8_0-q8_0.1", "q8_0-q8_0+ts0.5.0"):
+        EFFECTIVE.write(path / "servers" / f"{server}.json")
+        (path / "servers" / f"{server}.log").touch()
     return path
 
 
@@ -57,7 +58,9 @@ def test_one_record_an_arm_and_a_resumed_run_writes_its_own_again(tmp_path: Path
     assert str(tmp_path) not in (results / f"{arm.row_id}.json").read_text()
     assert set(arm.evidence.files) == {
         "servers/q8_0-q8_0.0.json",
+        "servers/q8_0-q8_0.0.log",
         "servers/q8_0-q8_0.1.json",
+        "servers/q8_0-q8_0.1.log",
         "trials/q8_0-q8_0/a/0/outcome.json",
         "trials/q8_0-q8_0/a/0/trajectory.jsonl",
     }
@@ -119,3 +122,18 @@ def test_an_unknown_row_stops_it_with_nothing_written(tmp_path: Path) -> None:
 def test_bad_words(tmp_path: Path) -> None:
     assert record()[0] == 2 and record(str(tmp_path), "--check")[0] == 2
     assert "does not exist" in record(str(tmp_path / "none"))[1]
+
+
+def test_trials_under_a_log_that_fails_its_last_judgement_give_no_record(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    put(run, outcome("q8_0-q8_0", "b", server="q8_0-q8_0.0"))
+    with pytest.raises(UserError, match="does not prove what was asked"):
+        build(run)
+
+
+def test_an_outcome_whose_class_and_verdict_do_not_go_together_is_refused(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    path = run / "trials" / "f16-f16" / "a" / "0" / "outcome.json"
+    path.write_text(path.read_text().replace('"resolved"', '"empty_patch"'))
+    with pytest.raises(UserError, match="do not go together"):
+        build(run)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from kvci.run import progress
 from kvci.run.progress import Progress, _duration
-from kvci.taxonomy import Class
+from kvci.taxonomy import Class, Verdict
 from tests.run.made import outcome
 
 ARMS = ("f16-f16", "q8_0-q8_0")
@@ -16,7 +16,7 @@ def test_elsewhere_a_line_now_and_then() -> None:
     out = io.StringIO()
     with Progress(Console(file=out, width=200), ARMS, 2, 4, [outcome(ARMS[0], "a")]) as shown:
         shown.slot(+1)
-        shown.outcome(outcome(ARMS[0], "b", cls=Class.A6))
+        shown.outcome(outcome(ARMS[0], "b", cls=Class.A6, verdict=Verdict.EMPTY_PATCH))
         assert out.getvalue() == ""  # too soon after the start
         shown.outcome(outcome(ARMS[1], "a"))
         shown.outcome(outcome(ARMS[1], "b"))

@@ -14,12 +14,13 @@ import psutil
 import pytest
 
 from kvci.host import ended
-from kvci.run.directory import Outcome, RunDirectory
+from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.scripted import DATASET
 from kvci.sandbox import docker
 from kvci.sandbox.cgroup import ROOT
+from kvci.serve.replay import Script, Step
 from kvci.tasks.calibration import suite
-from kvci.tasks.script import EXPECTED
+from kvci.tasks.script import EXPECTED, behave
 from tests.images import calibration_image
 
 KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
@@ -199,6 +200,9 @@ def kvci(*words: str) -> "subprocess.CompletedProcess[str]":
         (("--context", "999999"), "trained with"),
         (("--model", "none.gguf"), "does not exist"),
         (("--engine", "/none"), "is not a program"),
+        (("--run-id", "../../escaped"), "cannot name a run"),
+        (("--run-id", "x" * 300), "cannot name a run"),
+        (("--kv", "f16/f16 -ubb 32"), "may not set -ubb"),
         (("--engine", "replay:none"), "replay script none does not exist"),
         (("--dataset", "calibration:x=1"), "says nothing"),
     ],
@@ -220,7 +224,7 @@ def test_the_demo_is_a_real_run_and_takes_no_other_spec(tmp_path: Path) -> None:
     words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0", "--max-steps", "2", "--max-tokens", "24"]
     done = kvci(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Counts only, no verdict" in done.stdout
+    assert "Counts only; kvci compare" in done.stdout
     mib = {}
     for arm in ("f16-f16", "q4_0-q4_0"):
         effective = json.loads((tmp_path / "r" / "servers" / f"{arm}.0.json").read_text())
@@ -235,3 +239,88 @@ def test_the_demo_is_a_real_run_and_takes_no_other_spec(tmp_path: Path) -> None:
     other = kvci(*words, "--slots", "2")
     assert other.returncode == 2
     assert "made for another spec" in other.stderr
+
+
+def test_a_run_in_which_nothing_happened_does_not_exit_0(tmp_path: Path) -> None:
+    demo = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
+    words = ["run", demo, "--limit", "1", "--kv", "f16/f16", "--engine", "/bin/false"]
+    done = kvci(*words, "--out", str(tmp_path), "--run-id", "r")
+    assert done.returncode == 1, done.stdout
+    assert "I2 server: f16-f16 calibration__test-4x1-0 seed 0: llama-server ended" in done.stdout
+    afile = tmp_path / "file"
+    afile.touch()
+    assert "cannot be made" in kvci(*words, "--out", str(afile)).stderr
+    assert "cannot be read" in kvci("run", str(tmp_path)).stderr
+
+
+LIAR = """
+import sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+words = sys.argv[1:]
+log = Path(words[words.index("--log-file") + 1])
+log.write_text(Path(GOLDEN).read_text())
+from kvci.serve import replay
+class Handler(replay.Handler):
+    def do_POST(self):
+        if "/apply-template" in self.path:
+            import json
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.reply(200, {"prompt": body.decode()})
+        else:
+            if "/chat/" in self.path:
+                with log.open("a") as file:
+                    file.write(LINE)
+            super().do_POST()
+server = replay.Replay(replay.Script.read(Path(SCRIPT)), int(words[words.index("--port") + 1]))
+server.RequestHandlerClass = Handler
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
+def test_a_server_whose_log_changes_its_mind_takes_its_trials_with_it(
+    tmp_path: Path, dies: bool
+) -> None:
+    """The third judgement, of the whole log, also where the server died."""
+    name, instance = DATASET.replace("count=14", "count=1"), suite(DATASET)[0]
+    steps = (*behave(instance, "gold")[:2], Step(fault="die")) if dies else behave(instance, "gold")
+    Script(answers={instance.row.instance_id: steps}).write(tmp_path / "script.json")
+    golden = Path(__file__).parents[1] / "golden" / "b11434-cpu-f16-f16.log"
+    line = "llama_context: flash_attn    = disabled\n"
+    program = LIAR.replace("GOLDEN", repr(str(golden))).replace("LINE", repr(line))
+    server = tmp_path / "llama-server"
+    server.write_text(
+        f"#!{sys.executable}\n{program}".replace("SCRIPT", repr(str(tmp_path / "script.json")))
+    )
+    server.chmod(0o755)
+    gemma = str(Path(__file__).parents[2] / "ci" / "models" / "gemma3-270m.toml")
+    words = ["run", "--model", gemma, "--kv", "f16/f16", "--dataset", name, "--context", "2048"]
+    words += ["--slots", "2", "--engine", str(server), "--out", str(tmp_path), "--run-id", "r"]
+    for _ in range(2):
+        done = kvci(*words)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "flash attention is off" in done.stderr
+    assert not list((tmp_path / "r" / "trials").glob("*/*/*/outcome.json"))
+    shown = json.loads((tmp_path / "r" / "servers" / "f16-f16.0.json").read_text())
+    if not dies:
+        assert len(list((tmp_path / "r").glob("superseded/*/*/*/*/outcome.json"))) == 2
+        assert shown["flash_attention"] == "off"
+
+
+def test_shards_of_one_run_lie_side_by_side(tmp_path: Path) -> None:
+    (instance, other) = suite("calibration:functions=4,count=2")
+    answers = {i.row.instance_id: behave(i, "gold") for i in (instance, other)}
+    Script(answers=answers).write(tmp_path / "script.json")
+    gemma = str(Path(__file__).parents[2] / "ci" / "models" / "gemma3-270m.toml")
+    words = ["run", "--model", gemma, "--kv", "f16/f16", "--run-id", "r", "--out", str(tmp_path)]
+    words += ["--dataset", "calibration:functions=4,count=2", "--context", "4096"]
+    words += ["--engine", f"replay:{tmp_path / 'script.json'}"]
+    for shard in ("1/2", "2/2"):
+        assert kvci(*words, "--shard", shard).returncode == 0
+    manifests = [
+        Manifest.read(tmp_path / "r" / f"shard-{n}-of-2" / "manifest.json") for n in (1, 2)
+    ]
+    assert [manifest.run_id for manifest in manifests] == ["r", "r"]
+    assert [len(manifest.planned) for manifest in manifests] == [1, 1]
+    assert manifests[0].spec_sha256 == manifests[1].spec_sha256

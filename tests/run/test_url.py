@@ -37,7 +37,7 @@ def test_trials_against_a_url_are_unverified_and_give_no_row(tmp_path: Path) -> 
     )
     try:
         with RunDirectory(tmp_path / "run") as directory:
-            directory.open(spec, "1" * 64, "2" * 64, "bwrap", False, (name,))
+            directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", False, (name,))
             sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
             progress = Progress(Console(quiet=True), ["f16-f16"], 1, 1)
             scheduler = Scheduler(

@@ -61,6 +61,13 @@ def test_rotation_off_is_a_problem_only_where_something_is_quantized() -> None:
     assert "rotation is off" in problems(log.replace("n_rot_v = 64", "n_rot_v = 0"))
 
 
+def test_each_quantized_side_must_be_rotated() -> None:
+    log = golden("b11434-cpu-q8_0-q8_0").replace("n_rot_v = 64", "n_rot_v = 0")
+    assert "rotation is off" in problems(log)
+    only_v = log.replace("K (q8_0)", "K (f16)").replace("n_rot_v = 0", "n_rot_v = 64")
+    assert read(only_v.replace("n_rot_k = 256", "n_rot_k = 0")).rotation == "on"
+
+
 def test_the_older_form_of_rotation_and_splits() -> None:
     log = golden("b11434-cpu-q8_0-q8_0").replace("n_rot_k = 256", "attn_rot_k = 1")
     log = log.replace("n_rot_v = 64", "attn_rot_v = 1").replace("splits = 1", "x\ngraph splits = 1")

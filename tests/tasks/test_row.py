@@ -30,6 +30,11 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
         ("old.jsonl", json.dumps(OLD), "old format.*v5"),
         ("broken.jsonl", "{", "Line 1 .* not a JSON object"),
         ("short.jsonl", '{"image": "x"}', "Row 1 .* is not valid"),
+        (
+            "path.jsonl",
+            generate("test", 0).row.model_dump_json().replace("calibration__", "../"),
+            "instance_id",
+        ),
         ("rows.csv", "", "neither .jsonl nor .parquet"),
         ("rows.parquet", "no", "not a parquet file"),
     ],
@@ -51,3 +56,13 @@ def test_swe_bench_lite() -> None:
     assert len(rows) == 300
     flask = next(row for row in rows if row.instance_id == "pallets__flask-5063")
     assert (len(flask.FAIL_TO_PASS), len(flask.PASS_TO_PASS)) == (2, 54)
+
+
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:
+    row = generate("test", 0).row.model_copy(update={"problem_statement": "a\u2028b\u0085c"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n")
+    assert load(path) == [row]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="Line 1"):
+        load(path)

@@ -1,0 +1,1 @@
+"""Records -> paired evidence and verdicts."""

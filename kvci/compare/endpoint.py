@@ -1,0 +1,22 @@
+"""What is compared of a trial. Each is a yes or no, and yes is better."""
+
+from collections.abc import Callable
+
+from kvci.compare.side import Seen
+
+ENDPOINTS: dict[str, Callable[[Seen], bool | None]] = {
+    "resolved": lambda seen: seen.resolved,
+    "no_loop": lambda seen: seen.loops == 0,
+    "well_formed": lambda seen: seen.malformed == 0,
+    "patched": lambda seen: seen.patched,
+    "no_overflow": lambda seen: not seen.overflowed,
+    "applies": lambda seen: seen.applies,
+    "tests_flipped": lambda seen: None if seen.flipped is None else seen.flipped == 1.0,
+}
+"""Name -> the value; None is not known of this trial. One is the spec's primary endpoint."""
+MEASURES: dict[str, Callable[[Seen], float]] = {
+    "steps": lambda seen: seen.steps,
+    "answer tokens": lambda seen: seen.answer_tokens,
+    "deepest context": lambda seen: seen.depth_tokens,
+}
+"""Numbers; neither more nor less is better."""

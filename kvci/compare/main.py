@@ -1,0 +1,47 @@
+"""Run folders, record files and row ids -> a comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvci.compare.comparison import Comparison, compare
+from kvci.compare.side import Side, side_of
+from kvci.errors import UserError
+from kvci.record.build import build
+from kvci.record.mini import read_run
+from kvci.record.record import Imported, Record, file_name, read
+
+
+def compare_named(names: Sequence[str], results: Path) -> Comparison:
+    """Each name is a run's folder (all its arms), an earlier run's, a record file, or a row id.
+
+    Raises UserError.
+    """
+    sides = [side for name in names for side in _sides(name, results)]
+    if len(sides) < 2:
+        raise UserError("A comparison needs two sides; name another run or record.")
+    if len({side.name for side in sides}) < len(sides):
+        raise UserError("A run or record is named twice; name each once.")
+    return compare(sides)
+
+
+def _sides(name: str, results: Path) -> list[Side]:
+    made = []
+    for record in _records(name, results):
+        side = side_of(record)
+        if side is None:
+            raise UserError(
+                f"{record.row_id} is a row without trials; give the earlier run's folder."
+            )
+        made.append(side)
+    return made
+
+
+def _records(name: str, results: Path) -> Sequence[Record | Imported]:
+    path, recorded = Path(name), results / file_name(name)
+    if (path / "manifest.json").exists():
+        return build(path, row=False)
+    if (path / "preds.json").exists():
+        return [read_run(path)]
+    if path.is_file() or recorded.is_file():
+        return [read(path if path.is_file() else recorded)]
+    raise UserError(f"{name} is no run folder, no record file and no row of {results}.")
