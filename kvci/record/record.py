@@ -31,7 +31,8 @@ class Evidence(Document):
 class Record(Document):
     """One arm of one run. Whatever a row says is recomputed from here."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """2: each trial names its server's log and has a digest of the model's answers."""
     kind: Literal["run"] = "run"
     row_id: str
     run_id: str
@@ -149,7 +150,8 @@ class Derived(Document):
 class Imported(Document):
     """A row from before kvci, as its owner wrote it: column -> text; and kvci's reading of it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """2: with kvci's own reading, if the earlier run's folder was read."""
     kind: Literal["imported"] = "imported"
     row_id: str
     table: Literal["log", "reruns"]

@@ -11,9 +11,11 @@ from tests.conftest import GOLDEN
 from tests.record.made import record
 
 
-def test_the_first_schema_version_is_still_read() -> None:
-    old = read(GOLDEN / "records" / "v1.json")
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_schema_version_is_still_read(version: int) -> None:
+    old = read(GOLDEN / "records" / f"v{version}.json")
     assert isinstance(old, Record)
+    assert old.schema_version == version
     assert (old.resolved, old.submitted, old.errors, old.total, old.complete) == (1, 1, 1, 2, True)
     assert old.kv == "q8_0/q8_0" and old.model == "small (Q4_K_M)"
 
@@ -21,7 +23,7 @@ def test_the_first_schema_version_is_still_read() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"kind": "other"}, "other"),
         ({"more": 1}, "more"),
         ({"spec": {"seeds": [0, 1]}}, "does not have the hash"),
