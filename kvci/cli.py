@@ -1,6 +1,7 @@
 """One click command per verb, no logic; a verb imports what it needs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,30 +119,44 @@ def serve(
         raise UserError(f"The arm {spec.baseline.id} was not served: {error}.") from None
 
 
+ASKED = (
+    click.argument("experiment", type=click.Path(path_type=Path), required=False),
+    click.option("--model", help="A .gguf file or a file of ci/models."),
+    click.option(
+        "--kv", "--arm", "arms", multiple=True, help="K/V and flags; the first is the baseline."
+    ),
+    click.option(
+        "--dataset",
+        help="A .jsonl or .parquet file, a hub's name, or "
+        "calibration:split=test,functions=8,count=20.",
+    ),
+    click.option("--filter", help="A regular expression on instance ids."),
+    click.option("--limit", type=int),
+    click.option("--context", type=int, help="Tokens per slot."),
+    click.option("--slots", type=int),
+    click.option("--seeds", help="Comma-separated."),
+    click.option("--temperature", type=float),
+    click.option("--max-steps", type=int),
+    click.option("--max-tokens", type=int, help="Tokens per answer."),
+    click.option("--sandbox", help="auto, bwrap or docker."),
+    click.option("--engine", help="auto, embedded, a llama-server's path, or a URL (unverified)."),
+    click.option(
+        "--time-budget", "time_budget_s", type=float, help="Seconds; no block begins near it."
+    ),
+    click.option("--shard", help="I/N"),
+    click.option("--margin", type=float, help="The harm that would not matter, as a share."),
+)
+
+
+def _asks(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to run, over an EXPERIMENT file."""
+    for option in reversed(ASKED):
+        verb = option(verb)
+    return verb
+
+
 @main.command()
-@click.argument("experiment", type=click.Path(path_type=Path), required=False)
-@click.option("--model", help="A .gguf file or a file of ci/models.")
-@click.option(
-    "--kv", "--arm", "arms", multiple=True, help="K/V and flags; the first is the baseline."
-)
-@click.option(
-    "--dataset",
-    help="A .jsonl or .parquet file, a hub's name, or calibration:split=test,functions=8,count=20.",
-)
-@click.option("--filter", help="A regular expression on instance ids.")
-@click.option("--limit", type=int)
-@click.option("--context", type=int, help="Tokens per slot.")
-@click.option("--slots", type=int)
-@click.option("--seeds", help="Comma-separated.")
-@click.option("--temperature", type=float)
-@click.option("--max-steps", type=int)
-@click.option("--max-tokens", type=int, help="Tokens per answer.")
-@click.option("--sandbox", help="auto, bwrap or docker.")
-@click.option("--engine", help="auto, embedded, a llama-server's path, or a URL (unverified).")
-@click.option(
-    "--time-budget", "time_budget_s", type=float, help="Seconds; no block begins near it."
-)
-@click.option("--shard", help="I/N")
+@_asks
 @click.option("--out", help="The folder of runs.", envvar="KVCI_RUNS")
 @click.option("--run-id", help="Take this run up again, or give a new one its name.")
 @click.pass_context
@@ -155,14 +170,44 @@ def run(
     **asked: Any,
 ) -> None:
     """Run an EXPERIMENT file, or what the options say; options win."""
-    from kvci.spec import load
+    _run(ctx, _spec(experiment, arms, seeds, asked), run_id)
 
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
-    except ValueError:
-        raise UserError(f"--seeds {seeds} are not whole numbers with commas between.") from None
-    spec = load(experiment, asked | {"arms": list(arms) or None, "seeds": numbers})
-    _run(ctx, spec, run_id)
+
+@main.command()
+@_asks
+@click.option(
+    "--base-rate",
+    type=click.FloatRange(0, 1, True, True),
+    required=True,
+    help="The share that the baseline resolves, as far as is known.",
+)
+@click.option(
+    "--icc",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="The share of the variance that lies between instances.",
+)
+@click.option("--trial-s", type=click.FloatRange(0, min_open=True), help="Seconds of one trial.")
+@click.option("--measured", type=click.Path(path_type=Path), help="A run to take the speed from.")
+@click.option("--json", "as_json", is_flag=True)
+def plan(
+    experiment: Path | None,
+    arms: tuple[str, ...],
+    seeds: str | None,
+    base_rate: float,
+    icc: float,
+    trial_s: float | None,
+    measured: Path | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Say what a spec will run, what it can show, and what it will cost."""
+    from kvci.run.forecast import forecast, lines
+
+    spec = _spec(experiment, arms, seeds, asked)
+    found = forecast(spec, base_rate, icc, trial_s, measured)
+    click.echo(found.model_dump_json(indent=1) if as_json else "\n".join(lines(found)))
 
 
 @main.command()
@@ -292,6 +337,18 @@ def scripted(ctx: click.Context, out: str, run_id: str, sandbox: str) -> None:
 
     if not run_scripted(Path(out), run_id, sandbox):
         ctx.exit(1)
+
+
+def _spec(
+    experiment: Path | None, arms: tuple[str, ...], seeds: str | None, asked: dict[str, Any]
+) -> Any:
+    from kvci.spec import load
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
+    except ValueError:
+        raise UserError(f"--seeds {seeds} are not whole numbers with commas between.") from None
+    return load(experiment, asked | {"arms": list(arms) or None, "seeds": numbers})
 
 
 def _run(ctx: click.Context, spec: Any, run_id: str | None, demo: bool = False) -> None:
