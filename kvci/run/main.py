@@ -28,9 +28,12 @@ from kvci.serve.server import command, resolve
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The last one comes when a terminal is closed."""
+
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM: what is finished is on disk, the rest is for the next `kvci run`."""
+    """One of STOPS: what is finished is on disk, the rest is for the next `kvci run`."""
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -38,7 +41,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
     Python's resource tracker ends by itself, and complains when it is killed.
     """
-    for again in (signal.SIGINT, signal.SIGTERM):
+    for again in STOPS:
         signal.signal(again, signal.SIG_IGN)
     ENDING.set()
     for child in psutil.Process().children(recursive=True):
@@ -92,9 +95,7 @@ def run(
         )
         arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())
-        before = {
-            number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, _stop) for number in STOPS}
         try:
             with progress:
                 Scheduler(spec, model, instances, directory, sandboxes, progress).run(planned)
