@@ -69,7 +69,7 @@ class Arm(Document):
 
     @field_validator("flags")
     @classmethod
-    def _not_owned(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
+    def _allowed(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
         for flag in flags:
             number = re.fullmatch(r"-?[\d.,]+", flag)
             if flag.startswith("-") and not number and flag not in ARM_FLAGS:

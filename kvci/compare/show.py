@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kvci.compare.comparison import ArmComparison, Comparison, Inference
+from kvci.record.benchmarks import INTERIM
 from kvci.record.tables import row
 from kvci.stats.proportion import Interval
 
-INTERIM = "interim, no verdict"
 FLIPS_MAX = 40
 """So many flipped instances are listed; the JSON has all."""
 

@@ -1,14 +1,13 @@
 """One side of a comparison: an arm of a run, or an earlier run of another tool."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvci.record.record import Imported, ImportedTrial, Record, Trial
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 Key = tuple[str, int]
 """Instance and seed."""
-OVERFLOWS = frozenset({Class.A3})
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def side_of(record: Record | Imported) -> Side | None:
         total=derived.total,
         complete=len(derived.trials) == derived.total,
         verified=False,
-        trials={(trial.instance, 0): _imported(trial) for trial in derived.trials},
+        trials={(t.instance, 0): _common(t, t.classes, t.label) for t in derived.trials},
         settings=derived.settings,
     )
 
@@ -109,17 +108,8 @@ def _quantized(kv_type: str) -> bool:
 
 def _seen(trial: Trial) -> Seen:
     passed, of = trial.fail_to_pass
-    return Seen(
-        label=str(trial.cls),
-        valid=trial.cls not in INFRASTRUCTURE,
-        resolved=trial.cls is Class.OK,
-        patched=trial.patch_bytes > 0,
-        overflowed=trial.cls in OVERFLOWS,
-        loops=trial.loops,
-        malformed=trial.malformed,
-        steps=trial.steps,
-        answer_tokens=trial.answer_tokens,
-        depth_tokens=trial.depth_tokens,
+    return replace(
+        _common(trial, (trial.cls,), str(trial.cls)),
         applies=trial.applies,
         flipped=passed / of if of else None,
         place=f"{trial.host} block {trial.block} of {trial.shard}",
@@ -127,13 +117,14 @@ def _seen(trial: Trial) -> Seen:
     )
 
 
-def _imported(trial: ImportedTrial) -> Seen:
+def _common(trial: Trial | ImportedTrial, classes: tuple[Class, ...], label: str) -> Seen:
+    """What a trial of any tool has; `classes` is all that it can have been."""
     return Seen(
-        label=trial.label,
-        valid=trial.valid,
-        resolved=trial.resolved,
+        label=label,
+        valid=not INFRASTRUCTURE & set(classes),
+        resolved=classes == (Class.OK,),
         patched=trial.patch_bytes > 0,
-        overflowed=bool(OVERFLOWS & set(trial.classes)),
+        overflowed=Class.A3 in classes,
         loops=trial.loops,
         malformed=trial.malformed,
         steps=trial.steps,

@@ -104,7 +104,7 @@ class Scheduler:
             future.cancel()
         self._grader.close(wait=True)
 
-    def _put_aside_unproved(self) -> dict[str, tuple[str, ...]]:
+    def _put_aside_unproved(self) -> None:
         """The third judgement, of whole logs: what ran under one that fails it never counts."""
         problems = self._directory.judge(self._spec)
         trials = [
@@ -114,7 +114,6 @@ class Scheduler:
         ]
         if trials:
             self._directory.supersede(trials)
-        return problems
 
     def _trials(self, block: Block) -> list[Trial]:
         return [trial for arm in block.arms for trial in block.trials(arm)]

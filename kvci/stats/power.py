@@ -50,7 +50,7 @@ def paired_power(pairs: int, only_first: float, only_second: float, alpha: float
         return 0.0
     most = int(binom.isf(1e-10, pairs, differ)) + 1
     counts = np.arange(0, min(most, pairs) + 1)
-    # mid-p < alpha needs more than the quantile's wins; the next one below is tried as well
+    # mid-p < alpha needs the quantile's wins, or one more
     wins = binom.isf(alpha, counts, 0.5).astype(int)
     mid = binom.sf(wins, counts, 0.5) + 0.5 * binom.pmf(wins, counts, 0.5)
     needed = np.where(mid < alpha, wins, wins + 1)
