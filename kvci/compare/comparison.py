@@ -121,15 +121,25 @@ def compare(sides: Sequence[Side]) -> Comparison:
     control = [paired and arm.kv.split()[0] == baseline.kv.split()[0] for arm in arms]
     value = ENDPOINTS[baseline.primary]
     tested = [arm for arm, is_control in zip(arms, control, strict=True) if not is_control]
-    shares_of = {arm.name: _shares(_valid(baseline, arm, paired, value), value) for arm in arms}
+    pairs = {arm.name: _valid(baseline, arm, paired, value) for arm in arms}
     claims: dict[str, tuple[str, float | None]] = {}
     if complete:
-        decisions = decide([shares_of[arm.name] for arm in tested], baseline.margin, baseline.alpha)
+        some = [list(_shares(pairs[arm.name], value).values()) for arm in tested]
+        decisions = decide(some, baseline.margin, baseline.alpha)
         for arm, decision in zip(tested, decisions, strict=True):
             claim = decision.claim if paired else Claim.INCONCLUSIVE
             claims[arm.name] = (str(claim), decision.p_holm)
     made = [
-        _arm(baseline, arm, is_control, paired, complete, value, claims.get(arm.name, (None, None)))
+        _arm(
+            baseline,
+            arm,
+            pairs[arm.name],
+            is_control,
+            paired,
+            complete,
+            value,
+            claims.get(arm.name, (None, None)),
+        )
         for arm, is_control in zip(arms, control, strict=True)
     ]
     return Comparison(
@@ -150,13 +160,14 @@ def compare(sides: Sequence[Side]) -> Comparison:
 def _arm(
     baseline: Side,
     arm: Side,
+    valid: list[Pair],
     control: bool,
     paired: bool,
     complete: bool,
     value: Value,
     claim: tuple[str | None, float | None],
 ) -> ArmComparison:
-    valid = _valid(baseline, arm, paired, value)
+    everything = _everything(baseline, arm)
     said = [(one.said, other.said) for _, one, other in valid]
     flips = [
         Flip(instance=key[0], seed=key[1], baseline=one.label, arm=other.label)
@@ -172,12 +183,12 @@ def _arm(
         p_holm=claim[1],
         valid=_population(valid, value, complete, baseline.alpha),
         everything=_population(
-            _everything(baseline, arm),
+            everything,
             lambda s: s.valid and bool(value(s)),
             complete,
             baseline.alpha,
         ),
-        dropped=_dropped(baseline, arm, paired, value),
+        dropped=_dropped(everything, valid),
         flips=tuple(flips),
         endpoints=tuple(_endpoints(baseline, arm, paired, complete)),
         measures=tuple(_measures(valid)),
@@ -204,10 +215,10 @@ def _valid(baseline: Side, arm: Side, paired: bool, value: Value) -> list[Pair]:
     ]
 
 
-def _dropped(baseline: Side, arm: Side, paired: bool, value: Value) -> dict[str, int]:
-    kept = {key for key, _, _ in _valid(baseline, arm, paired, value)}
+def _dropped(everything: list[Pair], valid: list[Pair]) -> dict[str, int]:
+    kept = {key for key, _, _ in valid}
     reasons: Counter[str] = Counter()
-    for key, one, other in _everything(baseline, arm):
+    for key, one, other in everything:
         if key in kept:
             continue
         said = [
@@ -219,12 +230,15 @@ def _dropped(baseline: Side, arm: Side, paired: bool, value: Value) -> dict[str,
     return dict(reasons)
 
 
-def _shares(pairs: Iterable[Pair], value: Value) -> list[Shares]:
-    """By instance, in the order of their names."""
+def _shares(pairs: Iterable[Pair], value: Value) -> dict[str, Shares]:
+    """By instance."""
     seeds: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for (instance, _), one, other in pairs:
         seeds[instance].append((bool(value(one)), bool(value(other))))
-    return [shares([a for a, _ in some], [b for _, b in some]) for some in seeds.values()]
+    return {
+        instance: shares([a for a, _ in some], [b for _, b in some])
+        for instance, some in seeds.items()
+    }
 
 
 def _population(pairs: list[Pair], value: Value, infer: bool, alpha: float) -> Population:
@@ -232,18 +246,20 @@ def _population(pairs: list[Pair], value: Value, infer: bool, alpha: float) -> P
     table = (
         counts[True, True], counts[True, False], counts[False, True], counts[False, False],
     )  # fmt: skip
-    by_instance = _shares(pairs, value)
+    named = _shares(pairs, value)
+    by_instance = list(named.values())
     found = None
     if infer and pairs:
         differences = [float(b - c) for b, c in by_instance]
-        names = sorted({key[0] for key, _, _ in pairs})
         one_seed = len(by_instance) == len(pairs)
         found = Inference(
             difference=sum(differences) / len(differences),
             interval=score_interval(by_instance, 1 - 2 * alpha),
             interval_95=score_interval(by_instance),
             newcombe_95=newcombe(*table) if one_seed else None,
-            repository_95=cluster_interval(differences, [n.rpartition("-")[0] for n in names]),
+            repository_95=cluster_interval(
+                differences, [name.rpartition("-")[0] for name in named]
+            ),
             p_harm=sign_flip(by_instance),
             mid_p=mcnemar_mid_p(table[1], table[2]) if one_seed else None,
             smallest_visible=smallest_visible(
@@ -270,7 +286,9 @@ def _endpoints(baseline: Side, arm: Side, paired: bool, complete: bool) -> Itera
                 baseline=sum(bool(value(one)) for _, one, _ in pairs),
                 arm=sum(bool(value(other)) for _, _, other in pairs),
                 pairs=len(pairs),
-                interval_95=score_interval(_shares(pairs, value)) if complete else None,
+                interval_95=score_interval(list(_shares(pairs, value).values()))
+                if complete
+                else None,
             )
 
 
