@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from kvci.compare.endpoint import ENDPOINTS, MEASURES
 from kvci.compare.side import Key, Seen, Side
 from kvci.files import Document
-from kvci.stats.clustered import Shares, cluster_interval, score_interval, shares, sign_flip
+from kvci.stats.clustered import (
+    Shares,
+    agreement,
+    cluster_interval,
+    score_interval,
+    shares,
+    sign_flip,
+)
 from kvci.stats.decide import Claim, decide
 from kvci.stats.paired import mcnemar_mid_p, newcombe
 from kvci.stats.power import smallest_visible
@@ -262,9 +269,7 @@ def _population(pairs: list[Pair], value: Value, infer: bool, alpha: float) -> P
             ),
             p_harm=sign_flip(by_instance),
             mid_p=mcnemar_mid_p(table[1], table[2]) if one_seed else None,
-            smallest_visible=smallest_visible(
-                len(pairs), (table[0] + table[3]) / len(pairs), alpha
-            ),
+            smallest_visible=_visible(by_instance, alpha),
         )
     return Population(
         instances=len(by_instance),
@@ -274,6 +279,13 @@ def _population(pairs: list[Pair], value: Value, infer: bool, alpha: float) -> P
         neither=table[3],
         inference=found,
     )
+
+
+def _visible(by_instance: list[Shares], alpha: float) -> float | None:
+    """Seeds that agree are worth less than so many pairs, as in the interval."""
+    disagree = sum(float(b + c) for b, c in by_instance) / len(by_instance)
+    pairs = round(len(by_instance) / agreement(by_instance))
+    return smallest_visible(pairs, 1 - disagree, alpha)
 
 
 def _endpoints(baseline: Side, arm: Side, paired: bool, complete: bool) -> Iterable[EndpointLine]:

@@ -90,15 +90,19 @@ def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) ->
 
 
 def _json(path: Path, what: str = "is not JSON") -> dict[str, Any]:
+    found = _parsed(path, what)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} {what}: it is not a JSON object.")
+    return found
+
+
+def _parsed(path: Path, what: str) -> Any:
     try:
-        found = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path.parent} {what}: {path.name}: {error.strerror}.") from None
     except ValueError as error:
         raise UserError(f"{path} {what}: {error}.") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} {what}: it is not a JSON object.")
-    return found
 
 
 def _report(folder: Path) -> _Report | None:
@@ -107,7 +111,7 @@ def _report(folder: Path) -> _Report | None:
     for path in sorted(folder.glob("*.json")):
         if path.name == "preds.json":
             continue
-        raw = json.loads(path.read_bytes())
+        raw = _parsed(path, "is not JSON")
         for one in (raw, raw.get("instances")) if isinstance(raw, dict) else ():
             if isinstance(one, dict) and "resolved_ids" in one:
                 lists = {key: set(value) for key, value in one.items() if key.endswith("_ids")}

@@ -96,6 +96,21 @@ def test_seeds_are_clusters() -> None:
     assert arm.claim == "harm shown"
 
 
+def test_seeds_that_always_agree_see_no_more_than_one_seed() -> None:
+    ends = [["ok"] * 30 + ["fail"] * 10, ["ok"] * 24 + ["fail"] * 16]
+    one = compared(dict(zip(("f16/f16", "q8_0/q8_0"), ends, strict=True)))
+    three = compared(
+        {
+            kv: [end for end in some for _ in range(3)]
+            for kv, some in zip(("f16/f16", "q8_0/q8_0"), ends, strict=True)
+        },
+        seeds=[1, 2, 3],
+        temperature=0.7,
+    )
+    seen = [found.arms[0].valid.inference for found in (one, three)]
+    assert seen[0] and seen[1] and seen[0].smallest_visible == seen[1].smallest_visible
+
+
 def test_what_is_matched_is_inconclusive_and_names_what_differs() -> None:
     first = run({"f16/f16": ["ok"] * 50, "q8_0/q8_0": ["ok"] * 50}, margin=0.05)[0]
     other = run({"f16/f16": ["ok"] * 50, "q8_0/q8_0": ["fail"] * 50}, margin=0.05, max_steps=9)[1]

@@ -94,6 +94,9 @@ def test_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "preds.json").write_text("{}")
     with pytest.raises(UserError, match="does not say its KV type; give --kv"):
         read_run(tmp_path)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(UserError, match=r"report\.json is not JSON"):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(
