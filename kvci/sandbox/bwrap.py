@@ -132,15 +132,7 @@ class Bwrap:
         self, command: list[str], limits: Limits, more: list[str], clean: bool = False
     ) -> Result:
         status = self._folder / "status"
-        words = [
-            program(),
-            "--json-status-fd",
-            "STATUS",
-            "--unshare-all",
-            "--unshare-user",
-            "--die-with-parent",
-            "--new-session",
-        ]
+        words = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
         words += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--clearenv"]
         words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
         words += ["--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
@@ -193,8 +185,8 @@ class Bwrap:
 
         try:
             with status.open("wb") as file:
-                words[words.index("STATUS")] = str(file.fileno())
-                done = capped.run([*words, *command], limits, restrict, over, file.fileno())
+                told = [program(), "--json-status-fd", str(file.fileno())]
+                done = capped.run([*told, *words, *command], limits, restrict, over, file.fileno())
         except (OSError, subprocess.SubprocessError) as error:
             raise SandboxFailed(f"bubblewrap did not start: {error}") from None
         finally:
