@@ -272,17 +272,20 @@ def grade(
 def record(
     ctx: click.Context, folder: Path | None, results: Path, benchmarks: Path, check: bool
 ) -> None:
-    """Write the records of a RUN folder, and its rows into BENCHMARKS.md."""
-    from kvci.record.main import first_difference, record_run
-    from kvci.record.show import said
+    """Write the records of a RUN folder and its rows; without one, all rows again."""
+    from kvci.report.main import first_difference, record_run, render_again
+    from kvci.report.show import said
 
-    if (folder is None) != check:
+    if folder and check:
         raise UserError("Give either a run's folder or --check.")
     if folder:
         done = record_run(folder, results, benchmarks)
         for one in done.records:
             click.echo(said(one))
         click.echo(f"rows: {done.benchmarks}")
+    elif not check:
+        render_again(results, benchmarks)
+        click.echo(f"rows: {benchmarks}")
     elif difference := first_difference(results, benchmarks):
         click.echo(difference)
         ctx.exit(1)
@@ -298,7 +301,7 @@ def compare(names: tuple[str, ...], results: Path, shown: str, as_json: bool) ->
     from rich.console import Console
 
     from kvci.compare.main import compare_named
-    from kvci.compare.show import markdown, text
+    from kvci.report.comparison import markdown, text
 
     found = compare_named(names, results)
     if as_json or shown == "json":
@@ -319,8 +322,8 @@ def import_(
     folder: Path, kv: str | None, dataset: str | None, results: Path, benchmarks: Path
 ) -> None:
     """Make a record of an earlier run of mini-swe-agent in DIR."""
-    from kvci.record.main import import_run
-    from kvci.record.show import said
+    from kvci.report.main import import_run
+    from kvci.report.show import said
 
     click.echo(said(import_run(folder, results, benchmarks, kv, dataset)))
     click.echo(f"rows: {benchmarks}")
@@ -359,7 +362,7 @@ def _run(ctx: click.Context, spec: Any, run_id: str | None, demo: bool = False) 
     path, summary = run_spec(spec, run_id, Console(soft_wrap=True), demo)
     click.echo(f"Counts only; kvci compare {path} says what they mean. All of it lies there.")
     if demo:
-        from kvci.record.main import record_run
+        from kvci.report.main import record_run
 
         click.echo(f"Its rows: {record_run(path, path, path).benchmarks}")
     if not summary.happened:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from kvci.errors import UserError
 from kvci.spec import Spec
 
+INTERIM = "interim, no verdict"
+"""What every surface says until all planned trials are done."""
+
 
 @dataclass(frozen=True)
 class Trial:

@@ -14,9 +14,12 @@ ENDPOINTS: dict[str, Callable[[Seen], bool | None]] = {
     "tests_flipped": lambda seen: None if seen.flipped is None else seen.flipped == 1.0,
 }
 """Name -> the value; None is not known of this trial. One is the spec's primary endpoint."""
-MEASURES: dict[str, Callable[[Seen], float]] = {
+MEASURES: dict[str, Callable[[Seen], float | None]] = {
     "steps": lambda seen: seen.steps,
     "answer tokens": lambda seen: seen.answer_tokens,
     "deepest context": lambda seen: seen.depth_tokens,
+    "failing tests that pass, %": lambda seen: (
+        None if seen.flipped is None else 100.0 * seen.flipped
+    ),
 }
-"""Numbers; neither more nor less is better."""
+"""Numbers; of all but the last, neither more nor less is better."""

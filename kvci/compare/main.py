@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvci.compare.comparison import Comparison, compare
+from kvci.compare.comparison import compare
+from kvci.compare.evidence import Comparison
 from kvci.compare.side import Side, side_of
 from kvci.errors import UserError
 from kvci.record.build import build

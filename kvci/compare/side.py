@@ -8,6 +8,7 @@ from kvci.taxonomy import INFRASTRUCTURE, Class
 
 Key = tuple[str, int]
 """Instance and seed."""
+NOT_SHOWN = ("not shown",)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Side:
     margin: float | None = None
     primary: str = "resolved"
 
+    @property
+    def kv_type(self) -> str:
+        """Without the flags of the arm."""
+        return self.kv.split()[0]
+
 
 def side_of(record: Record | Imported) -> Side | None:
     """None for an imported row without trials: its counts alone say nothing of pairs."""
@@ -81,10 +87,16 @@ def _own(record: Record) -> Side:
         "seeds": (json.dumps(spec["seeds"]),),
         "context per slot": (json.dumps(spec["context"]),),
         "slots": (json.dumps(spec["slots"]),),
+        "primary endpoint, margin and alpha": (
+            f"{spec['primary']} {json.dumps(spec['margin'])} {spec['alpha']}",
+        ),
         "model sha256": (spec["model_sha256"][:12],),
         "dataset sha256": (spec["dataset_sha256"][:12],),
         "server build": tuple(sorted({str(e.build) for e in record.effective})),
         "host": tuple(sorted({trial.host for trial in record.counted})),
+        "GPU": (record.gpu or "none",),
+        "kernel path": tuple(sorted({e.kernel_path for e in record.effective})),
+        "flash attention": tuple(sorted({str(e.flash_attention) for e in record.effective})),
         "rotation of quantized caches": tuple(sorted(rotated)),
     }
     return Side(

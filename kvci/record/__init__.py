@@ -1,1 +1,1 @@
-"""Records, the evidence that rows are derived from, and BENCHMARKS.md, which shows them."""
+"""Records: the evidence that everything shown is derived from."""

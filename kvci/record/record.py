@@ -31,8 +31,9 @@ class Evidence(Document):
 class Record(Document):
     """One arm of one run. Whatever a row says is recomputed from here."""
 
-    schema_version: Literal[1, 2] = 2
-    """2: each trial names its server's log and has a digest of the model's answers."""
+    schema_version: Literal[1, 2, 3] = 3
+    """2: each trial names its server's log and has a digest of the model's answers.
+    3: the effective configuration has the memory of the weights and of computing."""
     kind: Literal["run"] = "run"
     row_id: str
     run_id: str

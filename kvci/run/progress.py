@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kvci.plan import INTERIM
 from kvci.run.directory import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
@@ -80,7 +81,8 @@ class Progress:
             f"{arm} {self._done[arm]}/{self._per_arm} ({self._resolved[arm]} resolved)"
             for arm in self._arms
         )
-        return f"{done}/{planned} trials: {arms}; {self._pace()}"
+        interim = f" ({INTERIM})" if done < planned else ""
+        return f"{done}/{planned} trials{interim}: {arms}; {self._pace()}"
 
     def view(self) -> Group:
         table = Table(box=None, pad_edge=False)
@@ -89,7 +91,7 @@ class Progress:
         for arm in self._arms:
             cells = (self._resolved[arm], self._infrastructure[arm])
             table.add_row(arm, f"{self._done[arm]}/{self._per_arm}", *(str(cell) for cell in cells))
-        return Group(table, Text(f"interim, no verdict; {self._pace()}"))
+        return Group(table, Text(f"{INTERIM}; {self._pace()}"))
 
     def _pace(self) -> str:
         with self._lock:

@@ -5,6 +5,7 @@ from collections import Counter
 from rich.table import Table
 
 from kvci.files import Document
+from kvci.plan import INTERIM
 from kvci.run.directory import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, NAMES, Class
 
@@ -70,7 +71,7 @@ def infrastructure(outcomes: list[Outcome]) -> list[str]:
 
 
 def table(summary: Summary) -> Table:
-    interim = "" if summary.complete else " (interim, no verdict)"
+    interim = "" if summary.complete else f" ({INTERIM})"
     shown = Table(title=summary.run_id + interim, title_justify="left")
     for column in ("Arm", "Trials", "Submitted", "Resolved", "Infrastructure", "How they ended"):
         shown.add_column(column, justify="left" if column[0] in "AH" else "right")

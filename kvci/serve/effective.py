@@ -6,6 +6,7 @@ each line are read; what no line shows is None here, written "not shown", and ne
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from kvci.files import Document
@@ -44,6 +45,9 @@ class Effective(Document):
     """The build has a GPU backend that found a device."""
     graph_splits: int | None
     build: str | None
+    weights_mib: float | None = None
+    """On the GPUs, or in the host's memory where there is none; as is `compute_mib`."""
+    compute_mib: float | None = None
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -53,6 +57,8 @@ CACHE = re.compile(
     r" K \((\w+)\): +[\d.]+ MiB, V \((\w+)\)"
 )
 BUFFER = re.compile(r"llama_kv_cache\w*: +(\S+) KV buffer size = +([\d.]+) MiB")
+WEIGHTS = re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB")
+COMPUTE = re.compile(r"(?:sched_reserve|llama_context): +(\S+) compute buffer size = +([\d.]+) MiB")
 CONTEXT = re.compile(r"llama_context: n_ctx_seq += (\d+)")
 SLOTS = re.compile(r"n_slots = (\d+)(?:, n_ctx_slot = (\d+))?(?:, kv_unified = '(\w+)')?")
 UNIFIED = re.compile(r"llama_context: kv_unified += (true|false)")
@@ -115,8 +121,21 @@ def read(log: str) -> Effective:
         gpu=gpu,
         graph_splits=max(splits, default=None),
         build=next(part for part in build.groups() if part) if build else None,
+        weights_mib=_mib(WEIGHTS.findall(text), gpu),
+        # a reservation that is made again replaces the one before
+        compute_mib=_mib(dict(COMPUTE.findall(text)).items(), gpu),
         warnings=warnings,
     )
+
+
+def _mib(buffers: Iterable[tuple[str, str]], gpu: bool | None) -> float | None:
+    """The sum over the buffers of the GPUs; over all where there is none."""
+    sizes = [float(mib) for device, mib in buffers if not gpu or _on_gpu(device)]
+    return round(sum(sizes), 2) if sizes and gpu is not None else None
+
+
+def _on_gpu(device: str) -> bool:
+    return bool(GPU_NAMES.match(device)) and not device.endswith("_Host")
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:

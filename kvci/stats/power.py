@@ -92,6 +92,17 @@ def smallest_visible(
     return _root(seen, 1.0) if seen(1.0) >= 0 else None
 
 
+def smallest_beside(
+    error: float | None, alpha: float = 0.05, wanted: float = POWER
+) -> float | None:
+    """The effect that a one-sided normal test with this standard error shows so often.
+
+    (z(1 - alpha) + z(wanted)) times the error; None without one, or where it is zero.
+    """
+    z = NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(wanted)
+    return z * error if error else None
+
+
 def _root(excess: Callable[[float], float], high: float) -> float:
     """Power rises with the effect, so there is one; it is good to 1e-4."""
     return float(brentq(excess, 0.0, high, xtol=1e-4))
@@ -108,7 +119,9 @@ def unpaired_smallest_effect(
     def excess(effect: float) -> float:
         return instances - unpaired_instances(base_rate, effect, alpha, wanted)
 
-    return float(brentq(excess, 1e-6, base_rate)) if excess(base_rate) >= 0 else None
+    if base_rate <= 0 or excess(base_rate) < 0:
+        return None
+    return float(brentq(excess, 1e-6, base_rate))
 
 
 def unpaired_instances(

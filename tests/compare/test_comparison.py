@@ -1,17 +1,14 @@
 """Arms of one run, and what is matched only."""
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from kvci.cli import main
-from kvci.compare.comparison import Comparison, compare
-from kvci.compare.show import markdown, text
+from kvci.compare.comparison import compare
+from kvci.compare.evidence import Comparison
 from kvci.compare.side import Side, side_of
 from kvci.record.record import Record, file_name
 from tests.compare.made import run
@@ -118,36 +115,6 @@ def test_what_is_matched_is_inconclusive_and_names_what_differs() -> None:
     assert not found.paired and [arm.claim for arm in found.arms] == ["inconclusive"]
     assert "matched, not paired" in found.warnings[0]
     assert "not the same max steps: f16/f16: 30; q8_0/q8_0: 9" in found.warnings
-
-
-NUMBERS = re.compile(r'"(p_harm|mid_p|p_holm|interval\w*|newcombe_95|repository_95)": [^n]')
-
-
-def test_no_surface_shows_a_verdict_p_value_or_interval_of_an_unfinished_run(
-    tmp_path: Path,
-) -> None:
-    arms = {"f16/f16": ["ok"] * 40, "q8_0/q8_0": ["fail"] * 39}
-    records = run(arms, planned=40, margin=0.05)
-    found = compare(sides(records))
-    assert not found.complete
-    console = Console(record=True, width=200, file=(tmp_path / "out").open("w"))
-    text(found, console)
-    for record in records:
-        record.write(tmp_path / file_name(record.row_id))
-    names = [record.row_id for record in records]
-    surfaces = {"text": console.export_text(), "markdown": markdown(found)}
-    for shown in ("text", "markdown", "json"):
-        words = ["compare", *names, "--results", str(tmp_path), "--format", shown]
-        done = CliRunner().invoke(main, words)
-        assert done.exit_code == 0, done.output
-        surfaces[f"verb {shown}"] = done.output
-    for name, surface in surfaces.items():
-        assert "harm shown" not in surface and "inferior" not in surface, name
-        assert "inconclusive" not in surface and not NUMBERS.search(surface), name
-        assert " to +" not in surface and "39" in surface, name
-        assert "interim, no verdict" in surface or json.loads(surface)["complete"] is False
-    finished = compare(sides(run(arms | {"q8_0/q8_0": ["fail"] * 40}, margin=0.05)))
-    assert "harm shown" in markdown(finished) and " to +" in markdown(finished)
 
 
 def test_the_users_two_runs(earlier: Path) -> None:  # noqa: F811

@@ -29,6 +29,8 @@ EFFECTIVE = Effective(
     gpu=False,
     graph_splits=1,
     build="b1",
+    weights_mib=247.82,
+    compute_mib=21.81,
 )
 
 

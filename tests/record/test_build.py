@@ -9,8 +9,8 @@ from kvci.cli import main
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.record.build import build
-from kvci.record.main import record_run
 from kvci.record.record import Record, read, read_all
+from kvci.report.main import record_run
 from kvci.run.directory import Outcome, RunDirectory
 from kvci.spec import Spec
 from kvci.taxonomy import Class, Exit, Verdict
@@ -119,8 +119,19 @@ def test_an_unknown_row_stops_it_with_nothing_written(tmp_path: Path) -> None:
     assert file.read_text() == before and not list(results.glob("*.json"))
 
 
+def test_without_a_run_the_rows_are_written_again(tmp_path: Path) -> None:
+    run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
+    record_run(run, results, file)
+    right = file.read_text()
+    file.write_text(right.replace("| f16/f16 |", "| f32/f32 |"))
+    where = ("--results", str(results), "--benchmarks", str(file))
+    assert record("--check", *where)[0] == 1
+    assert record(*where)[0] == 0 and file.read_text() == right
+
+
 def test_bad_words(tmp_path: Path) -> None:
-    assert record()[0] == 2 and record(str(tmp_path), "--check")[0] == 2
+    assert record(str(tmp_path), "--check")[0] == 2
+    assert "cannot be read" in record("--benchmarks", str(tmp_path / "none.md"))[1]
     assert "does not exist" in record(str(tmp_path / "none"))[1]
 
 

@@ -30,6 +30,16 @@ def test_both_caches_of_a_sliding_window_model_are_added() -> None:
     assert read(golden("b11434-cpu-f16-f16")).kv_mib == 42.0
 
 
+def test_memory_is_that_of_the_device() -> None:
+    found = read(golden("b11434-cpu-q8_0-q8_0"))
+    assert (found.weights_mib, found.compute_mib) == (247.82, 21.81)
+    again = (
+        golden("b11434-cpu-q8_0-q8_0") + "sched_reserve:  CPU compute buffer size =  30.00 MiB\n"
+    )
+    assert read(again).compute_mib == 30.0
+    assert read("").weights_mib is None
+
+
 def problems(log: str, asked: Asked = ASKED) -> str:
     return "; ".join(judge(read(log), asked).problems)
 

@@ -12,6 +12,7 @@ from kvci.stats.power import (
     instances_needed,
     paired_power,
     power,
+    smallest_beside,
     smallest_effect,
     smallest_visible,
     unpaired_instances,
@@ -77,3 +78,9 @@ def test_independent_groups() -> None:
     effect = unpaired_smallest_effect(needed, 0.5, alpha=0.025)
     assert effect == pytest.approx(0.05, abs=1e-3)
     assert unpaired_smallest_effect(50, 0.01) is None
+    assert unpaired_smallest_effect(50, 0.0) is None
+
+
+def test_a_standard_error_shows_so_much() -> None:
+    assert smallest_beside(0.02) == pytest.approx(0.0497, abs=1e-4)
+    assert smallest_beside(None) is None and smallest_beside(0.0) is None

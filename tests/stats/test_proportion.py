@@ -1,7 +1,7 @@
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from kvci.stats.proportion import clopper_pearson, wilson
+from kvci.stats.proportion import clopper_pearson, independent, wilson
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(8, 300), (0, 28), (28, 28), (13, 40)])
@@ -14,3 +14,19 @@ def test_intervals_are_those_of_statsmodels(successes: int, trials: int, confide
 
 def test_without_a_trial_nothing_is_known() -> None:
     assert wilson(0, 0) == clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "interval"),
+    [
+        ((56, 70, 48, 80), (0.0524, 0.3339)),
+        ((9, 10, 3, 10), (0.1705, 0.8090)),
+        ((10, 10, 0, 20), (0.6791, 1.0)),
+    ],
+)
+def test_independent_proportions_are_newcombes_table(
+    counts: tuple[int, int, int, int], interval: tuple[float, float]
+) -> None:
+    """Method 10 of table II in Newcombe 1998 (Statistics in Medicine 17:873)."""
+    assert independent(*counts) == pytest.approx(interval, abs=5e-5)
+    assert independent(0, 0, 1, 2) == (-1.0, 1.0)

@@ -1,6 +1,7 @@
 """Markdown tables in a text that is its owner's: found by their header, all else left alone."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,3 +73,13 @@ def replace(lines: list[str], table: Table, rows: Sequence[str]) -> list[str]:
     if at_end and made:
         made[-1] = made[-1].rstrip("\r\n")
     return [*lines[: table.first], *made, *lines[table.last :]]
+
+
+def append(lines: list[str], heading: str, words: str, header: Cells) -> list[str]:
+    """The lines and, below them, an empty table under its heading."""
+    end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
+    if lines and not lines[-1].endswith("\n"):
+        lines = [*lines[:-1], lines[-1] + end]
+    wrapped = textwrap.wrap(words, 100, break_long_words=False, break_on_hyphens=False)
+    made = ("", f"## {heading}", "", *wrapped, "", row(header), "|---" * len(header) + "|")
+    return [*lines, *(line + end for line in made)]

@@ -2,17 +2,19 @@
 
 from collections import Counter
 
+from kvci.plan import INTERIM
 from kvci.record.record import Imported, Record
 
 
 def said(record: Record | Imported) -> str:
     """One line; for an imported record the owner's figures and, below them, kvci's reading."""
     if isinstance(record, Record):
-        return f"{record.row_id}: {record.resolved} of {record.total} resolved"
-    told = record.reported
+        told = f"{record.row_id}: {record.resolved} of {record.total} resolved"
+        return told if record.complete else f"{told}, {len(record.counted)} done; {INTERIM}"
+    reported = record.reported
     lines = [
-        f"{record.row_id}: reported {told['Submitted']} submitted, {told['Resolved']} resolved, "
-        f"{told['Errors']} errors"
+        f"{record.row_id}: reported {reported['Submitted']} submitted, "
+        f"{reported['Resolved']} resolved, {reported['Errors']} errors"
     ]
     if record.derived:
         trials = record.derived.trials

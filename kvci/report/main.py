@@ -5,10 +5,10 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import write_atomic
-from kvci.record.benchmarks import EMPTY, render
 from kvci.record.build import build, write
 from kvci.record.mini import read_run
 from kvci.record.record import Imported, Record, file_name, read_all
+from kvci.report.benchmarks import EMPTY, render
 from kvci.run.directory import Manifest
 
 
@@ -35,6 +35,11 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
     write(records, results)
     write_atomic(benchmarks, rendered.encode())
     return Recorded(records, benchmarks)
+
+
+def render_again(results: Path, benchmarks: Path) -> None:
+    """Write BENCHMARKS.md as its records give it. Raises UserError with nothing written."""
+    write_atomic(benchmarks, render(_text(benchmarks), read_all(results)).encode())
 
 
 def import_run(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from kvci.compare.comparison import ArmComparison, Comparison, Inference
-from kvci.record.benchmarks import INTERIM
-from kvci.record.tables import row
+from kvci.compare.evidence import ArmComparison, Comparison, SeedLine
+from kvci.plan import INTERIM
+from kvci.report.tables import row
 from kvci.stats.proportion import Interval
 
 FLIPS_MAX = 40
@@ -61,10 +61,19 @@ def sections(found: Comparison) -> list[Section]:
             ("Who succeeded: over valid pairs, and over all instances with infrastructure failures "
              "counted as failures.",),
             ("Arm", "Pairs", "Instances", "Both", "Only baseline", "Only arm", "Neither",
-             "Difference", "95 % (Newcombe)", "95 % by repository", "mid-p, two-sided"),
+             "Difference", "95 % (Newcombe)", "mid-p, two-sided"),
             tuple(cells for arm in found.arms for cells in _pairs(arm)),
         ),
     ]  # fmt: skip
+    repositories = [cells for arm in found.arms for cells in _repositories(arm)]
+    if repositories:
+        words = (
+            "The difference over valid pairs with repositories as clusters: their instances "
+            "may succeed and fail together.",
+        )
+        made.append(Section("By repository", words, REPOSITORIES, tuple(repositories)))
+    if found.seeds:
+        made.append(Section("Seeds", SEED_WORDS, SEEDS, tuple(map(_seed_row, found.seeds))))
     dropped = [(a.kv, why, str(n)) for a in found.arms for why, n in a.dropped.items()]
     if dropped:
         words = ("Pairs that are not valid, and why.",)
@@ -72,62 +81,64 @@ def sections(found: Comparison) -> list[Section]:
     made.append(
         Section(
             "Endpoints",
-            ("All but the primary one are exploratory: nothing is claimed of them.",),
-            ("Arm", "Endpoint", "Baseline", "Arm's", "Pairs", "95 % of the difference"),
-            tuple(
-                (
-                    arm.kv, line.name + ("" if line.exploratory else " (primary)"),
-                    str(line.baseline), str(line.arm), str(line.pairs), _interval(line.interval_95),
-                )
-                for arm in found.arms
-                for line in arm.endpoints
-            )
-            + tuple(
-                (arm.kv, f"mean {m.name}", f"{m.baseline_mean:.1f}", f"{m.arm_mean:.1f}", "", "")
-                for arm in found.arms
-                for m in arm.measures
+            (
+                "All but the primary one are exploratory: nothing is claimed of them. Differences "
+                "of counts are in points, of means in their unit.",
             ),
+            ("Arm", "Endpoint", "Baseline", "Arm's", "Pairs", "95 % of the difference"),
+            tuple(cells for arm in found.arms for cells in _endpoints(arm)),
         )
-    )  # fmt: skip
+    )
     flips = [arm for arm in found.arms if arm.flips]
     if flips:
         made.append(_flips(flips))
     return made
 
 
+REPOSITORIES = ("Arm", "95 %", "95 % (bootstrap)", "Smallest visible")
+SEEDS = ("Arm", "Instances", "Seeds", "ICC", "pass@k", "pass^k")
+SEED_WORDS = (
+    "Over instances of which every seed is valid. ICC: the share of the variance between "
+    "instances. pass@k, pass^k: of all seeds of an instance at least one succeeds, each does.",
+)
 VERDICTS = (
     "Arm", "Verdict", "Difference", "Interval", "p (harm, Holm)", "Smallest visible",
     "Valid pairs",
 )  # fmt: skip
 
 
-def _verdict(found: Comparison, arm: ArmComparison) -> tuple[str, ...]:
-    inferred = arm.valid.inference
-    if not found.complete or inferred is None:
-        verdict = INTERIM if not found.complete else "no valid pair"
-        return (arm.kv, verdict, "", "", "", "", str(arm.valid.pairs))
-    level = f"{1 - 2 * found.alpha:.0%}"
+def verdict(found: Comparison, arm: ArmComparison) -> str:
+    """In words: a claim, what the control arm showed, or why there is neither."""
+    if not found.complete:
+        return INTERIM
+    if not arm.valid.pairs:
+        return "no valid pair"
     if arm.control:
         flips = arm.valid.only_baseline + arm.valid.only_arm
-        verdict = f"control: {flips} of {arm.valid.pairs} pairs differ"
-    else:
-        verdict = str(arm.claim)
-        if found.margin is not None:
-            verdict += f" (margin {100 * found.margin:.1f} points)"
+        return f"control: {flips} of {arm.valid.pairs} pairs differ"
+    margin = "" if found.margin is None else f" (margin {100 * found.margin:.1f} points)"
+    return f"{arm.claim}{margin}"
+
+
+def inferred(found: Comparison, arm: ArmComparison) -> tuple[str, str, str, str]:
+    """Difference, interval, p and smallest visible effect; empty where there is no verdict."""
+    seen = arm.valid.inference
+    if seen is None:
+        return ("", "", "", "")
     return (
-        arm.kv,
-        verdict,
-        _points(inferred.difference),
-        f"{_interval(inferred.interval)} ({level})",
+        points(seen.difference),
+        f"{interval(seen.interval)} ({1 - 2 * found.alpha:.0%})",
         "" if arm.p_holm is None else f"{arm.p_holm:.3f}",
-        _visible(inferred),
-        str(arm.valid.pairs),
+        visible(seen.smallest_visible),
     )
 
 
-def _visible(inferred: Inference) -> str:
-    seen = inferred.smallest_visible
-    return "nothing" if seen is None else f"{100 * seen:.1f} points"
+def _verdict(found: Comparison, arm: ArmComparison) -> tuple[str, ...]:
+    return (arm.kv, verdict(found, arm), *inferred(found, arm), str(arm.valid.pairs))
+
+
+def visible(smallest: float | None) -> str:
+    return "nothing" if smallest is None else f"{100 * smallest:.1f} points"
 
 
 def _pairs(arm: ArmComparison) -> list[tuple[str, ...]]:
@@ -136,17 +147,43 @@ def _pairs(arm: ArmComparison) -> list[tuple[str, ...]]:
         counts = (some.pairs, some.instances, some.both, some.only_baseline, some.only_arm)
         found = some.inference
         told = (
-            ("", "", "", "")
+            ("", "", "")
             if found is None
             else (
-                _points(found.difference),
-                _interval(found.newcombe_95),
-                _interval(found.repository_95),
+                points(found.difference),
+                interval(found.newcombe_95),
                 "" if found.mid_p is None else f"{found.mid_p:.3f}",
             )
         )
         made.append((f"{arm.kv}, {name}", *map(str, counts), str(some.neither), *told))
     return made
+
+
+def _endpoints(arm: ArmComparison) -> list[tuple[str, ...]]:
+    made: list[tuple[str, ...]] = []
+    for line in arm.endpoints:
+        name = line.name + ("" if line.exploratory else " (primary)")
+        counts = (str(line.baseline), str(line.arm), str(line.pairs))
+        made.append((arm.kv, name, *counts, interval(line.interval_95)))
+    for m in arm.measures:
+        means = (f"{m.baseline_mean:.1f}", f"{m.arm_mean:.1f}", str(m.pairs))
+        made.append((arm.kv, f"mean {m.name}", *means, _range(m.interval_95)))
+    return made
+
+
+def _repositories(arm: ArmComparison) -> list[tuple[str, ...]]:
+    found = arm.valid.inference
+    if found is None or found.repository_95 is None:
+        return []
+    bootstrap = interval(found.repository_bootstrap_95)
+    return [(arm.kv, interval(found.repository_95), bootstrap,
+             visible(found.repository_smallest_visible))]  # fmt: skip
+
+
+def _seed_row(line: SeedLine) -> tuple[str, ...]:
+    shown = "not told" if line.icc is None else f"{line.icc:.2f}"
+    rates = (f"{line.pass_at_k:.1%}", f"{line.pass_hat_k:.1%}")
+    return (line.kv, str(line.instances), str(line.seeds), shown, *rates)
 
 
 def _flips(arms: list[ArmComparison]) -> Section:
@@ -166,9 +203,16 @@ def _flips(arms: list[ArmComparison]) -> Section:
     return Section("Flips", tuple(words), header, tuple(rows[:FLIPS_MAX]))
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """A difference of shares in percentage points."""
     return f"{100 * share:+.2f}"
 
 
-def _interval(found: Interval | None) -> str:
-    return "" if found is None else f"{_points(found[0])} to {_points(found[1])}"
+def interval(found: Interval | None) -> str:
+    """In percentage points."""
+    return "" if found is None else f"{points(found[0])} to {points(found[1])}"
+
+
+def _range(found: Interval | None) -> str:
+    """In the measure's own unit."""
+    return "" if found is None else f"{found[0]:+.1f} to {found[1]:+.1f}"

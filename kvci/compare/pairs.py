@@ -1,0 +1,57 @@
+"""Two sides -> pairs: trials of one instance and seed."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+
+from kvci.compare.side import Key, Seen, Side
+from kvci.stats.clustered import Shares, shares
+
+Pair = tuple[Key, Seen, Seen]
+Value = Callable[[Seen], bool | None]
+ABSENT = Seen("not there", False, False, False, False, 0, 0, 0, 0, 0)
+
+
+def everything(baseline: Side, arm: Side) -> list[Pair]:
+    """With those that one side alone has."""
+    keys = sorted(baseline.trials.keys() | arm.trials.keys())
+    return [(k, baseline.trials.get(k, ABSENT), arm.trials.get(k, ABSENT)) for k in keys]
+
+
+def valid(baseline: Side, arm: Side, paired: bool, value: Value) -> list[Pair]:
+    """Without those that infrastructure ended on a side, cross a block, or are not known."""
+    return [
+        (key, one, other)
+        for key, one, other in everything(baseline, arm)
+        if one.valid
+        and other.valid
+        and (not paired or one.place == other.place)
+        and value(one) is not None
+        and value(other) is not None
+    ]
+
+
+def dropped(all_pairs: list[Pair], valid_pairs: list[Pair]) -> dict[str, int]:
+    """Why pairs are not valid: side and class -> how many."""
+    kept = {key for key, _, _ in valid_pairs}
+    reasons: Counter[str] = Counter()
+    for key, one, other in all_pairs:
+        if key in kept:
+            continue
+        said = [
+            f"{name} {seen.label}"
+            for name, seen in (("baseline", one), ("arm", other))
+            if not seen.valid
+        ]
+        reasons[" and ".join(said) or "the pair crosses a block, or is not known"] += 1
+    return dict(reasons)
+
+
+def by_instance(pairs: Iterable[Pair], value: Value) -> dict[str, Shares]:
+    """Who alone succeeded, by instance."""
+    seeds: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    for (instance, _), one, other in pairs:
+        seeds[instance].append((bool(value(one)), bool(value(other))))
+    return {
+        instance: shares([a for a, _ in some], [b for _, b in some])
+        for instance, some in seeds.items()
+    }

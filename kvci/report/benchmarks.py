@@ -1,0 +1,95 @@
+"""BENCHMARKS.md from records: the owner's tables, and below them those of kvci."""
+
+from collections.abc import Sequence
+
+from kvci.errors import UserError
+from kvci.plan import INTERIM
+from kvci.record.record import Imported, Record
+from kvci.report import earlier, tables
+from kvci.report.own import OWN
+
+LOG = ("Date", "Model", "KV Cache", "Dataset", "Submitted", "Resolved", "Rate", "Errors", "Run ID")
+RERUNS = (
+    "Date", "Model", "Weights", "KV Cache", "Filter", "Submitted", "Resolved", "Errors", "Run ID",
+)  # fmt: skip
+EMPTY = "# Results\n\n" + tables.row(LOG) + "\n" + "|---" * len(LOG) + "|\n"
+"""A file to begin with."""
+
+
+def log_row(record: Record) -> tables.Cells:
+    rate = f"{record.resolved / record.total:.2%}" if record.complete else INTERIM
+    return (
+        record.start[:10],
+        record.model,
+        record.kv,
+        record.dataset,
+        f"{record.submitted}/{record.total}",
+        str(record.resolved),
+        rate,
+        str(record.errors),
+        record.row_id,
+    )
+
+
+def render(text: str, records: Sequence[Record | Imported]) -> str:
+    """The text with its tables as the records give them, all else byte for byte.
+
+    Raises UserError for a row without a record, or a text without the log.
+    """
+    runs = [record for record in records if isinstance(record, Record)]
+    runs.sort(key=lambda record: record.position)
+    runs.sort(key=lambda record: record.start, reverse=True)
+    imported = [record for record in records if isinstance(record, Imported)]
+    logged = {record.row_id: log_row(record) for record in runs}
+    logged |= _reported(imported, "log", LOG)
+    lines = tables.lines_of(text)
+    lines = _fill(lines, LOG, logged, new_on_top=True)
+    lines = _fill(lines, RERUNS, _reported(imported, "reruns", RERUNS), new_on_top=False)
+    made = [(own.heading, own.words, own.header, own.rows(runs)) for own in OWN]
+    made.append((earlier.HEADING, earlier.WORDS, earlier.HEADER, earlier.rows(imported)))
+    for heading, words, header, rows in made:
+        if rows and not tables.find(lines, header):
+            lines = tables.append(lines, heading, words, header)
+        if table := tables.find(lines, header):
+            lines = tables.replace(lines, table, [tables.row(cells) for cells in rows])
+    return "".join(lines)
+
+
+def _reported(
+    imported: Sequence[Imported], table: str, header: tables.Cells
+) -> dict[str, tables.Cells]:
+    found = {}
+    for record in imported:
+        if record.table == table:
+            if tuple(record.reported) != header:
+                raise UserError(f"The imported record {record.row_id} has not the log's columns.")
+            found[record.row_id] = tuple(record.reported.values())
+    return found
+
+
+def _fill(
+    lines: list[str], header: tables.Cells, wanted: dict[str, tables.Cells], new_on_top: bool
+) -> list[str]:
+    """A row that is right stays as it is; a wrong one is written anew."""
+    table = tables.find(lines, header)
+    if not table:
+        if wanted or header is LOG:
+            raise UserError(
+                f"BENCHMARKS.md has no table {tables.row(header)}; put the header back."
+            )
+        return lines
+    kept: dict[str, str] = {}
+    for line in lines[table.first : table.last]:
+        texts = tables.cells(line) or ("",)
+        if texts[-1] not in wanted:
+            raise UserError(
+                f"The row {texts[-1]} of BENCHMARKS.md has no record in ci/results; "
+                "import it or take it out."
+            )
+        if texts[-1] in kept:
+            raise UserError(f"The row {texts[-1]} is in BENCHMARKS.md twice; take one out.")
+        right = texts == wanted[texts[-1]]
+        kept[texts[-1]] = line if right else tables.row(wanted[texts[-1]])
+    new = [tables.row(texts) for name, texts in wanted.items() if name not in kept]
+    rows = [*new, *kept.values()] if new_on_top else [*kept.values(), *new]
+    return tables.replace(lines, table, rows)

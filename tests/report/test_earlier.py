@@ -1,0 +1,73 @@
+"""Rows from before kvci: what their counts say, and no more."""
+
+from pathlib import Path
+
+import pytest
+
+from kvci.record.mini import read_run
+from kvci.record.record import Imported, read_all
+from kvci.report.benchmarks import LOG
+from kvci.report.earlier import HEADER, rows
+from tests.conftest import ROOT
+from tests.record.test_mini import F16, earlier  # noqa: F401  (a fixture)
+
+
+def row(kv: str, resolved: int, errors: int = 0, total: str = "9/50", **other: str) -> Imported:
+    reported = dict.fromkeys(LOG, "x") | {
+        "KV Cache": kv,
+        "Resolved": str(resolved),
+        "Errors": str(errors),
+        "Submitted": total,
+    }
+    return Imported(row_id=f"{kv} {resolved}", table="log", reported=reported | other)
+
+
+def cells(*imported: Imported) -> list[dict[str, str]]:
+    """In the order given."""
+    made = [dict(zip(HEADER, found, strict=True)) for found in rows(imported)]
+    found = {told["Run ID"]: told for told in made}
+    return [found[one.row_id] for one in imported]
+
+
+def test_the_seven_rows_say_that_they_cannot_say() -> None:
+    records = [r for r in read_all(ROOT / "ci" / "results") if isinstance(r, Imported)]
+    assert len(records) == len(rows(records)) == 7
+    found = {told["Run ID"]: told for told in cells(*records)}
+    q8 = found["swe-lite-qwen3-4b-instruct-2507-kv-q8-q8-20260127_125632"]
+    assert q8["Resolved"] == "5 of 300, 1.7%" and q8["95 %"] == "0.7% to 3.8%"
+    assert q8["Fewer than f16/f16"] == "+1.00 (-1.54 to +3.68)"
+    assert q8["Smallest visible"] == "2.4 of f16/f16's 2.7 points"
+    assert q8["Reading"] == "not told apart from f16/f16"
+    assert found["...20260205_192813"]["Reading"] == "a targeted rerun"
+
+
+def test_what_differs_is_still_no_verdict() -> None:
+    base, worse = cells(row("f16/f16", 40), row("q4_0/q4_0", 5))
+    assert base["Reading"] == "a baseline" and base["Had the errors resolved"] == "80.0%"
+    assert worse["Reading"] == "not the same as f16/f16, for whatever reason"
+    assert cells(row("f16/f16", 0), row("q4_0/q4_0", 0))[1]["Smallest visible"] == (
+        "not even a total loss"
+    )
+
+
+def test_another_model_is_no_baseline() -> None:
+    (_, other) = cells(row("f16/f16", 40), row("q4_0/q4_0", 5, Model="another"))
+    assert other["Reading"] == "without a baseline" and other["Fewer than f16/f16"] == ""
+
+
+@pytest.mark.parametrize("total", ["9", "9/0", "some/50", "9/3"])
+def test_counts_that_make_no_sense_are_said_to_be_so(total: str) -> None:
+    (told,) = cells(row("f16/f16", 5, total=total))
+    assert told["Reading"] == "its counts cannot be read"
+
+
+def test_an_imported_folder_has_its_trials(earlier: Path) -> None:  # noqa: F811
+    (told,) = cells(read_run(earlier / F16))
+    assert "A6" in told["Trials as kvci reads them"] and told["Resolved"] == "8 of 300, 2.7%"
+
+
+def test_the_order_is_that_of_the_owners_tables() -> None:
+    records = [r for r in read_all(ROOT / "ci" / "results") if isinstance(r, Imported)]
+    names = [found[0] for found in rows(records)]
+    text = (ROOT / "BENCHMARKS.md").read_text()
+    assert names == sorted(names, key=text.index)

@@ -1,0 +1,46 @@
+"""kvci's own tables: the paired comparison of a run, row by row."""
+
+from kvci.record.record import Record
+from kvci.report.own import comparison_rows
+from tests.compare.made import run
+from tests.record.made import record
+
+
+def test_each_arm_stands_beside_its_baseline() -> None:
+    records = run(
+        {
+            "f16/f16": ["ok"] * 100 + ["fail"] * 100,
+            "f16/f16 -ub 32": ["ok"] * 99 + ["fail"] * 101,
+            "q8_0/q8_0": ["ok"] * 99 + ["fail"] * 101,
+            "q4_0/q4_0": ["ok"] * 80 + ["empty"] * 20 + ["fail"] * 100,
+        },
+        margin=0.05,
+    )
+    control, q8, q4 = comparison_rows(records)
+    assert control[0] == records[1].row_id
+    assert control[-1] == "control: 1 of 200 pairs differ" and control[8] == ""
+    assert q8[2:7] == ("99", "1", "0", "100", "+0.50")
+    assert q8[-1] == "non-inferior within the margin (margin 5.0 points)"
+    assert q4[1:7] == ("f16/f16", "80", "20", "0", "100", "+10.00")
+    assert "(90%)" in q4[7] and q4[8] == "0.000" and "points" in q4[9]
+    assert q4[-1] == "harm shown (margin 5.0 points)"
+
+
+def test_a_warning_stands_before_the_verdict() -> None:
+    ends = {
+        "f16/f16": ["ok"] * 40,
+        "f16/f16 -ub 32": ["fail"] * 20 + ["ok"] * 20,
+        "q8_0/q8_0": ["fail"] * 40,
+    }
+    for cells in comparison_rows(run(ends)):
+        assert cells[-1].startswith("Warning: the control arm f16/f16 -ub 32 differs")
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    records = run({"f16/f16": ["ok"], "q8_0/q8_0": ["ok"], "q4_0/q4_0": ["fail"]})
+    assert [cells[-1] for cells in comparison_rows(records[1:])] == [
+        "no record of its baseline"
+    ] * 2
+    assert comparison_rows(records[:1]) == []
+    other: list[Record] = [record(0), record(1, run_id="another")]
+    assert comparison_rows(other) == []

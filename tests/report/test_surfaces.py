@@ -1,0 +1,97 @@
+"""What is shown of a run before its end: counts, and no verdict, p value or interval."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from kvci.cli import main
+from kvci.record.record import Record, file_name
+from kvci.report.benchmarks import EMPTY, render
+from kvci.report.show import said
+from kvci.run.progress import Progress
+from kvci.run.summary import infrastructure, summarize, table
+from kvci.stats.decide import Claim
+from tests.compare.made import run
+
+CLAIM = re.compile(
+    "|".join(map(re.escape, Claim))
+    + r"|\d to [+-]\d|\(\d+%\)"
+    + r"|\"(p_harm|mid_p|p_holm|interval\w*|newcombe_95|repository\w*)\": [^n]"
+)
+"""A verdict, an interval, or any of them in JSON."""
+ARMS = {"f16/f16": ["ok"] * 40, "f16/f16 -ub 32": ["ok"] * 40, "q8_0/q8_0": ["fail"] * 40}
+
+
+def some(missing: int) -> list[Record]:
+    """`missing` trials of the last arm are not done yet."""
+    last = {"q8_0/q8_0": ARMS["q8_0/q8_0"][: 40 - missing]}
+    return run(ARMS | last, planned=40, margin=0.05)
+
+
+def compared(shown: str) -> Callable[[list[Record], Path], str]:
+    def surface(records: list[Record], folder: Path) -> str:
+        for record in records:
+            record.write(folder / file_name(record.row_id))
+        names = [record.row_id for record in records]
+        words = ["compare", *names, "--results", str(folder), "--format", shown]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return surface
+
+
+def console(shown: Iterable[object]) -> str:
+    out = io.StringIO()
+    for one in shown:
+        Console(file=out, width=200).print(one)
+    return out.getvalue()
+
+
+def summary(records: list[Record], _: Path) -> str:
+    outcomes = [trial for record in records for trial in record.counted]
+    made = summarize("run", [record.arm for record in records], 40, list(outcomes))
+    return console([table(made), *infrastructure(list(outcomes))]) + made.model_dump_json()
+
+
+def live(records: list[Record], _: Path) -> str:
+    outcomes = [trial for record in records for trial in record.counted]
+    arms = [record.arm for record in records]
+    shown = Progress(Console(file=io.StringIO()), arms, 40, 1, outcomes)
+    return console([shown.view(), shown.line()])
+
+
+SURFACES: dict[str, Callable[[list[Record], Path], str]] = {
+    "compare, text": compared("text"),
+    "compare, Markdown": compared("markdown"),
+    "compare, JSON": compared("json"),
+    "BENCHMARKS.md": lambda records, _: render(EMPTY, records),
+    "record": lambda records, _: "\n".join(map(said, records)),
+    "summary": summary,
+    "live view": live,
+}
+DESCRIBE = {"record", "summary", "live view"}
+"""They count, and never claim."""
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_an_unfinished_run_has_counts_and_nothing_else(name: str, tmp_path: Path) -> None:
+    shown = SURFACES[name](some(missing=1), tmp_path)
+    assert not CLAIM.search(shown), CLAIM.search(shown)
+    assert "39" in shown
+    interim = json.loads(shown)["complete"] is False if "JSON" in name else "interim" in shown
+    assert interim
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_a_finished_one_is_told_from_it(name: str, tmp_path: Path) -> None:
+    shown = SURFACES[name](some(missing=0), tmp_path)
+    assert bool(CLAIM.search(shown)) is (name not in DESCRIBE)
+    assert "harm shown" in shown or name in DESCRIBE
+    assert "interim" not in shown or name == "live view"
