@@ -1,15 +1,15 @@
 """The calibration suite: instances generated from a seed, as true v5 rows.
 
-Each is a small Python repository with one planted bug, an issue text, failing and passing tests,
-and the gold patch. Names of the train and the test split never meet: a name's hash says which
-split may use it.
+Each is a small Python repository with one planted bug, an issue text, tests of all other functions
+in the repository, the failing test that only grading has, and the gold patch. Names of the train
+and the test split never meet: a name's hash says which split may use it.
 """
 
 import hashlib
 import json
 import random
 from dataclasses import dataclass
-from difflib import unified_diff
+from functools import cache
 from typing import Any, Literal
 
 from kvci.errors import UserError
@@ -17,9 +17,10 @@ from kvci.tasks.bugs import BUGS, Bug
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import Row
 
-VERSION = "1"
+VERSION = "2"
 IMAGE = "kvci/calibration:1"
 TESTS = "tests/test_all.py"
+SYLLABLES = tuple(first + second for first in "bdfgklmnprstvz" for second in "aeiou")
 Split = Literal["train", "test"]
 
 
@@ -34,10 +35,15 @@ class _Function:
         return self.bug.source(self.name, self.constant, broken)
 
     def call(self, arguments: str, broken: bool = False) -> Any:
-        """Our own source, run in our own process, to learn what a call gives."""
-        scope: dict[str, Any] = {}
-        exec(self.source(broken), scope)
-        return scope[self.name](*eval(f"({arguments},)"))
+        return _call(self.bug, self.constant, arguments, broken)
+
+
+@cache
+def _call(bug: Bug, constant: int, arguments: str, broken: bool) -> Any:
+    """Our own source, run in our own process, to learn what a call gives."""
+    scope: dict[str, Any] = {}
+    exec(bug.source("called", constant, broken), scope)
+    return scope["called"](*eval(f"({arguments},)"))
 
 
 def split_of(name: str) -> Split:
@@ -48,7 +54,7 @@ def split_of(name: str) -> Split:
 def _name(rng: random.Random, split: Split) -> str:
     while True:
         count = rng.choice((2, 3, 3))
-        name = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(count))
+        name = "".join(rng.choice(SYLLABLES) for _ in range(count))
         if split_of(name) == split:
             return name
 
@@ -76,6 +82,7 @@ def generate(split: Split, seed: int, functions: int = 8, files: int = 1) -> Ins
         [call for call in victim.bug.calls if victim.call(call) != victim.call(call, True)]
     )
     base = {module: _module(made, module, victim) for module in modules}
+    base[TESTS] = _tests([function for function in made if function is not victim])
     fixed = _module(made, victim.module, None)
     tests = _tests(made)
     row = Row(
@@ -83,7 +90,7 @@ def generate(split: Split, seed: int, functions: int = 8, files: int = 1) -> Ins
         instance_id=f"calibration__{split}-{functions}x{files}-{seed}",
         base_commit="HEAD",
         patch=_diff(victim.module, base[victim.module], fixed),
-        test_patch=_diff(TESTS, "", tests),
+        test_patch=_diff(TESTS, base[TESTS], tests),
         problem_statement=_issue(victim, shown, named=rng.random() < 0.5),
         version=VERSION,
         FAIL_TO_PASS=(_test_id(victim),),
@@ -127,15 +134,15 @@ def _tests(made: list[_Function]) -> str:
     runner = (
         'if __name__ == "__main__":\n'
         "    import sys\n    import traceback\n\n"
-        '    sys.path.insert(0, ".")\n    failed = 0\n'
+        '    sys.path.insert(0, ".")\n    count = failed = 0\n'
         "    for name, test in list(globals().items()):\n"
-        '        if name.startswith("test_"):\n'
+        '        if name.startswith("test_"):\n            count += 1\n'
         "            try:\n                test()\n"
         f'                print("PASSED {TESTS}::" + name)\n'
-        "            except BaseException:\n                failed = 1\n"
+        "            except BaseException:\n                failed += 1\n"
         "                traceback.print_exc()\n"
         f'                print("FAILED {TESTS}::" + name)\n'
-        "    sys.exit(failed)\n"
+        '    print(f"{count} tests, {failed} failed")\n    sys.exit(bool(failed))\n'
     )
     return "\n\n".join([*tests, runner])
 
@@ -153,13 +160,23 @@ def _eval_script(tests: str) -> str:
 
 
 def _diff(path: str, old: str, new: str) -> str:
-    """A git patch; an empty old text is a new file."""
-    before = f"a/{path}" if old else "/dev/null"
-    lines = unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), before, f"b/{path}"
+    """A git patch of one hunk: where the texts begin to differ to where they end."""
+    before, after = old.splitlines(), new.splitlines()
+    same = [a == b for a, b in zip(before, after, strict=False)]
+    first = same.index(False) if False in same else len(same)
+    left = min(len(before), len(after)) - first
+    tail = [a == b for a, b in zip(before[::-1], after[::-1], strict=False)][:left]
+    last = tail.index(False) if False in tail else len(tail)
+    start, above = max(0, first - 3), before[max(0, first - 3) : first]
+    gone, come = before[first : len(before) - last], after[first : len(after) - last]
+    below = before[len(before) - last :][:3]
+    counts = (len(above) + len(below) + len(part) for part in (gone, come))
+    lines = [f"@@ -{start + 1},{next(counts)} +{start + 1},{next(counts)} @@"]
+    for mark, part in ((" ", above), ("-", gone), ("+", come), (" ", below)):
+        lines += [mark + line for line in part]
+    return f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n" + "".join(
+        f"{line}\n" for line in lines
     )
-    mode = "" if old else "new file mode 100644\n"
-    return f"diff --git a/{path} b/{path}\n{mode}" + "".join(lines)
 
 
 def suite(text: str) -> list[Instance]:

@@ -22,8 +22,8 @@ SUITE = [
 def verdict(instance: Instance, folder: Path, patch: str) -> bool:
     """Resolved or not. The code is our own, so no sandbox is needed."""
     tree = folder / "testbed"
-    tree.mkdir(parents=True)
     for name, text in instance.files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
     if patch:
         subprocess.run(["git", "apply", "-"], cwd=tree, input=patch, text=True, check=True)

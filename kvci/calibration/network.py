@@ -1,0 +1,91 @@
+"""The model in torch: llama.cpp's `llama` architecture, small."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Shape:
+    vocabulary: int
+    layers: int = 8
+    width: int = 256
+    heads: int = 4
+    hidden: int = 768
+    context: int = 4096
+    """Tokens."""
+    rope_base: float = 10_000.0
+    epsilon: float = 1e-5
+
+
+class Block(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width, hidden = shape.width, shape.hidden
+        self.heads = shape.heads
+        self.attention_norm = nn.RMSNorm(width, shape.epsilon)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.feed_norm = nn.RMSNorm(width, shape.epsilon)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+        """`x` is (batch, tokens, width), `turns` the rotations of `rope`."""
+        batch, tokens, width = x.shape
+        normed = self.attention_norm(x)
+        split = (batch, tokens, self.heads, width // self.heads)
+        query, key, value = (
+            part(normed).view(split).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        query, key = rotate(query, turns), rotate(key, turns)
+        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.output(seen.transpose(1, 2).reshape(batch, tokens, width))
+        normed = self.feed_norm(x)
+        return x + self.down(functional.silu(self.gate(normed)) * self.up(normed))
+
+
+class Network(nn.Module):
+    """Tied embeddings. Weights are normal with deviation 0.02; what writes to the residual stream
+    is scaled down by the depth, as GPT-2's."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width, shape.epsilon)
+        turns = rope(shape.context, shape.width // shape.heads, shape.rope_base)
+        self.register_buffer("turns", turns, persistent=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                deep = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5 if deep else 0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens) -> logits (batch, tokens, vocabulary)."""
+        x = self.embedding(tokens)
+        turns = self.turns[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, turns)
+        return functional.linear(self.norm(x), self.embedding.weight)
+
+
+def rope(tokens: int, size: int, base: float) -> Tensor:
+    """Cosine and sine of each position and pair of dimensions: (tokens, size / 2, 2)."""
+    rates = base ** (-torch.arange(0, size, 2) / size)
+    angles = torch.outer(torch.arange(tokens), rates)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Neighbouring dimensions are a pair, as llama.cpp's `llama` has it: (..., tokens, size)."""
+    pairs = x.unflatten(-1, (-1, 2))
+    cos, sin = turns[..., 0].to(x.dtype), turns[..., 1].to(x.dtype)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
