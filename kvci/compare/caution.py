@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from kvci.compare.evidence import ArmComparison
-from kvci.compare.side import NOT_SHOWN, Side
+from kvci.compare.side import NOT_SHOWN, Side, missing_arms
 
 MATCHED = "the trials are matched, not paired: other runs, hosts or days stand between them"
 
@@ -21,11 +21,13 @@ def cautions(
             continue
         if arm.identical:
             yield f"control {arm.kv} identical, noise floor not measured"
-        elif found and (found.p_harm < alpha or (found.mid_p or 1.0) < alpha):
+        elif found and 2 * min(found.p_harm, 1 - found.p_harm) < alpha:
             yield (
                 f"the control arm {arm.kv} differs from the baseline by more than chance: "
                 "whatever made it differ may have made the others"
             )
+    if missing := missing_arms(sides):
+        yield f"arms of the run are not named ({', '.join(missing)}), so nothing is inferred"
     if not paired:
         yield MATCHED
     labels = dict.fromkeys(label for side in sides for label in side.settings)

@@ -17,7 +17,7 @@ from kvci.compare.evidence import (
     SeedLine,
 )
 from kvci.compare.pairs import Pair, Value, by_instance, dropped, everything, valid
-from kvci.compare.side import Side
+from kvci.compare.side import Side, missing_arms
 from kvci.stats.clustered import (
     Shares,
     agreement,
@@ -30,22 +30,32 @@ from kvci.stats.clustered import (
 from kvci.stats.decide import Claim, decide
 from kvci.stats.paired import mcnemar_mid_p, newcombe
 from kvci.stats.power import smallest_beside, smallest_visible
+from kvci.stats.proportion import Interval
 from kvci.stats.variance import icc, pass_at_k, pass_hat_k
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """The first side is the baseline. Raises ValueError with fewer than two sides."""
+    """The first side is the baseline; of one run, its spec says which that is, and the order.
+
+    Nobody chooses the arms after a look at them: without all arms of a run nothing is inferred.
+    Raises ValueError with fewer than two sides, or without the baseline of the run.
+    """
     if len(sides) < 2:
         raise ValueError("a comparison needs a baseline and an arm")
+    paired = bool(sides[0].run) and all(side.run == sides[0].run for side in sides)
+    if paired:
+        sides = sorted(sides, key=lambda side: side.arms.index(side.arm))
+        if sides[0].arm != sides[0].arms[0]:
+            raise ValueError("a comparison of one run needs its baseline")
     baseline, *arms = sides
-    paired = bool(baseline.run) and all(arm.run == baseline.run for arm in arms)
-    complete = all(side.complete for side in sides)
+    complete = all(side.complete for side in sides) and not missing_arms(sides)
     value = ENDPOINTS[baseline.primary]
     pairs = {arm.name: valid(baseline, arm, paired, value) for arm in arms}
     controls = {arm.name for arm in arms if paired and arm.kv_type == baseline.kv_type}
+    tested = [arm.name for arm in arms if arm.name not in controls]
+    corrected = baseline.alpha / max(1, len(tested))
     claims: dict[str, tuple[str, float]] = {}
     if complete:
-        tested = [arm.name for arm in arms if arm.name not in controls]
         some = [list(by_instance(pairs[name], value).values()) for name in tested]
         decisions = decide(some, baseline.margin, baseline.alpha)
         for name, decision in zip(tested, decisions, strict=True):
@@ -58,7 +68,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
             pairs[arm.name],
             arm.name in controls,
             paired,
-            complete,
+            corrected if complete else None,
             value,
             claims.get(arm.name, (None, None)),
         )
@@ -86,10 +96,11 @@ def _arm(
     pairs: list[Pair],
     control: bool,
     paired: bool,
-    complete: bool,
+    corrected: float | None,
     value: Value,
     claim: tuple[str | None, float | None],
 ) -> ArmComparison:
+    """`corrected` is alpha over the arms that are tested; None if nothing may be inferred."""
     all_pairs = everything(baseline, arm)
     said = [(one.said, other.said) for _, one, other in pairs]
     flips = [
@@ -104,21 +115,23 @@ def _arm(
         identical=bool(said) and all(one == other != "" for one, other in said),
         claim=claim[0],
         p_holm=claim[1],
-        valid=_population(pairs, value, complete, baseline.alpha),
+        valid=_population(pairs, value, baseline.alpha, corrected),
         everything=_population(
             all_pairs,
             lambda seen: seen.valid and bool(value(seen)),
-            complete,
             baseline.alpha,
+            corrected,
         ),
-        dropped=dropped(all_pairs, pairs),
+        dropped=dropped(all_pairs, pairs, paired),
         flips=tuple(flips),
-        endpoints=tuple(_endpoints(baseline, arm, paired, complete)),
-        measures=tuple(_measures(pairs, complete)),
+        endpoints=tuple(_endpoints(baseline, arm, paired, corrected is not None)),
+        measures=tuple(_measures(pairs, corrected is not None)),
     )
 
 
-def _population(pairs: list[Pair], value: Value, infer: bool, alpha: float) -> Population:
+def _population(
+    pairs: list[Pair], value: Value, alpha: float, corrected: float | None
+) -> Population:
     counts = Counter((bool(value(one)), bool(value(other))) for _, one, other in pairs)
     table = (
         counts[True, True], counts[True, False], counts[False, True], counts[False, False],
@@ -130,38 +143,56 @@ def _population(pairs: list[Pair], value: Value, infer: bool, alpha: float) -> P
         only_baseline=table[1],
         only_arm=table[2],
         neither=table[3],
-        inference=_inference(named, table, alpha) if infer and pairs else None,
+        inference=_inference(named, table, alpha, corrected) if corrected and pairs else None,
     )
 
 
 def _inference(
-    named: dict[str, Shares], table: tuple[int, int, int, int], alpha: float
+    named: dict[str, Shares], table: tuple[int, int, int, int], alpha: float, corrected: float
 ) -> Inference:
     instances = list(named.values())
     differences = [float(b - c) for b, c in instances]
     repositories = [name.rpartition("-")[0] for name in named]
     one_seed = len(instances) == sum(table)
+    by_instance_95 = score_interval(instances)
+    visible = _visible(instances, corrected)
     return Inference(
         difference=mean(differences),
         interval=score_interval(instances, 1 - 2 * alpha),
-        interval_95=score_interval(instances),
+        interval_95=by_instance_95,
         newcombe_95=newcombe(*table) if one_seed else None,
-        repository_95=cluster_interval(differences, repositories),
+        repository_95=_wider(cluster_interval(differences, repositories), by_instance_95),
         repository_bootstrap_95=bootstrap_interval(differences, repositories),
         p_harm=sign_flip(instances),
         mid_p=mcnemar_mid_p(table[1], table[2]) if one_seed else None,
-        smallest_visible=_visible(instances, alpha),
-        repository_smallest_visible=smallest_beside(
-            cluster_error(differences, repositories), alpha
+        smallest_visible=visible,
+        repository_smallest_visible=_larger(
+            smallest_beside(
+                cluster_error(differences, repositories), len(set(repositories)), corrected
+            ),
+            visible,
         ),
     )
 
 
+def _wider(clustered: Interval | None, plain: Interval) -> Interval | None:
+    """Few repositories can seem to agree; instances that hang together never tell more."""
+    if clustered is None:
+        return None
+    return min(clustered[0], plain[0]), max(clustered[1], plain[1])
+
+
+def _larger(clustered: float | None, plain: float | None) -> float | None:
+    return None if clustered is None or plain is None else max(clustered, plain)
+
+
 def _visible(instances: list[Shares], alpha: float) -> float | None:
-    """Seeds that agree are worth less than so many pairs, as in the interval."""
-    disagree = sum(float(b + c) for b, c in instances) / len(instances)
+    """From how often pairs disagree beside the difference that was seen; seeds that agree are
+    worth less than so many pairs, as in the interval."""
+    difference = abs(sum(float(b - c) for b, c in instances))
+    disagree = sum(float(b + c) for b, c in instances) - difference
     pairs = round(len(instances) / agreement(instances))
-    return smallest_visible(pairs, 1 - disagree, alpha)
+    return smallest_visible(pairs, 1 - disagree / len(instances), alpha)
 
 
 def _endpoints(baseline: Side, arm: Side, paired: bool, complete: bool) -> Iterable[EndpointLine]:

@@ -4,14 +4,20 @@ from collections.abc import Callable
 
 from kvci.compare.side import Seen
 
+
+def _endpoint(value: Callable[[Seen], bool | None]) -> Callable[[Seen], bool | None]:
+    """A trial whose server failed in this arm alone reached nothing."""
+    return lambda seen: value(seen) if seen.served else False
+
+
 ENDPOINTS: dict[str, Callable[[Seen], bool | None]] = {
-    "resolved": lambda seen: seen.resolved,
-    "no_loop": lambda seen: seen.loops == 0,
-    "well_formed": lambda seen: seen.malformed == 0,
-    "patched": lambda seen: seen.patched,
-    "no_overflow": lambda seen: not seen.overflowed,
-    "applies": lambda seen: seen.applies,
-    "tests_flipped": lambda seen: None if seen.flipped is None else seen.flipped == 1.0,
+    "resolved": _endpoint(lambda seen: seen.resolved),
+    "no_loop": _endpoint(lambda seen: seen.loops == 0),
+    "well_formed": _endpoint(lambda seen: seen.malformed == 0),
+    "patched": _endpoint(lambda seen: seen.patched),
+    "no_overflow": _endpoint(lambda seen: None if seen.overflowed is None else not seen.overflowed),
+    "applies": _endpoint(lambda seen: seen.applies),
+    "tests_flipped": _endpoint(lambda seen: None if seen.flipped is None else seen.flipped == 1.0),
 }
 """Name -> the value; None is not known of this trial. One is the spec's primary endpoint."""
 MEASURES: dict[str, Callable[[Seen], float | None]] = {

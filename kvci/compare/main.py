@@ -22,6 +22,9 @@ def compare_named(names: Sequence[str], results: Path) -> Comparison:
         raise UserError("A comparison needs two sides; name another run or record.")
     if len({side.name for side in sides}) < len(sides):
         raise UserError("A run or record is named twice; name each once.")
+    runs = {side.run for side in sides}
+    if len(runs) == 1 and sides[0].arms and sides[0].arms[0] not in {side.arm for side in sides}:
+        raise UserError(f"The baseline of the run, {sides[0].arms[0]}, is not named; name it too.")
     return compare(sides)
 
 

@@ -30,7 +30,7 @@ def valid(baseline: Side, arm: Side, paired: bool, value: Value) -> list[Pair]:
     ]
 
 
-def dropped(all_pairs: list[Pair], valid_pairs: list[Pair]) -> dict[str, int]:
+def dropped(all_pairs: list[Pair], valid_pairs: list[Pair], paired: bool) -> dict[str, int]:
     """Why pairs are not valid: side and class -> how many."""
     kept = {key for key, _, _ in valid_pairs}
     reasons: Counter[str] = Counter()
@@ -42,7 +42,9 @@ def dropped(all_pairs: list[Pair], valid_pairs: list[Pair]) -> dict[str, int]:
             for name, seen in (("baseline", one), ("arm", other))
             if not seen.valid
         ]
-        reasons[" and ".join(said) or "the pair crosses a block, or is not known"] += 1
+        crosses = paired and one.place != other.place
+        why = "the pair crosses a block" if crosses else "the endpoint was not kept"
+        reasons[" and ".join(said) or why] += 1
     return dict(reasons)
 
 

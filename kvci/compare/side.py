@@ -1,10 +1,13 @@
 """One side of a comparison: an arm of a run, or an earlier run of another tool."""
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from kvci.record.record import Imported, ImportedTrial, Record, Trial
-from kvci.taxonomy import INFRASTRUCTURE, Class
+from kvci.spec import Arm
+from kvci.taxonomy import INFRASTRUCTURE, Class, Exit
 
 Key = tuple[str, int]
 """Instance and seed."""
@@ -19,7 +22,7 @@ class Seen:
     valid: bool
     resolved: bool
     patched: bool
-    overflowed: bool
+    overflowed: bool | None
     loops: int
     malformed: int
     steps: int
@@ -32,6 +35,8 @@ class Seen:
     """The host and the block; a pair never crosses them."""
     said: str = ""
     """A digest of what can differ if a token does."""
+    served: bool = True
+    """False if this arm's server failed where another's did not (A12): no endpoint was reached."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,15 @@ class Side:
     """Sides of the same run are paired; empty is no run of kvci's."""
     kv: str
     total: int
-    """Planned trials."""
+    """Planned trials of this arm."""
     complete: bool
     verified: bool
     trials: dict[Key, Seen]
     settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What must be equal for two sides to be comparable."""
+    arm: str = ""
+    arms: tuple[str, ...] = ()
+    """Of its run, in the spec's order, which is that of what is claimed; the baseline is first."""
     alpha: float = 0.05
     margin: float | None = None
     primary: str = "resolved"
@@ -55,6 +63,16 @@ class Side:
     def kv_type(self) -> str:
         """Without the flags of the arm."""
         return self.kv.split()[0]
+
+
+def missing_arms(sides: Iterable[Side]) -> list[str]:
+    """Those of the sides' runs that are not among the sides."""
+    there: dict[str, set[str]] = defaultdict(set)
+    planned: dict[str, tuple[str, ...]] = {}
+    for side in sides:
+        there[side.run].add(side.arm)
+        planned[side.run] = side.arms
+    return [arm for run, arms in planned.items() for arm in arms if arm not in there[run]]
 
 
 def side_of(record: Record | Imported) -> Side | None:
@@ -71,43 +89,49 @@ def side_of(record: Record | Imported) -> Side | None:
         total=derived.total,
         complete=len(derived.trials) == derived.total,
         verified=False,
-        trials={(t.instance, 0): _common(t, t.classes, t.label) for t in derived.trials},
+        trials={(trial.instance, 0): _imported(trial) for trial in derived.trials},
         settings=derived.settings,
     )
 
 
+NOT_COMPARED = {"arms", "spec_sha256", "model_sha256", "dataset_sha256"}
+"""What of a spec is said in other words, or is the treatment."""
+
+
 def _own(record: Record) -> Side:
     spec = record.spec
-    limits = ("max_steps", "max_tokens", "max_total_tokens", "trial_s", "command_s", "test_s")
-    rotated = {str(e.rotation) for e in record.effective if _quantized(e.kv_type or "")}
-    settings = {
-        "agent": (f"kvci {record.kvci}, prompt {spec['prompt']}",),
-        **{name.replace("_", " "): (json.dumps(spec[name]),) for name in limits},
-        "temperature": (json.dumps(spec["temperature"]),),
-        "seeds": (json.dumps(spec["seeds"]),),
-        "context per slot": (json.dumps(spec["context"]),),
-        "slots": (json.dumps(spec["slots"]),),
-        "primary endpoint, margin and alpha": (
-            f"{spec['primary']} {json.dumps(spec['margin'])} {spec['alpha']}",
-        ),
-        "model sha256": (spec["model_sha256"][:12],),
-        "dataset sha256": (spec["dataset_sha256"][:12],),
-        "server build": tuple(sorted({str(e.build) for e in record.effective})),
-        "host": tuple(sorted({trial.host for trial in record.counted})),
-        "GPU": (record.gpu or "none",),
-        "kernel path": tuple(sorted({e.kernel_path for e in record.effective})),
-        "flash attention": tuple(sorted({str(e.flash_attention) for e in record.effective})),
-        "rotation of quantized caches": tuple(sorted(rotated)),
+    met: dict[str, set[str]] = {
+        key.replace("_", " "): {value if isinstance(value, str) else json.dumps(value)}
+        for key, value in spec.items()
+        if key not in NOT_COMPARED
     }
+    effective = record.effective
+    met |= {
+        "model sha256": {spec["model_sha256"][:12]},
+        "dataset": {record.dataset},
+        "dataset sha256": {spec["dataset_sha256"][:12]},
+        "agent": {f"kvci {record.kvci}"},
+        "host": {trial.host for trial in record.counted},
+        "GPU": {record.gpu or "none"},
+        "server build": {str(e.build) for e in effective},
+        "kernel path": {e.kernel_path for e in effective},
+        "flash attention": {str(e.flash_attention) for e in effective},
+        "rotation of quantized caches": {
+            str(e.rotation) for e in effective if _quantized(e.kv_type or "")
+        },
+    }
+    arms = tuple(Arm.model_validate(arm).id for arm in spec["arms"])
     return Side(
         name=record.row_id,
-        run=f"{record.run_id} {record.spec_sha256}",
+        run=" ".join(record.key),
         kv=record.kv,
         total=record.total,
         complete=record.complete,
         verified=all(trial.verified for trial in record.counted),
         trials={(trial.instance, trial.seed): _seen(trial) for trial in record.counted},
-        settings={label: values for label, values in settings.items() if values},
+        settings={label: tuple(sorted(values)) for label, values in met.items() if values},
+        arm=record.arm,
+        arms=arms,
         alpha=float(spec["alpha"]),
         margin=spec["margin"],
         primary=str(spec["primary"]),
@@ -119,14 +143,21 @@ def _quantized(kv_type: str) -> bool:
 
 
 def _seen(trial: Trial) -> Seen:
+    """What was not reached did not happen: no patch applied, no failing test passed."""
     passed, of = trial.fail_to_pass
     return replace(
         _common(trial, (trial.cls,), str(trial.cls)),
-        applies=trial.applies,
-        flipped=passed / of if of else None,
+        overflowed=trial.exit is Exit.CONTEXT_OVERFLOW,
+        applies=bool(trial.applies),
+        flipped=passed / of if of else 0.0,
         place=f"{trial.host} block {trial.block} of {trial.shard}",
         said=trial.answers_sha256,
+        served=trial.cls is not Class.A12,
     )
+
+
+def _imported(trial: ImportedTrial) -> Seen:
+    return replace(_common(trial, trial.classes, trial.label), overflowed=trial.overflowed)
 
 
 def _common(trial: Trial | ImportedTrial, classes: tuple[Class, ...], label: str) -> Seen:
@@ -136,7 +167,7 @@ def _common(trial: Trial | ImportedTrial, classes: tuple[Class, ...], label: str
         valid=not INFRASTRUCTURE & set(classes),
         resolved=classes == (Class.OK,),
         patched=trial.patch_bytes > 0,
-        overflowed=Class.A3 in classes,
+        overflowed=None,
         loops=trial.loops,
         malformed=trial.malformed,
         steps=trial.steps,

@@ -32,9 +32,15 @@ CONNECTION = {"APIConnectionError", "InternalServerError", "ServiceUnavailableEr
 SETTINGS = (
     ("step limit", ("agent", "step_limit")),
     ("cost limit", ("agent", "cost_limit")),
-    ("model settings", ("model", "model_kwargs")),
     ("environment timeout", ("environment", "timeout")),
 )
+SAMPLING = {"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "timeout", "drop_params"}
+"""What is kept of a model's settings. All else may be a secret, and a record is published."""
+SERVING = {
+    "ctx_size", "context_size", "n_ctx", "n_parallel", "slots", "n_gpu_layers", "flash_attn",
+    "server", "engine", "version", "build",
+}  # fmt: skip
+"""The same of what the folder says of the server."""
 
 
 @dataclass

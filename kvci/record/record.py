@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +14,9 @@ from kvci.files import Document, first_problem
 from kvci.run.directory import Outcome
 from kvci.serve.effective import Effective
 from kvci.taxonomy import INFRASTRUCTURE, Class
+
+ROW_ID = r"^(\.{3})?[A-Za-z0-9][A-Za-z0-9._+-]{0,249}$"
+"""It names a file; an id that its owner shortened begins with dots."""
 
 
 class Trial(Outcome):
@@ -35,7 +40,7 @@ class Record(Document):
     """2: each trial names its server's log and has a digest of the model's answers.
     3: the effective configuration has the memory of the weights and of computing."""
     kind: Literal["run"] = "run"
-    row_id: str
+    row_id: str = Field(pattern=ROW_ID)
     run_id: str
     start: str
     dataset: str
@@ -72,8 +77,20 @@ class Record(Document):
         return len(self.planned) * len(self.spec["seeds"])
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Of its run: the records with the same are its arms."""
+        return self.run_id, self.spec_sha256
+
+    @property
     def complete(self) -> bool:
-        return len(self.counted) == self.total
+        """All planned trials of the arm are there, of all shards."""
+        return len(self.counted) == self.total and self._shards_complete
+
+    @property
+    def _shards_complete(self) -> bool:
+        shards = {trial.shard for trial in self.counted}
+        count = max((int(shard.partition("/")[2]) for shard in shards), default=1)
+        return shards == {f"{number}/{count}" for number in range(1, count + 1)}
 
     @property
     def submitted(self) -> int:
@@ -116,6 +133,8 @@ class ImportedTrial(Document):
     malformed: int
     patch_sha256: str
     patch_bytes: int
+    overflowed: bool | None = None
+    """The context was full; None where it was not looked at (schema 1 and 2)."""
     exception_as_patch: bool
     """The tool stored the text of an exception where a patch belongs."""
 
@@ -151,10 +170,11 @@ class Derived(Document):
 class Imported(Document):
     """A row from before kvci, as its owner wrote it: column -> text; and kvci's reading of it."""
 
-    schema_version: Literal[1, 2] = 2
-    """2: with kvci's own reading, if the earlier run's folder was read."""
+    schema_version: Literal[1, 2, 3] = 3
+    """2: with kvci's own reading, if the earlier run's folder was read. 3: its trials say whether
+    the context was full."""
     kind: Literal["imported"] = "imported"
-    row_id: str
+    row_id: str = Field(pattern=ROW_ID)
     table: Literal["log", "reruns"]
     reported: dict[str, str]
     derived: Derived | None = None
@@ -162,6 +182,19 @@ class Imported(Document):
 
 AnyRecord = Annotated[Record | Imported, Field(discriminator="kind")]
 ADAPTER: TypeAdapter[Record | Imported] = TypeAdapter(AnyRecord)
+
+
+def finished(records: Iterable[Record]) -> set[tuple[str, str]]:
+    """The keys of the runs of which each arm is there, with all its trials."""
+    runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        runs[record.key].append(record)
+    return {
+        key
+        for key, arms in runs.items()
+        if all(arm.complete for arm in arms)
+        and {arm.position for arm in arms} == set(range(len(arms[0].spec["arms"])))
+    }
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
@@ -190,5 +223,5 @@ def read_all(folder: Path) -> list[Record | Imported]:
 
 
 def file_name(row_id: str) -> str:
-    """An id that its owner shortened begins with dots, which would hide the file."""
+    """Without the dots of an id that its owner shortened, which would hide the file."""
     return f"{row_id.lstrip('.')}.json"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kvci.errors import UserError
 from kvci.plan import INTERIM
-from kvci.record.record import Imported, Record
+from kvci.record.record import Imported, Record, finished
 from kvci.report import earlier, tables
 from kvci.report.own import OWN
 
@@ -16,8 +16,9 @@ EMPTY = "# Results\n\n" + tables.row(LOG) + "\n" + "|---" * len(LOG) + "|\n"
 """A file to begin with."""
 
 
-def log_row(record: Record) -> tables.Cells:
-    rate = f"{record.resolved / record.total:.2%}" if record.complete else INTERIM
+def log_row(record: Record, whole: bool) -> tables.Cells:
+    """`whole`: the record's run is finished, in all its arms."""
+    rate = f"{record.resolved / record.total:.2%}" if whole else INTERIM
     return (
         record.start[:10],
         record.model,
@@ -40,7 +41,8 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     runs.sort(key=lambda record: record.position)
     runs.sort(key=lambda record: record.start, reverse=True)
     imported = [record for record in records if isinstance(record, Imported)]
-    logged = {record.row_id: log_row(record) for record in runs}
+    whole = finished(runs)
+    logged = {record.row_id: log_row(record, record.key in whole) for record in runs}
     logged |= _reported(imported, "log", LOG)
     lines = tables.lines_of(text)
     lines = _fill(lines, LOG, logged, new_on_top=True)

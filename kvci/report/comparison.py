@@ -11,6 +11,7 @@ from kvci.plan import INTERIM
 from kvci.report.tables import row
 from kvci.stats.proportion import Interval
 
+WORD_MAX = 16
 FLIPS_MAX = 40
 """So many flipped instances are listed; the JSON has all."""
 
@@ -40,12 +41,17 @@ def text(found: Comparison, console: Console) -> None:
             console.print(words, highlight=False, markup=False)
         if section.rows:
             table = Table(box=None, pad_edge=False, header_style="bold")
-            for column in section.header:
-                table.add_column(column, overflow="fold")
+            for column, cells in zip(section.header, zip(*section.rows, strict=True), strict=True):
+                table.add_column(column, overflow="fold", min_width=_longest(column, *cells))
             for cells in section.rows:
                 table.add_row(*cells)
             console.print(table, markup=False)
         console.print()
+
+
+def _longest(*cells: str) -> int:
+    """Words are not broken, within reason."""
+    return min(WORD_MAX, max((len(word) for cell in cells for word in cell.split()), default=1))
 
 
 def sections(found: Comparison) -> list[Section]:
@@ -61,15 +67,16 @@ def sections(found: Comparison) -> list[Section]:
             ("Who succeeded: over valid pairs, and over all instances with infrastructure failures "
              "counted as failures.",),
             ("Arm", "Pairs", "Instances", "Both", "Only baseline", "Only arm", "Neither",
-             "Difference", "95 % (Newcombe)", "mid-p, two-sided"),
+             "Difference", "95 %", "95 % (Newcombe)", "mid-p, two-sided"),
             tuple(cells for arm in found.arms for cells in _pairs(arm)),
         ),
     ]  # fmt: skip
     repositories = [cells for arm in found.arms for cells in _repositories(arm)]
     if repositories:
         words = (
-            "The difference over valid pairs with repositories as clusters: their instances "
-            "may succeed and fail together.",
+            "The difference over valid pairs with repositories as clusters: their instances may "
+            "succeed and fail together. Of few repositories it is still too narrow; no verdict "
+            "rests on it.",
         )
         made.append(Section("By repository", words, REPOSITORIES, tuple(repositories)))
     if found.seeds:
@@ -127,8 +134,8 @@ def inferred(found: Comparison, arm: ArmComparison) -> tuple[str, str, str, str]
         return ("", "", "", "")
     return (
         points(seen.difference),
-        f"{interval(seen.interval)} ({1 - 2 * found.alpha:.0%})",
-        "" if arm.p_holm is None else f"{arm.p_holm:.3f}",
+        f"{interval(seen.interval)} ({100 * (1 - 2 * found.alpha):.4g}%)",
+        "" if arm.p_holm is None else p_value(arm.p_holm),
         visible(seen.smallest_visible),
     )
 
@@ -147,12 +154,13 @@ def _pairs(arm: ArmComparison) -> list[tuple[str, ...]]:
         counts = (some.pairs, some.instances, some.both, some.only_baseline, some.only_arm)
         found = some.inference
         told = (
-            ("", "", "")
+            ("", "", "", "")
             if found is None
             else (
                 points(found.difference),
+                interval(found.interval_95),
                 interval(found.newcombe_95),
-                "" if found.mid_p is None else f"{found.mid_p:.3f}",
+                "" if found.mid_p is None else p_value(found.mid_p),
             )
         )
         made.append((f"{arm.kv}, {name}", *map(str, counts), str(some.neither), *told))
@@ -201,6 +209,10 @@ def _flips(arms: list[ArmComparison]) -> Section:
         words.append(f"The first {FLIPS_MAX} of {len(rows)}; the JSON has all.")
     header = ("Arm", "Instance", "Seed", "Baseline", "Arm's")
     return Section("Flips", tuple(words), header, tuple(rows[:FLIPS_MAX]))
+
+
+def p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.0005 else "below 0.001"
 
 
 def points(share: float) -> str:

@@ -35,7 +35,7 @@ def comparison_rows(records: Sequence[Record]) -> list[Cells]:
     """A row for each arm that has a baseline."""
     runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        runs[record.run_id, record.spec_sha256].append(record)
+        runs[record.key].append(record)
     return [cells for arms in runs.values() for cells in _compared(arms)]
 
 
@@ -44,17 +44,19 @@ def _compared(records: list[Record]) -> list[Cells]:
     if len(sides) < 2:
         return []
     if records[0].position != 0:
-        return [(side.name, *[""] * 9, "no record of its baseline") for side in sides]
+        return [(side.name, *[""] * 11, "no record of its baseline") for side in sides]
     found = compare(sides)
     warnings = "; ".join(found.warnings)
     return [
         (
             arm.name,
             found.baseline_kv,
+            found.primary,
             str(arm.valid.both),
             str(arm.valid.only_baseline),
             str(arm.valid.only_arm),
             str(arm.valid.neither),
+            str(sum(arm.dropped.values())),
             *inferred(found, arm),
             " ".join(filter(None, (warnings and f"Warning: {warnings}.", verdict(found, arm)))),
         )
@@ -118,8 +120,8 @@ OWN = (
         "verdict means, and how often it is wrong, stands in `kvci/RULES.md`; `kvci compare` shows "
         "all of it.",
         (
-            "Run ID", "Baseline", "Both", "Only baseline", "Only arm", "Neither", "Difference",
-            "Interval", "p (harm, Holm)", "Smallest visible", "Verdict",
+            "Run ID", "Baseline", "Endpoint", "Both", "Only baseline", "Only arm", "Neither",
+            "Dropped", "Difference", "Interval", "p (harm, Holm)", "Smallest visible", "Verdict",
         ),
         comparison_rows,
     ),

@@ -10,12 +10,15 @@ from fractions import Fraction
 from math import lcm, sqrt
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t
 
 from kvci.stats.paired import tango
 from kvci.stats.proportion import Interval
 
 Shares = tuple[Fraction, Fraction]
+UNIT_MAX = 5040
+"""Shares are counted in such parts at the smallest, where numbers of seeds have no small multiple
+in common; the sum of a sign pattern is then good to 1e-4 an instance."""
 CERTAIN = 4
 """So many instances' worth of seeds that agree perfectly are added to what was seen. Chosen by
 simulation (ci/bench/decisions.py): with few instances that differ, how much seeds agree is hardly
@@ -44,8 +47,8 @@ def sign_flip(instances: Sequence[Shares]) -> float:
     counted, not sampled, and the value is the mid-p one, so that one seed gives McNemar's.
     """
     differences = [only_first - only_second for only_first, only_second in instances]
-    unit = lcm(*(d.denominator for d in differences), 1)
-    steps = [abs(int(d * unit)) for d in differences]
+    unit = min(lcm(*(d.denominator for d in differences), 1), UNIT_MAX)
+    steps = [abs(round(d * unit)) for d in differences]
     steps = [step for step in steps if step]
     total = sum(steps)
     chances = np.zeros(2 * total + 1)
@@ -55,7 +58,7 @@ def sign_flip(instances: Sequence[Shares]) -> float:
         moved[step:] += 0.5 * chances[: len(chances) - step]
         moved[: len(chances) - step] += 0.5 * chances[step:]
         chances = moved
-    seen = int(sum(differences, Fraction()) * unit) + total
+    seen = sum(round(d * unit) for d in differences) + total
     return float(chances[seen + 1 :].sum() + 0.5 * chances[seen])
 
 
@@ -100,12 +103,14 @@ def cluster_error(differences: Sequence[float], clusters: Sequence[Hashable]) ->
 def cluster_interval(
     differences: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
 ) -> Interval | None:
-    """The mean plus and minus the normal quantile times `cluster_error`, two-sided."""
+    """The mean plus and minus the quantile of t with G - 1 degrees of freedom times
+    `cluster_error`, two-sided. None where the error is zero: too little was seen to tell."""
     error = cluster_error(differences, clusters)
-    if error is None:
+    if not error:
         return None
-    mean, z = sum(differences) / len(differences), float(norm.ppf(0.5 + confidence / 2))
-    return mean - z * error, mean + z * error
+    mean = sum(differences) / len(differences)
+    reach = float(t.ppf(0.5 + confidence / 2, len(set(clusters)) - 1)) * error
+    return mean - reach, mean + reach
 
 
 def bootstrap_interval(

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binom
+from scipy.stats import binom, t
 
 POWER = 0.8
 
@@ -93,14 +93,16 @@ def smallest_visible(
 
 
 def smallest_beside(
-    error: float | None, alpha: float = 0.05, wanted: float = POWER
+    error: float | None, clusters: int, alpha: float = 0.05, wanted: float = POWER
 ) -> float | None:
-    """The effect that a one-sided normal test with this standard error shows so often.
+    """The effect that a one-sided t test with this standard error shows so often.
 
-    (z(1 - alpha) + z(wanted)) times the error; None without one, or where it is zero.
+    The quantiles at 1 - alpha and `wanted`, of t with `clusters` - 1 degrees of freedom, times the
+    error; None without one, or where it is zero.
     """
-    z = NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(wanted)
-    return z * error if error else None
+    if not error or clusters < 2:
+        return None
+    return float(t.ppf(1 - alpha, clusters - 1) + t.ppf(wanted, clusters - 1)) * error
 
 
 def _root(excess: Callable[[float], float], high: float) -> float:

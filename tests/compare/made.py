@@ -4,13 +4,33 @@ from typing import Any
 
 from kvci.record.record import Evidence, Record, Trial
 from kvci.spec import Spec
-from kvci.taxonomy import Class, Verdict
+from kvci.taxonomy import Class, Exit, Verdict
 from tests.run.made import outcome
 
 ENDS: dict[str, dict[str, Any]] = {
     "ok": {},
     "fail": {"verdict": Verdict.TESTS_FAIL, "cls": Class.A11A, "fail_to_pass": (0, 1)},
-    "empty": {"verdict": Verdict.EMPTY_PATCH, "cls": Class.A6, "patch_bytes": 0, "applies": None},
+    "empty": {
+        "verdict": Verdict.EMPTY_PATCH,
+        "cls": Class.A6,
+        "patch_bytes": 0,
+        "applies": None,
+        "fail_to_pass": (0, 0),
+    },
+    "unserved": {
+        "exit": Exit.SERVER_FAILED,
+        "verdict": Verdict.NOT_GRADED,
+        "cls": Class.A12,
+        "patch_bytes": 0,
+        "applies": None,
+        "fail_to_pass": (0, 0),
+    },
+    "loops full": {
+        "exit": Exit.CONTEXT_OVERFLOW,
+        "verdict": Verdict.EMPTY_PATCH,
+        "cls": Class.A2,
+        "patch_bytes": 0,
+    },
     "infra": {"verdict": Verdict.GRADING_FAILED, "cls": Class.I3},
 }
 

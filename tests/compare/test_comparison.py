@@ -57,9 +57,7 @@ def test_a_pair_never_crosses_a_block() -> None:
     moved = records[1].trials[0].model_copy(update={"host": "another"})
     records[1] = records[1].model_copy(update={"trials": (moved, records[1].trials[1])})
     (arm,) = compare(sides(records)).arms
-    assert arm.valid.pairs == 1 and list(arm.dropped) == [
-        "the pair crosses a block, or is not known"
-    ]
+    assert arm.valid.pairs == 1 and list(arm.dropped) == ["the pair crosses a block"]
 
 
 def test_the_control_arm_is_the_noise_floor_and_no_kv_arm() -> None:
@@ -109,12 +107,98 @@ def test_seeds_that_always_agree_see_no_more_than_one_seed() -> None:
 
 
 def test_what_is_matched_is_inconclusive_and_names_what_differs() -> None:
-    first = run({"f16/f16": ["ok"] * 50, "q8_0/q8_0": ["ok"] * 50}, margin=0.05)[0]
-    other = run({"f16/f16": ["ok"] * 50, "q8_0/q8_0": ["fail"] * 50}, margin=0.05, max_steps=9)[1]
-    found = compare(sides([first, other]))
+    first = run({"f16/f16": ["ok"] * 50}, margin=0.05)
+    other = run({"q8_0/q8_0": ["fail"] * 50}, margin=0.05, max_steps=9, processes=64)
+    found = compare(sides([*first, *other]))
     assert not found.paired and [arm.claim for arm in found.arms] == ["inconclusive"]
     assert "matched, not paired" in found.warnings[0]
     assert "not the same max steps: f16/f16: 30; q8_0/q8_0: 9" in found.warnings
+    assert "not the same processes: f16/f16: 256; q8_0/q8_0: 64" in found.warnings
+
+
+THREE = {
+    "f16/f16": ["ok"] * 100,
+    "q8_0/q8_0": ["ok"] * 95 + ["fail"] * 5,
+    "q4_0/q4_0": ["ok"] * 98 + ["fail"] * 2,
+}
+
+
+def test_the_order_and_the_baseline_are_the_specs_whatever_is_named_first() -> None:
+    found = compared(THREE, margin=0.08)
+    assert compare(sides(run(THREE, margin=0.08)[::-1])) == found
+    assert [arm.claim for arm in found.arms] == ["harm shown", "inconclusive"]
+
+
+def test_nobody_chooses_among_the_arms() -> None:
+    base, q8, q4 = sides(run(THREE, margin=0.08))
+    part = compare([base, q8])
+    assert part.arms[0].claim is None and part.arms[0].valid.inference is None
+    assert "arms of the run are not named (q4_0-q4_0), so nothing is inferred" in part.warnings
+    with pytest.raises(ValueError, match="baseline"):
+        compare([q8, q4])
+
+
+def test_a_shard_is_not_the_run() -> None:
+    half = run({kv: some[:50] for kv, some in THREE.items()})
+    for shards, complete in ((("1/2",), False), (("1/2", "2/2"), True)):
+        records = [
+            record.model_copy(
+                update={
+                    "trials": tuple(
+                        trial.model_copy(update={"shard": shards[number % len(shards)]})
+                        for number, trial in enumerate(record.trials)
+                    )
+                }
+            )
+            for record in half
+        ]
+        assert compare(sides(records)).complete is complete
+
+
+def test_what_was_not_reached_counts_against_the_arm() -> None:
+    """An empty patch does not apply, tests that never ran did not pass."""
+    ends = {"f16/f16": ["ok"] * 100, "q8_0/q8_0": ["ok"] * 40 + ["empty"] * 60}
+    for primary in ("applies", "tests_flipped"):
+        (arm,) = compared(ends, primary=primary, margin=0.05).arms
+        assert (arm.valid.pairs, arm.valid.only_baseline) == (100, 60)
+        assert arm.claim == "harm shown" and not arm.dropped
+
+
+@pytest.mark.parametrize("primary", ["no_loop", "well_formed", "no_overflow", "tests_flipped"])
+def test_a_server_that_fails_in_one_arm_reaches_no_endpoint(primary: str) -> None:
+    ends = {"f16/f16": ["ok"] * 100, "q8_0/q8_0": ["ok"] * 40 + ["unserved"] * 60}
+    (arm,) = compared(ends, primary=primary, margin=0.05).arms
+    assert arm.claim == "harm shown" and arm.valid.only_baseline == 60
+
+
+def test_an_overflow_is_one_whatever_its_class() -> None:
+    ends = {"f16/f16": ["ok"] * 100, "q8_0/q8_0": ["ok"] * 40 + ["loops full"] * 60}
+    (arm,) = compared(ends, primary="no_overflow").arms
+    assert arm.claim == "harm shown"
+
+
+def test_a_control_arm_that_is_better_is_a_warning_too() -> None:
+    found = compared(
+        {"f16/f16": ["fail"] * 90, "f16/f16 -ub 32": ["ok"] * 90, "q4_0/q4_0": ["fail"] * 90},
+        seeds=[1, 2, 3],
+        temperature=0.7,
+    )
+    assert "differs from the baseline by more than chance" in found.warnings[0]
+
+
+def test_more_arms_see_less() -> None:
+    one = compared({kv: THREE[kv] for kv in ("f16/f16", "q8_0/q8_0")}).arms[0]
+    two = compared(THREE).arms[0]
+    seen = [arm.valid.inference.smallest_visible for arm in (one, two) if arm.valid.inference]
+    assert seen[0] and seen[1] and seen[0] < seen[1]
+
+
+def test_repositories_never_tell_more_than_instances() -> None:
+    (arm,) = compared({"f16/f16": ["ok"] * 30, "q8_0/q8_0": ["ok"] * 24 + ["fail"] * 6}).arms
+    inferred = arm.valid.inference
+    assert inferred and inferred.repository_95 and inferred.repository_smallest_visible
+    assert inferred.repository_95[0] <= inferred.interval_95[0]
+    assert inferred.repository_smallest_visible >= (inferred.smallest_visible or 0)
 
 
 def test_the_users_two_runs(earlier: Path) -> None:  # noqa: F811

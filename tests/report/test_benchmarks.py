@@ -69,9 +69,10 @@ def test_reruns_come_at_the_end() -> None:
 
 
 def test_a_row_that_was_changed_by_hand_is_written_anew() -> None:
-    text = render(EMPTY, [record()])
+    both = [record(0), record(1)]
+    text = render(EMPTY, both)
     changed = text.replace("| 1 | 50.00% |", "| 2 | 100.00% |")
-    assert changed != text and render(changed, [record()]) == text
+    assert changed != text and render(changed, both) == text
 
 
 def test_a_row_without_a_record_is_never_dropped_silently() -> None:
@@ -90,8 +91,14 @@ def test_a_log_that_is_missing_or_there_twice() -> None:
 
 def test_a_run_that_is_not_complete_has_no_rate() -> None:
     part = record(trials=1)
-    assert log_row(part)[4:8] == ("1/2", "1", INTERIM, "0")
+    assert log_row(part, whole=False)[4:8] == ("1/2", "1", INTERIM, "0")
     assert INTERIM in render(EMPTY, [part])
+
+
+def test_while_another_arm_of_the_run_is_open_there_is_no_rate() -> None:
+    assert INTERIM in render(EMPTY, [record(0), record(1, trials=1)])
+    assert render(EMPTY, [record(0), record(1, trials=1)]).count("50.00%") == 0
+    assert render(EMPTY, [record(0), record(1)]).count("50.00%") == 2
 
 
 def test_own_tables_come_once_and_are_wholly_derived() -> None:
@@ -114,11 +121,13 @@ def test_superseded_trials_count_nowhere() -> None:
     whole = record()
     old = [t.model_copy(update={"superseded": True}) for t in whole.trials]
     more = Record.model_validate(whole.model_dump() | {"trials": [*whole.trials, *old]})
-    assert log_row(more) == log_row(whole)
+    assert log_row(more, True) == log_row(whole, True)
 
 
 def test_check_names_the_row(tmp_path: Path) -> None:
     file = tmp_path / "BENCHMARKS.md"
-    file.write_text(render(EMPTY, [record()]).replace("50.00%", "51.00%"))
-    record().write(tmp_path / f"{record().row_id}.json")
+    both = [record(0), record(1)]
+    file.write_text(render(EMPTY, both).replace("50.00%", "51.00%"))
+    for one in both:
+        one.write(tmp_path / f"{one.row_id}.json")
     assert "51.00%" in first_difference(tmp_path, file)

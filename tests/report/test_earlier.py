@@ -19,7 +19,9 @@ def row(kv: str, resolved: int, errors: int = 0, total: str = "9/50", **other: s
         "Errors": str(errors),
         "Submitted": total,
     }
-    return Imported(row_id=f"{kv} {resolved}", table="log", reported=reported | other)
+    return Imported(
+        row_id=f"{kv.replace('/', '-')}-{resolved}", table="log", reported=reported | other
+    )
 
 
 def cells(*imported: Imported) -> list[dict[str, str]]:

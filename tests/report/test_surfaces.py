@@ -89,6 +89,12 @@ def test_an_unfinished_run_has_counts_and_nothing_else(name: str, tmp_path: Path
     assert interim
 
 
+@pytest.mark.parametrize("name", [name for name in SURFACES if name not in DESCRIBE])
+def test_arms_that_are_left_out_do_not_finish_a_run(name: str, tmp_path: Path) -> None:
+    shown = SURFACES[name](some(missing=20)[:2], tmp_path)
+    assert not CLAIM.search(shown) and ("interim" in shown or "JSON" in name)
+
+
 @pytest.mark.parametrize("name", SURFACES)
 def test_a_finished_one_is_told_from_it(name: str, tmp_path: Path) -> None:
     shown = SURFACES[name](some(missing=0), tmp_path)

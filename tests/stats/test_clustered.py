@@ -80,7 +80,7 @@ def test_cluster_error_is_that_of_a_clustered_regression() -> None:
     assert error == pytest.approx(expected)
     interval = cluster_interval(list(differences), list(clusters))
     assert interval == pytest.approx(
-        tuple(differences.mean() + s * 1.959964 * expected for s in (-1, 1))
+        tuple(differences.mean() + s * 2.200985 * expected for s in (-1, 1))
     )
     resampled = bootstrap_interval(list(differences), list(clusters))
     assert resampled == pytest.approx(interval, abs=0.05)
@@ -102,3 +102,16 @@ def test_the_size_of_non_inferiority_where_the_arm_loses_and_never_wins(
     ]
     size = sum(binom.pmf(b, n, margin) for b, claim in enumerate(claimed) if claim)
     assert size <= 0.05
+
+
+def test_seeds_without_a_common_multiple_are_still_quick_and_right() -> None:
+    few = [(Fraction(1, n), Fraction(0)) for n in (2, 3, 4)]
+    many = [*few, (Fraction(1, 17), Fraction(0)), (Fraction(1, 19), Fraction(0))]
+    assert sign_flip(many) == pytest.approx(0.5**6, abs=1e-9)
+    mixed = [*many, (Fraction(0), Fraction(5, 13))]
+    signs = product((-1, 1), repeat=len(mixed))
+    differences = [float(b - c) for b, c in mixed]
+    sums = [sum(s * abs(d) for s, d in zip(some, differences, strict=True)) for some in signs]
+    seen = sum(differences)
+    expected = sum((s > seen + 1e-9) + 0.5 * (abs(s - seen) <= 1e-9) for s in sums) / len(sums)
+    assert sign_flip(mixed) == pytest.approx(expected)

@@ -82,5 +82,7 @@ def test_independent_groups() -> None:
 
 
 def test_a_standard_error_shows_so_much() -> None:
-    assert smallest_beside(0.02) == pytest.approx(0.0497, abs=1e-4)
-    assert smallest_beside(None) is None and smallest_beside(0.0) is None
+    assert smallest_beside(0.02, 10**6) == pytest.approx(0.0497, abs=1e-4)
+    few = smallest_beside(0.02, 12)
+    assert few and few > 0.0525
+    assert smallest_beside(None, 12) is None and smallest_beside(0.0, 12) is None
