@@ -7,198 +7,157 @@ the text of an exception was stored as the patch; here it is what it is.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from kvci.errors import UserError
-from kvci.files import sha256_of
-from kvci.record.record import Derived, Imported, ImportedTrial
+from kvci.files import first_problem, sha256_of
+from kvci.record.mini_files import (
+    ABOUT,
+    PREDICTIONS,
+    TALK,
+    About,
+    Message,
+    Prediction,
+    Report,
+    Talk,
+    document,
+    report,
+    statuses,
+)
+from kvci.record.record import ROW_ID, Derived, Imported, ImportedTrial
+from kvci.spec import Arm
 from kvci.taxonomy import Class, repeats
 
 ACTION = re.compile(r"```(?:bash|mswea_bash_command)[ \t]*\n(.*?)\n```", re.DOTALL)
 OVERFLOW = re.compile(r"exceeds? the available context|context.{0,20}window|context length", re.I)
 FORMAT_ERROR = re.compile(r"^Please always provide EXACTLY ONE action")
 """How 1.x answers an answer without one action; 2.x marks it."""
+SUBMITTED = "Submitted"
 NOT_GRADED = "not graded"
 UNSPLIT = (Class.A8, Class.A9, Class.A11A, Class.A11B)
 NO_LOG = (Class.I3, Class.A7, Class.A10)
+UNGRADED = (Class.I3, Class.OK, Class.A7, *UNSPLIT, Class.A10)
+ENDINGS = (Class.A1, Class.A2, Class.A3, Class.A4, Class.A5, Class.A6)
+BROKEN = (Class.I1, Class.I2, Class.I4)
 TIMEOUTS = {"Timeout", "APITimeoutError"}
 CONNECTION = {"APIConnectionError", "InternalServerError", "ServiceUnavailableError", "APIError"}
 SETTINGS = (
-    ("step limit", ("agent", "step_limit")),
-    ("cost limit", ("agent", "cost_limit")),
-    ("environment timeout", ("environment", "timeout")),
+    ("step limit", "agent", "step_limit"),
+    ("cost limit", "agent", "cost_limit"),
+    ("environment timeout", "environment", "timeout"),
 )
-SAMPLING = {"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "timeout", "drop_params"}
+SAMPLING = {"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "timeout"}
 """What is kept of a model's settings. All else may be a secret, and a record is published."""
-SERVING = {
-    "ctx_size", "context_size", "n_ctx", "n_parallel", "slots", "n_gpu_layers", "flash_attn",
-    "server", "engine", "version", "build",
-}  # fmt: skip
-"""The same of what the folder says of the server."""
-
-
-@dataclass
-class _Report:
-    """What the harness said: ids by outcome."""
-
-    total: int = 0
-    submitted: int = 0
-    resolved: set[str] = field(default_factory=set)
-    unresolved: set[str] = field(default_factory=set)
-    error: set[str] = field(default_factory=set)
-    known: set[str] = field(default_factory=set)
+SERVING = {"accelerator", "ctx_size", "n_parallel", "n_gpu_layers", "flash_attn"}
+"""The same of what metadata.json says of the server."""
 
 
 def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) -> Imported:
     """Raises UserError for what is no run folder, or lacks its KV type and does not say it."""
-    predictions = _json(folder / "preds.json", "is no run folder of mini-swe-agent")
-    patches = {name: str(one.get("model_patch") or "") for name, one in predictions.items()}
-    about = _json(folder / "metadata.json") if (folder / "metadata.json").exists() else {}
-    report, statuses = _report(folder), _statuses(folder)
+    what = "is no run folder of mini-swe-agent"
+    predictions = document(folder / "preds.json", PREDICTIONS, what)
+    path = folder / "metadata.json"
+    about = document(path, ABOUT, "is no metadata.json") if path.exists() else About()
+    graded, ends = report(folder), statuses(folder)
     talks = {
-        path.parent.name: _json(path, "is no trajectory") for path in folder.glob("*/*.traj.json")
+        path.parent.name: document(path, TALK, "is no trajectory")
+        for path in folder.glob("*/*.traj.json")
     }
-    names = sorted(patches.keys() | talks.keys() | statuses.keys() | (report or _Report()).known)
+    names = predictions.keys() | talks.keys() | ends.keys()
+    names |= graded.attempted if graded else set()
+    patches = {name: one.model_patch for name, one in predictions.items()}
     trials = [
-        _trial(name, patches.get(name), talks.get(name), statuses.get(name), report)
-        for name in names
+        _trial(name, patches.get(name, ""), talks.get(name), ends.get(name, ""), graded)
+        for name in sorted(names)
     ]
-    told = about.get("inference", {})
-    kv = kv or "/".join(str(told[k]) for k in ("kv_type_k", "kv_type_v") if told.get(k))
-    if not kv:
-        raise UserError(f"{folder} does not say its KV type; give --kv K/V.")
-    start = about.get("timestamp") or _first_time(talks.values())
-    model = about.get("model", {}).get("name") or _model(predictions)
-    total = max(len(names), report.total if report else 0)
-    where = dataset or str(about.get("dataset", "")).rpartition("/")[2].replace("_", " ")
-    row_id = str(about.get("run_id") or folder.resolve().name)
+    row_id = about.run_id or folder.resolve().name
+    if not re.fullmatch(ROW_ID, row_id):
+        raise UserError(f"{folder} cannot name a record: {row_id!r}; rename it, or its run_id.")
+    kv = _kv(folder, kv, about)
+    total = max(len(names), graded.total_instances if graded else 0)
+    given = sum(bool(patch) for patch in patches.values())
     reported = {
-        "Date": str(start)[:10],
-        "Model": model,
+        "Date": (about.timestamp or _first_time(talks.values()))[:10],
+        "Model": about.model.name or _model(predictions.values()),
         "KV Cache": kv,
-        "Dataset": where or "not shown",
-        "Submitted": f"{report.submitted if report else sum(map(bool, patches.values()))}/{total}",
-        "Resolved": str(len(report.resolved)) if report else NOT_GRADED,
-        "Rate": f"{len(report.resolved) / total:.2%}" if report else NOT_GRADED,
-        "Errors": str(len(report.error)) if report else NOT_GRADED,
+        "Dataset": dataset or about.dataset.rpartition("/")[2].replace("_", " ") or "not shown",
+        "Submitted": f"{graded.submitted_instances if graded else given}/{total}",
+        "Resolved": str(len(graded.resolved_ids)) if graded else NOT_GRADED,
+        "Rate": f"{len(graded.resolved_ids) / max(1, total):.2%}" if graded else NOT_GRADED,
+        "Errors": str(len(graded.error_ids)) if graded else NOT_GRADED,
         "Run ID": row_id,
     }
-    derived = Derived(
-        kv=kv, total=total, settings=_settings(talks.values(), about), trials=tuple(trials)
-    )
+    settings = _settings(talks.values(), about)
+    settings |= {name.lower(): (reported[name],) for name in ("Model", "Dataset")}
+    derived = Derived(kv=kv, total=total, settings=settings, trials=tuple(trials))
     return Imported(row_id=row_id, table="log", reported=reported, derived=derived)
 
 
-def _json(path: Path, what: str = "is not JSON") -> dict[str, Any]:
-    found = _parsed(path, what)
-    if not isinstance(found, dict):
-        raise UserError(f"{path} {what}: it is not a JSON object.")
-    return found
-
-
-def _parsed(path: Path, what: str) -> Any:
+def _kv(folder: Path, given: str | None, about: About) -> str:
+    told = [str(about.inference.get(key, "")) for key in ("kv_type_k", "kv_type_v")]
+    text = given if given is not None else "/".join(filter(None, told))
+    if not text:
+        raise UserError(f"{folder} does not say its KV type; give --kv K/V.")
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path.parent} {what}: {path.name}: {error.strerror}.") from None
+        return Arm.parse(text).kv_type
     except ValueError as error:
-        raise UserError(f"{path} {what}: {error}.") from None
-
-
-def _report(folder: Path) -> _Report | None:
-    """The harness's summary, by its keys and not by its name; the one that knows most."""
-    found: list[_Report] = []
-    for path in sorted(folder.glob("*.json")):
-        if path.name == "preds.json":
-            continue
-        raw = _parsed(path, "is not JSON")
-        for one in (raw, raw.get("instances")) if isinstance(raw, dict) else ():
-            if isinstance(one, dict) and "resolved_ids" in one:
-                lists = {key: set(value) for key, value in one.items() if key.endswith("_ids")}
-                found.append(
-                    _Report(
-                        total=int(one.get("total_instances", 0)),
-                        submitted=int(one.get("submitted_instances", 0)),
-                        resolved=lists["resolved_ids"],
-                        unresolved=lists.get("unresolved_ids", set()),
-                        error=lists.get("error_ids", set()),
-                        known=set().union(*lists.values()),
-                    )
-                )
-    return max(found, key=lambda report: len(report.known), default=None)
-
-
-def _statuses(folder: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in sorted(folder.glob("exit_statuses_*.yaml")):
-        raw = yaml.safe_load(path.read_text()) or {}
-        for status, names in (raw.get("instances_by_exit_status") or {}).items():
-            found |= dict.fromkeys(names, str(status))
-    return found
+        raise UserError(f"The KV type of {folder} is not valid: {first_problem(error)}.") from None
 
 
 def _trial(
-    name: str,
-    patch: str | None,
-    talk: dict[str, Any] | None,
-    status: str | None,
-    report: _Report | None,
+    name: str, patch: str, talk: Talk | None, status: str, graded: Report | None
 ) -> ImportedTrial:
-    info: dict[str, Any] = (talk or {}).get("info", {})
-    ended = str(info.get("exit_status") or status or "")
-    said = str(info.get("exception_str") or (patch if ended != "Submitted" else "") or "")
-    messages: list[dict[str, Any]] = (talk or {}).get("messages", [])
-    answers = [usage for message in messages for usage in _usage(message)]
+    info = talk.info if talk else Talk().info
+    messages = talk.messages if talk else []
+    ended = info.exit_status or status
+    real = patch if ended == SUBMITTED or patch.startswith("diff --git ") else ""
+    said = info.exception_str or ("" if real else patch)
+    usages = [m.extra.response.usage for m in messages if m.extra.response]
+    used = [usage for usage in usages if usage]
     actions = tuple(action for message in messages for action in _actions(message))
-    real = patch or "" if ended == "Submitted" else ""
-    found, why = _classes(name, ended, said, bool(real.strip()), bool(answers), actions, report)
+    full = bool(OVERFLOW.search(said)) or ended == "ContextWindowExceededError"
+    found, why = _classes(name, ended, full, real, said, bool(used), actions, graded)
     data = real.encode(errors="surrogateescape")
     return ImportedTrial(
         instance=name,
         exit=ended,
         classes=found,
         why=why,
-        steps=int(info.get("model_stats", {}).get("api_calls", 0)),
-        answer_tokens=sum(usage.get("completion_tokens", 0) for usage in answers),
-        depth_tokens=max((usage.get("total_tokens", 0) for usage in answers), default=0),
+        steps=info.model_stats.api_calls,
+        answer_tokens=sum(usage.completion_tokens for usage in used),
+        depth_tokens=max((usage.total_tokens for usage in used), default=0),
         loops=sum(repeats(actions[: end + 1]) for end in range(len(actions))),
         malformed=sum(map(_malformed, messages)),
         patch_sha256=sha256_of(data),
         patch_bytes=len(data),
-        exception_as_patch=bool(patch and patch.strip() and not real),
+        overflowed=full if talk or ended or said else None,
+        exception_as_patch=bool(patch.strip() and not real),
     )
 
 
 def _classes(
     name: str,
     ended: str,
+    full: bool,
+    patch: str,
     said: str,
-    patched: bool,
     answered: bool,
     actions: tuple[str, ...],
-    report: _Report | None,
+    graded: Report | None,
 ) -> tuple[tuple[Class, ...], str]:
     """Rules section 1 as far as the evidence goes; what could not be told is all that it may be."""
+    if graded and name in graded.resolved_ids:
+        return (Class.OK,), "resolved by the harness"
     looping = repeats(actions[-9:])
     limit = Class.A2 if looping else Class.A4
-    if ended == "Submitted":
-        if not patched:
-            return (Class.A6,), "submitted, empty patch"
-        if report is None:
-            return (Class.I3, Class.OK, Class.A7, *UNSPLIT, Class.A10), NOT_GRADED
-        if name in report.resolved:
-            return (Class.OK,), "resolved by the harness"
-        if name in report.unresolved:
-            return UNSPLIT, "unsplit"
-        return NO_LOG, "no log"
-    if OVERFLOW.search(said) or ended == "ContextWindowExceededError":
-        return (Class.A2 if looping else Class.A3,), f"exit {ended}"
+    if full:
+        return (Class.A2 if looping else Class.A3,), f"exit {ended or 'not kept'}"
+    if ended == SUBMITTED and not patch.strip():
+        return (Class.A6,), "submitted, empty patch"
+    if ended == SUBMITTED or (not ended and patch):
+        return _of_patch(name, graded, ended)
     if ended in {"LimitsExceeded", "TimeExceeded"}:
         return (limit,), f"exit {ended}"
     if ended == "RepeatedFormatError":
@@ -207,76 +166,72 @@ def _classes(
         return (Class.I2, limit), "health not kept"
     if ended in CONNECTION:
         return (Class.I2,), f"exit {ended}"
-    if not answered:
-        return (Class.I1,), f"exit {ended or 'not kept'}, before the first answer"
-    return (Class.I1, Class.I2, Class.I4), f"exit {ended or 'not kept'}"
+    if not ended and not said:
+        return (*BROKEN, *ENDINGS), "exit not kept"
+    if not answered and ended:
+        return (Class.I1,), f"exit {ended}, before the first answer"
+    return BROKEN, f"exit {ended or 'not kept'}"
 
 
-def _actions(message: dict[str, Any]) -> Iterator[str]:
-    if message.get("role") != "assistant":
+def _of_patch(name: str, graded: Report | None, ended: str) -> tuple[tuple[Class, ...], str]:
+    """Of a patch that is there and not resolved; how the conversation ended may not be known."""
+    more = () if ended else ENDINGS[:-1]
+    if graded is None:
+        return (*UNGRADED, *more), NOT_GRADED
+    if name in graded.unresolved_ids:
+        return (*UNSPLIT, *more), "exit not kept" if more else "unsplit"
+    return (*NO_LOG, *more), "no log"
+
+
+def _actions(message: Message) -> Iterator[str]:
+    if message.role != "assistant":
         return
-    kept = (message.get("extra") or {}).get("actions")
-    if kept is not None:
-        yield from (str(action.get("command", "")) for action in kept)
+    if message.extra.actions is not None:
+        yield from (action.command for action in message.extra.actions)
     else:
-        found = ACTION.findall(str(message.get("content") or ""))
+        found = ACTION.findall(str(message.content))
         if len(found) == 1:
             yield str(found[0]).strip()
 
 
-def _usage(message: dict[str, Any]) -> Iterator[dict[str, int]]:
-    response = (message.get("extra") or {}).get("response")
-    if isinstance(response, dict) and isinstance(response.get("usage"), dict):
-        yield response["usage"]
+def _malformed(message: Message) -> bool:
+    asked_again = message.role == "user" and FORMAT_ERROR.match(str(message.content))
+    return message.extra.interrupt_type == "FormatError" or bool(asked_again)
 
 
-def _malformed(message: dict[str, Any]) -> bool:
-    kind = (message.get("extra") or {}).get("interrupt_type")
-    first = message.get("role") == "user" and str(message.get("content") or "")
-    return kind == "FormatError" or bool(first and FORMAT_ERROR.match(first))
-
-
-def _settings(talks: Any, about: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def _settings(talks: Collection[Talk], about: About) -> dict[str, tuple[str, ...]]:
     """What two runs have to share to be comparable: setting -> each value met.
 
     A host's name is nobody's business; a digest tells two apart.
     """
     met: dict[str, set[str]] = defaultdict(set)
     for talk in talks:
-        info = talk.get("info", {})
-        met["agent"].add(f"mini-swe-agent {info.get('mini_version', 'not shown')}")
-        config = info.get("config")
-        if config:
-            for label, (room, key) in SETTINGS:
-                value = (config.get(room) or {}).get(key)
-                if isinstance(value, dict):
-                    value = {k: v for k, v in value.items() if k not in ("extra_body", "api_base")}
-                met[label].add(json.dumps(value, sort_keys=True))
-        for message in talk.get("messages", []):
-            response = (message.get("extra") or {}).get("response")
-            if isinstance(response, dict) and response.get("system_fingerprint"):
-                met["server build"].add(str(response["system_fingerprint"]))
-    host = about.get("contributor", {}).get("hostname")
-    if host:
-        met["host"].add(sha256_of(str(host).encode())[:12])
-    for key, value in sorted(about.get("inference", {}).items()):
-        if not key.startswith("kv_type"):
-            met[key.replace("_", " ")].add(str(value))
-    if about.get("model", {}).get("file"):
-        met["model file"].add(str(about["model"]["file"]))
+        met["agent"].add(f"mini-swe-agent {talk.info.mini_version}")
+        if config := talk.info.config:
+            for label, room, key in SETTINGS:
+                met[label].add(json.dumps(getattr(config, room).get(key)))
+            asked = config.model.get("model_kwargs")
+            kept = asked.items() if isinstance(asked, dict) else ()
+            sampling = {key: value for key, value in kept if key in SAMPLING}
+            met["model settings"].add(json.dumps(sampling, sort_keys=True))
+        for message in talk.messages:
+            if message.extra.response and message.extra.response.system_fingerprint:
+                met["server build"].add(message.extra.response.system_fingerprint)
+    if about.contributor.hostname:
+        met["host"].add(sha256_of(about.contributor.hostname.encode())[:12])
+    for key in sorted(SERVING & about.inference.keys()):
+        met[key.replace("_", " ")].add(str(about.inference[key]))
+    if about.model.file:
+        met["model file"].add(about.model.file.rpartition("/")[2])
     return {label: tuple(sorted(values)) for label, values in sorted(met.items())}
 
 
-def _first_time(talks: Any) -> str:
-    times = [
-        float(stamp)
-        for talk in talks
-        for message in talk.get("messages", [])
-        if (stamp := message.get("timestamp") or (message.get("extra") or {}).get("timestamp"))
-    ]
+def _first_time(talks: Collection[Talk]) -> str:
+    stamps = [m.timestamp or m.extra.timestamp for talk in talks for m in talk.messages]
+    times = [stamp for stamp in stamps if stamp]
     return datetime.fromtimestamp(min(times), UTC).isoformat() if times else "not shown"
 
 
-def _model(predictions: dict[str, Any]) -> str:
-    names = {str(one.get("model_name_or_path", "")) for one in predictions.values()} - {""}
+def _model(predictions: Collection[Prediction]) -> str:
+    names = {one.model_name_or_path for one in predictions} - {""}
     return names.pop().rpartition("/")[2] if len(names) == 1 else "not shown"

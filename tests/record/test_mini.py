@@ -89,7 +89,7 @@ def test_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run folder of mini-swe-agent"):
         read_run(tmp_path)
     (tmp_path / "preds.json").write_text("[]")
-    with pytest.raises(UserError, match="not a JSON object"):
+    with pytest.raises(UserError, match="valid dictionary"):
         read_run(tmp_path)
     (tmp_path / "preds.json").write_text("{}")
     with pytest.raises(UserError, match="does not say its KV type; give --kv"):
@@ -97,6 +97,101 @@ def test_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(UserError, match=r"report\.json is not JSON"):
         read_run(tmp_path)
+
+
+TRAJECTORY = "a__b-4/a__b-4.traj.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("preds.json", '{"a__a-1": "text"}'),
+        ("exit_statuses_1.yaml", "a: [b"),
+        ("exit_statuses_1.yaml", "- a list"),
+        ("exit_statuses_1.yaml", "instances_by_exit_status: {Submitted: 3}"),
+        ("report.json", '{"resolved_ids": 3}'),
+        ("report.json", '{"resolved_ids": [], "total_instances": "many"}'),
+        ("metadata.json", '{"model": "x"}'),
+        ("metadata.json", '{"inference": []}'),
+        ("metadata.json", '{"run_id": "../../escape"}'),
+        ("metadata.json", '{"run_id": "a|b\\nc"}'),
+        (TRAJECTORY, '{"messages": ["text"]}'),
+        (TRAJECTORY, '{"info": {"model_stats": {"api_calls": "many"}}}'),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path: Path, file: str, text: str) -> None:
+    shutil.copytree(SMALL, tmp_path / "run")
+    (tmp_path / "run" / file).write_text(text)
+    with pytest.raises(UserError):
+        read_run(tmp_path / "run", kv="q8_0/q8_0")
+
+
+def test_nulls_are_not_there(tmp_path: Path) -> None:
+    shutil.copytree(SMALL, tmp_path / "run")
+    (tmp_path / "run" / TRAJECTORY).write_text('{"info": null, "messages": null}')
+    (tmp_path / "run" / "report.json").write_text('{"resolved_ids": [], "error_ids": null}')
+    assert len(derived(read_run(tmp_path / "run", kv="q8_0/q8_0")).trials) == 7
+
+
+@pytest.mark.parametrize("kv", ["banana", " ", "q8_0/q8_0\n# hi"])
+def test_the_kv_type_is_one_of_llama_cpps(kv: str) -> None:
+    if kv.endswith("hi"):
+        assert read_run(SMALL, kv=kv).reported["KV Cache"] == "q8_0/q8_0"
+        return
+    with pytest.raises(UserError, match="KV type"):
+        read_run(SMALL, kv=kv)
+
+
+def test_secrets_and_names_stay_where_they_are(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(SMALL, run)
+    talk = json.loads((run / TRAJECTORY).read_text())
+    talk["info"]["config"]["model"]["model_kwargs"] = {
+        "api_key": "sk-secret",
+        "extra_headers": {"Authorization": "secret"},
+        "temperature": 0.5,
+    }
+    (run / TRAJECTORY).write_text(json.dumps(talk))
+    about = {"model": {"file": "/home/someone/x.gguf"}, "contributor": {"hostname": "gpubox"}}
+    about["inference"] = {"host": "gpubox", "model_path": "/home/someone", "ctx_size": "8192"}
+    (run / "metadata.json").write_text(json.dumps(about))
+    record = read_run(run, kv="q8_0/q8_0")
+    text = record.model_dump_json()
+    assert not any(word in text for word in ("secret", "gpubox", "someone"))
+    assert '{"temperature": 0.5}' in derived(record).settings["model settings"]
+    assert derived(record).settings["ctx size"] == ("8192",)
+
+
+def only_predictions(tmp_path: Path, patch: str, **lists: list[str]) -> tuple[str, bool]:
+    (tmp_path / "preds.json").write_text(json.dumps({"a__a-1": {"model_patch": patch}}))
+    if lists:
+        report = {"resolved_ids": [], "total_instances": 3, **lists}
+        (tmp_path / "report.json").write_text(json.dumps(report))
+    (trial,) = derived(read_run(tmp_path, kv="q8_0/q8_0")).trials
+    return trial.label, trial.exception_as_patch
+
+
+def test_without_trajectories_it_asserts_nothing(tmp_path: Path) -> None:
+    diff = "diff --git a/x b/x\n"
+    assert only_predictions(tmp_path, diff, resolved_ids=["a__a-1"]) == ("OK", False)
+    label, stored = only_predictions(tmp_path, diff, unresolved_ids=["a__a-1"])
+    assert "A8/A9/A11a/A11b" in label and "exit not kept" in label and not stored
+    label, stored = only_predictions(tmp_path, "Traceback: no such container")
+    assert label == "I1/I2/I4 (exit not kept)" and stored
+    assert only_predictions(tmp_path, "")[0].startswith("I1/I2/I4/A1/")
+
+
+def test_what_was_never_attempted_is_no_trial(tmp_path: Path) -> None:
+    only_predictions(tmp_path, "", incomplete_ids=["b__b-1", "b__b-2"])
+    record = read_run(tmp_path, kv="q8_0/q8_0")
+    assert len(derived(record).trials) == 1 and derived(record).total == 3
+
+
+def test_a_patch_that_resolves_counts_however_the_conversation_ended(tmp_path: Path) -> None:
+    shutil.copytree(SMALL, tmp_path / "run")
+    (tmp_path / "run" / "report.json").write_text('{"resolved_ids": ["a__b-7"]}')
+    found = {t.instance: t for t in derived(read_run(tmp_path / "run", kv="q8_0/q8_0")).trials}
+    assert found["a__b-7"].resolved and found["a__b-5"].overflowed
 
 
 @pytest.mark.parametrize(
