@@ -27,7 +27,7 @@ from kvci.stats.clustered import (
     score_interval,
     sign_flip,
 )
-from kvci.stats.decide import Claim, decide
+from kvci.stats.decide import Claim, decide, equivalent
 from kvci.stats.paired import mcnemar_mid_p, newcombe
 from kvci.stats.power import smallest_beside, smallest_visible
 from kvci.stats.proportion import Interval
@@ -115,11 +115,11 @@ def _arm(
         identical=bool(said) and all(one == other != "" for one, other in said),
         claim=claim[0],
         p_holm=claim[1],
-        valid=_population(pairs, value, baseline.alpha, corrected),
+        valid=_population(pairs, value, baseline, corrected),
         everything=_population(
             all_pairs,
             lambda seen: seen.valid and bool(value(seen)),
-            baseline.alpha,
+            baseline,
             corrected,
         ),
         dropped=dropped(all_pairs, pairs, paired),
@@ -130,7 +130,7 @@ def _arm(
 
 
 def _population(
-    pairs: list[Pair], value: Value, alpha: float, corrected: float | None
+    pairs: list[Pair], value: Value, baseline: Side, corrected: float | None
 ) -> Population:
     counts = Counter((bool(value(one)), bool(value(other))) for _, one, other in pairs)
     table = (
@@ -143,12 +143,12 @@ def _population(
         only_baseline=table[1],
         only_arm=table[2],
         neither=table[3],
-        inference=_inference(named, table, alpha, corrected) if corrected and pairs else None,
+        inference=_inference(named, table, baseline, corrected) if corrected and pairs else None,
     )
 
 
 def _inference(
-    named: dict[str, Shares], table: tuple[int, int, int, int], alpha: float, corrected: float
+    named: dict[str, Shares], table: tuple[int, int, int, int], baseline: Side, corrected: float
 ) -> Inference:
     instances = list(named.values())
     differences = [float(b - c) for b, c in instances]
@@ -158,7 +158,7 @@ def _inference(
     visible = _visible(instances, corrected)
     return Inference(
         difference=mean(differences),
-        interval=score_interval(instances, 1 - 2 * alpha),
+        interval=score_interval(instances, 1 - 2 * baseline.alpha),
         interval_95=by_instance_95,
         newcombe_95=newcombe(*table) if one_seed else None,
         repository_95=_wider(cluster_interval(differences, repositories), by_instance_95),
@@ -172,6 +172,9 @@ def _inference(
             ),
             visible,
         ),
+        equivalent=None
+        if baseline.margin is None
+        else equivalent(instances, baseline.margin, baseline.alpha),
     )
 
 

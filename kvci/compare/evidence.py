@@ -23,6 +23,8 @@ class Inference(Document):
     smallest_visible: float | None
     """The harm that these pairs would have shown in 80 % of the cases; None if none."""
     repository_smallest_visible: float | None
+    equivalent: bool | None
+    """By two one-sided tests against the margin; exploratory. None without a margin."""
 
 
 class Population(Document):

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from kvci.record.record import Imported
 from kvci.report.comparison import interval, points
@@ -70,26 +71,46 @@ def _beside(
         return "", "", "a targeted rerun"
     if record.reported["KV Cache"] == BASELINE:
         return "", "", "a baseline"
-    base = next(filter(None, (_counts(one) for one in all_of_them if _is_base(one, record))), None)
+    base = _nearest_base(record, all_of_them)
     if base is None:
         return "", "", "without a baseline"
-    low, high = independent(base.resolved, base.total, counts.resolved, counts.total)
-    smallest = unpaired_smallest_effect(min(base.total, counts.total), base.rate)
+    if (first := _counts(base)) is None:
+        return "", "", "without a baseline whose counts can be read"
+    low, high = independent(first.resolved, first.total, counts.resolved, counts.total)
+    smallest = unpaired_smallest_effect(min(first.total, counts.total), first.rate)
+    of = f"f16/f16 of {base.reported['Date']}"
     return (
-        f"{points(base.rate - counts.rate)} ({interval((low, high))})",
+        f"{points(first.rate - counts.rate)} ({interval((low, high))})",
         "not even a total loss"
         if smallest is None
-        else f"{100 * smallest:.1f} of f16/f16's {100 * base.rate:.1f} points",
-        "not told apart from f16/f16"
+        else f"{100 * smallest:.1f} of f16/f16's {100 * first.rate:.1f} points",
+        f"not told apart from {of}"
         if low <= 0 <= high
-        else "not the same as f16/f16, for whatever reason",
+        else f"not the same as {of}, for whatever reason",
     )
 
 
-def _is_base(one: Imported, record: Imported) -> bool:
-    if one.table != "log" or one.reported["KV Cache"] != BASELINE:
-        return False
-    return all(one.reported[name] == record.reported[name] for name in ("Model", "Dataset"))
+def _nearest_base(record: Imported, all_of_them: Sequence[Imported]) -> Imported | None:
+    """The baseline's row of the same model and dataset that is nearest in time."""
+    alike = ("Model", "Dataset")
+    if "not shown" in (record.reported[name] for name in alike):
+        return None
+    some = [
+        one
+        for one in all_of_them
+        if one.table == "log"
+        and one.reported["KV Cache"] == BASELINE
+        and all(one.reported[name] == record.reported[name] for name in alike)
+    ]
+    return min(some, key=lambda one: _days_between(one, record), default=None)
+
+
+def _days_between(one: Imported, other: Imported) -> float:
+    try:
+        days = [date.fromisoformat(some.reported["Date"]) for some in (one, other)]
+    except ValueError:
+        return float("inf")
+    return abs((days[0] - days[1]).days)
 
 
 def _counts(record: Imported) -> Counts | None:

@@ -1,5 +1,7 @@
 """What a spec will run, what it can show and what it will cost, before it is run."""
 
+from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from kvci.errors import UserError
@@ -7,7 +9,13 @@ from kvci.files import Document
 from kvci.plan import blocks
 from kvci.run.directory import RunDirectory
 from kvci.spec import Spec
-from kvci.stats.power import POWER, Design, instances_needed, smallest_effect
+from kvci.stats.power import (
+    POWER,
+    Design,
+    instances_needed,
+    power_of_no_harm,
+    smallest_effect,
+)
 from kvci.tasks.dataset import load
 
 
@@ -21,13 +29,16 @@ class Forecast(Document):
     """For a workflow's matrix."""
     base_rate: float
     icc: float
+    alpha: float
     margin: float | None
     smallest_effect: float | None
     """The harm shown with 80 % power where all KV arms but one are harmless, so that Holm's
     correction is Bonferroni's; None if not even a total loss would be."""
+    power_of_no_harm: float | None
+    """The chance to claim non-inferiority of the first KV arm, if it is harmless; the arms after it
+    are asked only if it is."""
     instances_for_margin: int | None
-    """With which harm of the margin's size would be shown; None without a margin, or above the
-    base rate."""
+    """With which that chance is 80 %; None without a margin, or where 100,000 are too few."""
     hours: float | None
     """Of one machine, with the spec's slots; None where no speed is known."""
     answer: str
@@ -45,58 +56,77 @@ def forecast(
 
     Raises UserError.
     """
+    for name, number in (("--base-rate", base_rate), ("--icc", icc), ("--trial-s", trial_s)):
+        if number is not None and not isfinite(number):
+            raise UserError(f"{name} is no number; give one.")
     if measured:
         trial_s = _measured_s(measured)
     whole = spec.model_copy(update={"shard": "1/1"})
     ids = [instance.row.instance_id for instance in load(spec.dataset)]
-    planned = blocks(ids, whole)
-    count = sum(len(block.instances) for block in planned)
+    count = sum(len(block.instances) for block in blocks(ids, whole))
+    wanted = int(spec.shard.split("/")[1])
+    shards = [f"{number}/{wanted}" for number in range(1, min(wanted, count) + 1)]
+    planned = [blocks(ids, spec.model_copy(update={"shard": shard})) for shard in shards]
     trials = count * len(spec.arms) * len(spec.seeds)
     tested = sum(arm.kv_type != spec.baseline.kv_type for arm in spec.arms)
-    design = Design(count, base_rate, icc, len(spec.seeds), spec.alpha / max(1, tested))
-    effect = smallest_effect(design)
-    margin, needed = spec.margin, None
-    if margin is not None and margin <= base_rate:
-        needed = instances_needed(design, margin)
-    shards = int(spec.shard.split("/")[1])
+    design = Design(count, base_rate, icc, len(spec.seeds), spec.alpha)
+    effect = smallest_effect(replace(design, alpha=spec.alpha / max(1, tested)))
+    margin, claimed, needed = spec.margin, None, None
+    if margin is not None:
+        claimed = power_of_no_harm(design, margin)
+        needed = instances_needed(lambda n: power_of_no_harm(replace(design, instances=n), margin))
     return Forecast(
         instances=count,
         arms=tuple(arm.id for arm in spec.arms),
         seeds=len(spec.seeds),
         trials=trials,
-        blocks=len(planned),
-        shards=tuple(f"{number}/{shards}" for number in range(1, shards + 1)),
+        blocks=sum(map(len, planned)),
+        shards=tuple(shards),
         base_rate=base_rate,
         icc=icc,
+        alpha=spec.alpha,
         margin=margin,
         smallest_effect=effect,
+        power_of_no_harm=claimed,
         instances_for_margin=needed,
         hours=None if trial_s is None else trials * trial_s / spec.slots / 3600,
-        answer=_answer(spec, count, base_rate, effect, needed),
+        answer=_answer(spec, tested, count, base_rate, effect, claimed, needed),
     )
 
 
 def _answer(
-    spec: Spec, count: int, base_rate: float, effect: float | None, needed: int | None
+    spec: Spec,
+    tested: int,
+    count: int,
+    base_rate: float,
+    effect: float | None,
+    claimed: float | None,
+    needed: int | None,
 ) -> str:
-    if len(spec.arms) < 2:
-        return "It cannot answer: there is no arm beside the baseline; give a second --kv."
+    if not tested:
+        return "It cannot answer: no arm has another KV type than the baseline; give a second --kv."
     if effect is None:
         return (
             f"It cannot answer: where the baseline resolves {base_rate:.1%}, {count} instances "
             f"would not even show a total loss with {POWER:.0%} power; take a stronger model, "
             "easier instances, or more of them."
         )
-    if spec.margin is not None and effect > spec.margin:
-        more = "" if needed is None else f"; {needed} instances would"
-        return (
-            f"It cannot answer for the margin of {100 * spec.margin:.1f} points: the smallest harm "
-            f"that it shows with {POWER:.0%} power is {100 * effect:.1f} points{more}."
-        )
-    return (
+    harm = (
         f"It shows harm of {100 * effect:.1f} points or more with {POWER:.0%} power, where the "
         f"baseline resolves {base_rate:.1%}; smaller harm will be inconclusive."
     )
+    if spec.margin is None or claimed is None:
+        return harm
+    margin = f"the margin of {100 * spec.margin:.1f} points"
+    if spec.margin >= base_rate:
+        return f"{harm} It cannot answer for {margin}: a total loss would be within it; lower it."
+    if claimed < POWER:
+        more = "over 100,000" if needed is None else str(needed)
+        return (
+            f"{harm} It cannot answer for {margin}: of an arm that does no harm it would say so in "
+            f"{claimed:.0%} of the cases; {more} instances would in {POWER:.0%}."
+        )
+    return f"{harm} Of an arm that does no harm it says, for {margin}, so in {claimed:.0%}."
 
 
 def _measured_s(run: Path) -> float:
@@ -114,11 +144,15 @@ def lines(found: Forecast) -> list[str]:
         f"{found.instances} instances x {len(found.arms)} arms ({arms}) x {found.seeds} seeds: "
         f"{found.trials} trials in {found.blocks} blocks",
         found.answer,
+        f"assumed: ICC {found.icc:g}, {100 * found.alpha:g} % one-sided, Holm over the KV arms",
     ]
     if found.hours is None:
         made.append("cost: not known; give --trial-s, or --measured with an earlier run's folder")
     else:
         shards = len(found.shards)
         each = f", {found.hours / shards:.1f} h on each of {shards}" if shards > 1 else ""
-        made.append(f"cost: {found.hours:.1f} h of one machine{each}")
+        made.append(
+            f"cost: {found.hours:.3g} h of one machine{each}; grading, preflight and the starts of "
+            "servers come on top"
+        )
     return made

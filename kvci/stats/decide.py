@@ -35,6 +35,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
+def equivalent(instances: Sequence[Shares], margin: float, alpha: float = 0.05) -> bool:
+    """Two one-sided tests (Schuirmann 1987): neither arm is worse than the other by the margin.
+
+    Both are at level alpha where the interval of confidence 1 - 2 alpha lies within the margins.
+    No claim of rules section 3, which ask for harm alone.
+    """
+    low, high = score_interval(instances, 1 - 2 * alpha)
+    return -margin < low and high < margin
+
+
 def decide(
     arms: Sequence[Sequence[Shares]], margin: float | None, alpha: float = 0.05
 ) -> list[Decision]:

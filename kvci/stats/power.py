@@ -31,12 +31,29 @@ class Design:
 def discordance(base_rate: float, effect: float, icc: float) -> tuple[float, float]:
     """How often the baseline alone, and the arm alone, succeeds on an instance.
 
-    Two trials of an instance disagree with chance 2 p (1 - p) (1 - icc), at the mean of both rates;
-    the effect is what the two ways differ by.
+    An instance's rate P has mean p and variance icc p (1 - p). The arm loses the share k =
+    effect / p of it, everywhere a little or on some instances wholly: with one seed that is the
+    same. Only the baseline: p - (1 - k) E[P^2]; only the arm: (1 - k) (p - E[P^2]).
     """
-    p = base_rate - effect / 2
-    only_arm = max(0.0, (1 - icc) * p * (1 - p) - effect / 2)
-    return only_arm + effect, only_arm
+    p = base_rate
+    square = icc * p * (1 - p) + p * p
+    kept = 1 - effect / p
+    return p - kept * square, kept * (p - square)
+
+
+def _pairs(design: Design, effect: float) -> float:
+    """So many pairs of one seed are worth what the design's instances and seeds are.
+
+    What instances differ by does not shrink with seeds: where harm takes some instances wholly, its
+    variance between them is k E[P^2] - effect^2; the rest of the variance is divided by the seeds.
+    """
+    p = design.base_rate
+    first, second = discordance(p, effect, design.icc)
+    whole = first + second - effect**2
+    between = effect / p * (design.icc * p * (1 - p) + p * p) - effect**2
+    if whole <= 0:
+        return design.instances
+    return design.instances * whole / (between + (whole - between) / design.seeds)
 
 
 def paired_power(pairs: int, only_first: float, only_second: float, alpha: float = 0.05) -> float:
@@ -59,13 +76,22 @@ def paired_power(pairs: int, only_first: float, only_second: float, alpha: float
 
 
 def power(design: Design, effect: float) -> float:
-    """The chance to show harm of this size. Seeds count as pairs, worth less the more they agree.
-
-    With R seeds the variance of an instance's difference is that of one seed over R, where the
-    effect is the same on all instances: Var = 2 p (1 - p) (1 - icc) / R.
-    """
+    """The chance to show harm of this size."""
     first, second = discordance(design.base_rate, effect, design.icc)
-    return paired_power(design.instances * design.seeds, first, second, design.alpha)
+    return paired_power(round(_pairs(design, effect)), first, second, design.alpha)
+
+
+def power_of_no_harm(design: Design, margin: float) -> float:
+    """The chance to claim non-inferiority within the margin where there is no harm at all.
+
+    Normal approximation: the upper end of the interval is about the difference plus z standard
+    errors, so the chance is that of a normal variable below margin / error - z.
+    """
+    first, second = discordance(design.base_rate, 0.0, design.icc)
+    pairs = _pairs(design, 0.0)
+    error = ((first + second) / pairs) ** 0.5
+    z = NormalDist().inv_cdf(1 - design.alpha)
+    return NormalDist().cdf((margin - 0.25 / pairs) / error - z) if error else float(margin > 0)
 
 
 def smallest_effect(design: Design, wanted: float = POWER) -> float | None:
@@ -138,23 +164,16 @@ def unpaired_instances(
     return ceil(needed)
 
 
-def instances_needed(design: Design, effect: float, wanted: float = POWER) -> int:
-    """The fewest instances with which `design` shows this harm; its own number is not looked at.
-
-    Raises ValueError for an effect above the base rate.
-    """
-    if not 0 < effect <= design.base_rate:
-        raise ValueError("an effect lies between 0 and the base rate")
-    first, second = discordance(design.base_rate, effect, design.icc)
-
-    def enough(instances: int) -> bool:
-        return paired_power(instances * design.seeds, first, second, design.alpha) >= wanted
-
-    high = 1
-    while not enough(high):
-        high *= 2
-    low = high // 2
+def instances_needed(
+    shown: Callable[[int], float], wanted: float = POWER, most: int = 100_000
+) -> int | None:
+    """The fewest instances of which the power that `shown` gives is enough; None above `most`."""
+    if shown(most) < wanted:
+        return None
+    low, high = 0, 1
+    while shown(high) < wanted:
+        low, high = high, min(most, 2 * high)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if shown(middle) >= wanted else (middle, high)
     return high

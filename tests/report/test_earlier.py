@@ -39,14 +39,14 @@ def test_the_seven_rows_say_that_they_cannot_say() -> None:
     assert q8["Resolved"] == "5 of 300, 1.7%" and q8["95 %"] == "0.7% to 3.8%"
     assert q8["Fewer than f16/f16"] == "+1.00 (-1.54 to +3.68)"
     assert q8["Smallest visible"] == "2.4 of f16/f16's 2.7 points"
-    assert q8["Reading"] == "not told apart from f16/f16"
+    assert q8["Reading"] == "not told apart from f16/f16 of 2026-01-31"
     assert found["...20260205_192813"]["Reading"] == "a targeted rerun"
 
 
 def test_what_differs_is_still_no_verdict() -> None:
     base, worse = cells(row("f16/f16", 40), row("q4_0/q4_0", 5))
     assert base["Reading"] == "a baseline" and base["Had the errors resolved"] == "80.0%"
-    assert worse["Reading"] == "not the same as f16/f16, for whatever reason"
+    assert worse["Reading"] == "not the same as f16/f16 of x, for whatever reason"
     assert cells(row("f16/f16", 0), row("q4_0/q4_0", 0))[1]["Smallest visible"] == (
         "not even a total loss"
     )
@@ -55,6 +55,17 @@ def test_what_differs_is_still_no_verdict() -> None:
 def test_another_model_is_no_baseline() -> None:
     (_, other) = cells(row("f16/f16", 40), row("q4_0/q4_0", 5, Model="another"))
     assert other["Reading"] == "without a baseline" and other["Fewer than f16/f16"] == ""
+
+
+def test_the_nearest_baseline_is_taken_and_named() -> None:
+    told = cells(
+        row("f16/f16", 40, Date="2026-01-01"),
+        row("f16/f16", 30, Date="2026-03-01"),
+        row("q4_0/q4_0", 29, Date="2026-02-20"),
+    )[2]
+    assert told["Fewer than f16/f16"].startswith("+2.00") and "2026-03-01" in told["Reading"]
+    lone = (row("f16/f16", 40, Model="not shown"), row("q4_0/q4_0", 5, Model="not shown"))
+    assert cells(*lone)[1]["Reading"] == "without a baseline"
 
 
 @pytest.mark.parametrize("total", ["9", "9/0", "some/50", "9/3"])

@@ -23,8 +23,9 @@ def test_it_says_what_will_run_and_what_that_can_show() -> None:
     code, text = plan("--base-rate", "0.5", "--trial-s", "60", "--slots", "4")
     assert code == 0
     assert "300 instances x 2 arms (f16-f16, q8_0-q8_0) x 1 seeds: 600 trials in 75 blocks" in text
-    assert "It shows harm of 7.1 points or more with 80% power" in text
+    assert "It shows harm of 7.7 points or more with 80% power" in text
     assert "cost: 2.5 h of one machine" in text
+    assert "assumed: ICC 0.5, 5 % one-sided, Holm over the KV arms" in text
 
 
 def test_it_says_plainly_when_it_cannot_answer() -> None:
@@ -34,7 +35,32 @@ def test_it_says_plainly_when_it_cannot_answer() -> None:
     needed = json.loads(plan("--base-rate", "0.5", "--margin", "0.03", "--json")[1])
     assert f"{needed['instances_for_margin']} instances would" in text
     alone = CliRunner().invoke(main, [*BASE, "--dataset", "calibration", "--base-rate", "0.5"])
-    assert "no arm beside the baseline" in alone.output
+    assert "no arm has another KV type" in alone.output
+
+
+def test_a_margin_asks_for_no_harm_and_not_for_harm() -> None:
+    """So many KV arms see harm of 5 points late, and still claim that there is none."""
+    arms = [word for kv in ("q5_1/q5_1", "q5_0/q5_0", "q4_1/q4_1", "q4_0/q4_0") for word in
+            ("--kv", kv)]  # fmt: skip
+    words = ("--base-rate", "0.5", "--margin", "0.05", *arms)
+    words += ("--dataset", "calibration:functions=2,count=700")
+    found = json.loads(plan(*words, "--json")[1])
+    assert found["smallest_effect"] > 0.05 and found["power_of_no_harm"] > 0.8
+    assert "Of an arm that does no harm it says" in plan(*words)[1]
+    assert "a total loss would be within it" in plan("--base-rate", "0.2", "--margin", "0.3")[1]
+    assert "over 100,000 instances" in plan("--base-rate", "0.5", "--margin", "0.0001")[1]
+
+
+def test_numbers_that_are_none() -> None:
+    for words in (("--base-rate", "nan"), ("--base-rate", "0.5", "--trial-s", "nan")):
+        code, text = plan(*words)
+        assert code == 2 and "is no number" in text
+
+
+def test_shards_without_an_instance_are_not_planned() -> None:
+    words = ("--dataset", "calibration:functions=2,count=5", "--shard", "1/7", "--json")
+    found = json.loads(plan("--base-rate", "0.5", *words)[1])
+    assert len(found["shards"]) == 5 and found["blocks"] == 5
 
 
 def test_more_kv_arms_see_less_and_a_control_arm_costs_only_time() -> None:

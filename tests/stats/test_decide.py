@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from kvci.stats.clustered import Shares
-from kvci.stats.decide import Claim, decide, holm
+from kvci.stats.decide import Claim, decide, equivalent, holm
 
 YES, NO = Fraction(1), Fraction(0)
 
@@ -51,3 +51,9 @@ def test_harm_is_corrected_for_the_number_of_arms() -> None:
 def test_an_arm_without_a_pair_is_inconclusive() -> None:
     (decision,) = decide([[]], 0.05)
     assert (decision.claim, decision.p, decision.interval) == (Claim.INCONCLUSIVE, 1.0, (-1.0, 1.0))
+
+
+def test_equivalence_asks_on_both_sides() -> None:
+    assert equivalent(pairs(1, 1), 0.05)
+    assert not equivalent(pairs(20), 0.05) and not equivalent(pairs(0, 20), 0.05)
+    assert decide([pairs(0, 20)], 0.05)[0].claim is Claim.NON_INFERIOR
