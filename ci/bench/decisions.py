@@ -4,8 +4,8 @@ Harm is claimed falsely where the arm is as good as the baseline; non-inferiorit
 by exactly the margin. Instances' rates are drawn from a beta distribution with the intraclass
 correlation given; what an arm loses is lost evenly (each instance's rate is scaled), whole (an
 instance keeps its rate or loses all), or its rates are drawn anew. The bar is 5.5 % for a nominal
-5 %, plus two standard errors of the simulation. The rules' own test and interval decide, of one arm;
-over several, Holm and the fixed sequence keep the rate of one.
+5 %, plus two standard errors of the simulation. The rules' own test and interval decide, of one
+arm; over several, Holm and the fixed sequence keep the rate of one.
 """
 
 import itertools

@@ -66,11 +66,14 @@ def sections(found: Comparison) -> list[Section]:
             "Pairs",
             ("Who succeeded: over valid pairs, and over all instances with infrastructure failures "
              "counted as failures.",),
-            ("Arm", "Pairs", "Instances", "Both", "Only baseline", "Only arm", "Neither",
-             "Difference", "95 %", "95 % (Newcombe)", "mid-p, two-sided"),
+            ("Arm", "Pairs", "Instances", "Both", "Only baseline", "Only arm", "Neither"),
             tuple(cells for arm in found.arms for cells in _pairs(arm)),
         ),
     ]  # fmt: skip
+    differences = tuple(cells for arm in found.arms for cells in _differences(arm))
+    if differences:
+        words = ("Baseline less arm, in points; p is McNemar's mid-p, two-sided, uncorrected.",)
+        made.append(Section("Differences", words, DIFFERENCES, differences))
     repositories = [cells for arm in found.arms for cells in _repositories(arm)]
     if repositories:
         words = (
@@ -102,6 +105,7 @@ def sections(found: Comparison) -> list[Section]:
     return made
 
 
+DIFFERENCES = ("Arm", "Difference", "95 %", "95 % (Newcombe)", "p")
 REPOSITORIES = ("Arm", "95 %", "95 % (bootstrap)", "Smallest visible")
 SEEDS = ("Arm", "Instances", "Seeds", "ICC", "pass@k", "pass^k")
 SEED_WORDS = (
@@ -152,18 +156,17 @@ def _pairs(arm: ArmComparison) -> list[tuple[str, ...]]:
     made = []
     for name, some in (("valid", arm.valid), ("all", arm.everything)):
         counts = (some.pairs, some.instances, some.both, some.only_baseline, some.only_arm)
-        found = some.inference
-        told = (
-            ("", "", "", "")
-            if found is None
-            else (
-                points(found.difference),
-                interval(found.interval_95),
-                interval(found.newcombe_95),
-                "" if found.mid_p is None else p_value(found.mid_p),
-            )
-        )
-        made.append((f"{arm.kv}, {name}", *map(str, counts), str(some.neither), *told))
+        made.append((f"{arm.kv}, {name}", *map(str, counts), str(some.neither)))
+    return made
+
+
+def _differences(arm: ArmComparison) -> list[tuple[str, ...]]:
+    made: list[tuple[str, ...]] = []
+    for name, some in (("valid", arm.valid), ("all", arm.everything)):
+        if seen := some.inference:
+            both = (interval(seen.interval_95), interval(seen.newcombe_95))
+            p = "" if seen.mid_p is None else p_value(seen.mid_p)
+            made.append((f"{arm.kv}, {name}", points(seen.difference), *both, p))
     return made
 
 
