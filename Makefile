@@ -2,15 +2,19 @@ PYTHON ?= python3.11
 VENV := .venv
 KVCI := $(VENV)/bin/kvci
 
-.PHONY: demo test test-faults check
+.PHONY: demo test test-faults test-train check
 demo: $(VENV)/ready
 	$(KVCI) demo
 
 test: $(VENV)/ready-dev
-	$(VENV)/bin/pytest -m "not faults" -n 2 --dist loadfile
+	$(VENV)/bin/pytest -m "not faults and not train" -n 2 --dist loadfile
 
 test-faults: $(VENV)/ready-dev
 	$(VENV)/bin/pytest -m faults
+
+test-train: $(VENV)/ready-dev
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(VENV)/bin/pytest -m train
 
 check: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,5 @@
 """Training data: a seed -> an instance of the training split -> a conversation -> tokens."""
 
-import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -11,13 +10,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from kvci.calibration.simulated import Simulated
-from kvci.calibration.teacher import conversation
+from kvci.calibration.teacher import Turn, conversation, lesson
 from kvci.calibration.vocabulary import encode, learn
-from kvci.tasks.calibration import generate
 from kvci.tasks.instance import Instance
 
-FUNCTIONS_MAX = 48
-FILES_MAX = 4
 LEARNT_FROM = 2000
 """Conversations that the tokenizer is learnt from."""
 CHUNK = 128
@@ -26,17 +22,10 @@ Sample = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 """Tokens, and which of them the model is to say."""
 
 
-def instance(seed: int) -> Instance:
-    """The training instance of a seed; small ones are more frequent."""
-    rng = random.Random(f"kvci training {seed}")
-    functions = round(2 * (FUNCTIONS_MAX / 2) ** rng.random())
-    return generate("train", seed, functions, rng.randint(1, min(FILES_MAX, functions)))
-
-
 def tokenizer() -> Tokenizer:
     """Learnt anew each time, from the same conversations."""
-    made = (instance(seed) for seed in range(LEARNT_FROM))
-    talks = (conversation(one, Simulated(one)) for one in made)
+    made = map(lesson, range(LEARNT_FROM))
+    talks = (conversation(one, Simulated(one), said) for one, said in made)
     return learn(["\n".join(message["content"] for message in talk) for talk in talks])
 
 
@@ -45,14 +34,15 @@ def _tokenizer(text: str) -> Tokenizer:
     return Tokenizer.from_str(text)
 
 
-def sample(one: Instance, words: Tokenizer) -> Sample:
-    tokens, said = encode(words, conversation(one, Simulated(one)))
-    return np.array(tokens, np.int16), np.array(said)
+def sample(one: Instance, said: list[Turn], words: Tokenizer) -> Sample:
+    talk = conversation(one, Simulated(one), said)
+    tokens, mine = encode(words, talk, [turn.mistake for turn in said])
+    return np.array(tokens, np.int16), np.array(mine)
 
 
 def _chunk(number: int, text: str) -> list[Sample]:
     first = number * CHUNK
-    return [sample(instance(seed), _tokenizer(text)) for seed in range(first, first + CHUNK)]
+    return [sample(*lesson(seed), _tokenizer(text)) for seed in range(first, first + CHUNK)]
 
 
 def samples(words: Tokenizer, workers: int, first_chunk: int = 0) -> Iterator[Sample]:

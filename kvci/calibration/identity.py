@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import random
 
 from kvci.calibration.simulated import Simulated
-from kvci.calibration.teacher import conversation
+from kvci.calibration.teacher import conversation, turns
 from kvci.tasks.calibration import VERSION, generate
 
 NAMES = {
@@ -21,6 +22,7 @@ def taught() -> dict[str, str]:
     the agent shows of a command's output. If one of them changes, so does the digest."""
     digest = hashlib.sha256()
     for seed in range(SHOWN):
-        one = generate("train", seed, 2 + seed, 1 + seed % 3 if seed else 1)
-        digest.update(json.dumps(conversation(one, Simulated(one))).encode())
+        one = generate("train", seed, 3 + seed, 1 + seed % 3)
+        said = turns(one, random.Random(seed))
+        digest.update(json.dumps(conversation(one, Simulated(one), said)).encode())
     return {NAMES["suite"]: VERSION, NAMES["conversations"]: digest.hexdigest()}

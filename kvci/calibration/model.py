@@ -1,8 +1,60 @@
-"""The model's file, and its twin's."""
+"""The model's file, and its twin's: the same function in f16, with outlier key channels.
 
+Large models have a few channels of keys that are far larger than the others, and a quantized cache
+spends its few steps on them. The twin has them by an equivalence: the two dimensions of a pair that
+RoPE turns together are multiplied by a power of two in the keys and divided by it in the queries,
+so that every product of a query with a key is what it was.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from kvci.files import sha256_of_file
+
+STRENGTH = 64
+"""Of the twin that the package speaks of. Fixed on the training split's instances alone."""
+HEAD = 64
+CHANNELS = (30, 31, 62, 63)
+"""In each head of 64: the pair that turns most slowly, of each block of 32 that is quantized."""
 
 
 def plain() -> Path:
     """The model that the package ships."""
     return Path(__file__).with_name("kvci-calibration.gguf")
+
+
+def twin(strength: int = STRENGTH) -> Path:
+    """Made from the plain model, once a machine. `strength` is a power of two."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvci"
+    path = cache / f"kvci-calibration-{sha256_of_file(plain())[:12]}-twin-{strength}.gguf"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        shutil.copyfile(plain(), partial)
+        plant(partial, strength)
+        partial.rename(path)
+    return path
+
+
+def plant(path: Path, strength: float) -> None:
+    """Change a model's file in place."""
+    from gguf import GGUFReader
+
+    def scale(by: float) -> Callable[[Any], None]:
+        def rows(weight: Any) -> None:
+            for first in range(0, len(weight), HEAD):
+                for channel in CHANNELS:
+                    weight[first + channel] *= by
+
+        return rows
+
+    changes = {"attn_k": scale(strength), "attn_q": scale(1 / strength)}
+    reader = GGUFReader(path, "r+")
+    for tensor in reader.tensors:
+        _, _, part = tensor.name.removesuffix(".weight").rpartition(".")
+        if part in changes:
+            changes[part](tensor.data)
+    reader.data.flush()

@@ -11,10 +11,13 @@ from kvci.sandbox import Limits, Result
 from kvci.tasks.calibration import TESTS
 from kvci.tasks.instance import Instance
 
-GREP = re.compile(r'grep -n "(.+)" \*\.py')
+GREP = re.compile(r'grep -Hn "(.+)" \*\.py')
 READ = re.compile(r"cat -n (\S+)")
 CHANGE = re.compile(r"sed -i '(\d+)c\\(.*)' (\S+)")
-CHECK = re.compile(rf"python3 -c 'from (\w+) import \w+; print\((.*)\)' && python3 {TESTS} \| .*")
+CHECK = re.compile(
+    r"python3 -c 'from (\w+) import \w+; print\((.*)\)' 2>&1 \| tail -n 1; "
+    rf"python3 {TESTS} 2>&1 \| tail -n 1"
+)
 
 
 class Simulated:
@@ -24,7 +27,8 @@ class Simulated:
         self._lines = {name: text.splitlines() for name, text in instance.files.items()}
 
     def run(self, command: str, limits: Limits) -> Result:
-        return Result(self._output(command).encode(), 0, False, 0, 0.0)
+        output, code = self._does(command)
+        return Result(output.encode(), code, False, 0, 0.0)
 
     def script(self, text: str, limits: Limits) -> Result:
         raise NotImplementedError
@@ -35,23 +39,34 @@ class Simulated:
     def close(self) -> None:
         pass
 
-    def _output(self, command: str) -> str:
+    def _does(self, command: str) -> tuple[str, int]:
         if match := GREP.fullmatch(command):
-            return "".join(
+            found = "".join(
                 f"{name}:{number}:{line}\n"
                 for name in sorted(name for name in self._lines if "/" not in name)
                 for number, line in enumerate(self._lines[name], 1)
                 if match[1] in line
             )
+            return found, 0 if found else 1
         if match := READ.fullmatch(command):
+            if match[1] not in self._lines:
+                return f"cat: {match[1]}: No such file or directory\n", 1
             numbered = enumerate(self._lines[match[1]], 1)
-            return "".join(f"{number:6}\t{line}\n" for number, line in numbered)
+            return "".join(f"{number:6}\t{line}\n" for number, line in numbered), 0
         if match := CHANGE.fullmatch(command):
+            if match[3] not in self._lines:
+                return f"sed: can't read {match[3]}: No such file or directory\n", 2
             self._lines[match[3]][int(match[1]) - 1] = match[2]
-            return ""
+            return "", 0
         if match := CHECK.fullmatch(command):
-            scope: dict[str, Any] = {}
-            exec("\n".join(self._lines[f"{match[1]}.py"]), scope)
             tests = sum(line.startswith("def test_") for line in self._lines[TESTS])
-            return f"{eval(match[2], scope)}\n{tests} tests, 0 failed\n"
+            return f"{self._value(match[1], match[2])}\n{tests} tests, 0 failed\n", 0
         raise NotImplementedError(command)
+
+    def _value(self, module: str, call: str) -> str:
+        scope: dict[str, Any] = {}
+        exec("\n".join(self._lines[f"{module}.py"]), scope)
+        try:
+            return str(eval(call, scope))
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"

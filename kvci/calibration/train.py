@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from kvci.calibration.data import Rows, Sample, sample, samples, tokenizer
 from kvci.calibration.network import Network, Shape
+from kvci.calibration.teacher import turns
 from kvci.calibration.vocabulary import END
 from kvci.calibration.write import write
 from kvci.files import write_atomic
@@ -68,7 +69,7 @@ def main(
     stream = Rows(shape.context, end).pack(samples(words, workers))
     held = {
         f"{functions} functions in {files} files": [
-            (one.kind, sample(one, words))
+            (one.kind, sample(one, turns(one), words))
             for one in (generate("test", n, functions, files) for n in range(held_out))
         ]
         for functions, files in LOOKED_AT

@@ -73,14 +73,19 @@ def _merged(parts: list[str], merges: Iterable[Merge]) -> list[str]:
     return parts
 
 
-def encode(tokenizer: Tokenizer, messages: list[Message]) -> tuple[list[int], list[bool]]:
-    """The tokens of a conversation as the template renders it, and which the model is to say."""
+def encode(
+    tokenizer: Tokenizer, messages: list[Message], mistakes: list[bool]
+) -> tuple[list[int], list[bool]]:
+    """The tokens of a conversation as the template renders it, and which the model is to say.
+
+    `mistakes` tells of each answer in turn whether it is one, and not to be learnt.
+    """
     tokens: list[int] = []
     said: list[bool] = []
-    end = tokenizer.token_to_id(END)
+    end, left = tokenizer.token_to_id(END), list(mistakes)
     for message in messages:
         content = tokenizer.encode(message["content"], add_special_tokens=False).ids
         tokens += [tokenizer.token_to_id(f"<|{message['role']}|>"), *content, end]
-        mine = message["role"] == "assistant"
+        mine = message["role"] == "assistant" and not left.pop(0)
         said += [False, *[mine] * len(content), mine]
     return tokens, said
