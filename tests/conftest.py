@@ -10,14 +10,14 @@ from kvci.spec import Model, load
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 DATA = ROOT.parent / "shared" / "data"
-GEMMA = ROOT / "ci" / "models" / "gemma3-270m.toml"
+MODEL = ROOT / "ci" / "models" / "calibration.toml"
 
 
 @pytest.fixture(scope="session")
-def gemma() -> Path:
-    """The path of the small model, assembled once."""
-    model: Model = load(None, {"model": str(GEMMA), "arms": ["f16/f16"], "dataset": "x"}).model
-    return locate(model)
+def model() -> Path:
+    """The path of the model that kvci ships."""
+    asked: Model = load(None, {"model": str(MODEL), "arms": ["f16/f16"], "dataset": "x"}).model
+    return locate(asked)
 
 
 def data(name: str) -> Path:

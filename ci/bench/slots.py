@@ -32,7 +32,7 @@ def prepare(folder: Path, conversations: int, slots: int, turns: int, turn_s: fl
     script = Script(answers=dict.fromkeys(names, steps), turn_s=turn_s)
     script.write(folder / "script.json")
     asked = {
-        "model": str(ROOT / "ci" / "models" / "gemma3-270m.toml"),
+        "model": str(ROOT / "ci" / "models" / "calibration.toml"),
         "arms": ["f16/f16"],
         "dataset": dataset,
         "engine": f"replay:{folder / 'script.json'}",

@@ -14,7 +14,7 @@ from typing import Any
 
 from kvci.files import sha256_of_file
 
-STRENGTH = 64
+STRENGTH = 32
 """Of the twin that the package speaks of. Fixed on the training split's instances alone."""
 HEAD = 64
 CHANNELS = (30, 31, 62, 63)

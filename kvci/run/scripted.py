@@ -19,12 +19,10 @@ def run_scripted(out: Path, run_id: str, sandbox: str = "auto") -> bool:
     answers, expected = script(suite(DATASET))
     path = out / f"{run_id}.script.json"
     answers.write(path)
-    model = Path(__file__).parents[2] / "ci" / "models" / "gemma3-270m.toml"
-
     spec = load(
         None,
         {
-            "model": str(model),
+            "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
             "arms": ["f16/f16", "q8_0/q8_0"],
             "dataset": DATASET,
             "engine": f"replay:{path}",

@@ -18,7 +18,7 @@ from kvci.sandbox.bwrap import Bwrap
 from kvci.serve import replay
 from kvci.spec import load
 from kvci.taxonomy import Exit
-from tests.conftest import GEMMA
+from tests.conftest import MODEL
 
 OVERFLOW = {"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}
 
@@ -68,7 +68,7 @@ def box() -> Iterator[Bwrap]:
 
 
 def talk(answers: list[Any], box: Bwrap, folder: Path, **overrides: Any) -> Conversation:
-    asked = {"model": str(GEMMA), "arms": ["f16/f16"], "dataset": "x", "max_tokens": 50}
+    asked = {"model": str(MODEL), "arms": ["f16/f16"], "dataset": "x", "max_tokens": 50}
     spec = load(None, asked | overrides)
     server = Scripted(answers)
     place = Place(Client(server.url, lambda: True), box, 0, folder / "trajectory.jsonl")

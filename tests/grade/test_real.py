@@ -11,7 +11,7 @@ from kvci.grade import Graded
 from kvci.host import host
 from kvci.run.grade import grade_patches
 from kvci.taxonomy import Verdict
-from tests.conftest import GEMMA, data
+from tests.conftest import MODEL, data
 from tests.real import INSTANCE, flask_image
 
 
@@ -28,7 +28,7 @@ def test_the_gold_patch_resolves_as_the_harness_says(tmp_path: Path) -> None:
 def test_a_run_of_three_kv_types_on_it(tmp_path: Path) -> None:
     """The model is far too small to fix it, and the table says so."""
     flask_image()
-    words = ["run", "--model", str(GEMMA), "--dataset", str(data("swe-bench-lite.v5.jsonl"))]
+    words = ["run", "--model", str(MODEL), "--dataset", str(data("swe-bench-lite.v5.jsonl"))]
     words += ["--kv", "f16/f16", "--kv", "q8_0/q8_0", "--kv", "q4_0/q4_0", "--filter", INSTANCE]
     words += ["--context", "8192", "--max-steps", "4", "--max-tokens", "96", "--run-id", "r"]
     words += ["--engine", "embedded", "--out", str(tmp_path)]

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.files import write_atomic
-from tests.conftest import GEMMA
+from tests.conftest import MODEL
 from tests.run.made import outcome
 
-BASE = ["plan", "--model", str(GEMMA), "--kv", "f16/f16"]
+BASE = ["plan", "--model", str(MODEL), "--kv", "f16/f16"]
 WORDS = [*BASE, "--kv", "q8_0/q8_0", "--dataset", "calibration:functions=3,count=300"]
 
 

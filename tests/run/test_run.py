@@ -218,10 +218,10 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 
 
 def test_the_demo_is_a_real_run_and_takes_no_other_spec(tmp_path: Path) -> None:
-    """Live: the embedded engine, two arms, one instance; the model is too small to fix it."""
+    """Live: the embedded engine, two arms, one instance."""
     demo = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
     words = ["run", demo, "--out", str(tmp_path), "--run-id", "r", "--limit", "1"]
-    words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0", "--max-steps", "2", "--max-tokens", "24"]
+    words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0"]
     done = kvci(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Counts only; kvci compare" in done.stdout
@@ -246,7 +246,7 @@ def test_a_run_in_which_nothing_happened_does_not_exit_0(tmp_path: Path) -> None
     words = ["run", demo, "--limit", "1", "--kv", "f16/f16", "--engine", "/bin/false"]
     done = kvci(*words, "--out", str(tmp_path), "--run-id", "r")
     assert done.returncode == 1, done.stdout
-    assert "I2 server: f16-f16 calibration__test-4x1-0 seed 0: llama-server ended" in done.stdout
+    assert "I2 server: f16-f16 calibration__test-8x3-0 seed 0: llama-server ended" in done.stdout
     afile = tmp_path / "file"
     afile.touch()
     assert "cannot be made" in kvci(*words, "--out", str(afile)).stderr
@@ -294,8 +294,8 @@ def test_a_server_whose_log_changes_its_mind_takes_its_trials_with_it(
         f"#!{sys.executable}\n{program}".replace("SCRIPT", repr(str(tmp_path / "script.json")))
     )
     server.chmod(0o755)
-    gemma = str(Path(__file__).parents[2] / "ci" / "models" / "gemma3-270m.toml")
-    words = ["run", "--model", gemma, "--kv", "f16/f16", "--dataset", name, "--context", "2048"]
+    model = str(Path(__file__).parents[2] / "ci" / "models" / "calibration.toml")
+    words = ["run", "--model", model, "--kv", "f16/f16", "--dataset", name, "--context", "2048"]
     words += ["--slots", "2", "--engine", str(server), "--out", str(tmp_path), "--run-id", "r"]
     for _ in range(2):
         done = kvci(*words)
@@ -312,8 +312,8 @@ def test_shards_of_one_run_lie_side_by_side(tmp_path: Path) -> None:
     (instance, other) = suite("calibration:functions=4,count=2")
     answers = {i.row.instance_id: behave(i, "gold") for i in (instance, other)}
     Script(answers=answers).write(tmp_path / "script.json")
-    gemma = str(Path(__file__).parents[2] / "ci" / "models" / "gemma3-270m.toml")
-    words = ["run", "--model", gemma, "--kv", "f16/f16", "--run-id", "r", "--out", str(tmp_path)]
+    model = str(Path(__file__).parents[2] / "ci" / "models" / "calibration.toml")
+    words = ["run", "--model", model, "--kv", "f16/f16", "--run-id", "r", "--out", str(tmp_path)]
     words += ["--dataset", "calibration:functions=4,count=2", "--context", "4096"]
     words += ["--engine", f"replay:{tmp_path / 'script.json'}"]
     for shard in ("1/2", "2/2"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,11 +19,11 @@ from kvci.serve.model import check, header
 from kvci.serve.replay import Script
 from kvci.serve.server import Refused, Server, ServerFailed, command
 from kvci.spec import Spec, load
-from tests.conftest import GEMMA
+from tests.conftest import MODEL
 
 
 def spec(engine: str = "embedded", kv: str = "q8_0/q8_0", slots: int = 2) -> Spec:
-    asked = {"model": str(GEMMA), "arms": [kv], "dataset": "x", "context": 1024}
+    asked = {"model": str(MODEL), "arms": [kv], "dataset": "x", "context": 1024}
     return load(None, asked | {"engine": engine, "slots": slots})
 
 
@@ -30,22 +31,20 @@ def start(spec: Spec, model: Path, folder: Path) -> Server:
     return Server(spec, spec.baseline, model, folder / "server.log")
 
 
-def test_header_of_the_model(gemma: Path, tmp_path: Path) -> None:
-    found = header(gemma)
-    assert (found.architecture, found.context_tokens, found.layers) == ("gemma3", 32768, 18)
-    assert (found.head_k, found.head_v) == (256, 256)
+def test_header_of_the_model(model: Path, tmp_path: Path) -> None:
+    found = header(model)
+    assert (found.architecture, found.context_tokens, found.layers) == ("llama", 4096, 8)
+    assert (found.head_k, found.head_v) == (64, 64)
     check(spec(), found)
-    asked = spec()
-    bare = asked.model.model_copy(update={"chat_template": None})
     with pytest.raises(UserError, match="no chat template of its own"):
-        check(asked.model_copy(update={"model": bare}), found)
+        check(spec(), replace(found, chat_template=False))
     (tmp_path / "no.gguf").write_bytes(b"GGUFno")
     with pytest.raises(UserError, match="not a GGUF model"):
         header(tmp_path / "no.gguf")
 
 
-def test_the_embedded_engine_proves_answers_erases_and_ends(gemma: Path, tmp_path: Path) -> None:
-    with start(spec(), gemma, tmp_path) as server:
+def test_the_embedded_engine_proves_answers_erases_and_ends(model: Path, tmp_path: Path) -> None:
+    with start(spec(), model, tmp_path) as server:
         found = server.effective
         assert (found.kv_type, found.context_per_slot, found.slots) == ("q8_0/q8_0", 1024, 2)
         body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "id_slot": 1}
@@ -74,7 +73,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_server_that_does_something_else_is_refused(
-    lie: str, gemma: Path, tmp_path: Path
+    lie: str, model: Path, tmp_path: Path
 ) -> None:
     change, says = LIES[lie]
     wrapper = tmp_path / "llama-server"
@@ -83,16 +82,16 @@ def test_a_server_that_does_something_else_is_refused(
         'os.execv(sys.executable, [sys.executable, "-m", "kvci.serve.embedded", *words])\n'
     )
     wrapper.chmod(0o755)
-    with pytest.raises(Refused, match=says), start(spec(str(wrapper)), gemma, tmp_path):
+    with pytest.raises(Refused, match=says), start(spec(str(wrapper)), model, tmp_path):
         pass
 
 
-def test_a_chat_template_that_drops_what_is_said_is_refused(gemma: Path, tmp_path: Path) -> None:
+def test_a_chat_template_that_drops_what_is_said_is_refused(model: Path, tmp_path: Path) -> None:
     asked = spec()
-    deaf = asked.model.model_copy(update={"chat_template": "{{ 'gemma' }}"})
+    deaf = asked.model.model_copy(update={"chat_template": "{{ 'model' }}"})
     with (
-        pytest.raises(Refused, match="makes 'gemma' of what is said"),
-        start(asked.model_copy(update={"model": deaf}), gemma, tmp_path),
+        pytest.raises(Refused, match="makes 'model' of what is said"),
+        start(asked.model_copy(update={"model": deaf}), model, tmp_path),
     ):
         pass
 
@@ -104,10 +103,10 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         command("/no/such/server")
 
 
-def test_no_server_outlives_a_killed_kvci(gemma: Path, tmp_path: Path) -> None:
+def test_no_server_outlives_a_killed_kvci(model: Path, tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from tests.serve.test_server import *\n"
-        f"with start(spec(), Path({str(gemma)!r}), Path({str(tmp_path)!r})) as server:\n"
+        f"with start(spec(), Path({str(model)!r}), Path({str(tmp_path)!r})) as server:\n"
         "    print(server._process.pid, flush=True); time.sleep(600)\n"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
@@ -125,13 +124,13 @@ def test_no_server_outlives_a_killed_kvci(gemma: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_binary_and_the_embedded_engine_prove_the_same(gemma: Path, tmp_path: Path) -> None:
+def test_a_binary_and_the_embedded_engine_prove_the_same(model: Path, tmp_path: Path) -> None:
     binary = os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server")
     if not binary:
         pytest.skip("no llama-server on PATH or in KVCI_LLAMA_SERVER")
     found = []
     for engine in ("embedded", binary):
-        with start(spec(engine), gemma, tmp_path / Path(engine).name) as server:
+        with start(spec(engine), model, tmp_path / Path(engine).name) as server:
             found.append(server.effective.model_copy(update={"build": None}))
     assert found[0] == found[1]
 

@@ -1,0 +1,111 @@
+"""An experiment with a known answer: on the plain model no KV type harms, on its twin q4_0 does.
+
+Both do the same in f16; the twin's keys have outlier channels, as those of large models have
+(`calibration/model.py`). If what is known does not come out, the instrument is not to be trusted on
+this machine.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kvci.compare.comparison import compare
+from kvci.compare.evidence import ArmComparison, Comparison
+from kvci.compare.side import side_of
+from kvci.report.comparison import verdict
+from kvci.report.main import record_run
+from kvci.run.main import run
+from kvci.spec import load
+from kvci.stats.decide import Claim
+
+MODELS = {
+    name: {
+        "name": f"kvci-calibration-{name}",
+        "package": f"kvci.calibration.model:{name}",
+        "weights": "F16",
+    }
+    for name in ("plain", "twin")
+}
+HARMED = {("twin", "q4_0/q4_0")}
+"""Where harm is known to be; everywhere else there is none."""
+KNOWN = {True: "harm", False: "no harm"}
+
+
+ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
+
+
+def asked(model: str, instances: int, out: str) -> dict[str, object]:
+    """The spec of one of the two runs."""
+    return {
+        "model": MODELS[model],
+        "arms": ARMS,
+        "dataset": f"calibration:split=test,functions=8,files=3,count={instances}",
+        "engine": "embedded",
+        "context": 4096,
+        "slots": 2,
+        "max_steps": 10,
+        "max_tokens": 128,
+        "block_size": instances,
+        "command_s": 10.0,
+        "test_s": 30.0,
+        "out": out,
+    }
+
+
+def demo(out: str, instances: int, console: Console) -> bool:
+    """Run both models, show what is claimed beside what is known; True if they agree."""
+    start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+    found: dict[str, tuple[Path, Comparison]] = {}
+    for model in MODELS:
+        path, summary = run(
+            load(None, asked(model, instances, out)), f"demo-{model}-{start}", console, demo=True
+        )
+        if not summary.happened:
+            return False
+        sides = [side for record in record_run(path, path, path).records
+                 if (side := side_of(record))]  # fmt: skip
+        found[model] = (path, compare(sides))
+    console.print(_table({model: comparison for model, (_, comparison) in found.items()}))
+    for model, (path, _) in found.items():
+        console.print(
+            f"{model}: kvci compare {path} shows all of it, {path}/BENCHMARKS.md its rows"
+        )
+    fine = all(
+        right(model, arm) for model, (_, comparison) in found.items() for arm in comparison.arms
+    )
+    console.print(
+        "What is known came out: this machine can tell harm from no harm."
+        if fine
+        else "What is known did NOT come out: do not trust a verdict of this machine."
+    )
+    return fine
+
+
+def right(model: str, arm: ArmComparison) -> bool:
+    """Nothing is claimed of the control arm. What is harmless may be inconclusive, not harmful."""
+    harm = arm.claim in (Claim.HARM, Claim.HARM_WITHIN)
+    return arm.control or harm == ((model, arm.kv) in HARMED)
+
+
+def _table(found: dict[str, Comparison]) -> Table:
+    table = Table(title="What is claimed, and what is known", title_justify="left")
+    for column in ("Model", "Arm", "Resolved", "Claimed", "Known", ""):
+        table.add_column(column, justify="right" if column == "Resolved" else "left")
+    for model, comparison in found.items():
+        for arm in comparison.arms:
+            pairs = arm.valid
+            if arm is comparison.arms[0]:
+                first = f"{pairs.both + pairs.only_baseline}/{pairs.pairs}"
+                table.add_row(model, comparison.baseline_kv, first, "the baseline", "", "")
+            known = "the same" if arm.control else KNOWN[(model, arm.kv) in HARMED]
+            table.add_row(
+                model,
+                arm.kv,
+                f"{pairs.both + pairs.only_arm}/{pairs.pairs}",
+                verdict(comparison, arm),
+                known,
+                "as known" if right(model, arm) else "NOT as known",
+            )
+    return table
