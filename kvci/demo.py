@@ -45,6 +45,7 @@ def asked(model: str, instances: int, out: str) -> dict[str, object]:
         "engine": "embedded",
         "context": 4096,
         "slots": 2,
+        "threads": 1,
         "max_steps": 10,
         "max_tokens": 128,
         "block_size": instances,

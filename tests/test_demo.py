@@ -1,0 +1,51 @@
+"""Both controls, live: what is harmless is not called harmful, what is harmful is."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.cli import main
+from kvci.compare.comparison import compare
+from kvci.compare.side import side_of
+from kvci.demo import right
+from kvci.record.record import Record, read_all
+from tests.compare.made import run
+
+INSTANCES = 10
+
+
+def records(folder: Path) -> dict[str, Record]:
+    found = [record for record in read_all(folder / "results") if isinstance(record, Record)]
+    return {record.arm: record for record in found}
+
+
+def test_what_is_known_comes_out(tmp_path: Path) -> None:
+    words = ["demo", "--out", str(tmp_path), "--instances", str(INSTANCES)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "What is known came out" in done.output
+    assert len(re.findall("NOT as known", done.output)) == 0
+    plain, twin = (records(next(tmp_path.glob(f"demo-{name}-*"))) for name in ("plain", "twin"))
+    for arm in plain.values():
+        assert arm.resolved >= 0.9 * INSTANCES, arm.arm
+    assert twin["q8_0-q8_0"].resolved >= 0.9 * INSTANCES
+    assert twin["q4_0-q4_0"].resolved <= 0.8 * INSTANCES
+    for one, other in zip(plain["f16-f16"].counted, twin["f16-f16"].counted, strict=True):
+        assert one.answers_sha256 == other.answers_sha256, "the twin is not the same in f16"
+
+
+@pytest.mark.parametrize(
+    ("model", "q4", "fine"),
+    [
+        ("plain", "ok", True),
+        ("plain", "fail", False),
+        ("twin", "ok", False),
+        ("twin", "fail", True),
+    ],
+)
+def test_a_verdict_that_is_not_as_known_is_said_to_be_so(model: str, q4: str, fine: bool) -> None:
+    ends = {"f16/f16": ["ok"] * 12, "q8_0/q8_0": ["ok"] * 12, "q4_0/q4_0": [q4] * 12}
+    found = compare([side for record in run(ends) if (side := side_of(record))])
+    assert [right(model, arm) for arm in found.arms] == [True, fine]
