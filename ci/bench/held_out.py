@@ -1,0 +1,46 @@
+"""The calibration model's rates on runs of the suite's test split, for its card.
+
+`kvci run --model ci/models/calibration.toml --kv f16/f16 --engine embedded --context 4096 --slots 2
+--max-steps 10 --max-tokens 128 --dataset calibration:split=test,functions=16,files=3,count=100`
+makes one of the runs; give the folders of all.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from kvci.record.build import build
+from kvci.stats.proportion import wilson
+from kvci.tasks.calibration import generate
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+def main(runs: tuple[Path, ...]) -> None:
+    """Print the share resolved with its interval, and the same by kind of bug over all RUNS."""
+    right: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    click.echo(
+        "| functions x files | model and KV type | resolved | 95 % (Wilson) |\n|---|---|---|---|"
+    )
+    for run in runs:
+        for record in build(run, row=False):
+            for trial in record.counted:
+                split, size, seed = trial.instance.removeprefix("calibration__").split("-")
+                functions, files = size.split("x")
+                one = generate("test", int(seed), int(functions), int(files))
+                assert split == "test" and one.row.instance_id == trial.instance
+                total[one.kind] += 1
+                right[one.kind] += trial.cls == "OK"
+            low, high = wilson(record.resolved, record.total)
+            who = f"{record.model}, {record.kv}"
+            rate = f"{record.resolved}/{record.total}"
+            click.echo(f"| {size} | {who} | {rate} | {low:.1%} to {high:.1%} |")
+    click.echo("\n| kind | resolved |\n|---|---|")
+    for kind in sorted(total):
+        click.echo(f"| {kind} | {right[kind]}/{total[kind]} |")
+
+
+if __name__ == "__main__":
+    main()
