@@ -20,14 +20,7 @@ from kvci.run.main import run
 from kvci.spec import load
 from kvci.stats.decide import Claim
 
-MODELS = {
-    name: {
-        "name": f"kvci-calibration-{name}",
-        "package": f"kvci.calibration.model:{name}",
-        "weights": "F16",
-    }
-    for name in ("plain", "twin")
-}
+MODELS = ("plain", "twin")
 HARMED = {("twin", "q4_0/q4_0")}
 """Where harm is known to be; everywhere else there is none."""
 KNOWN = {True: "harm", False: "no harm"}
@@ -36,10 +29,11 @@ KNOWN = {True: "harm", False: "no harm"}
 ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
 
 
-def asked(model: str, instances: int, out: str) -> dict[str, object]:
+def asked(model: str, instances: int, out: str, strong: bool = False) -> dict[str, object]:
     """The spec of one of the two runs."""
+    package = f"kvci.calibration.model:{'strong_twin' if strong and model == 'twin' else model}"
     return {
-        "model": MODELS[model],
+        "model": {"name": f"kvci-calibration-{model}", "package": package, "weights": "F16"},
         "arms": ARMS,
         "dataset": f"calibration:split=test,functions=8,files=3,count={instances}",
         "engine": "embedded",
@@ -55,13 +49,16 @@ def asked(model: str, instances: int, out: str) -> dict[str, object]:
     }
 
 
-def demo(out: str, instances: int, console: Console) -> bool:
+def demo(out: str, instances: int, console: Console, strong: bool = False) -> bool:
     """Run both models, show what is claimed beside what is known; True if they agree."""
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
     found: dict[str, tuple[Path, Comparison]] = {}
     for model in MODELS:
         path, summary = run(
-            load(None, asked(model, instances, out)), f"demo-{model}-{start}", console, demo=True
+            load(None, asked(model, instances, out, strong)),
+            f"demo-{model}-{start}",
+            console,
+            demo=True,
         )
         if not summary.happened:
             return False

@@ -236,7 +236,7 @@ def test_the_demo_is_a_real_run_and_takes_no_other_spec(tmp_path: Path) -> None:
     again = kvci(*words)
     assert again.returncode == 0
     assert len(list((tmp_path / "r" / "servers").glob("*.log"))) == 2
-    other = kvci(*words, "--slots", "2")
+    other = kvci(*words, "--slots", "3")
     assert other.returncode == 2
     assert "made for another spec" in other.stderr
 
