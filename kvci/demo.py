@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kvci.compare.comparison import compare
 from kvci.compare.evidence import ArmComparison, Comparison
-from kvci.compare.side import side_of
+from kvci.compare.side import own_side
 from kvci.report.comparison import verdict
 from kvci.report.main import record_run
 from kvci.run.main import run
@@ -24,8 +24,6 @@ MODELS = ("plain", "twin")
 HARMED = {("twin", "q4_0/q4_0")}
 """Where harm is known to be; everywhere else there is none."""
 KNOWN = {True: "harm", False: "no harm"}
-
-
 ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
 
 
@@ -62,9 +60,8 @@ def demo(out: str, instances: int, console: Console, strong: bool = False) -> bo
         )
         if not summary.happened:
             return False
-        sides = [side for record in record_run(path, path, path).records
-                 if (side := side_of(record))]  # fmt: skip
-        found[model] = (path, compare(sides))
+        records = record_run(path, path, path).records
+        found[model] = (path, compare([own_side(record) for record in records]))
     console.print(_table({model: comparison for model, (_, comparison) in found.items()}))
     for model, (path, _) in found.items():
         console.print(

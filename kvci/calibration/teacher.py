@@ -29,8 +29,6 @@ SPEC = Spec.model_validate(
 MISTAKEN, GIVEN_UP, MISWRITTEN = 0.25, 0.08, 0.08
 """Of the training's conversations: with one mistake that is mended, with two in a row, with a wrong
 line, which the teacher submits for all that it sees of it."""
-
-
 FUNCTIONS_MAX = 48
 FILES_MAX = 4
 
@@ -85,22 +83,21 @@ def _task(instance: Instance) -> _Task:
 def turns(instance: Instance, rng: random.Random | None = None) -> list[Turn]:
     """Without a mistake, or with those that `rng` makes."""
     task = _task(instance)
-    steps: list[tuple[str, Callable[[str], str], str]] = [
-        ("read", task.read, task.file),
-        ("mend", lambda file: task.mend(file, task.right), task.file),
+    steps: list[tuple[Callable[[str], str], str]] = [
+        (task.read, task.file),
+        (lambda file: task.mend(file, task.right), task.file),
     ]
     if not task.named:
-        steps.insert(0, ("find", task.find, task.function))
-    said = [Turn(make(name)) for _, make, name in steps]
+        steps.insert(0, (task.find, task.function))
+    said = [Turn(make(name)) for make, name in steps]
     ended = [Turn(task.check()), Turn(SUBMIT)]
-    chance = rng.random() if rng else 1.0
-    if rng is None or chance >= MISTAKEN + GIVEN_UP + MISWRITTEN:
+    if rng is None or (chance := rng.random()) >= MISTAKEN + GIVEN_UP + MISWRITTEN:
         return [*said, *ended]
     if chance < MISWRITTEN:
         wrong = Turn(task.mend(task.file, _miswritten(task, rng)), mistake=True)
         return [*said[:-1], wrong, *ended]
     at = rng.randrange(len(steps))
-    _, make, name = steps[at]
+    make, name = steps[at]
     if chance < MISWRITTEN + GIVEN_UP:
         twice = [Turn(make(_misnamed(name, instance, rng)), mistake=True) for _ in range(2)]
         return [*said[:at], *twice, Turn(SUBMIT)]

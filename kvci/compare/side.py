@@ -78,7 +78,7 @@ def missing_arms(sides: Iterable[Side]) -> list[str]:
 def side_of(record: Record | Imported) -> Side | None:
     """None for an imported row without trials: its counts alone say nothing of pairs."""
     if isinstance(record, Record):
-        return _own(record)
+        return own_side(record)
     if record.derived is None:
         return None
     derived = record.derived
@@ -98,7 +98,8 @@ NOT_COMPARED = {"arms", "spec_sha256", "model_sha256", "dataset_sha256"}
 """What of a spec is said in other words, or is the treatment."""
 
 
-def _own(record: Record) -> Side:
+def own_side(record: Record) -> Side:
+    """An arm of a run of kvci's."""
     spec = record.spec
     met: dict[str, set[str]] = {
         key.replace("_", " "): {value if isinstance(value, str) else json.dumps(value)}

@@ -184,14 +184,19 @@ AnyRecord = Annotated[Record | Imported, Field(discriminator="kind")]
 ADAPTER: TypeAdapter[Record | Imported] = TypeAdapter(AnyRecord)
 
 
-def finished(records: Iterable[Record]) -> set[tuple[str, str]]:
-    """The keys of the runs of which each arm is there, with all its trials."""
+def by_run(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The arms of each run by its key, in the order in which they come."""
     runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         runs[record.key].append(record)
+    return runs
+
+
+def finished(records: Iterable[Record]) -> set[tuple[str, str]]:
+    """The keys of the runs of which each arm is there, with all its trials."""
     return {
         key
-        for key, arms in runs.items()
+        for key, arms in by_run(records).items()
         if all(arm.complete for arm in arms)
         and {arm.position for arm in arms} == set(range(len(arms[0].spec["arms"])))
     }

@@ -1,12 +1,12 @@
 """kvci's own tables of BENCHMARKS.md, below the owner's; each row is made of records alone."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvci.compare.comparison import compare
-from kvci.compare.side import side_of
-from kvci.record.record import Record
+from kvci.compare.side import own_side
+from kvci.record.record import Record, by_run
 from kvci.report.comparison import inferred, verdict
 from kvci.report.tables import Cells
 from kvci.taxonomy import NAMES, Class
@@ -33,16 +33,13 @@ class Own:
 
 def comparison_rows(records: Sequence[Record]) -> list[Cells]:
     """A row for each arm that has a baseline."""
-    runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        runs[record.key].append(record)
-    return [cells for arms in runs.values() for cells in _compared(arms)]
+    return [cells for arms in by_run(records).values() for cells in _compared(arms)]
 
 
 def _compared(records: list[Record]) -> list[Cells]:
-    sides = [side for record in records if (side := side_of(record))]
-    if len(sides) < 2:
+    if len(records) < 2:
         return []
+    sides = [own_side(record) for record in records]
     if records[0].position != 0:
         return [(side.name, *[""] * 11, "no record of its baseline") for side in sides]
     found = compare(sides)
