@@ -66,7 +66,7 @@ def check() -> str:
             "As root the sandbox needs a writable cgroup, because RLIMIT_NPROC does not bind "
             "root; run kvci as an ordinary user."
         )
-    probe = [program(), "--unshare-all", "--ro-bind", "/", "/", "true"]
+    probe = [program(), "--unshare-all", *_system(), "true"]
     tried = subprocess.run(probe, capture_output=True, text=True)
     if tried.returncode:
         raise UserError(
@@ -136,20 +136,11 @@ class Bwrap:
         words += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--clearenv"]
         words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
         words += ["--size", str(SHARED_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-        words += ["--ro-bind", "/usr", "/usr", "--ro-bind", str(self._etc), "/etc"]
-        for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-            path = Path("/", name)
-            if path.is_symlink():
-                words += ["--symlink", os.readlink(path), str(path)]
-            elif path.is_dir():
-                words += ["--ro-bind", str(path), str(path)]
+        words += ["--ro-bind", str(self._etc), "/etc"]
         words += ["--tmpfs", "/tmp"] if clean else ["--bind", str(self._tmp), "/tmp"]
-        prefix = sys.base_prefix
-        if not prefix.startswith("/usr"):
-            words += ["--ro-bind", prefix, prefix]
-        words += ["--bind", str(self._tree), TREE, *more, "--chdir", TREE]
+        words += [*_system(), "--bind", str(self._tree), TREE, *more, "--chdir", TREE]
         environment = {
-            "PATH": f"{prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin",
             "HOME": "/tmp",
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -196,6 +187,21 @@ class Bwrap:
         if done.code == 1 and b'"exit-code"' not in status.read_bytes():
             raise SandboxFailed(done.output.decode(errors="replace").strip())
         return done
+
+
+def _system() -> list[str]:
+    """The programs and no more: a mount that goes away while bwrap binds it ends bwrap, and under
+    / Docker makes and unmakes one for every container."""
+    words = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            words += ["--symlink", os.readlink(path), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    if not sys.base_prefix.startswith("/usr"):
+        words += ["--ro-bind", sys.base_prefix, sys.base_prefix]
+    return words
 
 
 def _threads_of_user() -> int:
