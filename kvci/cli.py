@@ -1,6 +1,7 @@
 """One click command per verb, no logic; a verb imports what it needs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,44 @@ def scripted(ctx: click.Context, out: str, run_id: str, sandbox: str) -> None:
     from kvci.run.scripted import run_scripted
 
     if not run_scripted(Path(out), run_id, sandbox):
+        ctx.exit(1)
+
+
+@main.group()
+def images() -> None:
+    """The Docker images of a dataset's instances."""
+
+
+@images.command()
+@click.option("--dataset", required=True, help="As for kvci run.")
+@click.option("--filter", default="", help="A regular expression on instance ids.")
+@click.option(
+    "--repositories",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A folder of <owner>__<name>.git or .git.tar; GitHub's if not given.",
+)
+@click.option("--recipes", type=click.Path(path_type=Path), help="Recipes in place of kvci's own.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
+@click.pass_context
+def build(
+    ctx: click.Context,
+    dataset: str,
+    filter: str,
+    repositories: Path | None,
+    recipes: Path | None,
+    workers: int,
+) -> None:
+    """Build them here, where no registry can be reached; exit 1 if one could not be."""
+    from kvci.images.build import build as build_images
+    from kvci.images.recipe import SHIPPED
+    from kvci.tasks.dataset import load
+
+    rows = [one.row for one in load(dataset) if re.search(filter, one.row.instance_id)]
+    failed = 0
+    for done in build_images(rows, repositories, recipes or SHIPPED, workers):
+        failed += bool(done.why)
+        click.echo(f"{done.instance}: {done.why or done.image}")
+    if failed or not rows:
         ctx.exit(1)
 
 

@@ -19,7 +19,8 @@ from kvci.grade import Graded
 from kvci.grade.grade import grade
 from kvci.plan import select
 from kvci.run.sandboxes import Sandboxes, choose
-from kvci.sandbox import Caps, docker
+from kvci.sandbox import Caps
+from kvci.sandbox.history import without_future
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
@@ -72,7 +73,7 @@ def main(dataset: str, pattern: str, sandbox: str, repeat: int, with_peer: bool)
         if kind == "docker" and not instances[0].files:
             started = time.monotonic()
             for instance in instances:
-                docker.without_future(instance.row.image)
+                without_future(instance.row.image)
             click.echo(f"once an image: {(time.monotonic() - started) / len(instances):.1f} s")
         for instance in instances * repeat:
             graded, overhead_s = ours(instance, sandboxes, folder / instance.row.instance_id)

@@ -27,8 +27,11 @@ class Sandboxes:
         """Raises SandboxFailed."""
         if self.kind == "docker":
             from kvci.sandbox.docker import Docker
+            from kvci.sandbox.history import without_future
 
-            return Docker(instance.row.image, instance.files, self.caps)
+            image = instance.row.image
+            name = image if instance.files else without_future(image)
+            return Docker(name, instance.files, self.caps)
         try:
             return Bwrap(instance.files, self.scratch, self.caps)
         except (OSError, subprocess.SubprocessError) as error:
@@ -62,7 +65,7 @@ def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:
 
     version = docker.check()
     for image in {instance.row.image for instance in some if instance.files}:
-        if not docker.client().images.list(image):
+        if not docker.has(image):
             raise UserError(
                 f"Docker has no image {image}; make it with "
                 f"docker build -t {image} ci/images/calibration."

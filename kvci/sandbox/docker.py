@@ -6,7 +6,6 @@ import socket
 import struct
 import tarfile
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, NotFound
 
 from kvci.errors import UserError
 from kvci.host import ended, process
@@ -40,23 +39,6 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 """The testbed's own Python first. Without a network pip would only lose time asking."""
-STRIPPED = "kvci/instance"
-"""Images of instances without the commits that came after their base, the fix among them."""
-STRIPPING = threading.Lock()
-STRIP = rf"""
-set -e
-cd {TREE}
-git config --global --add safe.directory {TREE}
-git remote | while read -r name; do git remote remove "$name"; done
-branch=$(git symbolic-ref -q HEAD || true)
-git for-each-ref --format='%(refname)' | while read -r ref; do
-  if [ "$ref" != "$branch" ] && ! git merge-base --is-ancestor "$ref" HEAD 2> /dev/null; then
-    git update-ref -d "$ref"
-  fi
-done
-rm -rf .git/logs .git/ORIG_HEAD .git/FETCH_HEAD .git/MERGE_HEAD
-git -c gc.reflogExpire=now gc -q --prune=now
-"""
 GONE = (DockerException, requests.RequestException, OSError)
 
 
@@ -86,6 +68,11 @@ def check() -> str:
     return version
 
 
+def has(image: str) -> bool:
+    """True if the engine has an image of this name. Raises UserError if it does not answer."""
+    return bool(client().images.list(image))
+
+
 def sweep(own: bool = False) -> None:
     """Remove the containers of this machine's kvci processes that live no more, or are this one."""
     with contextlib.suppress(*GONE):
@@ -95,36 +82,6 @@ def sweep(own: bool = False) -> None:
             if ended(name := container.labels[OWNER]) or (own and name == process()):
                 with contextlib.suppress(NotFound, APIError):
                     container.remove(force=True, v=True)
-
-
-def without_future(image: str) -> str:
-    """The image with nothing in its history that its HEAD does not reach; made once an image.
-
-    Raises SandboxFailed if it cannot be made, and Docker's own errors if it cannot be had.
-    """
-    try:
-        digest = client().images.get(image).id
-    except ImageNotFound:
-        digest = client().images.pull(image).id
-    tag = digest.removeprefix("sha256:")[:24]
-    with STRIPPING:
-        if not client().images.list(f"{STRIPPED}:{tag}"):
-            made = client().containers.run(
-                digest,
-                ["-c", STRIP],
-                entrypoint="/bin/bash",
-                network_mode="none",
-                labels={OWNER: process()},
-                detach=True,
-            )
-            try:
-                if made.wait(timeout=900)["StatusCode"]:
-                    said = made.logs()[-300:]
-                    raise SandboxFailed(f"the history of {image} cannot be stripped: {said!r}")
-                made.commit(STRIPPED, tag)
-            finally:
-                made.remove(force=True, v=True)
-    return f"{STRIPPED}:{tag}"
 
 
 class Docker:
@@ -203,8 +160,7 @@ class Docker:
             "labels": {OWNER: process()},
             "detach": True,
         }
-        image = self._image if self._files else without_future(self._image)
-        return client().containers.run(image, **asked, **bounds)
+        return client().containers.run(self._image, **asked, **bounds)
 
     def _fill(self, files: dict[str, str]) -> None:
         """The repository at its base, before the model has touched anything."""

@@ -1,4 +1,4 @@
-"""One real SWE-bench Lite instance, in an image built by hand."""
+"""One real SWE-bench Lite instance."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,14 @@ from kvci.host import host
 from kvci.run.grade import grade_patches
 from kvci.taxonomy import Verdict
 from tests.conftest import MODEL, data
-from tests.real import INSTANCE, flask_image
+from tests.images import real_images
+
+INSTANCE = "pallets__flask-5063"
 
 
 @pytest.mark.faults
 def test_the_gold_patch_resolves_as_the_harness_says(tmp_path: Path) -> None:
-    flask_image()
+    real_images(INSTANCE)
     dataset = str(data("swe-bench-lite.v5.jsonl"))
     found = grade_patches(dataset, INSTANCE, None, "auto", 600.0, tmp_path / "out")[INSTANCE]
     assert found.verdict is Verdict.RESOLVED
@@ -27,7 +29,7 @@ def test_the_gold_patch_resolves_as_the_harness_says(tmp_path: Path) -> None:
 @pytest.mark.faults
 def test_a_run_of_three_kv_types_on_it(tmp_path: Path) -> None:
     """The model is far too small to fix it, and the table says so."""
-    flask_image()
+    real_images(INSTANCE)
     words = ["run", "--model", str(MODEL), "--dataset", str(data("swe-bench-lite.v5.jsonl"))]
     words += ["--kv", "f16/f16", "--kv", "q8_0/q8_0", "--kv", "q4_0/q4_0", "--filter", INSTANCE]
     words += ["--context", "8192", "--max-steps", "4", "--max-tokens", "96", "--run-id", "r"]

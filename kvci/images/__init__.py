@@ -1,0 +1,1 @@
+"""Docker images of instances: built here, pulled, kept within a disk budget, let go."""

@@ -1,0 +1,47 @@
+"""The image under all that are built here: Debian with git and Python, from its own packages."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.sandbox import docker
+
+BASE = "kvci/base"
+PACKAGES = "ca-certificates,git,python3,python3-venv,python3-dev,gcc,libc6-dev,patch,make"
+
+
+def base(suite: str) -> str:
+    """`kvci/base:<suite>`, made once a machine in about a minute. Raises UserError."""
+    name = f"{BASE}:{suite}"
+    if docker.has(name):
+        return name
+    if os.geteuid() != 0:
+        raise UserError("debootstrap makes the base image and needs root; run kvci as root once.")
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        words = [*_debootstrap(Path(folder)), "--variant=minbase", f"--include={PACKAGES}"]
+        made = subprocess.run([*words, suite, str(tree)], capture_output=True, text=True)
+        if made.returncode:
+            said = (made.stdout + made.stderr).strip()[-300:]
+            raise UserError(f"debootstrap could not make Debian {suite}: {said}")
+        with tempfile.TemporaryFile() as tar:
+            subprocess.run(["tar", "-C", str(tree), "-c", "."], stdout=tar, check=True)
+            tar.seek(0)
+            docker.client().api.import_image_from_data(tar, repository=BASE, tag=suite)
+    return name
+
+
+def _debootstrap(folder: Path) -> list[str]:
+    """The program and its environment; it is a shell script, so its package need not be set up."""
+    found = shutil.which("debootstrap")
+    if found:
+        return [found]
+    update = "(apt-get download debootstrap || (apt-get update && apt-get download debootstrap))"
+    script = f"cd {folder} && {update} && dpkg -x debootstrap_*.deb ."
+    if subprocess.run(script, shell=True, capture_output=True).returncode:
+        raise UserError("There is no debootstrap here; install Debian's package of that name.")
+    share = folder / "usr" / "share" / "debootstrap"
+    return ["env", f"DEBOOTSTRAP_DIR={share}", str(folder / "usr" / "sbin" / "debootstrap")]

@@ -1,0 +1,112 @@
+"""The history of an instance's image: nothing in it that its base does not reach.
+
+A fix lies in later commits, tags, reflogs, stashes, or in objects that nothing names any more. It
+is enough to look at the objects: where the base reaches each of them, nothing can name the fix.
+"""
+
+import threading
+
+from docker.errors import ImageNotFound
+
+from kvci.host import process
+from kvci.sandbox import TREE, SandboxFailed
+from kvci.sandbox.docker import GONE, OWNER, client, has
+
+STRIPPED = "kvci/instance"
+"""Images of instances whose own had more than the past in them."""
+LOCK = threading.Lock()
+"""One image at a time: making one takes a processor and a disk."""
+KEPT = (
+    *("HEAD", "config", "description", "hooks", "index", "info", "modules", "objects"),
+    *("packed-refs", "refs", "shallow"),
+)
+"""Of the git folder; all else in it tells of what was done: reflogs, messages, other work trees."""
+CLEAN, NOT_CLEAN = 0, 3
+STRIP = rf"""
+set -eo pipefail
+cd {TREE}
+export GIT_NO_REPLACE_OBJECTS=1
+git() {{ command git -c safe.directory='*' "$@"; }}
+past() {{
+  git for-each-ref --merged HEAD --format='%(refname)' refs/heads refs/tags |
+    git rev-list --objects --no-object-names --stdin HEAD | sort -u
+}}
+all() {{ git cat-file --batch-all-objects --batch-check='%(objectname)' | sort -u; }}
+clean() {{ [ -z "$(comm -13 <(past) <(all))" ]; }}
+strip() {{
+  git remote | while read -r name; do git remote remove "$name"; done
+  branch=$(git symbolic-ref -q HEAD || true)
+  git for-each-ref --format='%(refname)' | while read -r ref; do
+    case $ref in refs/heads/*|refs/tags/*) kept=$ref ;; *) kept= ;; esac
+    if [ "$ref" != "$branch" ] &&
+      {{ [ -z "$kept" ] || ! git merge-base --is-ancestor "$ref" HEAD 2> /dev/null; }}; then
+      git update-ref --no-deref -d "$ref"
+    fi
+  done
+  git reset -q
+  folder=$(git rev-parse --absolute-git-dir)
+  find "$folder" -mindepth 1 -maxdepth 1 {" ".join(f"! -name {name}" for name in KEPT)} \
+    -exec rm -rf {{}} +
+  rm -rf "$folder"/objects/pack/*.keep "$folder"/objects/pack/*.promisor
+  rm -rf "$folder"/objects/info/commit-graph*
+  git -c gc.cruftPacks=false gc -q --prune=now
+}}
+if clean; then exit {CLEAN}; fi
+strip
+if clean; then exit {NOT_CLEAN}; fi
+echo "objects of another time are left"; exit 1
+"""
+
+
+def without_future(image: str) -> str:
+    """The image, or one made of it whose history ends with its base; made once an image.
+
+    Raises SandboxFailed if it cannot be made or is not here: no trial waits for a registry.
+    """
+    try:
+        digest = client().images.get(image).id
+        with LOCK:
+            return _known(digest) or _made(image, digest)
+    except ImageNotFound:
+        raise SandboxFailed(f"Docker has no image {image}; kvci images pull gets it") from None
+    except GONE as error:
+        raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
+
+
+_CLEAN: set[str] = set()
+"""Images that this process found to have no more than the past."""
+
+
+def _known(digest: str) -> str | None:
+    if digest in _CLEAN:
+        return digest
+    return tag if has(tag := _tag(digest)) else None
+
+
+def _tag(digest: str) -> str:
+    return f"{STRIPPED}:{digest.removeprefix('sha256:')[:24]}"
+
+
+def _made(image: str, digest: str) -> str:
+    made = client().containers.run(
+        digest,
+        ["-c", STRIP],
+        entrypoint="/bin/bash",
+        network_mode="none",
+        labels={OWNER: process()},
+        detach=True,
+    )
+    try:
+        code = made.wait(timeout=1800)["StatusCode"]
+        if code == CLEAN:
+            _CLEAN.add(digest)
+            return digest
+        if code != NOT_CLEAN:
+            raise SandboxFailed(
+                f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}"
+            )
+        repository, _, tag = _tag(digest).partition(":")
+        made.commit(repository, tag)
+        return _tag(digest)
+    finally:
+        made.remove(force=True, v=True)

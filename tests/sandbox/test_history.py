@@ -1,0 +1,114 @@
+"""What a model could read of the time after its base: nothing, wherever it was put."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from kvci.sandbox import Limits, SandboxFailed, docker
+from kvci.sandbox.docker import Docker
+from kvci.sandbox.history import without_future
+from tests.images import calibration_image
+
+FILES = {"a.py": "x = 1\n"}
+NAME = "kvci-test"
+PAST = """
+set -e; cd /testbed; git config user.name x; git config user.email x
+git tag past; git tag -a annotated -m 'an old release'
+echo y >> a.py; git commit -qam base; git branch -q other HEAD~1; git tag v1
+"""
+FUTURE = """
+set -e; cd /testbed
+plant() { echo "planted_$1 = 1" > a.py; git commit -qam "planted_$1"; }
+git checkout -q -b later; plant commit; plant commit_two
+git checkout -q --detach main; plant tag; git tag planted_tag
+git checkout -q --detach main; plant annotated; git tag -a planted_annotated -m planted_message
+git checkout -q --detach main; plant reflog
+git checkout -q main; echo planted_stash > a.py; git stash -q
+git checkout -q --detach main; plant orphan; orphan=$(git rev-parse HEAD)
+git checkout -q main
+echo "$orphan" | git pack-objects --revs -q .git/objects/pack/pack > name
+touch .git/objects/pack/pack-$(cat name).keep; rm name
+git checkout -q --detach main; plant remote; git update-ref refs/remotes/origin/main HEAD
+git symbolic-ref refs/remotes/origin/HEAD refs/remotes/origin/main
+git checkout -q --detach main; plant note; note=$(git rev-parse HEAD:a.py)
+git checkout -q main; git notes add -m planted_note; git update-ref refs/kvci/blob $note
+git worktree add -q --detach /elsewhere main; (cd /elsewhere; plant worktree); rm -rf /elsewhere
+git remote add origin https://example.invalid/planted
+echo planted_loose | git hash-object -w --stdin
+git gc -q --prune=never
+git checkout -q --detach main; plant replaced; git checkout -q main; git replace main HEAD@{1}
+echo planted_staged > b.py; git add b.py; rm b.py
+git status > /dev/null
+"""
+EVERYTHING = """
+git cat-file --batch-all-objects --batch | grep -a planted
+find .git -type f -exec zgrep -la planted {} +
+grep -rla planted . ; git log --all --oneline | grep planted; git tag | grep planted
+git reflog | grep planted; git config --list | grep planted; true
+"""
+
+
+@pytest.fixture
+def image() -> Iterator[str]:
+    """An image of the calibration suite with a past."""
+    box = Docker(calibration_image(), FILES)
+    names = [f"{NAME}:past", f"{NAME}:future"]
+    try:
+        assert box.script(PAST, Limits()).code == 0
+        box._container.commit(NAME, "past")
+        yield names[0]
+    finally:
+        box.close()
+        for name in names:
+            if docker.has(name):
+                docker.client().images.remove(name, force=True)
+
+
+def test_an_image_without_a_future_is_taken_as_it_is(image: str) -> None:
+    assert without_future(image) == docker.client().images.get(image).id
+    assert without_future(image) == docker.client().images.get(image).id
+
+
+def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str) -> None:
+    box = Docker(image)
+    stripped = ""
+    try:
+        done = box.script(FUTURE, Limits())
+        assert done.code == 0, done.output
+        kinds = ("commit", "tag", "reflog", "stash", "orphan", "remote", "replaced", "note")
+        everything = box.script(EVERYTHING, Limits()).output.decode()
+        for kind in (*kinds, "worktree", "annotated", "message", "loose", "staged"):
+            assert f"planted_{kind}" in everything, kind
+        box._container.commit(NAME, "future")
+        stripped = without_future(f"{NAME}:future")
+        assert stripped == without_future(f"{NAME}:future")
+        seen = Docker(stripped)
+        try:
+            assert seen.script(EVERYTHING, Limits()).output == b""
+            log = seen.run("git log --all --oneline; git tag; git branch; git fsck", Limits())
+            text = log.output.decode()
+            for kept in ("base", "past", "annotated", "v1", "other"):
+                assert kept in text
+            assert seen.run("git status --porcelain", Limits()).output == b""
+            seen.run("echo z >> a.py", Limits())
+            assert b"+z" in seen.diff()
+        finally:
+            seen.close()
+    finally:
+        box.close()
+        if stripped:
+            docker.client().images.remove(stripped, force=True)
+
+
+def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
+    with pytest.raises(SandboxFailed, match="kvci images pull"):
+        without_future("kvci-test:nowhere")
+    box = Docker(calibration_image())
+    try:
+        box.script("mkdir -p /testbed", Limits())
+        box._container.commit(NAME, "bare")
+        with pytest.raises(SandboxFailed, match="cannot be stripped"):
+            without_future(f"{NAME}:bare")
+    finally:
+        box.close()
+        docker.client().images.remove(f"{NAME}:bare", force=True)
