@@ -1,5 +1,6 @@
 """One patch to one verdict."""
 
+import base64
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,26 @@ from swebench.harness.utils import make_test_spec
 
 from kvci.files import write_atomic
 from kvci.grade import Graded
-from kvci.sandbox import Limits, Sandbox
+from kvci.sandbox import TREE, Limits, Sandbox
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
 
-APPLY = ("git apply --verbose -", "git apply --verbose --3way -", "patch --batch --fuzz=5 -p1")
-"""As the harness tries them, one after the other."""
-CLEAN = "git checkout -q HEAD -- . && git clean -qfd"
 NOT_APPLIED = 33
-END_OF_PATCH = "KVCI_END_OF_PATCH"
+APPLY = f"""
+base64 -d > /tmp/kvci.patch <<'KVCI_PATCH'
+{{patch}}
+KVCI_PATCH
+cd {TREE}
+again() {{{{ git checkout -- . ; git clean -fd; }}}}
+(
+  git apply --verbose /tmp/kvci.patch && exit
+  again; git apply --verbose --3way /tmp/kvci.patch && exit
+  again; git apply --verbose --reject /tmp/kvci.patch && exit
+  again; patch --batch --forward --fuzz=5 -p1 -i /tmp/kvci.patch && exit
+  git apply --check --reverse /tmp/kvci.patch
+) > /dev/null 2>&1 || exit {NOT_APPLIED}
+"""
+"""To the letter as swebench's harness does it, the last question included: is it in already?"""
 PARSES = r"""
 import ast, subprocess, sys
 for name in sys.argv[1:]:
@@ -49,12 +61,12 @@ def grade(
     write_atomic(folder / "patch.diff", patch)
     sandbox = make()
     try:
-        return _grade(row, patch.decode(errors="surrogateescape"), sandbox, folder, test_s)
+        return _grade(row, patch, sandbox, folder, test_s)
     finally:
         sandbox.close()
 
 
-def _grade(row: Row, patch: str, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
+def _grade(row: Row, patch: bytes, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
     broken = _prepare(patch, sandbox)
     if broken is None:
         return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
@@ -88,22 +100,16 @@ def _grade(row: Row, patch: str, sandbox: Sandbox, folder: Path, test_s: float) 
     )
 
 
-def _prepare(patch: str, sandbox: Sandbox) -> str | None:
+def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     """Apply the patch; the Python files that no longer parse, or None if it does not apply.
 
-    Raises SandboxFailed.
-
-    One script, because starting one is what costs. The tree is fresh; only a way that failed may
-    have left something behind.
+    Raises SandboxFailed. One script, because starting one is what costs.
     """
-    if f"\n{END_OF_PATCH}\n" in patch:
-        return None
-    names = sorted(name for name in patched_files(patch) if name.endswith(".py"))
-    ways = f" || {CLEAN} && ".join(f"{way} < /tmp/kvci.patch" for way in APPLY)
+    touched = patched_files(patch.decode(errors="surrogateescape"))
+    names = sorted(name for name in touched if name.endswith(".py"))
     done = sandbox.script(
-        f"cat > /tmp/kvci.patch <<'{END_OF_PATCH}'\n{patch.rstrip(chr(10))}\n{END_OF_PATCH}\n"
-        f"({ways}) > /dev/null 2>&1 || exit {NOT_APPLIED}\n"
-        f"python3 -I - {shlex.join(names)} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n",
+        APPLY.format(patch=base64.encodebytes(patch).decode().rstrip())
+        + f"python3 -I - {shlex.join(names)} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n",
         Limits(),
     )
     if done.code == NOT_APPLIED:
@@ -113,10 +119,10 @@ def _prepare(patch: str, sandbox: Sandbox) -> str | None:
     return ", ".join(done.output.decode(errors="replace").split())
 
 
-def _report(row: Row, patch: str, log: Path) -> dict[str, Any]:
+def _report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
     prediction = {
         "instance_id": row.instance_id,
-        "model_patch": patch,
+        "model_patch": patch.decode(errors="replace"),
         "model_name_or_path": "kvci",
     }
     reports: dict[str, dict[str, Any]] = get_eval_report(

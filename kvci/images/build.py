@@ -41,7 +41,7 @@ COPY certificates /opt/certificates
 RUN python3 -m venv {environment} && echo 'setuptools<71' > /opt/constraints
 ENV PIP_CONSTRAINT=/opt/constraints
 ARG PIP_CERT=/opt/certificates
-RUN . {environment}/bin/activate && pip install -q 'pip<24.1' 'setuptools<71' wheel
+RUN . {environment}/bin/activate && pip install -q pip==24.0 setuptools==70.0.0 wheel==0.43.0
 RUN . {environment}/bin/activate && pip install -q {packages}
 ENV SETUPTOOLS_SCM_PRETEND_VERSION={version}.0
 COPY testbed {tree}

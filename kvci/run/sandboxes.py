@@ -23,15 +23,15 @@ class Sandboxes:
     scratch: Path
     caps: Caps
 
-    def make(self, instance: Instance) -> Sandbox:
-        """Raises SandboxFailed."""
+    def make(self, instance: Instance, network: bool = False) -> Sandbox:
+        """Raises SandboxFailed. Only Docker has a network to give."""
         if self.kind == "docker":
             from kvci.sandbox.docker import Docker
             from kvci.sandbox.history import without_future
 
             image = instance.row.image
             name = image if instance.files else without_future(image)
-            return Docker(name, instance.files, self.caps)
+            return Docker(name, instance.files, self.caps, network)
         try:
             return Bwrap(instance.files, self.scratch, self.caps)
         except (OSError, subprocess.SubprocessError) as error:

@@ -30,15 +30,18 @@ CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "
 """What root needs to go on owning the files of its image; all others are dropped."""
 FIRST = f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60; done"
 """Process 1. Being bash it reaps, and as process 1 no signal from inside ends it."""
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENVIRONMENT = {
-    "PATH": f"/opt/miniconda3/envs/testbed/bin:/opt/miniconda3/bin:{PATH}",
-    "LANG": "C.UTF-8",
-    "PAGER": "cat",
-    "PIP_NO_INDEX": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
-"""The testbed's own Python first. Without a network pip would only lose time asking."""
+OFFLINE = {"PIP_NO_INDEX": "1"}
+"""Without a network pip would only lose time asking."""
+QUIET = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}
+"""Beside what the image's own activation sets, for the model's commands."""
+ACTIVATE = """
+if [ -f /opt/miniconda3/bin/activate ]; then
+  { . /opt/miniconda3/bin/activate && conda activate testbed; } > /dev/null 2>&1 || exit
+fi
+unset PWD OLDPWD SHLVL HOSTNAME _
+env -0
+"""
+"""As the harness's eval scripts do it; conda takes half a second, so once an image is enough."""
 GONE = (DockerException, requests.RequestException, OSError)
 
 
@@ -84,19 +87,34 @@ def sweep(own: bool = False) -> None:
                     container.remove(force=True, v=True)
 
 
+_ACTIVATED: dict[str, dict[str, str]] = {}
+"""Image -> the environment that its activation gives."""
+
+
 class Docker:
-    """One trial's container of an image that holds the work tree, or of one with `files` put in."""
+    """One trial's container of an image that holds the work tree, or of one with `files` put in.
+
+    The model's commands run in the image's activated environment, scripts in its plain one, as
+    the harness's do.
+    """
 
     def __init__(
-        self, image: str, files: dict[str, str] | None = None, caps: Caps | None = None
+        self,
+        image: str,
+        files: dict[str, str] | None = None,
+        caps: Caps | None = None,
+        network: bool = False,
     ) -> None:
-        """Raises SandboxFailed if the container does not start, or its image cannot be had."""
+        """Raises SandboxFailed if the container does not start, or its image is not here."""
         self._image, self._files, self._caps = image, files, caps or Caps()
+        self._network = network
         try:
             self._container = self._start()
             try:
                 if files:
                     self._fill(files)
+                if image not in _ACTIVATED:
+                    _ACTIVATED[image] = self._activate()
             except BaseException:
                 self.close()
                 raise
@@ -104,7 +122,7 @@ class Docker:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
     def run(self, command: str, limits: Limits) -> Result:
-        return self._exec(["bash", "-c", command], limits)
+        return self._exec(["bash", "-c", command], limits, _ACTIVATED[self._image] | QUIET)
 
     def script(self, text: str, limits: Limits) -> Result:
         name = f"kvci-{uuid.uuid4().hex[:8]}.sh"
@@ -143,7 +161,7 @@ class Docker:
 
     def _start(self) -> Any:
         bounds = {
-            "network_mode": "none",
+            "network_mode": "bridge" if self._network else "none",
             "security_opt": ["no-new-privileges"],
             "cap_drop": ["ALL"],
             "cap_add": CAPABILITIES,
@@ -156,11 +174,18 @@ class Docker:
             "command": ["/bin/bash", "-c", FIRST],
             "entrypoint": [],
             "hostname": "sandbox",
-            "environment": ENVIRONMENT,
+            "user": "root",
+            "environment": {} if self._network else OFFLINE,
             "labels": {OWNER: process()},
-            "detach": True,
         }
-        return client().containers.run(self._image, **asked, **bounds)
+        container = client().containers.create(self._image, **asked, **bounds)
+        try:
+            container.start()
+        except BaseException:
+            with contextlib.suppress(*GONE):
+                container.remove(force=True, v=True)
+            raise
+        return container
 
     def _fill(self, files: dict[str, str]) -> None:
         """The repository at its base, before the model has touched anything."""
@@ -171,7 +196,16 @@ class Docker:
         if done.code:
             raise SandboxFailed(f"the work tree could not be made: {done.output[-300:]!r}")
 
-    def _exec(self, command: list[str], limits: Limits) -> Result:
+    def _activate(self) -> dict[str, str]:
+        done = self._exec(["bash", "-c", ACTIVATE], Limits())
+        if done.code:
+            raise SandboxFailed(f"the environment cannot be activated: {done.output[-300:]!r}")
+        pairs = done.output.decode(errors="surrogateescape").rstrip("\0").split("\0")
+        return dict(pair.split("=", 1) for pair in pairs)
+
+    def _exec(
+        self, command: list[str], limits: Limits, environment: dict[str, str] | None = None
+    ) -> Result:
         """When the command has ended, one way or another, so has all that it started."""
         started = time.monotonic()
         api, name = client().api, self._container.id
@@ -181,7 +215,8 @@ class Docker:
             if not self._running():
                 self._end_all()
                 return Result(b"", 137, False, 0, 0.0)
-            made = api.exec_create(name, ["bash", "-c", bound, "-", *command], workdir=TREE)
+            words = ["bash", "-c", bound, "-", *command]
+            made = api.exec_create(name, words, environment=environment, workdir=TREE)
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
             try:

@@ -88,15 +88,16 @@ def _tag(digest: str) -> str:
 
 
 def _made(image: str, digest: str) -> str:
-    made = client().containers.run(
+    made = client().containers.create(
         digest,
         ["-c", STRIP],
         entrypoint="/bin/bash",
+        user="root",
         network_mode="none",
         labels={OWNER: process()},
-        detach=True,
     )
     try:
+        made.start()
         code = made.wait(timeout=1800)["StatusCode"]
         if code == CLEAN:
             _CLEAN.add(digest)

@@ -51,6 +51,37 @@ def test_a_container_that_the_trial_ended_goes_on_and_a_removed_one_is_infrastru
         box.close()
 
 
+CONDA = """
+mkdir -p /opt/miniconda3/bin
+echo 'conda() { export ACTIVATED="$2"; export PATH="/opt/x/bin:$PATH"; }' \
+  > /opt/miniconda3/bin/activate
+"""
+
+
+def test_commands_run_where_the_image_s_environment_is_activated_and_scripts_do_not() -> None:
+    """The harness's eval script activates it itself, and must find the image's own."""
+    box, name = Docker(calibration_image(), FILES), "kvci-test:conda"
+    try:
+        box.script(CONDA, Limits())
+        box._container.commit(*name.split(":"))
+        with_conda = Docker(name)
+        try:
+            shown = "echo $ACTIVATED $PATH $PYTHONDONTWRITEBYTECODE"
+            said = with_conda.run(shown, Limits()).output.decode()
+            assert said.startswith("testbed /opt/x/bin:/usr/local/sbin") and said.endswith(" 1\n")
+            assert with_conda.script(shown, Limits()).output.startswith(b"/usr/local/sbin")
+        finally:
+            with_conda.close()
+        box.script("echo false > /opt/miniconda3/bin/activate", Limits())
+        box._container.commit(*name.split(":"))
+        docker._ACTIVATED.pop(name)
+        with pytest.raises(SandboxFailed, match="cannot be activated"):
+            Docker(name)
+    finally:
+        box.close()
+        docker.client().images.remove(name, force=True)
+
+
 def test_an_image_that_cannot_be_had() -> None:
     calibration_image()
     with pytest.raises(SandboxFailed, match="Docker"):
