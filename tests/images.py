@@ -7,7 +7,7 @@ import pytest
 from kvci.errors import UserError
 from kvci.images.base import base
 from kvci.images.build import build
-from kvci.sandbox import docker
+from kvci.sandbox import engine
 from kvci.tasks import calibration, row
 from tests.conftest import data
 
@@ -17,12 +17,12 @@ ROWS = "swe-bench-lite.v5.jsonl"
 def calibration_image() -> str:
     """The image of the calibration suite; skips where it cannot be made, with CI=true fails."""
     try:
-        docker.check()
+        engine.check()
     except UserError as error:
         pytest.skip(str(error))
-    if not docker.has(calibration.IMAGE):
+    if not engine.has(calibration.IMAGE):
         try:
-            docker.client().images.get(base("bookworm")).tag(calibration.IMAGE)
+            engine.client().images.get(base("bookworm")).tag(calibration.IMAGE)
         except UserError as error:
             if os.environ.get("CI") == "true":
                 pytest.fail(f"{error} With CI=true and Docker running nothing is skipped.")

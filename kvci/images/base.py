@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.sandbox import docker
+from kvci.sandbox import engine
 
 BASE = "kvci/base"
 PACKAGES = "ca-certificates,git,python3,python3-venv,python3-dev,gcc,libc6-dev,patch,make"
@@ -16,7 +16,7 @@ PACKAGES = "ca-certificates,git,python3,python3-venv,python3-dev,gcc,libc6-dev,p
 def base(suite: str) -> str:
     """`kvci/base:<suite>`, made once a machine in about a minute. Raises UserError."""
     name = f"{BASE}:{suite}"
-    if docker.has(name):
+    if engine.has(name):
         return name
     if os.geteuid() != 0:
         raise UserError("debootstrap makes the base image and needs root; run kvci as root once.")
@@ -30,7 +30,7 @@ def base(suite: str) -> str:
         with tempfile.TemporaryFile() as tar:
             subprocess.run(["tar", "-C", str(tree), "-c", "."], stdout=tar, check=True)
             tar.seek(0)
-            docker.client().api.import_image_from_data(tar, repository=BASE, tag=suite)
+            engine.client().api.import_image_from_data(tar, repository=BASE, tag=suite)
     return name
 
 

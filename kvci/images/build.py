@@ -22,7 +22,7 @@ from docker.errors import BuildError
 from kvci.errors import UserError
 from kvci.images.base import base
 from kvci.images.recipe import SHIPPED, Recipe, recipes
-from kvci.sandbox import TREE, docker
+from kvci.sandbox import TREE, engine
 from kvci.tasks.row import Row
 
 BUILT = "kvci.built"
@@ -78,7 +78,7 @@ def build(
 
         def one(row: Row) -> Built:
             recipe = known.get((row.repo, row.version))
-            if docker.has(row.image):
+            if engine.has(row.image):
                 return Built(row.instance_id, row.image)
             if recipe is None:
                 why = f"no recipe for {row.repo} {row.version}"
@@ -145,8 +145,13 @@ def _build(row: Row, recipe: Recipe, source: str) -> None:
                 member.size = len(content)
                 files.addfile(member, io.BytesIO(content))
         context.seek(0)
-        docker.client().images.build(
-            fileobj=context, custom_context=True, tag=row.image, network_mode="host", rm=True
+        engine.client().images.build(
+            fileobj=context,
+            custom_context=True,
+            tag=row.image,
+            network_mode="host",
+            rm=True,
+            forcerm=True,
         )
 
 

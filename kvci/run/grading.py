@@ -1,5 +1,6 @@
 """Grading in a child process of its own, beside generation."""
 
+import contextlib
 import threading
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from kvci import children
 from kvci.children import worker
+from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import SandboxFailed
@@ -27,6 +29,8 @@ def _once(
     try:
         return grade(instance.row, patch, lambda: sandboxes.make(instance), folder, test_s)
     except SandboxFailed as error:
+        with contextlib.suppress(UserError):
+            sandboxes.wait()
         return Graded(verdict=Verdict.GRADING_FAILED, detail=str(error))
     except Exception:
         return Graded(verdict=Verdict.NOT_GRADED, detail=traceback.format_exc())

@@ -37,13 +37,20 @@ class Sandboxes:
         except (OSError, subprocess.SubprocessError) as error:
             raise SandboxFailed(f"the work tree could not be made: {error}") from None
 
+    def wait(self) -> None:
+        """Return when sandboxes can be made again. Raises UserError if that takes too long."""
+        if self.kind == "docker":
+            from kvci.sandbox import engine
+
+            engine.wait()
+
     def sweep(self, own: bool = False) -> None:
         """End what killed kvci processes left, and with `own` what this one still has."""
         cgroup.sweep()
         if self.kind == "docker":
-            from kvci.sandbox import docker
+            from kvci.sandbox import engine
 
-            docker.sweep(own)
+            engine.sweep(own)
 
 
 def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:
@@ -61,11 +68,11 @@ def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:
         )
     if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and not images):
         return "bwrap", f"bwrap, {bwrap.check()}"
-    from kvci.sandbox import docker
+    from kvci.sandbox import engine
 
-    version = docker.check()
+    version = engine.check()
     for image in {instance.row.image for instance in some if instance.files}:
-        if not docker.has(image):
+        if not engine.has(image):
             raise UserError(
                 f"Docker has no image {image}; make it with "
                 f"docker build -t {image} ci/images/calibration."

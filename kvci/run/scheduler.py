@@ -239,6 +239,10 @@ class Scheduler:
                 if not server.healthy():
                     return True  # ended by another trial; this one has not begun
                 talk = self._solve(trial, server, client, slot)
+                if talk.exit is Exit.SANDBOX_FAILED:
+                    self._sandboxes.wait()
+            except UserError:
+                raise
             except Exception:
                 talk = Conversation(exit=Exit.KVCI_FAILED, detail=traceback.format_exc())
             finally:

@@ -8,24 +8,23 @@ import tarfile
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-import docker
 import requests
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, NotFound
 
 from kvci.errors import UserError
-from kvci.host import ended, process
+from kvci.host import process
 from kvci.sandbox import TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, diff
 from kvci.sandbox.capped import HeadAndTail
+from kvci.sandbox.engine import GONE, OWNER, client, cpus, full
 
-OWNER = "kvci.owner"
-"""A label: the process that a container belongs to."""
 LIFETIME_S = 6 * 3600
 """A container that nobody sweeps ends by itself."""
 TREE_MAX_BYTES = 2 << 30
+HOG_BYTES = 1 << 30
+"""A trial that has written so much, when the disk is full, filled it."""
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
 """What root needs to go on owning the files of its image; all others are dropped."""
 FIRST = f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60; done"
@@ -42,51 +41,6 @@ unset PWD OLDPWD SHLVL HOSTNAME _
 env -0
 """
 """As the harness's eval scripts do it; conda takes half a second, so once an image is enough."""
-GONE = (DockerException, requests.RequestException, OSError)
-
-
-@cache
-def client() -> Any:
-    """This process's connection. Raises UserError if the engine does not answer."""
-    try:
-        made = docker.from_env(timeout=60, max_pool_size=256)
-        made.ping()
-    except GONE as error:
-        raise UserError(
-            f"Docker does not answer ({str(error)[:200]}); start it, or use bubblewrap."
-        ) from None
-    return made
-
-
-@cache
-def cpus() -> int:
-    """What the engine has; asking takes a tenth of a second."""
-    count: int = client().info()["NCPU"]
-    return count
-
-
-def check() -> str:
-    """The engine's version, for the manifest. Raises UserError if it does not answer."""
-    version: str = client().version()["Version"]
-    return version
-
-
-def has(image: str) -> bool:
-    """True if the engine has an image of this name. Raises UserError if it does not answer."""
-    return bool(client().images.list(image))
-
-
-def sweep(own: bool = False) -> None:
-    """Remove the containers of this machine's kvci processes that live no more, or are this one."""
-    with contextlib.suppress(*GONE):
-        for container in client().containers.list(
-            all=True, filters={"label": OWNER}, ignore_removed=True
-        ):
-            if ended(name := container.labels[OWNER]) or (own and name == process()):
-                with contextlib.suppress(NotFound, APIError):
-                    container.remove(force=True, v=True)
-
-
 _ACTIVATED: dict[str, dict[str, str]] = {}
 """Image -> the environment that its activation gives."""
 
@@ -108,6 +62,8 @@ class Docker:
         """Raises SandboxFailed if the container does not start, or its image is not here."""
         self._image, self._files, self._caps = image, files, caps or Caps()
         self._network = network
+        self._dead = False
+        """What process 1 needs was taken away by the trial itself."""
         try:
             self._container = self._start()
             try:
@@ -118,7 +74,7 @@ class Docker:
             except BaseException:
                 self.close()
                 raise
-        except GONE as error:
+        except (*GONE, UserError) as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
     def run(self, command: str, limits: Limits) -> Result:
@@ -212,15 +168,15 @@ class Docker:
         kept, cap_bytes = HeadAndTail(limits.kept_bytes), limits.output_mib << 20
         bound = f'ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}; exec "$@"'
         try:
-            if not self._running():
-                self._end_all()
+            self._must_be_there()
+            if self._dead:
                 return Result(b"", 137, False, 0, 0.0)
             words = ["bash", "-c", bound, "-", *command]
             made = api.exec_create(name, words, environment=environment, workdir=TREE)
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
             try:
-                over = _drain(connection, kept, started + limits.wall_s, cap_bytes)
+                over = _drain(connection, kept, started + limits.wall_s, cap_bytes, full)
             finally:
                 # Without this the engine goes on filling a pipe that nobody reads, and waits 10 s.
                 with contextlib.suppress(OSError):
@@ -228,28 +184,48 @@ class Docker:
                 stream.close()
             wall_s = time.monotonic() - started
             code = api.exec_inspect(made["Id"])["ExitCode"] if over else None
+            self._must_be_there()
+            if full() and self._written_bytes() < HOG_BYTES:
+                raise SandboxFailed("Docker: its disk is full, and not by this trial")
             if code is None or self._busy():
                 self._end_all()
         except GONE as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
-        timed_out = not over and kept.total_bytes <= cap_bytes
+        timed_out = wall_s >= limits.wall_s and kept.total_bytes <= cap_bytes
         return Result(
             kept.bytes(), 137 if code is None else code, timed_out, kept.total_bytes, wall_s
         )
 
-    def _running(self) -> bool:
+    def _must_be_there(self) -> None:
+        """Raises SandboxFailed if the container was ended from outside.
+
+        Nothing inside ends process 1 but using up the memory, and then it is started again.
+        """
         self._container.reload()
-        return bool(self._container.status == "running")
+        state = self._container.attrs["State"]
+        if not (state["Running"] or state["OOMKilled"] or self._dead):
+            raise SandboxFailed("Docker: the container was ended from outside")
+        if not state["Running"] and not self._dead:
+            self._end_all()
+
+    def _written_bytes(self) -> int:
+        one = client().api.containers(all=True, size=True, filters={"id": self._container.id})
+        return int(one[0].get("SizeRw", 0)) if one else 0
 
     def _busy(self) -> bool:
         """More than process 1 and its sleep is there, or nothing at all."""
         try:
-            processes = self._container.top()["Processes"]
+            processes = self._container.top()["Processes"] or []
         except NotFound:
             raise
         except APIError:
-            return True
-        return not 1 <= len(processes or []) <= 2
+            processes = []
+        if not processes:
+            # It ended this moment, and it takes the engine another to say so.
+            with contextlib.suppress(requests.RequestException):
+                self._container.wait(timeout=10)
+            self._must_be_there()
+        return not 1 <= len(processes) <= 2
 
     def _end_all(self) -> None:
         """From outside, so that nothing inside has a say; the file system stays."""
@@ -261,6 +237,7 @@ class Docker:
             # What process 1 needs is gone: the trial's own doing, if the container is still there.
             if error.is_server_error() or self._vanished():
                 raise
+            self._dead = True
 
     def _vanished(self) -> bool:
         try:
@@ -320,20 +297,36 @@ def _tar(files: dict[str, str]) -> bytes:
     return out.getvalue()
 
 
-def _drain(connection: socket.socket, kept: HeadAndTail, deadline: float, cap_bytes: int) -> bool:
+def _drain(
+    connection: socket.socket,
+    kept: HeadAndTail,
+    deadline: float,
+    cap_bytes: int,
+    over: Callable[[], bool],
+) -> bool:
     """Read the frames of an exec until its end; False if the deadline or the cap came first.
+
+    `over` is asked every second, and ends it too.
 
     A frame is eight bytes, of which the last four are its length, and that many bytes of output
     (Docker Engine API, "attach to a container", stream format).
     """
     pending = b""
     left_in_frame = 0
+    asked = time.monotonic()
     while kept.total_bytes <= cap_bytes:
-        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        now = time.monotonic()
+        if now >= deadline:
+            return False
+        if now >= asked + 1:
+            if over():
+                return False
+            asked = now
+        connection.settimeout(max(0.001, min(1.0, deadline - now)))
         try:
             data = connection.recv(1 << 16)
         except TimeoutError:
-            return False
+            continue
         if not data:
             return True
         pending += data

@@ -8,9 +8,10 @@ import threading
 
 from docker.errors import ImageNotFound
 
+from kvci.errors import UserError
 from kvci.host import process
 from kvci.sandbox import TREE, SandboxFailed
-from kvci.sandbox.docker import GONE, OWNER, client, has
+from kvci.sandbox.engine import GONE, OWNER, client, has
 
 STRIPPED = "kvci/instance"
 """Images of instances whose own had more than the past in them."""
@@ -69,7 +70,7 @@ def without_future(image: str) -> str:
             return _known(digest) or _made(image, digest)
     except ImageNotFound:
         raise SandboxFailed(f"Docker has no image {image}; kvci images pull gets it") from None
-    except GONE as error:
+    except (*GONE, UserError) as error:
         raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
 

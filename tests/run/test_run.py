@@ -16,7 +16,7 @@ import pytest
 from kvci.host import ended
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.scripted import DATASET
-from kvci.sandbox import docker
+from kvci.sandbox import engine
 from kvci.sandbox.cgroup import ROOT
 from kvci.serve.replay import Script, Step
 from kvci.tasks.calibration import suite
@@ -92,9 +92,9 @@ def containers_of_the_dead() -> list[str]:
     deadline = time.monotonic() + 10
     while True:
         owners = [
-            container.labels[docker.OWNER]
-            for container in docker.client().containers.list(
-                all=True, filters={"label": docker.OWNER}, ignore_removed=True
+            container.labels[engine.OWNER]
+            for container in engine.client().containers.list(
+                all=True, filters={"label": engine.OWNER}, ignore_removed=True
             )
         ]
         left = [owner for owner in owners if ended(owner)]

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from kvci.errors import UserError
-from kvci.sandbox import Limits, SandboxFailed, docker
+from kvci.sandbox import Caps, Limits, SandboxFailed, docker, engine
 from kvci.sandbox.docker import Docker
 from tests.images import calibration_image
 
@@ -25,30 +27,80 @@ def test_what_a_killed_kvci_left_is_removed_and_nothing_else() -> None:
     made = subprocess.run([sys.executable, "-c", MAKE, image], capture_output=True, text=True)
     left = made.stdout.strip()
     try:
-        assert left and docker.client().containers.get(left).status == "running"
-        docker.sweep()
+        assert left and engine.client().containers.get(left).status == "running"
+        engine.sweep()
         assert left not in [
-            c.id for c in docker.client().containers.list(all=True, ignore_removed=True)
+            c.id for c in engine.client().containers.list(all=True, ignore_removed=True)
         ]
         assert mine.run("echo still here", Limits()).output == b"still here\n"
     finally:
         mine.close()
 
 
-def test_a_container_that_the_trial_ended_goes_on_and_a_removed_one_is_infrastructure() -> None:
+def test_a_container_that_another_ended_or_removed_is_infrastructure() -> None:
     box = Docker(calibration_image(), FILES)
     try:
         box.run("echo kept > /tmp/file", Limits())
-        docker.client().containers.get(box._container.id).kill()
-        assert box.run("echo lost", Limits()).code != 0
-        assert box.run("cat /tmp/file", Limits()).output == b"kept\n"
-        docker.client().containers.get(box._container.id).remove(force=True)
+        engine.client().containers.get(box._container.id).kill()
+        with pytest.raises(SandboxFailed, match="from outside"):
+            box.run("echo lost", Limits())
+        killer = threading.Timer(1, lambda: box._container.kill())
+        box._container.start()
+        killer.start()
+        with pytest.raises(SandboxFailed):
+            box.run("sleep 30", Limits())
+        box._container.remove(force=True)
         with pytest.raises(SandboxFailed):
             box.run("true", Limits())
         with pytest.raises(SandboxFailed):
             box.diff()
     finally:
         box.close()
+
+
+HOG = "head -c 300M /dev/zero | tail"
+
+
+def test_a_container_whose_memory_a_command_uses_up_goes_on() -> None:
+    box = Docker(calibration_image(), FILES, Caps(memory_mib=64))
+    try:
+        for _ in range(3):
+            assert box.run(HOG, Limits()).code != 0
+            assert box.run("echo here", Limits()).output == b"here\n"
+    finally:
+        box.close()
+
+
+def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Docker(calibration_image(), FILES)
+    try:
+        monkeypatch.setattr(docker, "full", lambda: True)
+        with pytest.raises(SandboxFailed, match="not by this trial"):
+            box.run("sleep 5", Limits())
+        monkeypatch.setattr(docker, "HOG_BYTES", 1 << 20)
+        started = time.monotonic()
+        ended = box.run("head -c 2M /dev/zero > /tmp/file; sleep 30", Limits())
+        assert ended.code == 137 and not ended.timed_out and time.monotonic() - started < 20
+        monkeypatch.setattr(docker, "full", lambda: False)
+        assert box.run("rm /tmp/file; echo here", Limits()).output == b"here\n"
+    finally:
+        box.close()
+
+
+def test_an_engine_is_waited_for_and_a_full_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration_image()
+    answers = iter([True, False])
+    monkeypatch.setattr(engine, "full", lambda: next(answers, True))
+    engine.wait(30)
+    with pytest.raises(UserError, match="disk is full"):
+        engine.wait(0)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    engine.client.cache_clear()
+    with pytest.raises(UserError, match="does not answer"):
+        engine.wait(0)
+    with pytest.raises(SandboxFailed, match="does not answer"):
+        Docker("any")
+    engine.client.cache_clear()
 
 
 CONDA = """
@@ -79,7 +131,7 @@ def test_commands_run_where_the_image_s_environment_is_activated_and_scripts_do_
             Docker(name)
     finally:
         box.close()
-        docker.client().images.remove(name, force=True)
+        engine.client().images.remove(name, force=True)
 
 
 def test_an_image_that_cannot_be_had() -> None:
@@ -90,7 +142,7 @@ def test_an_image_that_cannot_be_had() -> None:
 
 def test_without_docker_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
-    docker.client.cache_clear()
+    engine.client.cache_clear()
     with pytest.raises(UserError, match="Docker does not answer"):
-        docker.check()
-    docker.client.cache_clear()
+        engine.check()
+    engine.client.cache_clear()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvci.sandbox import Limits, SandboxFailed, docker
+from kvci.sandbox import Limits, SandboxFailed, engine
 from kvci.sandbox.docker import Docker
 from kvci.sandbox.history import without_future
 from tests.images import calibration_image
@@ -60,13 +60,13 @@ def image() -> Iterator[str]:
     finally:
         box.close()
         for name in names:
-            if docker.has(name):
-                docker.client().images.remove(name, force=True)
+            if engine.has(name):
+                engine.client().images.remove(name, force=True)
 
 
 def test_an_image_without_a_future_is_taken_as_it_is(image: str) -> None:
-    assert without_future(image) == docker.client().images.get(image).id
-    assert without_future(image) == docker.client().images.get(image).id
+    assert without_future(image) == engine.client().images.get(image).id
+    assert without_future(image) == engine.client().images.get(image).id
 
 
 def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str) -> None:
@@ -97,7 +97,7 @@ def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str)
     finally:
         box.close()
         if stripped:
-            docker.client().images.remove(stripped, force=True)
+            engine.client().images.remove(stripped, force=True)
 
 
 def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
@@ -111,4 +111,4 @@ def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
             without_future(f"{NAME}:bare")
     finally:
         box.close()
-        docker.client().images.remove(f"{NAME}:bare", force=True)
+        engine.client().images.remove(f"{NAME}:bare", force=True)

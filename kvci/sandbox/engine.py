@@ -1,0 +1,114 @@
+"""The Docker engine: asked for, waited for, and its disk watched."""
+
+import contextlib
+import os
+import time
+from functools import cache
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+
+from kvci.children import ENDING
+from kvci.errors import UserError
+from kvci.host import ended, process
+
+OWNER = "kvci.owner"
+"""A label: the process that a container belongs to."""
+FLOOR_BYTES = 1 << 30
+"""A disk with less room than this, or than a twentieth of it, is full."""
+PATIENCE_S = 900.0
+"""An engine may take so long to come back, or its disk to have room again."""
+GONE = (DockerException, requests.RequestException, OSError)
+
+
+@cache
+def client() -> Any:
+    """This process's connection. Raises UserError if the engine does not answer."""
+    try:
+        made = docker.from_env(timeout=60, max_pool_size=256)
+        made.ping()
+    except GONE as error:
+        raise UserError(
+            f"Docker does not answer ({str(error)[:200]}); start it, or use bubblewrap."
+        ) from None
+    return made
+
+
+@cache
+def cpus() -> int:
+    """What the engine has; asking takes a tenth of a second."""
+    count: int = client().info()["NCPU"]
+    return count
+
+
+def check() -> str:
+    """The engine's version, for the manifest. Raises UserError if it does not answer."""
+    version: str = client().version()["Version"]
+    return version
+
+
+def has(image: str) -> bool:
+    """True if the engine has an image of this name. Raises UserError if it does not answer."""
+    return bool(client().images.list(image))
+
+
+def sweep(own: bool = False) -> None:
+    """Remove the containers of this machine's kvci processes that live no more, or are this one."""
+    with contextlib.suppress(*GONE):
+        for container in client().containers.list(
+            all=True, filters={"label": OWNER}, ignore_removed=True
+        ):
+            if ended(name := container.labels[OWNER]) or (own and name == process()):
+                with contextlib.suppress(NotFound, APIError):
+                    container.remove(force=True, v=True)
+
+
+def room() -> os.statvfs_result | None:
+    """Of the disk that the engine keeps its images on; None if that is another machine's."""
+    root = _root()
+    try:
+        return os.statvfs(root) if root else None
+    except OSError:
+        return None
+
+
+@cache
+def _root() -> str:
+    if not client().api.base_url.startswith(("http+docker:", "unix:")):
+        return ""
+    root: str = client().info()["DockerRootDir"]
+    return root
+
+
+def free_bytes() -> int | None:
+    """What is free on the engine's disk, if that is this machine's."""
+    disk = room()
+    return disk.f_bavail * disk.f_frsize if disk else None
+
+
+def full() -> bool:
+    """True if a container that writes would soon fail."""
+    disk = room()
+    if disk is None:
+        return False
+    floor = min(FLOOR_BYTES, disk.f_blocks * disk.f_frsize // 20)
+    return disk.f_bavail * disk.f_frsize < floor
+
+
+def wait(patience_s: float = PATIENCE_S) -> None:
+    """Return when the engine answers and its disk has room. Raises UserError if it never does."""
+    until, why = time.monotonic() + patience_s, ""
+    while True:
+        try:
+            client().ping()
+            if not full():
+                return
+            why = "Docker's disk is full; make room there"
+        except (*GONE, UserError):
+            why = "Docker does not answer; start it"
+        if time.monotonic() > until:
+            raise UserError(f"{why}, and run the same command again: what is finished is kept.")
+        if ENDING.wait(1):
+            raise UserError("Stopped while waiting for Docker.")
