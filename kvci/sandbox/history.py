@@ -14,7 +14,7 @@ from kvci.sandbox import TREE, SandboxFailed
 from kvci.sandbox.engine import GONE, OWNER, client, has
 
 STRIPPED = "kvci/instance"
-"""Images of instances whose own had more than the past in them."""
+"""`kvci/instance:<id>` is the image of that id without its future: itself, if it had none."""
 LOCK = threading.Lock()
 """One image at a time: making one takes a processor and a disk."""
 KEPT = (
@@ -60,35 +60,28 @@ echo "objects of another time are left"; exit 1
 
 
 def without_future(image: str) -> str:
-    """The image, or one made of it whose history ends with its base; made once an image.
+    """The name of an image whose history ends with its base; made once an image.
 
     Raises SandboxFailed if it cannot be made or is not here: no trial waits for a registry.
     """
     try:
         digest = client().images.get(image).id
         with LOCK:
-            return _known(digest) or _made(image, digest)
+            if not has(name := name_of(digest)):
+                _make(image, digest)
+        return name
     except ImageNotFound:
         raise SandboxFailed(f"Docker has no image {image}; kvci images pull gets it") from None
     except (*GONE, UserError) as error:
         raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
 
-_CLEAN: set[str] = set()
-"""Images that this process found to have no more than the past."""
-
-
-def _known(digest: str) -> str | None:
-    if digest in _CLEAN:
-        return digest
-    return tag if has(tag := _tag(digest)) else None
-
-
-def _tag(digest: str) -> str:
+def name_of(digest: str) -> str:
+    """Of the image without its future of the image with this id."""
     return f"{STRIPPED}:{digest.removeprefix('sha256:')[:24]}"
 
 
-def _made(image: str, digest: str) -> str:
+def _make(image: str, digest: str) -> None:
     made = client().containers.create(
         digest,
         ["-c", STRIP],
@@ -100,15 +93,11 @@ def _made(image: str, digest: str) -> str:
     try:
         made.start()
         code = made.wait(timeout=1800)["StatusCode"]
-        if code == CLEAN:
-            _CLEAN.add(digest)
-            return digest
-        if code != NOT_CLEAN:
-            raise SandboxFailed(
-                f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}"
-            )
-        repository, _, tag = _tag(digest).partition(":")
-        made.commit(repository, tag)
-        return _tag(digest)
+        if code not in (CLEAN, NOT_CLEAN):
+            said = made.logs()[-300:]
+            raise SandboxFailed(f"the history of {image} cannot be stripped: {said!r}")
+        clean = made.commit() if code == NOT_CLEAN else client().images.get(digest)
+        for name in {name_of(digest), name_of(clean.id)}:
+            clean.tag(*name.split(":"))
     finally:
         made.remove(force=True, v=True)

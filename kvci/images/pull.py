@@ -1,0 +1,188 @@
+"""One image pulled: what failed and why, and whether it is worth another try."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import docker
+from docker.errors import APIError, ImageNotFound
+from docker.utils import parse_repository_tag
+
+from kvci.children import ENDING
+from kvci.files import Document
+from kvci.images import registry, shelf
+from kvci.images.registry import Login, parts
+from kvci.sandbox import SandboxFailed, engine
+from kvci.sandbox.history import without_future
+
+State = Literal["pulling", "present", "pulled", "absent", "failed", "let go"]
+FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
+LIMITED = ("toomanyrequests", "too many requests", "429", "rate limit")
+ABSENT = ("manifest unknown", "name unknown", "repository does not exist")
+NO_ROOM = ("no space left on device",)
+
+
+class Entry(Document):
+    """What is known of one image. The ledger is made of them."""
+
+    image: str
+    state: State
+    why: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    id: str = ""
+
+
+class Failed(Exception):
+    """A pull that did not come to its end."""
+
+
+class Limited(Failed):
+    """The registry's limit of pulls is reached."""
+
+
+class Absent(Failed):
+    """The registry has no such image, or none for this login: asking again changes nothing."""
+
+
+class NoRoom(Failed):
+    """Going on would use the disk's reserve."""
+
+
+@dataclass
+class Gate:
+    """Whoever meets a registry's limit makes all wait."""
+
+    opens: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self, seconds: float) -> None:
+        with self.lock:
+            self.opens = max(self.opens, time.monotonic() + seconds)
+
+    def wait(self) -> None:
+        while (left := self.opens - time.monotonic()) > 0 and not ENDING.wait(min(left, 1.0)):
+            pass
+
+
+@dataclass(frozen=True)
+class Puller:
+    """How images are pulled. Times in seconds."""
+
+    mirror: str | None = None
+    """A registry that has the same repositories; asked instead of the image's own."""
+    login: Login | None = None
+    """For the registry that is asked; else what `docker login` left is taken."""
+    reserve_bytes: int = 0
+    """Of the engine's disk, never used."""
+    patience_s: float = 3600.0
+    """Without an image having come; a limit that the registry announces may take longer."""
+    stall_s: float = 300.0
+    """Without a sign of life a pull is given up and tried again."""
+    gate: Gate = field(default_factory=Gate)
+    say: Callable[[str], None] = print
+
+    def pull(self, image: str) -> Entry:
+        """Get one image, stripped of its future, and mark it as ours."""
+        began, attempts = time.monotonic(), 0
+        while True:
+            self.gate.wait()
+            attempts += 1
+            try:
+                name = self._pull(image)
+                return self._entry(image, "pulled", began, attempts, id=name)
+            except Absent as error:
+                return self._entry(image, "absent", began, attempts, why=str(error))
+            except (NoRoom, SandboxFailed) as error:
+                return self._entry(image, "failed", began, attempts, why=str(error))
+            except Failed as error:
+                why, asked_s = str(error), None
+                wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1))
+                if isinstance(error, Limited):
+                    asked_s = registry.ask(self._source(image), self.login).wait_s
+                    wait_s = wait_s if asked_s is None else asked_s
+                    self.gate.close(wait_s)
+                if asked_s is None and time.monotonic() - began + wait_s > self.patience_s:
+                    return self._entry(image, "failed", began, attempts, why=why)
+                self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
+            if ENDING.wait(wait_s):
+                return self._entry(image, "failed", began, attempts, why="stopped")
+
+    def _entry(
+        self, image: str, state: State, began: float, attempts: int, why: str = "", id: str = ""
+    ) -> Entry:
+        seconds = round(time.monotonic() - began, 3)
+        return Entry(image=image, state=state, why=why, attempts=attempts, seconds=seconds, id=id)
+
+    def _source(self, image: str) -> str:
+        if self.mirror is None:
+            return image
+        _, repository, tag = parts(image)
+        return f"{self.mirror}/{repository}:{tag}"
+
+    def _pull(self, image: str) -> str:
+        """The id of the image. Raises Failed, SandboxFailed."""
+        source = self._source(image)
+        try:
+            for event in self._events(source):
+                if "error" in event:
+                    raise _failure(str(event["error"]))
+                free = engine.free_bytes()
+                if free is not None and free < self.reserve_bytes:
+                    raise NoRoom(
+                        f"{free >> 20} MiB are free on Docker's disk, and "
+                        f"{self.reserve_bytes >> 20} MiB are its reserve"
+                    )
+            images = engine.client().images
+            if source != image:
+                images.get(source).tag(*_repository_and_tag(image))
+                images.remove(source)
+            shelf.mark(image)
+            return self._strip(image)
+        except (APIError, ImageNotFound) as error:
+            raise _failure(str(error.explanation or error)) from None
+        except engine.GONE as error:
+            raise Failed(f"Docker: {str(error)[:300]}") from None
+
+    def _events(self, source: str) -> Iterator[dict[str, Any]]:
+        """What the engine says while it pulls; leaving the loop ends the pull."""
+        name, tag = _repository_and_tag(source)
+        client = docker.from_env(timeout=self.stall_s)
+        login = dict(zip(("username", "password"), self.login, strict=True)) if self.login else None
+        try:
+            with contextlib.closing(
+                client.api.pull(name, tag, stream=True, decode=True, auth_config=login)
+            ) as events:
+                yield from events
+        finally:
+            client.close()
+
+    def _strip(self, image: str) -> str:
+        """The image without its future takes the name, so that the other's bytes can go."""
+        images = engine.client().images
+        pulled = images.get(image)
+        stripped = images.get(without_future(image))
+        if stripped.id != pulled.id:
+            stripped.tag(*_repository_and_tag(image))
+            shelf.mark(image)
+        return str(stripped.id)
+
+
+def _repository_and_tag(image: str) -> tuple[str, str]:
+    name, tag = parse_repository_tag(image)
+    return name, tag or "latest"
+
+
+def _failure(said: str) -> Failed:
+    """What kind of failure the engine's words mean."""
+    text, low = " ".join(said.split())[:300], said.lower()
+    if any(words in low for words in LIMITED):
+        return Limited(text)
+    if any(words in low for words in NO_ROOM):
+        return NoRoom(text)
+    if any(words in low for words in ABSENT):
+        return Absent(text)
+    return Failed(text)

@@ -1,0 +1,100 @@
+"""What a registry says of an image before it is pulled, at no pull's cost.
+
+The manifest's head is asked for, as the OCI distribution specification has it (content discovery);
+Docker Hub does not count it, and says in its headers how many pulls are left.
+"""
+
+import email.utils
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.request import parse_http_list, parse_keqv_list
+
+import httpx
+from docker.auth import resolve_repository_name
+from docker.utils import parse_repository_tag
+
+HUB, HUB_API = "docker.io", "registry-1.docker.io"
+ACCEPT = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in (
+        "docker.distribution.manifest.v2",
+        "docker.distribution.manifest.list.v2",
+        "oci.image.manifest.v1",
+        "oci.image.index.v1",
+    )
+)
+Login = tuple[str, str]
+"""User name and password."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    """HTTP's; 0 where the registry did not answer."""
+    why: str = ""
+    remaining: int | None = None
+    """Pulls left in its window, where it says so."""
+    wait_s: float | None = None
+    """How long it asks to wait, where it does."""
+
+
+def parts(image: str) -> tuple[str, str, str]:
+    """Registry, repository and tag of an image's name."""
+    name, tag = parse_repository_tag(image)
+    registry, repository = resolve_repository_name(name)
+    if registry == HUB and "/" not in repository:
+        repository = f"library/{repository}"
+    return registry, repository, tag or "latest"
+
+
+def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answer:
+    """The registry's answer about one image. It never raises for what a registry does."""
+    registry, repository, tag = parts(image)
+    host = HUB_API if registry == HUB else registry
+    local = host.partition(":")[0] in ("localhost", "127.0.0.1")
+    url = f"{'http' if local else 'https'}://{host}/v2/{repository}/manifests/{tag}"
+    try:
+        with httpx.Client(timeout=timeout_s, follow_redirects=True) as client:
+            answer = client.head(url, headers={"accept": ACCEPT})
+            if answer.status_code == 401:
+                challenge = answer.headers.get("www-authenticate", "")
+                if challenge.lower().startswith("bearer"):
+                    client.headers["authorization"] = _token(client, challenge, login)
+                answer = client.head(url, headers={"accept": ACCEPT}, auth=_basic(login))
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        return Answer(0, f"{registry} does not answer as a registry: {error or type(error)}")
+    left = answer.headers.get("ratelimit-remaining", "").partition(";")[0]
+    return Answer(
+        answer.status_code,
+        f"{registry} answers {answer.status_code}",
+        int(left) if left.isdecimal() else None,
+        _wait_s(answer.headers),
+    )
+
+
+def _token(client: httpx.Client, challenge: str, login: Login | None) -> str:
+    """The header that the challenge asks for, as Docker's registries give tokens."""
+    asked = parse_keqv_list(parse_http_list(challenge.partition(" ")[2]))
+    query = httpx.QueryParams({name: asked[name] for name in asked if name in ("service", "scope")})
+    answer = client.get(asked["realm"], params=query, auth=_basic(login))
+    said = answer.raise_for_status().json()
+    return f"Bearer {said.get('token') or said['access_token']}"
+
+
+def _basic(login: Login | None) -> Any:
+    return httpx.BasicAuth(*login) if login else httpx.USE_CLIENT_DEFAULT
+
+
+def _wait_s(headers: httpx.Headers) -> float | None:
+    """Retry-After in seconds or as a date; some registries give the Unix time there."""
+    value = headers.get("retry-after", headers.get("x-retry-after", ""))
+    if value.isdecimal():
+        number = float(value)
+        return number if number < 1e9 else max(0.0, number - time.time())
+    if not value:
+        return None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

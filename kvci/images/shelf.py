@@ -1,0 +1,83 @@
+"""The images of ours that the engine has, and how they are let go.
+
+What is ours the engine itself knows: each name that kvci pulled has a second one, made of its
+hash, on the same image. So a killed kvci loses nothing, and nobody else's image is taken for ours.
+"""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from docker.errors import APIError, ImageNotFound
+
+from kvci.images.registry import parts
+from kvci.sandbox import engine
+from kvci.sandbox.history import STRIPPED
+
+PULLED = "kvci/pulled"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One image of ours. `unshared_bytes` come free when it goes."""
+
+    id: str
+    names: tuple[str, ...]
+    unshared_bytes: int
+    needed: str
+    """When it was last needed; texts of the engine's that sort as times do."""
+
+
+def mark(name: str) -> None:
+    """This image is ours, and is needed now."""
+    engine.client().images.get(name).tag(PULLED, _hash(name))
+
+
+def is_ours(name: str) -> bool:
+    """True if kvci pulled what this name means now."""
+    try:
+        found = engine.client().images.get(name)
+    except ImageNotFound:
+        return False
+    return f"{PULLED}:{_hash(name)}" in found.tags
+
+
+def ours() -> list[Kept]:
+    """The least recently needed first; an image that has another's name too is not ours.
+
+    Asking takes the engine seconds.
+    """
+    kept = []
+    for one in engine.client().df()["Images"] or []:
+        names = _ours(one["RepoTags"] or [])
+        if names and len(names) == len(one["RepoTags"]):
+            attrs = engine.client().images.get(one["Id"]).attrs
+            unshared = one["Size"] - max(0, one["SharedSize"])
+            kept.append(Kept(one["Id"], names, unshared, attrs["Metadata"]["LastTagTime"]))
+    return sorted(kept, key=lambda one: one.needed)
+
+
+def let_go(kept: Kept) -> bool:
+    """Remove the names that are ours; False if a container still has the image."""
+    for name in kept.names:
+        try:
+            engine.client().images.remove(name)
+        except ImageNotFound:
+            continue
+        except APIError as error:
+            if error.status_code == 409:
+                return False
+            raise
+    return True
+
+
+def _hash(name: str) -> str:
+    registry, repository, tag = parts(name)
+    return hashlib.sha256(f"{registry}/{repository}:{tag}".encode()).hexdigest()[:24]
+
+
+def _ours(names: Collection[str]) -> tuple[str, ...]:
+    """The marks among an image's names last, so that an image half let go is still ours."""
+    marks = [name for name in names if name.startswith((f"{PULLED}:", f"{STRIPPED}:"))]
+    pulled = [name for name in names if f"{PULLED}:{_hash(name)}" in marks]
+    return (*pulled, *marks)

@@ -1,0 +1,186 @@
+"""Images here before they are needed, and gone when nothing needs them any more.
+
+A run goes in waves: as many blocks as the disk holds are supplied, run and graded, and their images
+stay until the next wave needs the room.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.files import Document
+from kvci.images import shelf
+from kvci.images.pull import Entry, Puller
+from kvci.images.shelf import Kept
+from kvci.plan import Block
+from kvci.sandbox import SandboxFailed, engine
+from kvci.sandbox.history import without_future
+
+
+class Ledger(Document):
+    """Of each image that was needed what became of it, in the order of need."""
+
+    images: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the engine's disk may hold."""
+
+    reserve_bytes: int = 10 << 30
+    """Free, whatever else: other programs' and the containers'."""
+    ours_bytes: int | None = None
+    """Of images of ours, each counted with what it shares with no other."""
+
+
+class Supply:
+    """Supplies blocks with images. `images` are those of the instances that have one."""
+
+    def __init__(
+        self,
+        images: Mapping[str, str],
+        budget: Budget,
+        puller: Puller,
+        ledger: Path,
+        workers: int = 4,
+        beside: bool = False,
+    ) -> None:
+        """With `beside` the next wave is pulled while this one runs, in half the budget each."""
+        self._images, self._budget, self._puller = images, budget, puller
+        self._path, self._workers, self._beside = ledger, workers, beside
+        known = Ledger.read(ledger).images if ledger.exists() else ()
+        self._ledger = {entry.image: entry for entry in known}
+        self._lock = threading.Lock()
+
+    def waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
+        """The blocks in their order, a wave at a time, with their images here.
+
+        Blocks whose images cannot be had now come last, and if that has not changed by then, not
+        at all. Raises UserError if the budget does not hold one block's images.
+        """
+        todo = list(blocks)
+        with ThreadPoolExecutor(1) as pool:
+            wave = self._gather(todo, set())
+            while wave:
+                todo = [block for block in todo if block not in wave]
+                ahead: Future[list[Block]] | None = None
+                if self._beside and todo:
+                    ahead = pool.submit(self._gather, todo, self._of(wave))
+                yield wave
+                wave = ahead.result() if ahead else []
+                wave = wave or (self._gather(todo, set()) if todo else [])
+
+    def absent(self, instance: str) -> str:
+        """Why this instance's image can never be had; empty if it can."""
+        entry = self._ledger.get(self._images.get(instance, ""))
+        return entry.why if entry and entry.state == "absent" else ""
+
+    def failed(self) -> list[Entry]:
+        """Those that could not be had."""
+        return [entry for entry in self._ledger.values() if entry.state == "failed"]
+
+    def _of(self, blocks: Iterable[Block]) -> set[str]:
+        names = (name for block in blocks for name in block.instances)
+        return {self._images[name] for name in names if name in self._images}
+
+    def _gather(self, todo: list[Block], keep: set[str]) -> list[Block]:
+        """Supply as many of these blocks as there is room for beside `keep`."""
+        if not self._of(todo):
+            return todo
+        kept = shelf.ours()
+        wave, lacking = self._choose(todo, keep, kept)
+        self._make_room(kept, keep | self._of(wave), lacking)
+        with ThreadPoolExecutor(self._workers) as pool:
+            list(pool.map(self._supply, sorted(self._of(wave))))
+        wave = [block for block in wave if not self._lacking(block)]
+        return self._within(wave, keep)
+
+    def _lacking(self, block: Block) -> bool:
+        return any(self._ledger[image].state == "failed" for image in self._of([block]))
+
+    def _choose(
+        self, todo: list[Block], keep: set[str], kept: list[Kept]
+    ) -> tuple[list[Block], int]:
+        """The next wave, and the bytes that its images will take as far as can be known."""
+        each = max((one.unshared_bytes for one in kept), default=0)
+        wave: list[Block] = []
+        lacking = 0
+        for block in todo:
+            images = self._of([*wave, block])
+            missing = sum(not engine.has(image) for image in images)
+            if not self._fits(kept, keep | images, missing * each) and (wave or keep):
+                break
+            wave, lacking = [*wave, block], missing * each
+            if missing and not each:
+                break  # what an image costs is known when the first ones are here
+        return wave, lacking
+
+    def _fits(self, kept: list[Kept], needed: AbstractSet[str], more_bytes: int) -> bool:
+        staying = sum(one.unshared_bytes for one in kept if not needed.isdisjoint(one.names))
+        going = sum(one.unshared_bytes for one in kept) - staying
+        free = engine.free_bytes()
+        budget = self._budget.ours_bytes
+        share = 2 if self._beside else 1
+        if budget is not None and staying + more_bytes > budget / share:
+            return False
+        return free is None or free + going - more_bytes >= self._budget.reserve_bytes
+
+    def _make_room(self, kept: list[Kept], needed: AbstractSet[str], more_bytes: int) -> None:
+        """Let go what is needed least recently, as far as these bytes and the reserve ask."""
+        total = sum(one.unshared_bytes for one in kept)
+        idle = [one for one in kept if needed.isdisjoint(one.names)]
+        for one in idle:
+            free = engine.free_bytes()
+            budget = self._budget.ours_bytes
+            over = budget is not None and total + more_bytes > budget
+            short = free is not None and free - more_bytes < self._budget.reserve_bytes
+            if not over and not short:
+                return
+            if shelf.let_go(one):
+                total -= one.unshared_bytes
+                for name in one.names:
+                    if name in self._ledger:
+                        gone = {"state": "let go", "why": "to make room"}
+                        self._note(self._ledger[name].model_copy(update=gone))
+
+    def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
+        """What is within the budget now that the costs are known."""
+        budget = self._budget.ours_bytes
+        while budget is not None:
+            kept = shelf.ours()
+            total = sum(one.unshared_bytes for one in kept)
+            if total <= budget:
+                break
+            if len(wave) < 2 and not keep:
+                raise UserError(
+                    f"The images of one block take {total >> 20} MiB, and the disk budget is "
+                    f"{budget >> 20} MiB; raise it or make block_size smaller."
+                )
+            wave = wave[:-1]
+            self._make_room(kept, keep | self._of(wave), 0)
+        return wave
+
+    def _supply(self, image: str) -> None:
+        """Have one image here; the ledger says what became of it."""
+        before = self._ledger.get(image)
+        if engine.has(image):
+            if shelf.is_ours(image) or (before and before.state == "pulling"):
+                shelf.mark(image)
+            try:
+                name = without_future(image)
+            except SandboxFailed as error:
+                self._note(Entry(image=image, state="failed", why=str(error)))
+                return
+            self._note(Entry(image=image, state="present", id=name))
+            return
+        self._note(Entry(image=image, state="pulling"))
+        self._note(self._puller.pull(image))
+
+    def _note(self, entry: Entry) -> None:
+        with self._lock:
+            self._ledger[entry.image] = entry
+            Ledger(images=tuple(self._ledger.values())).write(self._path)
