@@ -144,6 +144,18 @@ ASKED = (
     click.option(
         "--time-budget", "time_budget_s", type=float, help="Seconds; no block begins near it."
     ),
+    click.option("--mirror", help="A registry to ask for images in place of their own."),
+    click.option(
+        "--disk-reserve",
+        "disk_reserve_gb",
+        type=float,
+        help="Of Docker's disk, in GB, never used [10].",
+    ),
+    click.option(
+        "--disk-budget", "disk_budget_gb", type=float, help="What images of ours may take, in GB."
+    ),
+    click.option("--pull-workers", type=int, help="Images pulled at a time [4]."),
+    click.option("--pull-beside", is_flag=True, default=None, help="Pull while trials run."),
     click.option("--shard", help="I/N"),
     click.option("--margin", type=float, help="The harm that would not matter, as a share."),
 )

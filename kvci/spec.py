@@ -123,6 +123,13 @@ class Model(Document):
         return self
 
 
+OUTSIDE = {
+    *("shard", "time_budget_s", "out", "dataset", "engine"),
+    *("mirror", "disk_reserve_gb", "disk_budget_gb", "pull_workers", "pull_beside"),
+}
+"""Of a spec what can change no trial: no part of its hash."""
+
+
 class Spec(Document):
     """All that was asked for. Its hash covers what can change a trial or the planned set."""
 
@@ -162,6 +169,17 @@ class Spec(Document):
     """The one endpoint of which something is claimed."""
     margin: float | None = Field(None, gt=0, lt=1)
     alpha: float = Field(0.05, gt=0, lt=0.5)
+    grade_network: bool = False
+    """Grading has a network; for tests that need one."""
+    mirror: str | None = None
+    """A registry that is asked for images in place of their own."""
+    disk_reserve_gb: float = Field(10.0, ge=0)
+    """Of Docker's disk, never used; 10^9 bytes."""
+    disk_budget_gb: float | None = Field(None, gt=0)
+    """What images of ours may take there; whatever the reserve leaves if absent."""
+    pull_workers: int = Field(4, ge=1)
+    pull_beside: bool = False
+    """Pull while conversations run."""
     shard: str = "1/1"
     time_budget_s: float | None = Field(None, gt=0)
     out: str = "runs"
@@ -218,8 +236,7 @@ class Spec(Document):
 
         Where the model and the dataset lie does not count; what they hold does.
         """
-        outside = {"shard", "time_budget_s", "out", "dataset", "engine"}
-        asked: dict[str, Any] = self.model_dump(mode="json", exclude=outside)
+        asked: dict[str, Any] = self.model_dump(mode="json", exclude=OUTSIDE)
         for place in ("path", "package", "repository", "file", "sha256"):
             asked["model"].pop(place)
         asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}

@@ -128,6 +128,8 @@ class Puller:
         source = self._source(image)
         try:
             for event in self._events(source):
+                if ENDING.is_set():
+                    raise Failed("stopped")
                 if "error" in event:
                     raise _failure(str(event["error"]))
                 free = engine.free_bytes()

@@ -59,9 +59,9 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
             answer = client.head(url, headers={"accept": ACCEPT})
             if answer.status_code == 401:
                 challenge = answer.headers.get("www-authenticate", "")
-                if challenge.lower().startswith("bearer"):
-                    client.headers["authorization"] = _token(client, challenge, login)
-                answer = client.head(url, headers={"accept": ACCEPT}, auth=_basic(login))
+                bearer = challenge.lower().startswith("bearer")
+                auth = _token(client, challenge, login) if bearer else _basic(login)
+                answer = client.head(url, headers={"accept": ACCEPT}, auth=auth)
     except (httpx.HTTPError, KeyError, ValueError) as error:
         return Answer(0, f"{registry} does not answer as a registry: {error or type(error)}")
     left = answer.headers.get("ratelimit-remaining", "").partition(";")[0]
@@ -73,13 +73,19 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
     )
 
 
-def _token(client: httpx.Client, challenge: str, login: Login | None) -> str:
-    """The header that the challenge asks for, as Docker's registries give tokens."""
+def _token(client: httpx.Client, challenge: str, login: Login | None) -> Any:
+    """What the challenge asks for, as Docker's registries give tokens."""
     asked = parse_keqv_list(parse_http_list(challenge.partition(" ")[2]))
     query = httpx.QueryParams({name: asked[name] for name in asked if name in ("service", "scope")})
     answer = client.get(asked["realm"], params=query, auth=_basic(login))
     said = answer.raise_for_status().json()
-    return f"Bearer {said.get('token') or said['access_token']}"
+    token = said.get("token") or said["access_token"]
+
+    def bear(request: httpx.Request) -> httpx.Request:
+        request.headers["authorization"] = f"Bearer {token}"
+        return request
+
+    return bear
 
 
 def _basic(login: Login | None) -> Any:

@@ -7,7 +7,6 @@ stay until the next wave needs the room.
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from kvci.images.shelf import Kept
 from kvci.plan import Block
 from kvci.sandbox import SandboxFailed, engine
 from kvci.sandbox.history import without_future
+from kvci.threads import background
 
 
 class Ledger(Document):
@@ -51,7 +51,8 @@ class Supply:
     ) -> None:
         """With `beside` the next wave is pulled while this one runs, in half the budget each."""
         self._images, self._budget, self._puller = images, budget, puller
-        self._path, self._workers, self._beside = ledger, workers, beside
+        self._path, self._beside = ledger, beside
+        self._workers = threading.Semaphore(workers)
         known = Ledger.read(ledger).images if ledger.exists() else ()
         self._ledger = {entry.image: entry for entry in known}
         self._lock = threading.Lock()
@@ -63,29 +64,31 @@ class Supply:
         at all. Raises UserError if the budget does not hold one block's images.
         """
         todo = list(blocks)
-        with ThreadPoolExecutor(1) as pool:
-            wave = self._gather(todo, set())
-            while wave:
-                todo = [block for block in todo if block not in wave]
-                ahead: Future[list[Block]] | None = None
-                if self._beside and todo:
-                    ahead = pool.submit(self._gather, todo, self._of(wave))
-                yield wave
-                wave = ahead.result() if ahead else []
-                wave = wave or (self._gather(todo, set()) if todo else [])
+        wave = self._gather(todo, set())
+        while wave:
+            todo = [block for block in todo if block not in wave]
+            beside = self._beside and bool(todo)
+            ahead = background(self._gather, todo, self._of(wave)) if beside else None
+            yield wave
+            wave = ahead.result() if ahead else []
+            wave = wave or self._gather(todo, set())
 
     def absent(self, instance: str) -> str:
         """Why this instance's image can never be had; empty if it can."""
         entry = self._ledger.get(self._images.get(instance, ""))
         return entry.why if entry and entry.state == "absent" else ""
 
-    def failed(self) -> list[Entry]:
-        """Those that could not be had."""
-        return [entry for entry in self._ledger.values() if entry.state == "failed"]
+    def missing(self) -> list[str]:
+        """A line for each image that could not be had."""
+        found = [entry for entry in self._ledger.values() if entry.state in ("absent", "failed")]
+        return [f"image {entry.image} could not be had: {entry.why}" for entry in found]
 
     def _of(self, blocks: Iterable[Block]) -> set[str]:
+        return set(self._in_order(blocks))
+
+    def _in_order(self, blocks: Iterable[Block]) -> list[str]:
         names = (name for block in blocks for name in block.instances)
-        return {self._images[name] for name in names if name in self._images}
+        return list(dict.fromkeys(self._images[name] for name in names if name in self._images))
 
     def _gather(self, todo: list[Block], keep: set[str]) -> list[Block]:
         """Supply as many of these blocks as there is room for beside `keep`."""
@@ -94,8 +97,8 @@ class Supply:
         kept = shelf.ours()
         wave, lacking = self._choose(todo, keep, kept)
         self._make_room(kept, keep | self._of(wave), lacking)
-        with ThreadPoolExecutor(self._workers) as pool:
-            list(pool.map(self._supply, sorted(self._of(wave))))
+        for future in [background(self._supply, image) for image in self._in_order(wave)]:
+            future.result()
         wave = [block for block in wave if not self._lacking(block)]
         return self._within(wave, keep)
 
@@ -166,6 +169,10 @@ class Supply:
 
     def _supply(self, image: str) -> None:
         """Have one image here; the ledger says what became of it."""
+        with self._workers:
+            self._have(image)
+
+    def _have(self, image: str) -> None:
         before = self._ledger.get(image)
         if engine.has(image):
             if shelf.is_ours(image) or (before and before.state == "pulling"):

@@ -18,7 +18,7 @@ from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
 from kvci.run.directory import RunDirectory
 from kvci.run.progress import Progress
-from kvci.run.sandboxes import Sandboxes, choose
+from kvci.run.sandboxes import Sandboxes, choose, supplies
 from kvci.run.scheduler import Scheduler
 from kvci.run.settle import settle
 from kvci.run.summary import Summary, infrastructure, summarize, table
@@ -96,9 +96,14 @@ def run(
         arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())
         before = {number: signal.signal(number, _stop) for number in STOPS}
+        mine = [instances[name] for name in names]
+        supply = supplies(spec, mine, directory.path / "images.json", console.print)
         try:
             with progress:
-                Scheduler(spec, model, instances, directory, sandboxes, progress).run(planned)
+                scheduler = Scheduler(
+                    spec, model, instances, directory, sandboxes, progress, supply
+                )
+                scheduler.run(planned)
         except Stopped:
             console.print(f"Stopped; kvci run with --run-id {manifest.run_id} goes on.")
         finally:
@@ -109,6 +114,6 @@ def run(
         summary = summarize(manifest.run_id, arms, count, outcomes)
         summary.write(directory.path / "summary.json")
         console.print(table(summary))
-        for line in infrastructure(outcomes):
+        for line in [*infrastructure(outcomes), *supply.missing()]:
             console.print(line)
         return directory.path, summary

@@ -1,12 +1,14 @@
 """Which sandbox the trials of a run get: the one seam between instances and sandboxes."""
 
+import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from kvci.errors import UserError
+from kvci.plan import Block
 from kvci.sandbox import Caps, Sandbox, SandboxFailed, bwrap, cgroup
 from kvci.sandbox.bwrap import Bwrap
 from kvci.spec import Spec
@@ -51,6 +53,53 @@ class Sandboxes:
             from kvci.sandbox import engine
 
             engine.sweep(own)
+
+
+class Supplies(Protocol):
+    """Sees to it that the sandboxes of a wave of blocks can be made without waiting."""
+
+    def waves(self, blocks: list[Block]) -> Iterator[list[Block]]: ...
+
+    def absent(self, instance: str) -> str:
+        """Why this instance's sandbox can never be made; empty if it can."""
+
+    def missing(self) -> list[str]:
+        """A line for each thing that could not be had."""
+
+
+class AllHere:
+    """Nothing has to be fetched."""
+
+    def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
+        yield blocks
+
+    def absent(self, instance: str) -> str:
+        return ""
+
+    def missing(self) -> list[str]:
+        return []
+
+
+def supplies(
+    spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
+) -> Supplies:
+    """Of these instances: what the spec says of images and the disk that they may take."""
+    images = {one.row.instance_id: one.row.image for one in instances if not one.files}
+    if not images:
+        return AllHere()
+    from kvci.images.pull import Puller
+    from kvci.images.supply import Budget, Supply
+
+    reserve, ours = int(1e9 * spec.disk_reserve_gb), spec.disk_budget_gb
+    budget = Budget(reserve, None if ours is None else int(1e9 * ours))
+    login = tuple(os.environ.get(f"KVCI_REGISTRY_{part}", "") for part in ("USER", "PASSWORD"))
+    puller = Puller(
+        mirror=spec.mirror,
+        login=(login[0], login[1]) if all(login) else None,
+        reserve_bytes=reserve,
+        say=say,
+    )
+    return Supply(images, budget, puller, ledger, spec.pull_workers, spec.pull_beside)
 
 
 def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:

@@ -25,7 +25,7 @@ from kvci.plan import Block, Trial
 from kvci.run.directory import Outcome, RunDirectory, now
 from kvci.run.grading import Grader
 from kvci.run.progress import Progress
-from kvci.run.sandboxes import Sandboxes
+from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
 from kvci.sandbox import SandboxFailed
 from kvci.serve.remote import Remote
 from kvci.serve.server import Refused, Server, ServerFailed
@@ -62,6 +62,7 @@ class Scheduler:
         directory: RunDirectory,
         sandboxes: Sandboxes,
         progress: Progress,
+        supply: Supplies | None = None,
     ) -> None:
         self._spec, self._model, self._instances = spec, model, instances
         self._directory, self._sandboxes, self._progress = directory, sandboxes, progress
@@ -74,28 +75,24 @@ class Scheduler:
         self._attempts: dict[Trial, int] = {}
         self._server_failures: dict[Trial, int] = {}
         self._stop = threading.Event()
+        self._supply = supply or AllHere()
+        self._longest_s = 0.0
 
     def run(self, blocks: list[Block]) -> None:
         """Raises UserError if a server does not prove what was asked, or a block takes a day.
 
         Near the time budget no new block begins.
         """
-        started, longest_s = time.monotonic(), 0.0
+        started = time.monotonic()
         self._put_aside_unproved()
         todo = [block for block in blocks if not self._complete(block)]
         try:
-            for block, following in zip_longest(todo, todo[1:]):
-                began = time.monotonic()
-                budget_s = self._spec.time_budget_s
-                if budget_s and longest_s and began - started + longest_s > budget_s:
+            for wave in self._supply.waves(todo):
+                in_time = self._wave(wave, started)
+                for future in self._graded:
+                    future.result()
+                if not in_time:
                     break
-                self._preflight(block)
-                if following:
-                    self._preflight(following)
-                self._block(block)
-                longest_s = max(longest_s, time.monotonic() - began)
-            for future in self._graded:
-                future.result()
         except BaseException:
             self._stop.set()
             self._grader.close(wait=False)
@@ -103,6 +100,20 @@ class Scheduler:
         for future in self._preflights.values():
             future.cancel()
         self._grader.close(wait=True)
+
+    def _wave(self, wave: list[Block], started: float) -> bool:
+        """Blocks whose images are here; False if the time budget ended it."""
+        for block, following in zip_longest(wave, wave[1:]):
+            began = time.monotonic()
+            budget_s = self._spec.time_budget_s
+            if budget_s and self._longest_s and began - started + self._longest_s > budget_s:
+                return False
+            self._preflight(block)
+            if following:
+                self._preflight(following)
+            self._block(block)
+            self._longest_s = max(self._longest_s, time.monotonic() - began)
+        return True
 
     def _put_aside_unproved(self) -> None:
         """The third judgement, of whole logs: what ran under one that fails it never counts."""
@@ -190,6 +201,12 @@ class Scheduler:
             never = Conversation(exit=Exit.NOT_STARTED)
             self._write(block, trial, never, Ran(), now(), now(), 0, self._gold[trial.instance])
         pending = [t for t in pending if not self._invalid(t.instance)]
+        for trial in [t for t in pending if self._supply.absent(t.instance)]:
+            why = self._supply.absent(trial.instance)
+            never = Conversation(exit=Exit.SANDBOX_FAILED, detail=why)
+            ungraded = Graded(verdict=Verdict.NOT_GRADED)
+            self._write(block, trial, never, Ran(), now(), now(), 0, ungraded)
+        pending = [t for t in pending if not self._supply.absent(t.instance)]
         workers = self._spec.slots
         while pending:
             log, scratch = self._directory.server_log(arm.id), self._directory.scratch

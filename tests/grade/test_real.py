@@ -12,7 +12,7 @@ from kvci.host import host
 from kvci.run.grade import grade_patches
 from kvci.taxonomy import Verdict
 from tests.conftest import MODEL, data
-from tests.images import real_images
+from tests.made_images import real_images
 
 INSTANCE = "pallets__flask-5063"
 

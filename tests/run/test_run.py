@@ -21,7 +21,7 @@ from kvci.sandbox.cgroup import ROOT
 from kvci.serve.replay import Script, Step
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import EXPECTED, behave
-from tests.images import calibration_image
+from tests.made_images import calibration_image
 
 KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
 Known = dict[tuple[str, str], tuple[str, str, str, str]]

@@ -10,7 +10,7 @@ import pytest
 from kvci.errors import UserError
 from kvci.sandbox import Caps, Limits, SandboxFailed, docker, engine
 from kvci.sandbox.docker import Docker
-from tests.images import calibration_image
+from tests.made_images import calibration_image
 
 FILES = {"a.py": "x = 1\n"}
 MAKE = """

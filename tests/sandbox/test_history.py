@@ -7,7 +7,7 @@ import pytest
 from kvci.sandbox import Limits, SandboxFailed, engine, history
 from kvci.sandbox.docker import Docker
 from kvci.sandbox.history import without_future
-from tests.images import calibration_image
+from tests.made_images import calibration_image
 
 FILES = {"a.py": "x = 1\n"}
 NAME = "kvci-test"

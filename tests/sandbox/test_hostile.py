@@ -11,7 +11,7 @@ import pytest
 from kvci.sandbox import Caps, DiffFailed, Limits, Sandbox, bwrap
 from kvci.sandbox.bwrap import Bwrap
 from kvci.sandbox.docker import Docker
-from tests.images import calibration_image
+from tests.made_images import calibration_image
 
 SHORT = Limits(wall_s=5)
 FILES = {

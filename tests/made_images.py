@@ -1,6 +1,7 @@
 """Docker images for the tests, made from Debian's packages: no image registry is asked."""
 
 import os
+from typing import NoReturn
 
 import pytest
 
@@ -24,9 +25,7 @@ def calibration_image() -> str:
         try:
             engine.client().images.get(base("bookworm")).tag(calibration.IMAGE)
         except UserError as error:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"{error} With CI=true and Docker running nothing is skipped.")
-            pytest.skip(str(error))
+            cannot(str(error))
     return calibration.IMAGE
 
 
@@ -36,3 +35,9 @@ def real_images(*names: str) -> None:
     rows = [each for each in row.load(data(ROWS)) if each.instance_id in names]
     for built in build(rows, data("repos")):
         assert not built.why, built
+
+
+def cannot(why: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{why}, and with CI=true and Docker running nothing is skipped")
+    pytest.skip(why)

@@ -1,0 +1,23 @@
+"""Work in the background that a stop need not wait for."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def background(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Its result to come, from a thread that does not keep the program alive."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -1,0 +1,129 @@
+"""A real registry on this machine, behind a proxy that fails as registries do."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+
+from kvci.sandbox import engine
+from tests.made_images import cannot
+
+CONFIG = """
+version: 0.1
+log: {{accesslog: {{disabled: true}}, level: error}}
+storage: {{filesystem: {{rootdirectory: {folder}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+Fault = Callable[["Handler"], bool]
+"""Answers a request in its own way, and says if it did."""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@dataclass
+class Registry:
+    """Its address is the proxy's; what `fault` lets through reaches the real one."""
+
+    address: str
+    real: str
+    fault: Fault | None = None
+    asked: list[str] = field(default_factory=list)
+    """Method and path of each request."""
+
+    def push(self, image: str, repository: str) -> str:
+        """Put an image of the engine's into the registry, not through the proxy; its name there."""
+        direct, name = f"{self.real}/{repository}", f"{self.address}/{repository}"
+        engine.client().images.get(image).tag(direct, "latest")
+        for line in engine.client().api.push(direct, "latest", stream=True, decode=True):
+            assert "error" not in line, line
+        engine.client().images.remove(f"{direct}:latest", noprune=True)
+        return f"{name}:latest"
+
+
+class Handler(BaseHTTPRequestHandler):
+    registry: Registry
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.registry.asked.append(f"{self.command} {self.path}")
+        if self.registry.fault and self.registry.fault(self):
+            return
+        headers = {name: value for name, value in self.headers.items() if name != "Host"}
+        url = f"http://{self.registry.real}{self.path}"
+        with httpx.stream(self.command, url, headers=headers, timeout=60) as answer:
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.items():
+                if name.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.end_headers()
+            for part in answer.iter_raw():
+                self.wfile.write(part)
+
+    do_HEAD = do_GET
+
+    def refuse(self, status: int, headers: dict[str, str] | None = None) -> None:
+        body = b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}'
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Registry]:
+    """Skips where there is no registry to run, with CI=true fails."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        (folder / "config.yml").write_text(CONFIG.format(folder=folder / "data", port=port))
+        words = [_program(folder), "serve", str(folder / "config.yml")]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        Handler.registry = Registry(f"localhost:{server.server_port}", f"localhost:{port}")
+        try:
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                with contextlib.suppress(httpx.HTTPError):
+                    if httpx.get(f"http://localhost:{port}/v2/").status_code == 200:
+                        break
+                time.sleep(0.1)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield Handler.registry
+        finally:
+            server.shutdown()
+            process.kill()
+            process.wait()
+
+
+def _program(folder: Path) -> str:
+    """Debian's docker-registry, which need not be set up."""
+    found = shutil.which("docker-registry")
+    if found:
+        return found
+    update = (
+        "(apt-get download docker-registry || (apt-get update && apt-get download docker-registry))"
+    )
+    script = f"cd {folder} && {update} && dpkg -x docker-registry_*.deb ."
+    if subprocess.run(script, shell=True, capture_output=True).returncode:
+        cannot("there is no docker-registry here")
+    return str(folder / "usr" / "bin" / "docker-registry")

@@ -1,0 +1,172 @@
+"""Pulls from a real registry that fails as registries do."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvci.images import registry as asked
+from kvci.images import shelf
+from kvci.images.pull import Entry, Puller
+from kvci.sandbox import engine
+from kvci.sandbox.docker import Docker
+from kvci.sandbox.engine import OWNER
+from kvci.sandbox.history import name_of
+from tests.images.registry import Fault, Handler, Registry, serving
+from tests.made_images import calibration_image
+
+REPOSITORY = "kvci-test/pulled"
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Registry]:
+    base = calibration_image()
+    with serving() as one:
+        box = Docker(base, {"a.py": "x = 1\n"})
+        made = box._container.commit("kvci-test", "push", conf={"Labels": {OWNER: ""}})
+        box.close()
+        one.push("kvci-test:push", REPOSITORY)
+        engine.client().images.remove(made.id, force=True)
+        yield one
+
+
+@pytest.fixture
+def image(registry: Registry) -> Iterator[str]:
+    """A name that the engine does not have, before and after."""
+    registry.fault = None
+    registry.asked.clear()
+    name = f"{registry.address}/{REPOSITORY}:latest"
+    yield name
+    for kept in shelf.ours():
+        if name in kept.names:
+            assert shelf.let_go(kept)
+    assert not engine.has(name)
+
+
+def fail(seconds: float, status: int, wait: str = "") -> Fault:
+    """Manifests are answered so, for so long from now."""
+    until = time.monotonic() + seconds
+
+    def fault(handler: Handler) -> bool:
+        if "/manifests/" not in handler.path or time.monotonic() > until:
+            return False
+        handler.refuse(status, {"Retry-After": wait} if wait else None)
+        return True
+
+    return fault
+
+
+def test_an_image_is_pulled_marked_as_ours_and_clean(image: str) -> None:
+    said: list[str] = []
+    entry = Puller(say=said.append).pull(image)
+    assert (entry.state, entry.attempts, said) == ("pulled", 1, [])
+    assert shelf.is_ours(image) and engine.has(name_of(entry.id))
+    (kept,) = [one for one in shelf.ours() if image in one.names]
+    assert kept.id == entry.id and 0 < kept.unshared_bytes < 1 << 20
+    assert Entry.model_validate_json(entry.model_dump_json()) == entry
+
+
+@pytest.mark.parametrize(("status", "wait"), [(429, "4"), (429, ""), (500, "")])
+def test_what_passes_is_tried_again(registry: Registry, image: str, status: int, wait: str) -> None:
+    registry.fault = fail(1.5, status, wait)
+    said: list[str] = []
+    began = time.monotonic()
+    entry = Puller(say=said.append).pull(image)
+    assert (entry.state, entry.attempts) == ("pulled", 2)
+    assert time.monotonic() - began > (4 if wait else 2)
+    assert f"the next try in {wait or 2} s" in said[0]
+
+
+def test_cut_connections_and_silence_are_tried_again(registry: Registry, image: str) -> None:
+    seen: list[str] = []
+
+    def fault(handler: Handler) -> bool:
+        if "/blobs/" not in handler.path or len(seen) >= 2:
+            return False
+        seen.append(handler.path)
+        if len(seen) == 2:
+            time.sleep(4)
+        handler.close_connection = True
+        handler.connection.close()
+        return True
+
+    registry.fault = fault
+    entry = Puller(say=lambda _: None, stall_s=2).pull(image)
+    assert entry.state == "pulled" and len(seen) == 2
+
+
+def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Path) -> None:
+    absent = Puller().pull(f"{registry.address}/kvci-test/none:latest")
+    assert absent.state == "absent" and "unknown" in absent.why
+    registry.fault = fail(60, 503)
+    failed = Puller(patience_s=1, say=lambda _: None).pull(image)
+    assert failed.state == "failed" and failed.attempts == 1
+    registry.fault = fail(60, 429)
+    limited = Puller(patience_s=1, say=lambda _: None).pull(image)
+    assert limited.state == "failed" and "slow down" in limited.why
+
+
+def test_the_reserve_is_never_used(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Puller(reserve_bytes=1 << 60).pull(image)
+    assert entry.state == "failed" and "reserve" in entry.why and not engine.has(image)
+
+
+def test_a_mirror_is_asked_in_place_of_the_registry(registry: Registry) -> None:
+    name = f"registry.invalid/{REPOSITORY}:latest"
+    entry = Puller(mirror=registry.address).pull(name)
+    try:
+        assert entry.state == "pulled" and shelf.is_ours(name)
+        assert not engine.has(f"{registry.address}/{REPOSITORY}:latest")
+    finally:
+        for kept in shelf.ours():
+            if name in kept.names:
+                shelf.let_go(kept)
+
+
+def test_what_is_another_s_is_never_let_go(image: str) -> None:
+    Puller().pull(image)
+    engine.client().images.get(image).tag("kvci-test", "mine")
+    try:
+        assert not [one for one in shelf.ours() if image in one.names]
+    finally:
+        engine.client().images.remove("kvci-test:mine")
+    box = Docker(image, {})
+    try:
+        (kept,) = [one for one in shelf.ours() if image in one.names]
+        assert not shelf.let_go(kept)
+    finally:
+        box.close()
+
+
+def test_the_registry_is_asked_by_the_head_alone(registry: Registry, image: str) -> None:
+    assert asked.ask(image).status == 200
+    assert [line.split()[0] for line in registry.asked] == ["HEAD"]
+    assert asked.ask(image.replace("pulled", "none")).status == 404
+    registry.fault = fail(60, 429, "7")
+    assert (asked.ask(image).status, asked.ask(image).wait_s) == (429, 7)
+    assert asked.ask("localhost:1/none:latest").status == 0
+    assert asked.parts("debian") == ("docker.io", "library/debian", "latest")
+
+
+TOKEN = 'Bearer realm="http://{address}/token",service="here",scope="repository:x:pull"'
+
+
+def test_a_token_is_asked_for_with_the_login(registry: Registry, image: str) -> None:
+    def fault(handler: Handler) -> bool:
+        if handler.path.startswith("/token"):
+            assert handler.headers["authorization"] == "Basic bWU6c2VjcmV0"
+            body = b'{"token": "abc"}'
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+            return True
+        if handler.headers["authorization"] == "Bearer abc":
+            return False
+        handler.refuse(401, {"WWW-Authenticate": TOKEN.format(address=registry.address)})
+        return True
+
+    registry.fault = fault
+    assert asked.ask(image, ("me", "secret")).status == 200
+    assert Puller(login=("me", "secret")).pull(image).state == "pulled"
