@@ -78,7 +78,7 @@ class Puller:
     """For the registry that is asked; else what `docker login` left is taken."""
     reserve_bytes: int = 0
     """Of the engine's disk, never used."""
-    patience_s: float = 3600.0
+    patience_s: float = 900.0
     """Without an image having come; a limit that the registry announces may take longer."""
     stall_s: float = 300.0
     """Without a sign of life a pull is given up and tried again."""

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import httpx
 
-from kvci.sandbox import engine
-from tests.made_images import cannot
+from kvci.sandbox import Limits, engine
+from kvci.sandbox.docker import Docker
+from kvci.tasks.instance import Instance
+from tests.made_images import calibration_image, cannot
 
 CONFIG = """
 version: 0.1
@@ -127,3 +129,18 @@ def _program(folder: Path) -> str:
     if subprocess.run(script, shell=True, capture_output=True).returncode:
         cannot("there is no docker-registry here")
     return str(folder / "usr" / "bin" / "docker-registry")
+
+
+def synthetic(registry: Registry, instances: list[Instance], layer_bytes: int, rows: Path) -> None:
+    """An image for each instance with a layer of its own, in the registry alone; `rows` says so."""
+    base, made = calibration_image(), []
+    for number, instance in enumerate(instances):
+        box = Docker(base, instance.files)
+        fill = f"head -c {layer_bytes} /dev/urandom > /layer"
+        assert box.script(fill, Limits(file_mib=1024)).code == 0
+        committed = box._container.commit("kvci-test", f"s{number}")
+        box.close()
+        name = registry.push(f"kvci-test:s{number}", f"kvci-test/s{number}")
+        engine.client().images.remove(committed.id, force=True)
+        made.append(instance.row.model_copy(update={"image": name}).model_dump_json())
+    rows.write_text("\n".join(made) + "\n")
