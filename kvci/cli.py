@@ -144,6 +144,12 @@ ASKED = (
     click.option(
         "--time-budget", "time_budget_s", type=float, help="Seconds; no block begins near it."
     ),
+    click.option("--shard", help="I/N"),
+    click.option("--margin", type=float, help="The harm that would not matter, as a share."),
+)
+
+
+ASKED_OF_IMAGES = (
     click.option("--mirror", help="A registry to ask for images in place of their own."),
     click.option(
         "--disk-reserve",
@@ -156,14 +162,19 @@ ASKED = (
     ),
     click.option("--pull-workers", type=int, help="Images pulled at a time [4]."),
     click.option("--pull-beside", is_flag=True, default=None, help="Pull while trials run."),
-    click.option("--shard", help="I/N"),
-    click.option("--margin", type=float, help="The harm that would not matter, as a share."),
 )
+
+
+def _asks_of_images(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how images come here, and what of the disk they may take."""
+    for option in reversed(ASKED_OF_IMAGES):
+        verb = option(verb)
+    return verb
 
 
 def _asks(verb: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what to run, over an EXPERIMENT file."""
-    for option in reversed(ASKED):
+    for option in reversed((*ASKED, *ASKED_OF_IMAGES)):
         verb = option(verb)
     return verb
 
@@ -362,6 +373,47 @@ def scripted(ctx: click.Context, out: str, run_id: str, sandbox: str) -> None:
 @main.group()
 def images() -> None:
     """The Docker images of a dataset's instances."""
+
+
+@images.command()
+@click.option("--json", "as_json", is_flag=True)
+def show(as_json: bool) -> None:
+    """Those that kvci pulled: what each takes for itself, and when it was last needed."""
+    from kvci.images.main import kept, room
+
+    found = kept()
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+        return
+    for one in found.images:
+        click.echo(f"{one.unshared_bytes >> 20:8} MiB  {one.needed[:19]}  {one.names[0]}")
+    click.echo(room(found))
+
+
+@images.command()
+@click.option("--dataset", required=True, help="As for kvci run.")
+@click.option("--filter", help="A regular expression on instance ids.")
+@click.option("--limit", type=int)
+@_asks_of_images
+@click.option("--ledger", type=click.Path(path_type=Path), default=Path("images.json"))
+@click.pass_context
+def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
+    """Get those that the disk holds, before a run; exit 1 if it is not all of them."""
+    from kvci.images.main import pull as pull_images
+    from kvci.spec import load
+
+    nothing = {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]}
+    if not pull_images(load(None, nothing | asked), ledger, click.echo):
+        ctx.exit(1)
+
+
+@images.command()
+@click.option("--built", is_flag=True, help="Those that kvci images build made, too.")
+def prune(built: bool) -> None:
+    """Let go all that kvci pulled or made, and what killed runs left."""
+    from kvci.images.main import prune as prune_images
+
+    click.echo(prune_images(built))
 
 
 @images.command()

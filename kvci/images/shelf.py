@@ -51,7 +51,10 @@ def ours() -> list[Kept]:
     for one in engine.client().df()["Images"] or []:
         names = _ours(one["RepoTags"] or [])
         if names and len(names) == len(one["RepoTags"]):
-            attrs = engine.client().images.get(one["Id"]).attrs
+            try:
+                attrs = engine.client().images.get(one["Id"]).attrs
+            except ImageNotFound:
+                continue  # another process has let it go meanwhile
             unshared = one["Size"] - max(0, one["SharedSize"])
             kept.append(Kept(one["Id"], names, unshared, attrs["Metadata"]["LastTagTime"]))
     return sorted(kept, key=lambda one: one.needed)

@@ -4,10 +4,12 @@ A run goes in waves: as many blocks as the disk holds are supplied, run and grad
 stay until the next wave needs the room.
 """
 
+import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvci.errors import UserError
@@ -18,7 +20,11 @@ from kvci.images.shelf import Kept
 from kvci.plan import Block
 from kvci.sandbox import SandboxFailed, engine
 from kvci.sandbox.history import without_future
+from kvci.spec import Spec
+from kvci.tasks.instance import Instance
 from kvci.threads import background
+
+TRIES = 5
 
 
 class Ledger(Document):
@@ -35,6 +41,14 @@ class Budget:
     """Free, whatever else: other programs' and the containers'."""
     ours_bytes: int | None = None
     """Of images of ours, each counted with what it shares with no other."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The blocks whose images were asked for, and of those the blocks that have them all."""
+
+    tried: list[Block] = field(default_factory=list)
+    here: list[Block] = field(default_factory=list)
 
 
 class Supply:
@@ -56,6 +70,8 @@ class Supply:
         known = Ledger.read(ledger).images if ledger.exists() else ()
         self._ledger = {entry.image: entry for entry in known}
         self._lock = threading.Lock()
+        self._kept: list[Kept] = []
+        """What is on the shelf; asking anew takes seconds, so it is done once a wave."""
 
     def waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         """The blocks in their order, a wave at a time, with their images here.
@@ -63,15 +79,20 @@ class Supply:
         Blocks whose images cannot be had now come last, and if that has not changed by then, not
         at all. Raises UserError if the budget does not hold one block's images.
         """
-        todo = list(blocks)
-        wave = self._gather(todo, set())
-        while wave:
-            todo = [block for block in todo if block not in wave]
-            beside = self._beside and bool(todo)
-            ahead = background(self._gather, todo, self._of(wave)) if beside else None
-            yield wave
-            wave = ahead.result() if ahead else []
-            wave = wave or self._gather(todo, set())
+        todo, late, last = list(blocks), list[Block](), False
+        ahead: Future[Gathered] | None = None
+        while todo or (late and not last):
+            if not todo:
+                todo, late, last = late, [], True
+            got = ahead.result() if ahead else Gathered()
+            if not got.tried:
+                got = self._gather(todo, set())
+            todo = [block for block in todo if block not in got.tried]
+            late += [block for block in got.tried if block not in got.here]
+            beside = self._beside and bool(got.here) and bool(todo)
+            ahead = background(self._gather, todo, self._of(got.here)) if beside else None
+            if got.here:
+                yield got.here
 
     def absent(self, instance: str) -> str:
         """Why this instance's image can never be had; empty if it can."""
@@ -90,41 +111,52 @@ class Supply:
         names = (name for block in blocks for name in block.instances)
         return list(dict.fromkeys(self._images[name] for name in names if name in self._images))
 
-    def _gather(self, todo: list[Block], keep: set[str]) -> list[Block]:
-        """Supply as many of these blocks as there is room for beside `keep`."""
+    def _gather(self, todo: list[Block], keep: set[str]) -> Gathered:
+        """Supply as many of these blocks as there is room for beside `keep`.
+
+        An engine that goes away meanwhile is waited for. Raises UserError.
+        """
         if not self._of(todo):
-            return todo
-        kept = shelf.ours()
-        wave, lacking = self._choose(todo, keep, kept)
-        self._make_room(kept, keep | self._of(wave), lacking)
+            return Gathered(todo, todo)
+        for _ in range(TRIES):
+            try:
+                return self._gather_once(todo, keep)
+            except engine.GONE as error:
+                why = str(error)[:300]
+                engine.wait()
+        raise UserError(f"Docker fails again and again: {why}")
+
+    def _gather_once(self, todo: list[Block], keep: set[str]) -> Gathered:
+        self._kept = self._kept or shelf.ours()
+        wave, lacking = self._choose(todo, keep)
+        self._make_room(keep | self._of(wave), lacking)
         for future in [background(self._supply, image) for image in self._in_order(wave)]:
             future.result()
-        wave = [block for block in wave if not self._lacking(block)]
-        return self._within(wave, keep)
+        failed = [block for block in wave if self._lacking(block)]
+        here = self._within([block for block in wave if block not in failed], keep)
+        return Gathered([*failed, *here], here)
 
     def _lacking(self, block: Block) -> bool:
         return any(self._ledger[image].state == "failed" for image in self._of([block]))
 
-    def _choose(
-        self, todo: list[Block], keep: set[str], kept: list[Kept]
-    ) -> tuple[list[Block], int]:
+    def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
         """The next wave, and the bytes that its images will take as far as can be known."""
-        each = max((one.unshared_bytes for one in kept), default=0)
+        each = max((one.unshared_bytes for one in self._kept), default=0)
         wave: list[Block] = []
         lacking = 0
         for block in todo:
             images = self._of([*wave, block])
             missing = sum(not engine.has(image) for image in images)
-            if not self._fits(kept, keep | images, missing * each) and (wave or keep):
+            if not self._fits(keep | images, missing * each) and (wave or keep):
                 break
             wave, lacking = [*wave, block], missing * each
             if missing and not each:
                 break  # what an image costs is known when the first ones are here
         return wave, lacking
 
-    def _fits(self, kept: list[Kept], needed: AbstractSet[str], more_bytes: int) -> bool:
-        staying = sum(one.unshared_bytes for one in kept if not needed.isdisjoint(one.names))
-        going = sum(one.unshared_bytes for one in kept) - staying
+    def _fits(self, needed: AbstractSet[str], more_bytes: int) -> bool:
+        staying = self._staying(needed)
+        going = sum(one.unshared_bytes for one in self._kept) - staying
         free = engine.free_bytes()
         budget = self._budget.ours_bytes
         share = 2 if self._beside else 1
@@ -132,11 +164,13 @@ class Supply:
             return False
         return free is None or free + going - more_bytes >= self._budget.reserve_bytes
 
-    def _make_room(self, kept: list[Kept], needed: AbstractSet[str], more_bytes: int) -> None:
+    def _staying(self, needed: AbstractSet[str]) -> int:
+        return sum(one.unshared_bytes for one in self._kept if not needed.isdisjoint(one.names))
+
+    def _make_room(self, needed: AbstractSet[str], more_bytes: int) -> None:
         """Let go what is needed least recently, as far as these bytes and the reserve ask."""
-        total = sum(one.unshared_bytes for one in kept)
-        idle = [one for one in kept if needed.isdisjoint(one.names)]
-        for one in idle:
+        total = sum(one.unshared_bytes for one in self._kept)
+        for one in [one for one in self._kept if needed.isdisjoint(one.names)]:
             free = engine.free_bytes()
             budget = self._budget.ours_bytes
             over = budget is not None and total + more_bytes > budget
@@ -145,6 +179,7 @@ class Supply:
                 return
             if shelf.let_go(one):
                 total -= one.unshared_bytes
+                self._kept.remove(one)
                 for name in one.names:
                     if name in self._ledger:
                         gone = {"state": "let go", "why": "to make room"}
@@ -152,19 +187,19 @@ class Supply:
 
     def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
         """What is within the budget now that the costs are known."""
-        budget = self._budget.ours_bytes
+        self._kept, budget = shelf.ours(), self._budget.ours_bytes
         while budget is not None:
-            kept = shelf.ours()
-            total = sum(one.unshared_bytes for one in kept)
-            if total <= budget:
+            needed = keep | self._of(wave)
+            self._make_room(needed, 0)
+            staying = self._staying(needed)
+            if staying <= budget or not wave:
                 break
-            if len(wave) < 2 and not keep:
+            if len(wave) == 1 and not keep:
                 raise UserError(
-                    f"The images of one block take {total >> 20} MiB, and the disk budget is "
+                    f"The images of one block take {staying >> 20} MiB, and the disk budget is "
                     f"{budget >> 20} MiB; raise it or make block_size smaller."
                 )
             wave = wave[:-1]
-            self._make_room(kept, keep | self._of(wave), 0)
         return wave
 
     def _supply(self, image: str) -> None:
@@ -191,3 +226,21 @@ class Supply:
         with self._lock:
             self._ledger[entry.image] = entry
             Ledger(images=tuple(self._ledger.values())).write(self._path)
+
+
+def supply_of(
+    spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
+) -> Supply:
+    """As the spec has it. A login for the registry comes from the environment, KVCI_REGISTRY_USER
+    and KVCI_REGISTRY_PASSWORD, or from what `docker login` left."""
+    reserve, ours = int(1e9 * spec.disk_reserve_gb), spec.disk_budget_gb
+    user, password = (os.environ.get(f"KVCI_REGISTRY_{part}") for part in ("USER", "PASSWORD"))
+    puller = Puller(
+        mirror=spec.mirror,
+        login=(user, password) if user and password else None,
+        reserve_bytes=reserve,
+        say=say,
+    )
+    budget = Budget(reserve, None if ours is None else int(1e9 * ours))
+    images = {one.row.instance_id: one.row.image for one in instances}
+    return Supply(images, budget, puller, ledger, spec.pull_workers, spec.pull_beside)

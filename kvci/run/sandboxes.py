@@ -1,6 +1,5 @@
 """Which sandbox the trials of a run get: the one seam between instances and sandboxes."""
 
-import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -83,23 +82,13 @@ class AllHere:
 def supplies(
     spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
 ) -> Supplies:
-    """Of these instances: what the spec says of images and the disk that they may take."""
-    images = {one.row.instance_id: one.row.image for one in instances if not one.files}
-    if not images:
+    """Of these instances; those that kvci has the files of need no image of their own."""
+    some = [instance for instance in instances if not instance.files]
+    if not some:
         return AllHere()
-    from kvci.images.pull import Puller
-    from kvci.images.supply import Budget, Supply
+    from kvci.images.supply import supply_of
 
-    reserve, ours = int(1e9 * spec.disk_reserve_gb), spec.disk_budget_gb
-    budget = Budget(reserve, None if ours is None else int(1e9 * ours))
-    login = tuple(os.environ.get(f"KVCI_REGISTRY_{part}", "") for part in ("USER", "PASSWORD"))
-    puller = Puller(
-        mirror=spec.mirror,
-        login=(login[0], login[1]) if all(login) else None,
-        reserve_bytes=reserve,
-        say=say,
-    )
-    return Supply(images, budget, puller, ledger, spec.pull_workers, spec.pull_beside)
+    return supply_of(spec, some, ledger, say)
 
 
 def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:

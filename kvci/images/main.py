@@ -1,0 +1,77 @@
+"""The verbs of `kvci images`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from docker.errors import APIError, ImageNotFound
+
+from kvci.errors import UserError
+from kvci.files import Document
+from kvci.images import shelf
+from kvci.images.build import BUILT
+from kvci.images.supply import supply_of
+from kvci.plan import blocks
+from kvci.sandbox import engine
+from kvci.sandbox.history import STRIPPED
+from kvci.spec import Spec
+from kvci.tasks.dataset import load
+
+
+class Image(Document):
+    names: tuple[str, ...]
+    unshared_bytes: int
+    needed: str
+
+
+class Shelf(Document):
+    images: tuple[Image, ...]
+    free_bytes: int | None
+    """On the engine's disk; None if that is another machine's."""
+
+
+def kept() -> Shelf:
+    """Images of ours, the least recently needed first. Raises UserError without an engine."""
+    found = (Image(**{f: getattr(one, f) for f in Image.model_fields}) for one in shelf.ours())
+    return Shelf(images=tuple(found), free_bytes=engine.free_bytes())
+
+
+def room(found: Shelf) -> str:
+    total = sum(one.unshared_bytes for one in found.images) >> 20
+    free = "" if found.free_bytes is None else f"; {found.free_bytes >> 20} MiB are free"
+    return f"{len(found.images)} images of ours take {total} MiB{free}"
+
+
+def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
+    """Have the first wave's images here; True if that is all of them."""
+    instances = {one.row.instance_id: one for one in load(spec.dataset)}
+    planned = blocks(list(instances), spec)
+    mine = [instances[name] for block in planned for name in block.instances]
+    if any(instance.files for instance in mine):
+        raise UserError(f"The instances of {spec.dataset} need no images of their own.")
+    supply = supply_of(spec, mine, ledger, say)
+    wave = next(supply.waves(planned), [])
+    for line in supply.missing():
+        say(line)
+    say(f"{len(wave)} of {len(planned)} blocks have their images here; {ledger} says more")
+    return len(wave) == len(planned) and not supply.missing()
+
+
+def prune(built: bool) -> str:
+    """Remove containers that killed runs left, and images of ours; what was removed."""
+    engine.sweep()
+    images = engine.client().images
+    gone = sum(shelf.let_go(one) for one in shelf.ours())
+    for image in images.list(STRIPPED):
+        for name in image.tags:
+            if name.startswith(f"{STRIPPED}:"):
+                images.remove(name)
+    for image in images.list(filters={"label": BUILT}) if built else []:
+        try:
+            for name in image.tags:
+                images.remove(name)
+                gone += 1
+        except ImageNotFound:
+            continue
+        except APIError as error:
+            raise UserError(f"{name} is in use: {error.explanation}.") from None
+    return f"removed {gone} images"
