@@ -128,9 +128,10 @@ ASKED = (
     ),
     click.option(
         "--dataset",
-        help="A .jsonl or .parquet file, a hub's name, or "
+        help="lite, verified, multilingual, a .jsonl or .parquet file, a hub's OWNER/NAME, or "
         "calibration:split=test,functions=8,count=20.",
     ),
+    click.option("--instances", help="Ids with commas between."),
     click.option("--filter", help="A regular expression on instance ids."),
     click.option("--limit", type=int),
     click.option("--context", type=int, help="Tokens per slot."),
@@ -458,7 +459,9 @@ def _spec(
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         raise UserError(f"--seeds {seeds} are not whole numbers with commas between.") from None
-    return load(experiment, asked | {"arms": list(arms) or None, "seeds": numbers})
+    names = asked.pop("instances", None)
+    lists = {"arms": list(arms) or None, "instances": names.split(",") if names else None}
+    return load(experiment, asked | lists | {"seeds": numbers})
 
 
 def _run(ctx: click.Context, spec: Any, run_id: str | None) -> None:

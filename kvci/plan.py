@@ -35,8 +35,14 @@ class Block:
 
 
 def select(ids: Sequence[str], spec: Spec) -> list[str]:
-    """Filter, then limit, then shard, always in the dataset's order. Raises UserError if empty."""
-    chosen = [name for name in ids if re.search(spec.filter, name)]
+    """Instances and filter, then limit, then shard, always in the dataset's order.
+
+    Raises UserError if nothing is left, or an instance is asked for that is not there.
+    """
+    if unknown := sorted(set(spec.instances) - set(ids)):
+        raise UserError(f"{unknown[0]} is no instance of {spec.dataset}.")
+    wanted = spec.instances or ids
+    chosen = [name for name in ids if name in wanted and re.search(spec.filter, name)]
     chosen = chosen[: spec.limit]
     index, count = (int(part) for part in spec.shard.split("/"))
     chosen = chosen[index - 1 :: count]

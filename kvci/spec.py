@@ -99,6 +99,8 @@ class Model(Document):
     """A Python package that carries the file, as `module:function`; the function gives its path."""
     repository: str | None = None
     file: str | None = None
+    revision: str | None = None
+    """Of the repository; its main branch if absent. The sha256 holds in any case."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     weights: str = ""
     chat_template: str | None = None
@@ -137,6 +139,8 @@ class Spec(Document):
     arms: tuple[Arm, ...] = Field(min_length=1)
     dataset: str
     filter: str = ""
+    instances: tuple[str, ...] = ()
+    """Ids; all of the dataset's if none are given."""
     limit: int | None = Field(None, ge=1)
     context: int = Field(65536, ge=256)
     """Tokens of context per slot."""
@@ -237,7 +241,7 @@ class Spec(Document):
         Where the model and the dataset lie does not count; what they hold does.
         """
         asked: dict[str, Any] = self.model_dump(mode="json", exclude=OUTSIDE)
-        for place in ("path", "package", "repository", "file", "sha256"):
+        for place in ("path", "package", "repository", "file", "revision", "sha256"):
             asked["model"].pop(place)
         asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}
         kind, _, place = self.engine.partition(":")

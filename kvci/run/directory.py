@@ -29,6 +29,8 @@ class Manifest(Document):
     spec_sha256: str
     model_sha256: str
     dataset_sha256: str
+    dataset_revision: str = ""
+    """The hub's commit; a file has none."""
     kvci: str
     host: str
     """Not the machine's name, which is nobody's business, but a digest that tells two apart."""
@@ -141,6 +143,7 @@ class RunDirectory:
         sandbox: str,
         demo: bool,
         planned: tuple[str, ...],
+        dataset_revision: str = "",
     ) -> Manifest:
         """Create the run, or take it up. Raises UserError if it was made for another spec."""
         path = self.path / "manifest.json"
@@ -159,6 +162,7 @@ class RunDirectory:
             spec_sha256=spec_sha256,
             model_sha256=model_sha256,
             dataset_sha256=dataset_sha256,
+            dataset_revision=dataset_revision,
             kvci=__version__,
             host=host(),
             gpu=gpu(),

@@ -26,7 +26,7 @@ from kvci.sandbox import Caps
 from kvci.serve.model import check, header, locate
 from kvci.serve.server import command, resolve
 from kvci.spec import Spec
-from kvci.tasks.dataset import load
+from kvci.tasks.dataset import load_with_revision
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The last one comes when a terminal is closed."""
@@ -71,7 +71,8 @@ def run(
     spec: Spec, run_id: str | None, console: Console, demo: bool = False
 ) -> tuple[Path, Summary]:
     """Run what is not done yet, and say what came out. Bad input is a UserError before writing."""
-    instances = {instance.row.instance_id: instance for instance in load(spec.dataset)}
+    loaded, revision = load_with_revision(spec.dataset)
+    instances = {instance.row.instance_id: instance for instance in loaded}
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})
     planned = blocks(list(instances), spec)
     name = _named(run_id, spec)
@@ -91,7 +92,7 @@ def run(
         sandboxes = Sandboxes(kind, directory.scratch, caps)
         sandboxes.sweep()
         manifest = directory.open(
-            name, spec, sha256_of_file(model), digest.hexdigest(), sandbox, demo, names
+            name, spec, sha256_of_file(model), digest.hexdigest(), sandbox, demo, names, revision
         )
         arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())

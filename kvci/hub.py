@@ -1,0 +1,57 @@
+"""Files of the Hugging Face hub: fetched whole before they are needed, resumed, cached."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from kvci.errors import UserError
+
+Kind = Literal["model", "dataset"]
+RESERVE_BYTES = 5 << 30
+"""Of the disk with the cache, never used."""
+
+
+def fetch(repository: str, file: str, revision: str | None = None, kind: Kind = "model") -> Path:
+    """The file's path in the cache. Raises UserError if it cannot be had or has no room."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import try_to_load_from_cache as cached
+
+    where: Any = {"repo_id": repository, "filename": file, "repo_type": kind, "revision": revision}
+    known = cached(**where)
+    if revision and isinstance(known, str):
+        return Path(known)
+    try:
+        size = get_hf_file_metadata(hf_hub_url(**where)).size or 0
+        folder = Path(constants.HF_HUB_CACHE)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not isinstance(known, str) and shutil.disk_usage(folder).free - size < RESERVE_BYTES:
+            raise UserError(
+                f"{file} of {repository} takes {size >> 20} MiB, and {folder} has no room for it "
+                f"beside a reserve of {RESERVE_BYTES >> 30} GiB; make room, or set HF_HOME."
+            )
+        return Path(hf_hub_download(**where))
+    except UserError:
+        raise
+    except Exception as error:  # what the library raises has no common base
+        raise UserError(
+            f"{file} of {repository} cannot be fetched ({_first_line(error)}); "
+            "check the names and the network."
+        ) from None
+
+
+def revision_and_files(repository: str, revision: str | None) -> tuple[str, list[str]]:
+    """Of a dataset: the commit that the revision names, and its files. Raises UserError."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().dataset_info(repository, revision=revision)
+    except Exception as error:
+        raise UserError(
+            f"The dataset {repository} cannot be had from the hub ({_first_line(error)}); "
+            "give a .jsonl or .parquet file instead."
+        ) from None
+    return str(info.sha), [one.rfilename for one in info.siblings or []]
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -1,0 +1,148 @@
+"""Files of a hub: a small stand-in for it, and the client that everybody uses."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from kvci.tasks.calibration import suite
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MODEL = bytes(range(256)) * 120_000
+"""Larger than twice the chunks in which the client writes."""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The few answers of huggingface.co that a download asks for; the first body is cut."""
+
+    files: dict[str, bytes]
+    ranges: list[str | None]
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/api/datasets/"):
+            siblings = [
+                {"rfilename": name.split("/resolve/")[1].split("/", 1)[1]} for name in self.files
+            ]
+            self._send(200, json.dumps({"id": "x/y", "sha": COMMIT, "siblings": siblings}).encode())
+            return
+        content = self.files.get(self.path.replace("/main/", f"/{COMMIT}/"))
+        if content is None:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        etag = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if self.command == "HEAD":
+            self._send(200, content, etag)
+            return
+        asked = self.headers.get("Range")
+        self.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+        status = 206 if asked else 200
+        span = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        self._send(status, content[start:], etag | (span if asked else {}), len(self.ranges) == 1)
+
+    do_HEAD = do_GET
+
+    def _send(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.close_connection = True
+            self.connection.close()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
+    rows = [json.loads(one.row.model_dump_json()) for one in suite("calibration:count=3")]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    lite = f"/datasets/SWE-bench/SWE-bench_Lite/resolve/{COMMIT}/data/test-00000-of-00001.parquet"
+    Hub.files = {
+        f"/a/b/resolve/{COMMIT}/m.gguf": MODEL,
+        lite: (tmp_path / "rows.parquet").read_bytes(),
+    }
+    Hub.ranges = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    server.shutdown()
+
+
+def python(hub: dict[str, str], program: str) -> str:
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=hub, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+FETCH = """
+import hashlib
+from kvci.errors import UserError
+from kvci.hub import fetch
+try:
+    print(hashlib.sha256(fetch("a/b", "{file}", {revision!r}).read_bytes()).hexdigest())
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_model_is_fetched_whole_though_the_connection_is_cut_and_then_cached(
+    hub: dict[str, str],
+) -> None:
+    for revision in (COMMIT, COMMIT, None):
+        said = python(hub, FETCH.format(file="m.gguf", revision=revision))
+        assert said == hashlib.sha256(MODEL).hexdigest()
+    assert len(Hub.ranges) == 2 and Hub.ranges[1] and Hub.ranges[1] != "bytes=0-"
+
+
+def test_what_cannot_be_had_is_a_sentence(hub: dict[str, str]) -> None:
+    assert "cannot be fetched" in python(hub, FETCH.format(file="none", revision=None))
+    away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert "check the names and the network" in python(
+        away, FETCH.format(file="m.gguf", revision=None)
+    )
+    full = FETCH.replace("try:", "import kvci.hub\nkvci.hub.RESERVE_BYTES = 1 << 60\ntry:")
+    assert "make room" in python(hub, full.format(file="m.gguf", revision=None))
+
+
+DATASET = """
+from kvci.errors import UserError
+from kvci.tasks.dataset import load_with_revision
+try:
+    found, revision = load_with_revision("{name}")
+    print(len(found), found[0].row.instance_id, revision)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_dataset_by_its_name_comes_with_its_revision(hub: dict[str, str]) -> None:
+    first = suite("calibration:count=3")[0].row.instance_id
+    assert python(hub, DATASET.format(name="lite")) == f"3 {first} {COMMIT}"
+    named = f"SWE-bench/SWE-bench_Lite@{COMMIT}"
+    assert python(hub, DATASET.format(name=named)) == f"3 {first} {COMMIT}"
+    away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert "cannot be had from the hub" in python(away, DATASET.format(name="lite"))
