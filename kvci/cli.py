@@ -145,6 +145,16 @@ ASKED = (
     click.option(
         "--time-budget", "time_budget_s", type=float, help="Seconds; no block begins near it."
     ),
+    click.option(
+        "--validate",
+        "preflight_first",
+        is_flag=True,
+        default=None,
+        help="The gold and the empty patch of every instance before any trial.",
+    ),
+    click.option(
+        "--grade-network", is_flag=True, default=None, help="Grading may reach the network."
+    ),
     click.option("--shard", help="I/N"),
     click.option("--margin", type=float, help="The harm that would not matter, as a share."),
 )

@@ -24,6 +24,12 @@ def host() -> str:
     return sha256_of(f"{platform.node()} {known}".encode())[:12]
 
 
+def cache() -> Path:
+    """What this machine has found out once; may be deleted."""
+    beside = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KVCI_CACHE") or Path(beside, "kvci"))
+
+
 def gpu() -> str:
     """Name and driver version of each GPU as nvidia-smi says them; empty without one."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

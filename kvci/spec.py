@@ -128,6 +128,7 @@ class Model(Document):
 OUTSIDE = {
     *("shard", "time_budget_s", "out", "dataset", "engine"),
     *("mirror", "disk_reserve_gb", "disk_budget_gb", "pull_workers", "pull_beside"),
+    "preflight_first",
 }
 """Of a spec what can change no trial: no part of its hash."""
 
@@ -181,6 +182,8 @@ class Spec(Document):
     """Of Docker's disk, never used; 10^9 bytes."""
     disk_budget_gb: float | None = Field(None, gt=0)
     """What images of ours may take there; whatever the reserve leaves if absent."""
+    preflight_first: bool = False
+    """Every instance's preflight before any trial, and how many are left is written."""
     pull_workers: int = Field(4, ge=1)
     pull_beside: bool = False
     """Pull while conversations run."""

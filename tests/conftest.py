@@ -1,5 +1,6 @@
 """What several tests need: the small model, and data that lies beside the project."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 DATA = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "ci" / "models" / "calibration.toml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What this machine knows from elsewhere is nothing to a test."""
+    os.environ["KVCI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -50,15 +50,16 @@ for name in sys.argv[1:]:
 
 
 def grade(
-    row: Row, patch: bytes, make: Callable[[], Sandbox], folder: Path, test_s: float
+    row: Row, patch: bytes | None, make: Callable[[], Sandbox], folder: Path, test_s: float
 ) -> Graded:
     """Grade a patch in a sandbox of its own; its log and patch lie in `folder` afterwards.
 
+    An empty patch has its verdict without being run; None runs the tests on the base as it is.
     Raises SandboxFailed if the sandbox could not be had.
     """
-    if not patch.strip():
+    if patch is not None and not patch.strip():
         return Graded(verdict=Verdict.EMPTY_PATCH)
-    write_atomic(folder / "patch.diff", patch)
+    write_atomic(folder / "patch.diff", patch or b"")
     sandbox = make()
     try:
         return _grade(row, patch, sandbox, folder, test_s)
@@ -66,8 +67,8 @@ def grade(
         sandbox.close()
 
 
-def _grade(row: Row, patch: bytes, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
-    broken = _prepare(patch, sandbox)
+def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
+    broken = "" if patch is None else _prepare(patch, sandbox)
     if broken is None:
         return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
     run = sandbox.script(row.eval_script, Limits(wall_s=test_s, cpu_s=int(test_s * 4) + 1))
@@ -80,7 +81,7 @@ def _grade(row: Row, patch: bytes, sandbox: Sandbox, folder: Path, test_s: float
         missing = "end" if START_TEST_OUTPUT in text else "start"
         detail = f"the test log has no {missing} marker"
         return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
-    report = _report(row, patch, log)
+    report = _report(row, patch or b"none", log)
     tests = report.get("tests_status", {})
     f2p, p2p = (_counts(tests.get(kind, {})) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS"))
     verdict = Verdict.TESTS_FAIL

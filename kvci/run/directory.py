@@ -44,6 +44,19 @@ class Manifest(Document):
     """Instance ids, in the dataset's order."""
 
 
+class Ceiling(Document):
+    """What a perfect model could resolve on this host."""
+
+    asked: int
+    valid: tuple[str, ...]
+    invalid: dict[str, str]
+    """Instance -> why it is dropped for all arms; an instance in neither was not graded."""
+
+    def line(self) -> str:
+        dropped = "".join(f"; {name} is dropped: {why}" for name, why in self.invalid.items())
+        return f"{len(self.valid)} of {self.asked} instances can be resolved here{dropped}"
+
+
 class Outcome(Document):
     """One trial, finished. Times are UTC; `attempts` counts this one."""
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from kvci import children
 from kvci.children import worker
 from kvci.errors import UserError
+from kvci.files import sha256_of
 from kvci.grade import Graded
+from kvci.host import cache
 from kvci.run.sandboxes import Sandboxes
-from kvci.sandbox import SandboxFailed
+from kvci.sandbox import Sandbox, SandboxFailed
 from kvci.tasks.instance import Instance
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
@@ -22,12 +24,20 @@ GOLD_TRIES = 2
 
 
 def _once(
-    sandboxes: Sandboxes, instance: Instance, patch: bytes, folder: Path, test_s: float
+    sandboxes: Sandboxes,
+    instance: Instance,
+    patch: bytes | None,
+    folder: Path,
+    test_s: float,
+    network: bool = False,
 ) -> Graded:
     from kvci.grade.grade import grade  # swebench: seconds, and memory only the child needs
 
+    def make() -> Sandbox:
+        return sandboxes.make(instance, network or sandboxes.grade_network)
+
     try:
-        return grade(instance.row, patch, lambda: sandboxes.make(instance), folder, test_s)
+        return grade(instance.row, patch, make, folder, test_s)
     except SandboxFailed as error:
         with contextlib.suppress(UserError):
             sandboxes.wait()
@@ -62,12 +72,47 @@ def unmarked(graded: Graded) -> bool:
 
 
 def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
-    """The gold patch, which must resolve in one of two tries."""
+    """The gold patch, which must resolve in one of two tries, and the base, which must not.
+
+    What an image answered is kept on this machine, and not asked again.
+    """
+    known = _known(sandboxes, instance, test_s)
+    if known and known.exists():
+        return Graded.read(known)
+    graded = _asked(sandboxes, instance, folder, test_s)
+    if known and graded.applies is not None:
+        graded.write(known)
+    return graded
+
+
+def _asked(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
+    gold = instance.row.patch.encode()
     for _ in range(GOLD_TRIES):
-        graded = _once(sandboxes, instance, instance.row.patch.encode(), folder, test_s)
+        graded = _once(sandboxes, instance, gold, folder, test_s)
         if graded.verdict is Verdict.RESOLVED:
             break
+    if graded.verdict is Verdict.RESOLVED:
+        bare = _once(sandboxes, instance, None, folder / "base", test_s)
+        if bare.verdict is Verdict.RESOLVED:
+            why = {"verdict": Verdict.TESTS_FAIL, "detail": "the tests pass without any patch"}
+            return graded.model_copy(update=why)
+    elif graded.applies and sandboxes.kind == "docker" and not sandboxes.grade_network:
+        online = _once(sandboxes, instance, gold, folder / "online", test_s, network=True)
+        if online.verdict is Verdict.RESOLVED:
+            why = {"detail": "the gold patch resolves with a network alone; see grade_network"}
+            return graded.model_copy(update=why)
     return graded
+
+
+def _known(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | None:
+    """Where the answer of this image to this row's tests is kept."""
+    try:
+        image = sandboxes.identity(instance)
+    except Exception:
+        return None  # it is not here; asking for the sandbox will say so
+    bounds = f"{sandboxes.caps} {sandboxes.grade_network} {test_s}"
+    asked = f"{image} {bounds} {instance.row.model_dump_json()}"
+    return cache() / "preflight" / f"{sha256_of(asked.encode())}.json" if image else None
 
 
 @dataclass

@@ -89,7 +89,7 @@ def run(
     path = Path(spec.out) / name / _shard_folder(spec)
     alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
     with alone, RunDirectory(path.resolve()) as directory:
-        sandboxes = Sandboxes(kind, directory.scratch, caps)
+        sandboxes = Sandboxes(kind, directory.scratch, caps, spec.grade_network)
         sandboxes.sweep()
         manifest = directory.open(
             name, spec, sha256_of_file(model), digest.hexdigest(), sandbox, demo, names, revision

@@ -56,6 +56,9 @@ class Progress:
         if self._console.is_terminal:
             self._live.stop()
 
+    def say(self, line: str) -> None:
+        self._console.print(line)
+
     def outcome(self, outcome: Outcome) -> None:
         with self._lock:
             self._count(outcome)

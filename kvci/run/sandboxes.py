@@ -23,6 +23,16 @@ class Sandboxes:
     kind: Kind
     scratch: Path
     caps: Caps
+    grade_network: bool = False
+    """Grading has a network; trials never have."""
+
+    def identity(self, instance: Instance) -> str:
+        """What tells the instance's image from all others; empty where it has none of its own."""
+        if instance.files or self.kind != "docker":
+            return ""
+        from kvci.sandbox import engine
+
+        return str(engine.client().images.get(instance.row.image).id)
 
     def make(self, instance: Instance, network: bool = False) -> Sandbox:
         """Raises SandboxFailed. Only Docker has a network to give."""

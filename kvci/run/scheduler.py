@@ -22,7 +22,7 @@ from kvci.files import sha256_of, write_atomic
 from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial
-from kvci.run.directory import Outcome, RunDirectory, now
+from kvci.run.directory import Ceiling, Outcome, RunDirectory, now
 from kvci.run.grading import Grader
 from kvci.run.progress import Progress
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
@@ -87,6 +87,8 @@ class Scheduler:
         self._put_aside_unproved()
         todo = [block for block in blocks if not self._complete(block)]
         try:
+            if self._spec.preflight_first:
+                self._validate(todo)
             for wave in self._supply.waves(todo):
                 in_time = self._wave(wave, started)
                 for future in self._graded:
@@ -100,6 +102,25 @@ class Scheduler:
         for future in self._preflights.values():
             future.cancel()
         self._grader.close(wait=True)
+
+    def _validate(self, blocks: list[Block]) -> None:
+        """Every preflight before the first server starts; what is left is the ceiling."""
+        for wave in self._supply.waves(blocks):
+            for block in wave:
+                self._preflight(block)
+            for block in wave:
+                self._preflighted(block)
+        names = [name for block in blocks for name in block.instances if name in self._gold]
+        gold = {name: self._gold[name] for name in names}
+        invalid = {
+            name: one.detail or f"the gold patch's verdict is {one.verdict}"
+            for name, one in gold.items()
+            if self._invalid(name)
+        }
+        resolved = [name for name, one in gold.items() if one.verdict is Verdict.RESOLVED]
+        ceiling = Ceiling(asked=len(names), valid=tuple(resolved), invalid=invalid)
+        ceiling.write(self._directory.path / "ceiling.json")
+        self._progress.say(ceiling.line())
 
     def _wave(self, wave: list[Block], started: float) -> bool:
         """Blocks whose images are here; False if the time budget ended it."""
@@ -143,13 +164,16 @@ class Scheduler:
             else:
                 self._preflights[name] = self._grader.preflight(self._instances[name], folder)
 
-    def _block(self, block: Block) -> None:
-        """All arms of a block; what is left of a block that broke is put aside first."""
+    def _preflighted(self, block: Block) -> None:
         for name in block.instances:
             if future := self._preflights.pop(name, None):
                 self._gold[name] = graded = future.result()
                 if graded.verdict is Verdict.RESOLVED or graded.applies is not None:
                     graded.write(self._directory.preflight(name) / "graded.json")
+
+    def _block(self, block: Block) -> None:
+        """All arms of a block; what is left of a block that broke is put aside first."""
+        self._preflighted(block)
         if self._broken(block, ""):
             self._directory.supersede(self._trials(block))
         for _ in range(ATTEMPTS_MAX):

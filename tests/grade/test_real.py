@@ -32,7 +32,7 @@ def test_a_run_of_three_kv_types_on_it(tmp_path: Path) -> None:
     real_images(INSTANCE)
     words = ["run", "--model", str(MODEL), "--dataset", str(data("swe-bench-lite.v5.jsonl"))]
     words += ["--kv", "f16/f16", "--kv", "q8_0/q8_0", "--kv", "q4_0/q4_0", "--filter", INSTANCE]
-    words += ["--context", "8192", "--max-steps", "4", "--max-tokens", "96", "--run-id", "r"]
+    words += ["--context", "4096", "--max-steps", "4", "--max-tokens", "96", "--run-id", "r"]
     words += ["--engine", "embedded", "--out", str(tmp_path)]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output

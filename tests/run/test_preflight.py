@@ -1,0 +1,102 @@
+"""What is known of an instance before any trial of it."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kvci.grade import Graded
+from kvci.run import grading
+from kvci.run.directory import Ceiling, RunDirectory
+from kvci.run.grading import _asked, _preflight
+from kvci.run.main import run
+from kvci.run.sandboxes import Sandboxes
+from kvci.sandbox import Caps
+from kvci.spec import load
+from kvci.tasks.calibration import generate, suite
+from kvci.tasks.instance import Instance
+from kvci.tasks.script import script
+from kvci.taxonomy import Verdict
+
+GOOD = generate("test", 1, functions=4)
+
+
+def changed(instance: Instance, **columns: object) -> Instance:
+    return Instance(instance.row.model_copy(update=columns), instance.files, instance.kind)
+
+
+def test_a_row_whose_tests_pass_without_a_patch_can_tell_nothing(tmp_path: Path) -> None:
+    sandboxes = Sandboxes("bwrap", tmp_path, Caps())
+    assert _preflight(sandboxes, GOOD, tmp_path / "a", 20.0).verdict is Verdict.RESOLVED
+    passing = changed(GOOD, FAIL_TO_PASS=GOOD.row.PASS_TO_PASS[:1])
+    found = _preflight(sandboxes, passing, tmp_path / "b", 20.0)
+    assert (found.verdict, found.detail) == (
+        Verdict.TESTS_FAIL,
+        "the tests pass without any patch",
+    )
+
+
+def test_an_instance_whose_tests_need_the_network_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(*asked: object, network: bool = False) -> Graded:
+        verdict = Verdict.RESOLVED if network else Verdict.TESTS_FAIL
+        return Graded(verdict=verdict, applies=True)
+
+    monkeypatch.setattr(grading, "_once", once)
+    found = _asked(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)
+    assert found.verdict is Verdict.TESTS_FAIL and "with a network alone" in found.detail
+
+
+def test_what_an_image_answered_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVCI_CACHE", str(tmp_path / "cache"))
+    asked: list[float] = []
+    images = {"image": "sha256:1"}
+
+    def answer(*rest: object) -> Graded:
+        asked.append(1)
+        return Graded(verdict=Verdict.RESOLVED, applies=True)
+
+    monkeypatch.setattr(grading, "_asked", answer)
+    monkeypatch.setattr(Sandboxes, "identity", lambda *_: images["image"])
+    sandboxes = Sandboxes("docker", tmp_path, Caps())
+    for _ in range(2):
+        _preflight(sandboxes, GOOD, tmp_path, 20.0)
+    assert len(asked) == 1
+    images["image"] = "sha256:2"
+    _preflight(sandboxes, GOOD, tmp_path, 20.0)
+    _preflight(sandboxes, GOOD, tmp_path, 40.0)
+    _preflight(sandboxes, changed(GOOD, version="other"), tmp_path, 20.0)
+    assert len(asked) == 4
+
+
+def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
+    instances = suite("calibration:split=test,functions=4,count=2")
+    rows = [one.row for one in instances]
+    broken = rows[1].model_copy(update={"FAIL_TO_PASS": ("tests/test_all.py::test_none",)})
+    known = {one.row.instance_id: one for one in instances}
+    known[broken.instance_id] = Instance(broken, instances[1].files)
+    answers, _ = script(instances)
+    answers.write(tmp_path / "script.json")
+    spec = load(
+        None,
+        {
+            "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+            "arms": ["f16/f16"],
+            "dataset": "calibration:split=test,functions=4,count=2",
+            "engine": f"replay:{tmp_path / 'script.json'}",
+            "context": 4096,
+            "preflight_first": True,
+            "out": str(tmp_path),
+        },
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kvci.run.main.load_with_revision", lambda _: (list(known.values()), ""))
+        folder, _ = run(spec, "r", Console())
+    ceiling = Ceiling.read(folder / "ceiling.json")
+    assert ceiling.valid == (rows[0].instance_id,)
+    assert list(ceiling.invalid) == [broken.instance_id]
+    assert "1 of 2 instances can be resolved here" in ceiling.line()
+    assert {str(one.cls) for one in RunDirectory(folder).outcomes()} == {"OK", "I0"}
