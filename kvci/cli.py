@@ -246,6 +246,37 @@ def plan(
 
 
 @main.command()
+@_asks
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    /,
+    experiment: Path | None,
+    arms: tuple[str, ...],
+    seeds: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Look at all that a run needs; exit 1 if something would spoil it."""
+    from kvci.doctor import examine, with_own
+
+    if not experiment:
+        arms, asked = arms or ("f16/f16",), with_own(asked)
+    found = []
+    for check in examine(_spec(experiment, arms, seeds, asked)):
+        found.append(check)
+        if not as_json:
+            click.echo(f"{'FAIL' if check.remedy else 'ok':4}  {check.name:14} {check.found}")
+            if check.remedy:
+                click.echo(f"      {'':14} {check.remedy}")
+    if as_json:
+        click.echo(json.dumps([check.model_dump(mode="json") for check in found], indent=1))
+    if any(check.remedy for check in found):
+        ctx.exit(1)
+
+
+@main.command()
 @click.option("--out", help="The folder of runs.", envvar="KVCI_RUNS", default="runs")
 @click.option("--instances", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--strong", is_flag=True, help="Twice the outliers, so that 6 instances do.")

@@ -14,7 +14,7 @@ from docker.utils import parse_repository_tag
 from kvci.children import ENDING
 from kvci.files import Document
 from kvci.images import registry, shelf
-from kvci.images.registry import Login, parts
+from kvci.images.registry import Login, mirrored
 from kvci.sandbox import SandboxFailed, engine
 from kvci.sandbox.history import without_future
 
@@ -102,7 +102,7 @@ class Puller:
                 why, asked_s = str(error), None
                 wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1))
                 if isinstance(error, Limited):
-                    asked_s = registry.ask(self._source(image), self.login).wait_s
+                    asked_s = registry.ask(mirrored(image, self.mirror), self.login).wait_s
                     wait_s = wait_s if asked_s is None else asked_s
                     self.gate.close(wait_s)
                 if asked_s is None and time.monotonic() - began + wait_s > self.patience_s:
@@ -117,15 +117,9 @@ class Puller:
         seconds = round(time.monotonic() - began, 3)
         return Entry(image=image, state=state, why=why, attempts=attempts, seconds=seconds, id=id)
 
-    def _source(self, image: str) -> str:
-        if self.mirror is None:
-            return image
-        _, repository, tag = parts(image)
-        return f"{self.mirror}/{repository}:{tag}"
-
     def _pull(self, image: str) -> str:
         """The id of the image. Raises Failed, SandboxFailed."""
-        source = self._source(image)
+        source = mirrored(image, self.mirror)
         try:
             for event in self._events(source):
                 if ENDING.is_set():

@@ -5,6 +5,7 @@ Docker Hub does not count it, and says in its headers how many pulls are left.
 """
 
 import email.utils
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ class Answer:
     """Pulls left in its window, where it says so."""
     wait_s: float | None = None
     """How long it asks to wait, where it does."""
+    skew_s: float | None = None
+    """How far this machine's clock is ahead of the registry's, where it says its time."""
 
 
 def parts(image: str) -> tuple[str, str, str]:
@@ -70,7 +73,22 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
         f"{registry} answers {answer.status_code}",
         int(left) if left.isdecimal() else None,
         _wait_s(answer.headers),
+        _skew_s(answer.headers),
     )
+
+
+def login() -> Login | None:
+    """The one that the environment gives, KVCI_REGISTRY_USER and KVCI_REGISTRY_PASSWORD."""
+    user, password = (os.environ.get(f"KVCI_REGISTRY_{part}") for part in ("USER", "PASSWORD"))
+    return (user, password) if user and password else None
+
+
+def mirrored(image: str, mirror: str | None) -> str:
+    """The image's name at a mirror, which has the same repositories."""
+    if mirror is None:
+        return image
+    _, repository, tag = parts(image)
+    return f"{mirror}/{repository}:{tag}"
 
 
 def _token(client: httpx.Client, challenge: str, login: Login | None) -> Any:
@@ -100,7 +118,17 @@ def _wait_s(headers: httpx.Headers) -> float | None:
         return number if number < 1e9 else max(0.0, number - time.time())
     if not value:
         return None
+    asked = _time(value)
+    return None if asked is None else max(0.0, asked - time.time())
+
+
+def _skew_s(headers: httpx.Headers) -> float | None:
+    said = _time(headers.get("date", ""))
+    return None if said is None else time.time() - said
+
+
+def _time(text: str) -> float | None:
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return email.utils.parsedate_to_datetime(text).timestamp()
     except ValueError:
         return None

@@ -4,7 +4,6 @@ A run goes in waves: as many blocks as the disk holds are supplied, run and grad
 stay until the next wave needs the room.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -16,6 +15,7 @@ from kvci.errors import UserError
 from kvci.files import Document
 from kvci.images import shelf
 from kvci.images.pull import Entry, Puller
+from kvci.images.registry import login
 from kvci.images.shelf import Kept
 from kvci.plan import Block
 from kvci.sandbox import SandboxFailed, engine
@@ -231,16 +231,9 @@ class Supply:
 def supply_of(
     spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
 ) -> Supply:
-    """As the spec has it. A login for the registry comes from the environment, KVCI_REGISTRY_USER
-    and KVCI_REGISTRY_PASSWORD, or from what `docker login` left."""
+    """As the spec has it; a login comes from the environment, or is what `docker login` left."""
     reserve, ours = int(1e9 * spec.disk_reserve_gb), spec.disk_budget_gb
-    user, password = (os.environ.get(f"KVCI_REGISTRY_{part}") for part in ("USER", "PASSWORD"))
-    puller = Puller(
-        mirror=spec.mirror,
-        login=(user, password) if user and password else None,
-        reserve_bytes=reserve,
-        say=say,
-    )
+    puller = Puller(mirror=spec.mirror, login=login(), reserve_bytes=reserve, say=say)
     budget = Budget(reserve, None if ours is None else int(1e9 * ours))
     images = {one.row.instance_id: one.row.image for one in instances}
     return Supply(images, budget, puller, ledger, spec.pull_workers, spec.pull_beside)

@@ -48,6 +48,8 @@ class Effective(Document):
     weights_mib: float | None = None
     """On the GPUs, or in the host's memory where there is none; as is `compute_mib`."""
     compute_mib: float | None = None
+    fa_pairs: tuple[str, ...] | None = None
+    """K-V pairs that flash attention was compiled for, where the build says so."""
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -118,6 +120,7 @@ def read(log: str) -> Effective:
         rotation=_rotation(text, kinds),
         kv_mib=round(sum(float(mib) for mib, *_ in caches), 2) if caches else None,
         kv_device="+".join(devices) or None,
+        fa_pairs=tuple(pairs.split(",")) if (pairs := _last(QUANTS, text)) else None,
         gpu=gpu,
         graph_splits=max(splits, default=None),
         build=next(part for part in build.groups() if part) if build else None,

@@ -1,0 +1,255 @@
+"""Everything that a run needs, looked at before it: a line each, and a remedy for each failure."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kvci.calibration.model import plain
+from kvci.errors import UserError
+from kvci.files import Document, sha256_of_file
+from kvci.host import ended, gpu, gpu_to_itself
+from kvci.plan import select
+from kvci.serve.model import check as check_model
+from kvci.serve.model import header, locate
+from kvci.serve.server import Server, ServerFailed, resolve
+from kvci.spec import Model, Spec
+from kvci.tasks.dataset import load
+from kvci.tasks.instance import Instance
+
+SKEW_MAX_S = 60.0
+MEMORY_BESIDE_MIB = 2048
+"""Beside the model's weights and one sandbox for each slot."""
+RUN_FOLDER_BYTES = 1 << 30
+
+
+class Check(Document):
+    """What was found, and what to do about it; nothing if the remedy is empty."""
+
+    name: str
+    found: str
+    remedy: str = ""
+
+
+def examine(spec: Spec) -> Iterator[Check]:
+    """The checks of what this spec needs, each as it is done."""
+    spec = spec.model_copy(update={"engine": resolve(spec.engine)})
+    images: dict[str, Instance] = {}
+
+    def dataset() -> tuple[str, str]:
+        known = {one.row.instance_id: one for one in load(spec.dataset)}
+        chosen = select(list(known), spec)
+        images.update({name: known[name] for name in chosen if not known[name].files})
+        return f"{len(chosen)} instances of {spec.dataset}", ""
+
+    yield _check("dataset", dataset)
+    yield _check("model", lambda: _model(spec))
+    yield _check("GPU", _gpu)
+    yield _check("memory", lambda: _memory(spec))
+    yield _check("llama-server", lambda: _server(spec))
+    yield _check("other servers", _others)
+    yield _check("run folder", lambda: _folder(spec))
+    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and not images):
+        yield _check("sandbox", _bubblewrap)
+        yield _check("clock", lambda: _clock(None))
+        return
+    yield _check("Docker", _docker)
+    yield _check("Docker's disk", lambda: _disk(spec))
+    yield _check("leftovers", _leftovers)
+    yield _check("images", lambda: _images(images))
+    yield _check("registry", lambda: _registry(spec, images))
+    some = next((one.row.image for one in images.values()), None)
+    yield _check("clock", lambda: _clock(some))
+
+
+def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
+    try:
+        found, remedy = look()
+    except UserError as error:
+        return Check(name=name, found="", remedy=str(error))
+    return Check(name=name, found=found, remedy=remedy)
+
+
+def _model(spec: Spec) -> tuple[str, str]:
+    path = locate(spec.model)
+    check_model(spec, header(path))
+    return f"{path.name}, {path.stat().st_size >> 20} MiB, sha256 {sha256_of_file(path)[:12]}", ""
+
+
+def _gpu() -> tuple[str, str]:
+    """Who else is on it counts as a failure: two would spoil each other's speed and memory."""
+    found = gpu()
+    if not found:
+        return "none; the CPU computes", ""
+    free = _nvidia("--query-gpu=memory.free", "nounits")
+    found = f"{found}; {' + '.join(free)} MiB free"
+    users = _nvidia("--query-compute-apps=pid,process_name,used_memory")
+    if users:
+        return f"{found}; in use by {'; '.join(users)}", "End what else is on the GPU."
+    with gpu_to_itself():
+        return found, ""
+
+
+def _nvidia(query: str, *more: str) -> list[str]:
+    words = ["nvidia-smi", query, f"--format={','.join(('csv', 'noheader', *more))}"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        raise UserError("nvidia-smi does not answer; restart the driver.") from None
+    return done.stdout.splitlines()
+
+
+def _memory(spec: Spec) -> tuple[str, str]:
+    weights = locate(spec.model).stat().st_size >> 20
+    needed = MEMORY_BESIDE_MIB + weights + spec.slots * spec.memory_mib
+    free = psutil.virtual_memory().available >> 20
+    found = f"{free} MiB free, of which {needed} MiB may be needed"
+    return found, "" if free >= needed else "End other programs, or lower --slots or memory_mib."
+
+
+def _server(spec: Spec) -> tuple[str, str]:
+    """Started for a moment with the model that kvci ships, and its log read."""
+    if not spec.verified:
+        return f"{spec.engine}, which proves nothing", "Give a llama-server's path."
+    shipped = plain()
+    small = {
+        "model": Model.model_validate({"name": "kvci-calibration", "path": str(shipped)}),
+        "context": 512,
+        "slots": 1,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            log = Path(folder, "server.log")
+            with Server(spec.model_copy(update=small), spec.baseline, shipped, log) as server:
+                effective = server.effective
+        except ServerFailed as error:
+            return spec.engine, f"It does not start: {error}."
+    found = f"{Path(spec.engine).name}, build {effective.build}"
+    if not effective.gpu:
+        return f"{found}, without a GPU", "" if not gpu() else "Build it for this machine's GPU."
+    pairs = effective.fa_pairs
+    if pairs is None:
+        return f"{found}; the KV pairs of its kernels are not shown", ""
+    asked = {f"{arm.k}-{arm.v}" for arm in spec.arms if not arm.allow}
+    found = f"{found}, kernels for {' '.join(pairs)}"
+    if lacking := sorted(asked - set(pairs)):
+        remedy = f"Build it with {lacking[0]} in GGML_CUDA_FA_QUANTS, or drop that arm."
+        return found, remedy
+    return found, ""
+
+
+def _others() -> tuple[str, str]:
+    """Servers of anybody, which take memory and speed."""
+    mine = {child.pid for child in psutil.Process().children(recursive=True)}
+    found = [
+        f"{process.info['name']} ({process.pid})"
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.pid not in mine
+        and (
+            "llama-server" in (process.info["name"] or "")
+            or "kvci.serve.embedded" in (process.info["cmdline"] or [])
+        )
+    ]
+    return ", ".join(found) or "none", "End them, or wait for their run." if found else ""
+
+
+def _folder(spec: Spec) -> tuple[str, str]:
+    folder = Path(spec.out).resolve()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    remedy = "" if free >= RUN_FOLDER_BYTES else "Make room there, or give another --out."
+    return f"{folder}, {free >> 20} MiB free", remedy
+
+
+def _bubblewrap() -> tuple[str, str]:
+    from kvci.sandbox import bwrap
+
+    return f"bubblewrap, {bwrap.check()}", ""
+
+
+def _docker() -> tuple[str, str]:
+    from kvci.sandbox import engine
+
+    return f"{engine.check()}, {engine.cpus()} CPUs", ""
+
+
+def _disk(spec: Spec) -> tuple[str, str]:
+    from kvci.sandbox import engine
+
+    free = engine.free_bytes()
+    if free is None:
+        return "another machine's", ""
+    found = f"{free >> 20} MiB free, the reserve is {spec.disk_reserve_gb:g} GB"
+    if free < 1e9 * spec.disk_reserve_gb:
+        return found, "Make room (kvci images prune), or lower --disk-reserve."
+    return found, ""
+
+
+def _leftovers() -> tuple[str, str]:
+    from kvci.sandbox import engine
+
+    labels = {"label": engine.OWNER}
+    left = [
+        one.name
+        for one in engine.client().containers.list(all=True, filters=labels, ignore_removed=True)
+        if ended(one.labels[engine.OWNER])
+    ]
+    return f"{len(left)} containers that the next run removes" if left else "none", ""
+
+
+def _images(instances: dict[str, Instance]) -> tuple[str, str]:
+    from kvci.sandbox import engine
+
+    names = {one.row.image for one in instances.values()}
+    here = sum(engine.has(name) for name in names)
+    return f"{here} of {len(names)} are here", ""
+
+
+def _registry(spec: Spec, instances: dict[str, Instance]) -> tuple[str, str]:
+    from kvci.images.registry import ask, login, mirrored
+    from kvci.sandbox import engine
+
+    names = (one.row.image for one in instances.values())
+    image = next((name for name in names if not engine.has(name)), None)
+    if image is None:
+        return "not needed", ""
+    answer = ask(mirrored(image, spec.mirror), login())
+    left = "" if answer.remaining is None else f", {answer.remaining} pulls left"
+    if answer.status != 200:
+        return answer.why, "Check the network, log in (docker login), or give a --mirror."
+    return f"{answer.why}{left}", "" if answer.remaining != 0 else "Wait, log in, or give a mirror."
+
+
+def _clock(image: str | None) -> tuple[str, str]:
+    """Against the registry's where it answers, else as systemd has it."""
+    if image:
+        from kvci.images.registry import ask
+
+        skew_s = ask(image).skew_s
+        if skew_s is not None:
+            wrong = abs(skew_s) > SKEW_MAX_S
+            return f"{skew_s:+.0f} s off the registry's", "Set the clock (NTP)." if wrong else ""
+    words = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "not shown", ""
+    said = done.stdout.strip()
+    if done.returncode or not said:
+        return "not shown", ""
+    return (
+        f"synchronized: {said}",
+        "" if said == "yes" else "Switch NTP on (timedatectl set-ntp 1).",
+    )
+
+
+def with_own(asked: dict[str, Any]) -> dict[str, Any]:
+    """Where nothing else was said, kvci's own model and suite."""
+    own: dict[str, Any] = {"dataset": "calibration:count=1"}
+    if not asked["model"]:
+        own |= {"model": {"name": "kvci-calibration", "path": str(plain())}, "context": 4096}
+    return own | {name: value for name, value in asked.items() if value is not None}
