@@ -292,12 +292,15 @@ def demo(ctx: click.Context, out: str, instances: int, strong: bool) -> None:
 
 
 @main.command()
-@click.option("--dataset", required=True, help="As for kvci run.")
-@click.option("--gold", is_flag=True, help="Grade the gold patches.")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path), required=False)
+@click.option("--all", "everything", is_flag=True, help="Of the RUN, all patches.")
+@click.option("--with-harness", is_flag=True, help="Of the RUN, compare with swebench eval.")
+@click.option("--dataset", help="As for kvci run, in place of a RUN.")
+@click.option("--gold", is_flag=True, help="Of the dataset, the gold patches.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
-    help="A .jsonl file of instance_id and model_patch.",
+    help="Of the dataset, a .jsonl file of instance_id and model_patch.",
 )
 @click.option("--filter", default="", help="A regular expression on instance ids.")
 @click.option("--sandbox", default="auto", show_default=True)
@@ -307,7 +310,10 @@ def demo(ctx: click.Context, out: str, instances: int, strong: bool) -> None:
 @click.pass_context
 def grade(
     ctx: click.Context,
-    dataset: str,
+    folder: Path | None,
+    everything: bool,
+    with_harness: bool,
+    dataset: str | None,
     gold: bool,
     predictions: Path | None,
     filter: str,
@@ -316,12 +322,31 @@ def grade(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Grade patches; exit 1 if one could not be graded."""
-    from kvci.run.grade import grade_patches
+    """Grade again what of a RUN could not be graded, or patches of a dataset.
 
+    Exit 1 if one could not be graded, or the harness disagrees.
+    """
+    from kvci.run.grade import grade_patches
+    from kvci.run.regrade import beside_harness, regrade
+
+    if bool(folder) == bool(dataset):
+        raise UserError("Give either a run's folder or --dataset.")
+    if folder:
+        failed = False
+        for before, after in regrade(folder, everything):
+            failed |= after.cls in ("I3", "I4")
+            click.echo(f"{after.arm} {after.instance}: {after.cls}, was {before.cls}")
+        if with_harness:
+            count, lines = beside_harness(folder)
+            for line in lines:
+                click.echo(line)
+            click.echo(f"{count} patches graded by the harness too, {len(lines)} differences")
+            failed |= bool(lines)
+        ctx.exit(1 if failed else 0)
     if gold == bool(predictions):
         raise UserError("Say which patches: give either --gold or --predictions FILE.")
-    graded = grade_patches(dataset, filter, None if gold else predictions, sandbox, test_s, out)
+    chosen = None if gold else predictions
+    graded = grade_patches(str(dataset), filter, chosen, sandbox, test_s, out)
     if as_json:
         shown = {name: json.loads(one.model_dump_json()) for name, one in graded.items()}
         click.echo(json.dumps(shown, indent=1))

@@ -108,6 +108,10 @@ class Evidence:
     gold_files: frozenset[str] = field(default_factory=frozenset)
 
 
+LAST_ACTIONS = 9
+"""As many as the longest cycle that counts as a loop, three times."""
+
+
 def repeats(actions: tuple[str, ...]) -> bool:
     """True if the actions end in one action, or a cycle of two or three, three times over."""
     for period in (1, 2, 3):

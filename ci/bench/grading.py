@@ -5,10 +5,7 @@ are 1 s in Docker and 0.3 s in bubblewrap. What an image costs once, the removal
 after its base, is shown by itself. The peer runs the same gold patches where images exist.
 """
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +14,7 @@ import click
 
 from kvci.grade import Graded
 from kvci.grade.grade import grade
+from kvci.grade.harness import evaluate
 from kvci.plan import select
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.sandbox import Caps
@@ -38,17 +36,11 @@ def ours(instance: Instance, sandboxes: Sandboxes, folder: Path) -> tuple[Graded
 
 def peer(instances: list[Instance], folder: Path) -> tuple[dict[str, bool], float]:
     """Instance id -> resolved, as `swebench eval` says, and its wall time in seconds."""
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(f"{i.row.model_dump_json()}\n" for i in instances))
-    words = [str(Path(sys.executable).with_name("swebench")), "eval", str(rows), "--gold"]
-    words += ["-j", "1", "--report-dir", str(folder)]
+    rows = [instance.row for instance in instances]
     started = time.monotonic()
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    reports = evaluate(rows, {row.instance_id: row.patch for row in rows}, folder, 1800)
     wall_s = time.monotonic() - started
-    reports = [json.loads(path.read_text()) for path in folder.rglob("report.json")]
-    if not reports:
-        raise click.ClickException(f"swebench eval: {done.stdout[-1500:]}{done.stderr[-1500:]}")
-    return {name: one["resolved"] for report in reports for name, one in report.items()}, wall_s
+    return {name: bool(report["resolved"]) for name, report in reports.items()}, wall_s
 
 
 @click.command()

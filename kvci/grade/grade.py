@@ -1,6 +1,7 @@
 """One patch to one verdict."""
 
 import base64
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,7 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
         detail = f"the test log has no {missing} marker"
         return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
     report = _report(row, patch or b"none", log)
+    write_atomic(folder / "report.json", json.dumps(report, indent=1))
     tests = report.get("tests_status", {})
     f2p, p2p = (_counts(tests.get(kind, {})) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS"))
     verdict = Verdict.TESTS_FAIL

@@ -1,7 +1,6 @@
 """From a spec to a finished run: the whole way of the data in one function."""
 
 import contextlib
-import hashlib
 import re
 import signal
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
 from kvci.run.directory import RunDirectory
 from kvci.run.progress import Progress
+from kvci.run.regrade import dataset_sha256
 from kvci.run.sandboxes import Sandboxes, choose, supplies
 from kvci.run.scheduler import Scheduler
 from kvci.run.settle import settle
@@ -82,9 +82,7 @@ def run(
     names = tuple(name for block in planned for name in block.instances)
     kind, sandbox = choose(spec, (instances[name] for name in names))
     caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
-    digest = hashlib.sha256()
-    for instance in instances.values():
-        digest.update(instance.row.model_dump_json().encode())
+    digest = dataset_sha256(instances.values())
     spec = spec.model_copy(update={"sandbox": kind})
     path = Path(spec.out) / name / _shard_folder(spec)
     alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
@@ -92,7 +90,7 @@ def run(
         sandboxes = Sandboxes(kind, directory.scratch, caps, spec.grade_network)
         sandboxes.sweep()
         manifest = directory.open(
-            name, spec, sha256_of_file(model), digest.hexdigest(), sandbox, demo, names, revision
+            name, spec, sha256_of_file(model), digest, sandbox, demo, names, revision
         )
         arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())

@@ -25,6 +25,7 @@ from kvci.plan import Block, Trial
 from kvci.run.directory import Ceiling, Outcome, RunDirectory, now
 from kvci.run.grading import Grader
 from kvci.run.progress import Progress
+from kvci.run.regrade import again, can_be, resolved
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
 from kvci.sandbox import SandboxFailed
 from kvci.serve.remote import Remote
@@ -32,10 +33,17 @@ from kvci.serve.server import Refused, Server, ServerFailed
 from kvci.spec import Arm, Spec
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
-from kvci.taxonomy import ATTEMPTS_MAX, GENERATED_AGAIN, Evidence, Exit, Verdict, classify
+from kvci.taxonomy import (
+    ATTEMPTS_MAX,
+    GENERATED_AGAIN,
+    LAST_ACTIONS,
+    Class,
+    Evidence,
+    Exit,
+    Verdict,
+    classify,
+)
 
-LAST_ACTIONS = 9
-"""As many as the longest cycle that counts as a loop."""
 BLOCK_MAX = timedelta(hours=24)
 
 
@@ -151,7 +159,9 @@ class Scheduler:
         return [trial for arm in block.arms for trial in block.trials(arm)]
 
     def _complete(self, block: Block) -> bool:
-        return all(self._directory.done(trial) for trial in self._trials(block))
+        """Every trial has its outcome, and none waits to be graded again."""
+        there = self._there(block)
+        return len(there) == len(self._trials(block)) and not any(map(_ungraded, there))
 
     def _preflight(self, block: Block) -> None:
         """Have the gold patches of a block graded, beside whatever else goes on."""
@@ -174,6 +184,9 @@ class Scheduler:
     def _block(self, block: Block) -> None:
         """All arms of a block; what is left of a block that broke is put aside first."""
         self._preflighted(block)
+        self._grade_again(block)
+        if all(self._directory.done(trial) for trial in self._trials(block)):
+            return
         if self._broken(block, ""):
             self._directory.supersede(self._trials(block))
         for _ in range(ATTEMPTS_MAX):
@@ -191,6 +204,15 @@ class Scheduler:
                     future.result()
                 self._directory.supersede(self._trials(block))
         raise UserError("The server changes its build from one start to the next; hold it still.")
+
+    def _grade_again(self, block: Block) -> None:
+        """What infrastructure kept from being graded is graded from its stored patch."""
+        for outcome in filter(_ungraded, self._there(block)):
+            gold = resolved(self._gold[outcome.instance])
+            instance, prompt = self._instances[outcome.instance], self._spec.prompt
+            self._graded.append(
+                again(outcome, self._directory, instance, self._grader, prompt, gold, _heard)
+            )
 
     def _there(self, block: Block) -> list[Outcome]:
         found = [self._directory.outcome(trial) for trial in self._trials(block)]
@@ -344,9 +366,8 @@ class Scheduler:
         folder = self._directory.trial(trial)
         write_atomic(folder / "patch.diff", talk.patch)
         instance, gold = self._instances[trial.instance], self._gold[trial.instance]
-        resolved = gold if gold.verdict is Verdict.RESOLVED else None
         self._graded.append(
-            self._grader.submit(instance, talk.patch, folder / "grade", write, resolved)
+            self._grader.submit(instance, talk.patch, folder / "grade", write, resolved(gold))
         )
         return False
 
@@ -414,3 +435,11 @@ class Scheduler:
         )
         outcome.write(self._directory.trial(trial) / "outcome.json")
         self._progress.outcome(outcome)
+
+
+def _ungraded(outcome: Outcome) -> bool:
+    return outcome.cls is Class.I3 and can_be(outcome)
+
+
+def _heard(_: Outcome) -> None:
+    """The view counts trials, and this one was counted."""

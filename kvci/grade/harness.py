@@ -1,0 +1,63 @@
+"""`swebench eval` itself on the same patches, for whoever doubts kvci's grading."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kvci.errors import UserError
+from kvci.tasks.row import Row
+
+NAME = "kvci"
+"""What the harness calls the model."""
+
+
+def evaluate(
+    rows: list[Row], patches: Mapping[str, str], folder: Path, test_s: float
+) -> dict[str, dict[str, Any]]:
+    """Instance id -> the harness's report; none where it wrote none. One worker.
+
+    Its logs lie in `folder`. Raises UserError if it does not run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = [row for row in rows if patches.get(row.instance_id)]
+    (folder / "rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in chosen))
+    lines = [
+        {"instance_id": name, "model_patch": patch, "model_name_or_path": NAME}
+        for name, patch in patches.items()
+    ]
+    (folder / "predictions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    program = Path(sys.executable).with_name("swebench")
+    words = [str(program), "eval", "rows.jsonl", "-p", "predictions.jsonl", "--run-id", NAME]
+    words += ["-j", "1", "-t", str(int(test_s)), "--report-dir", "."]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"swebench eval does not run: {(done.stdout + done.stderr)[-500:]}")
+    return {
+        name: report
+        for path in folder.glob(f"logs/run_evaluation/{NAME}/{NAME}/*/report.json")
+        for name, report in json.loads(path.read_text()).items()
+    }
+
+
+def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """What two reports of one patch do not agree on: resolved, and each test's status."""
+    found = []
+    if mine.get("resolved") != theirs.get("resolved"):
+        found.append(f"resolved is {mine.get('resolved')}, the harness's {theirs.get('resolved')}")
+    ours, others = (_statuses(report) for report in (mine, theirs))
+    for test in sorted(ours.keys() | others.keys()):
+        if ours.get(test) != others.get(test):
+            found.append(f"{test} is {ours.get(test)}, the harness's {others.get(test)}")
+    return found
+
+
+def _statuses(report: dict[str, Any]) -> dict[str, str]:
+    return {
+        f"{kind} {test}": status
+        for kind, by_status in report.get("tests_status", {}).items()
+        for status, tests in by_status.items()
+        for test in tests
+    }

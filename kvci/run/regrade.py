@@ -1,0 +1,178 @@
+"""Trials graded again from their stored patches: no GPU, no model, no server."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+from kvci.agent.ends import FormatError
+from kvci.agent.protocol import PROTOCOLS
+from kvci.errors import UserError
+from kvci.grade import Graded
+from kvci.grade.harness import differences, evaluate
+from kvci.plan import Trial
+from kvci.run.directory import Manifest, Outcome, RunDirectory
+from kvci.run.grading import Grader
+from kvci.run.sandboxes import Sandboxes, choose
+from kvci.run.settle import settle
+from kvci.run.summary import summarize
+from kvci.sandbox import Caps
+from kvci.spec import Spec
+from kvci.tasks.dataset import load
+from kvci.tasks.instance import Instance
+from kvci.tasks.row import patched_files
+from kvci.taxonomy import LAST_ACTIONS, Class, Evidence, Exit, Verdict, classify
+
+WITHOUT_PATCH = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED, Exit.REQUEST_FAILED}
+WITHOUT_PATCH |= {Exit.KVCI_FAILED}
+
+
+def can_be(outcome: Outcome) -> bool:
+    """There is a patch to grade again, if only an empty one."""
+    return outcome.exit not in WITHOUT_PATCH and outcome.cls is not Class.I0
+
+
+def again(
+    outcome: Outcome,
+    directory: RunDirectory,
+    instance: Instance,
+    grader: Grader,
+    prompt: str,
+    gold: Graded | None,
+    then: Callable[[Outcome], None],
+) -> Future[Graded]:
+    """Grade the trial's stored patch; its outcome is written anew, and `then` hears of it."""
+    folder = directory.trial(Trial(outcome.arm, outcome.instance, outcome.seed))
+    patch = (folder / "patch.diff").read_bytes()
+    evidence = Evidence(
+        exit=outcome.exit,
+        verdict=Verdict.NOT_GRADED,
+        last_actions=_actions(folder / "trajectory.jsonl", prompt, outcome.exit),
+        server_failures=outcome.server_failures,
+        patched_files=patched_files(patch.decode(errors="replace")),
+        gold_files=patched_files(instance.row.patch),
+    )
+
+    def write(graded: Graded) -> None:
+        cls, why = classify(replace(evidence, verdict=graded.verdict))
+        changed = outcome.model_copy(
+            update={
+                "verdict": graded.verdict,
+                "cls": cls,
+                "why": why,
+                "detail": graded.detail,
+                "eval_s": round(graded.eval_s, 3),
+                "applies": graded.applies,
+                "fail_to_pass": graded.fail_to_pass,
+                "pass_to_pass": graded.pass_to_pass,
+            }
+        )
+        changed.write(folder / "outcome.json")
+        then(changed)
+
+    return grader.submit(instance, patch, folder / "grade", write, gold)
+
+
+def regrade(folder: Path, everything: bool) -> list[tuple[Outcome, Outcome]]:
+    """Each trial before and after: those that could not be graded, or all that have a patch.
+
+    Raises UserError if the dataset is not the one of the run.
+    """
+    spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
+    instances = {one.row.instance_id: one for one in load(spec.dataset)}
+    if dataset_sha256(instances.values()) != manifest.dataset_sha256:
+        raise UserError(f"{spec.dataset} is not what it was when {folder} was made.")
+    kind, _ = choose(spec, (instances[name] for name in manifest.planned))
+    with RunDirectory(folder.resolve()) as directory:
+        caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
+        sandboxes = Sandboxes(kind, directory.scratch, caps, spec.grade_network)
+        sandboxes.sweep()
+        grader = Grader(sandboxes, spec.test_s)
+        changed: list[tuple[Outcome, Outcome]] = []
+        before = [one for one in directory.outcomes() if can_be(one)]
+        futures = []
+        try:
+            for one in before:
+                if everything or one.cls is Class.I3:
+                    known = directory.preflight(one.instance) / "graded.json"
+                    gold = Graded.read(known) if known.exists() else None
+                    heard = _hear(changed, one)
+                    instance = instances[one.instance]
+                    futures.append(
+                        again(one, directory, instance, grader, spec.prompt, resolved(gold), heard)
+                    )
+            for future in futures:
+                future.result()
+        finally:
+            grader.close(wait=len(changed) == len(futures))
+            sandboxes.sweep(own=True)
+        arms, count = [arm.id for arm in spec.arms], len(manifest.planned) * len(spec.seeds)
+        outcomes = settle(directory.outcomes())
+        summarize(manifest.run_id, arms, count, outcomes).write(directory.path / "summary.json")
+    return changed
+
+
+def beside_harness(folder: Path) -> tuple[int, list[str]]:
+    """How many patches the harness graded too, and a line for each thing that it says otherwise.
+
+    Where it writes no report, nothing is resolved, and kvci must have said so. Raises UserError.
+    """
+    spec = Spec.read(folder / "spec.json")
+    rows = [one.row for one in load(spec.dataset)]
+    count, lines = 0, []
+    for arm in spec.arms:
+        for seed in spec.seeds:
+            trials = {
+                one.instance: one
+                for one in RunDirectory(folder).outcomes()
+                if (one.arm, one.seed) == (arm.id, seed) and can_be(one) and one.patch_bytes
+            }
+            places = {
+                name: RunDirectory(folder).trial(Trial(arm.id, name, seed)) for name in trials
+            }
+            patches = {
+                name: (place / "patch.diff").read_text(errors="replace")
+                for name, place in places.items()
+            }
+            reports = evaluate(rows, patches, folder / "harness" / arm.id / str(seed), spec.test_s)
+            count += len(patches)
+            for name, outcome in trials.items():
+                theirs = reports.get(name, {"resolved": False})
+                mine = {"resolved": outcome.verdict is Verdict.RESOLVED}
+                graded = places[name] / "grade" / "report.json"
+                if name in reports and graded.exists():
+                    mine = json.loads(graded.read_text())
+                lines += [f"{arm.id} {name}: {line}" for line in differences(mine, theirs)]
+    return count, lines
+
+
+def resolved(gold: Graded | None) -> Graded | None:
+    """The gold patch's grading, if it says something of the time that the tests take."""
+    return gold if gold and gold.verdict is Verdict.RESOLVED else None
+
+
+def dataset_sha256(instances: Iterable[Instance]) -> str:
+    digest = hashlib.sha256()
+    for instance in instances:
+        digest.update(instance.row.model_dump_json().encode())
+    return digest.hexdigest()
+
+
+def _hear(changed: list[tuple[Outcome, Outcome]], before: Outcome) -> Callable[[Outcome], None]:
+    return lambda after: changed.append((before, after))
+
+
+def _actions(trajectory: Path, prompt: str, ended: Exit) -> tuple[str, ...]:
+    """The last things that the model did, as the conversation read them."""
+    entries = [json.loads(line) for line in trajectory.read_text().splitlines()]
+    steps = [entry for entry in entries if "step" in entry]
+    if steps and steps[-1]["cut"] and ended in (Exit.ANSWER_LIMIT, Exit.CONTEXT_OVERFLOW):
+        steps.pop()  # it ended the conversation, and was never read
+    found = []
+    for entry in steps:
+        with contextlib.suppress(FormatError):
+            found.append(PROTOCOLS[prompt].action(entry["message"]))
+    return tuple(found[-LAST_ACTIONS:])

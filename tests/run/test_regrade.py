@@ -1,0 +1,107 @@
+"""Trials graded again from their stored patches."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from kvci.cli import main
+from kvci.plan import Trial
+from kvci.run.directory import Outcome, RunDirectory
+from kvci.run.main import run
+from kvci.spec import Spec, load
+from kvci.tasks.calibration import suite
+from kvci.tasks.script import script
+from kvci.taxonomy import Class, Verdict
+
+DATASET = "calibration:split=test,functions=4,count=9"
+"""As many as have to be for each behaviour that grading judges."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, Path]:
+    out = tmp_path_factory.mktemp("regrade")
+    answers, _ = script(suite(DATASET))
+    answers.write(out / "script.json")
+    spec = load(
+        None,
+        {
+            "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+            "arms": ["f16/f16"],
+            "dataset": DATASET,
+            "engine": f"replay:{out / 'script.json'}",
+            "context": 4096,
+            "slots": 2,
+            "max_steps": 8,
+            "max_tokens": 200,
+            "test_s": 2.0,
+            "out": str(out),
+        },
+    )
+    folder, summary = run(spec, "r", Console())
+    assert summary.complete
+    return spec, folder
+
+
+def outcomes(folder: Path) -> dict[str, Outcome]:
+    return {one.instance: one for one in RunDirectory(folder).outcomes()}
+
+
+def spoil(folder: Path, name: str) -> None:
+    """As if infrastructure had kept the trial from being graded."""
+    path = RunDirectory(folder).trial(Trial("f16-f16", name, 0)) / "outcome.json"
+    lost: dict[str, object] = {
+        "verdict": Verdict.GRADING_FAILED,
+        "cls": Class.I3,
+        "why": "",
+        "applies": None,
+    }
+    lost |= {"fail_to_pass": (0, 0), "pass_to_pass": (0, 0), "eval_s": 0.0, "detail": "gone"}
+    Outcome.read(path).model_copy(update=lost).write(path)
+
+
+def same(one: Outcome) -> dict[str, object]:
+    return one.model_dump(exclude={"eval_s", "detail"})
+
+
+def test_a_run_that_is_taken_up_grades_what_could_not_be_graded(made: tuple[Spec, Path]) -> None:
+    spec, folder = made
+    before = outcomes(folder)
+    for name in before:
+        spoil(folder, name)
+    run(spec, "r", Console())
+    after = outcomes(folder)
+    assert {name: same(one) for name, one in after.items()} == {
+        name: same(one) for name, one in before.items()
+    }
+
+
+def test_the_verb_grades_these_alone_or_all(made: tuple[Spec, Path]) -> None:
+    _, folder = made
+    before = outcomes(folder)
+    name = next(name for name, one in before.items() if one.cls is Class.OK)
+    spoil(folder, name)
+    done = CliRunner().invoke(main, ["grade", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert done.output == f"f16-f16 {name}: OK, was I3\n"
+    assert same(outcomes(folder)[name]) == same(before[name])
+    done = CliRunner().invoke(main, ["grade", str(folder), "--all"])
+    assert done.exit_code == 0 and len(done.output.splitlines()) == len(before)
+    assert all(same(one) == same(before[name]) for name, one in outcomes(folder).items())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["arms"][0]["resolved"] == 1
+
+
+def test_another_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> None:
+    spec, folder = made
+    other = spec.model_copy(update={"dataset": DATASET.replace("count=9", "count=10")})
+    kept = (folder / "spec.json").read_bytes()
+    try:
+        other.write(folder / "spec.json")
+        done = CliRunner().invoke(main, ["grade", str(folder)])
+    finally:
+        (folder / "spec.json").write_bytes(kept)
+    assert done.exit_code == 2 and "is not what it was" in done.output
+    assert CliRunner().invoke(main, ["grade"]).exit_code == 2
