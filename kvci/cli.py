@@ -209,6 +209,30 @@ def run(
 
 
 @main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--class", "classes", help="Classes with commas between, for example I1,I2.")
+@click.option("--filter", help="A regular expression on instance ids.")
+@click.option("--errors", is_flag=True, help="All that infrastructure ended.")
+@click.option("--out", help="The folder of runs.", envvar="KVCI_RUNS", default="runs")
+@click.option("--run-id", help="Take this rerun up again, or give a new one its name.")
+@click.pass_context
+def rerun(
+    ctx: click.Context,
+    folder: Path,
+    classes: str | None,
+    filter: str | None,
+    errors: bool,
+    out: str,
+    run_id: str | None,
+) -> None:
+    """Run some instances of a RUN again; its rows go to the table of targeted reruns."""
+    from kvci.run.rerun import rerun_spec
+
+    spec = rerun_spec(folder, classes, filter, errors)
+    _run(ctx, spec.model_copy(update={"out": out}), run_id)
+
+
+@main.command()
 @_asks
 @click.option(
     "--base-rate",

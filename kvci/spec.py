@@ -125,6 +125,15 @@ class Model(Document):
         return self
 
 
+class Rerun(Document):
+    """What a targeted rerun repeats. It is never compared with anything."""
+
+    of: str
+    """The run's id."""
+    filter: str
+    """Classes and a pattern, in words."""
+
+
 OUTSIDE = {
     *("shard", "time_budget_s", "out", "dataset", "engine"),
     *("mirror", "disk_reserve_gb", "disk_budget_gb", "pull_workers", "pull_beside"),
@@ -172,6 +181,7 @@ class Spec(Document):
         "resolved", "no_loop", "well_formed", "patched", "no_overflow", "applies", "tests_flipped"
     ] = "resolved"
     """The one endpoint of which something is claimed."""
+    rerun: Rerun | None = None
     margin: float | None = Field(None, gt=0, lt=1)
     alpha: float = Field(0.05, gt=0, lt=0.5)
     grade_network: bool = False

@@ -31,6 +31,8 @@ def compare_named(names: Sequence[str], results: Path) -> Comparison:
 def _sides(name: str, results: Path) -> list[Side]:
     made = []
     for record in _records(name, results):
+        if isinstance(record, Record) and record.rerun:
+            raise UserError(f"{record.row_id} is a targeted rerun, which is compared with nothing.")
         side = side_of(record)
         if side is None:
             raise UserError(

@@ -68,6 +68,12 @@ class Record(Document):
         return self
 
     @property
+    def rerun(self) -> str:
+        """Of a targeted rerun what it repeats, in words; empty otherwise."""
+        repeated = self.spec.get("rerun")
+        return f"{repeated['filter']} of {repeated['of']}" if repeated else ""
+
+    @property
     def counted(self) -> list[Trial]:
         return [trial for trial in self.trials if not trial.superseded]
 

@@ -32,6 +32,21 @@ def log_row(record: Record, whole: bool) -> tables.Cells:
     )
 
 
+def rerun_row(record: Record) -> tables.Cells:
+    """Of a targeted rerun; what is not done yet is not among the submitted."""
+    return (
+        record.start[:10],
+        record.spec["model"]["name"],
+        record.spec["model"]["weights"],
+        record.kv,
+        record.rerun,
+        f"{record.submitted}/{record.total}",
+        str(record.resolved),
+        str(record.errors),
+        record.row_id,
+    )
+
+
 def render(text: str, records: Sequence[Record | Imported]) -> str:
     """The text with its tables as the records give them, all else byte for byte.
 
@@ -41,12 +56,19 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     runs.sort(key=lambda record: record.position)
     runs.sort(key=lambda record: record.start, reverse=True)
     imported = [record for record in records if isinstance(record, Imported)]
+    reruns = [record for record in runs if record.rerun]
+    runs = [record for record in runs if not record.rerun]
     whole = finished(runs)
     logged = {record.row_id: log_row(record, record.key in whole) for record in runs}
     logged |= _reported(imported, "log", LOG)
+    repeated = _reported(imported, "reruns", RERUNS)
+    reruns.sort(key=lambda record: (record.start, record.position))
+    repeated |= {record.row_id: rerun_row(record) for record in reruns}
     lines = tables.lines_of(text)
     lines = _fill(lines, LOG, logged, new_on_top=True)
-    lines = _fill(lines, RERUNS, _reported(imported, "reruns", RERUNS), new_on_top=False)
+    if repeated and not tables.find(lines, RERUNS):
+        lines = tables.append(lines, "Targeted reruns", "", RERUNS)
+    lines = _fill(lines, RERUNS, repeated, new_on_top=False)
     made = [(own.heading, own.words, own.header, own.rows(runs)) for own in OWN]
     made.append((earlier.HEADING, earlier.WORDS, earlier.HEADER, earlier.rows(imported)))
     for heading, words, header, rows in made:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from kvci.compare.main import compare_named
 from kvci.errors import UserError
 from kvci.plan import INTERIM
-from kvci.record.record import Imported, Record, read_all
+from kvci.record.record import Imported, Record, file_name, read_all
 from kvci.report import tables
 from kvci.report.benchmarks import EMPTY, LOG, RERUNS, log_row, render
 from kvci.report.main import first_difference
+from kvci.spec import Rerun
 from tests.conftest import ROOT
-from tests.record.made import record
+from tests.record.made import SPEC, record
 
 OLD = Imported(row_id="old", table="log", reported={c: c.lower() for c in LOG} | {"Run ID": "old"})
 LINE = tables.row(tuple(OLD.reported.values()))
@@ -50,6 +52,32 @@ def test_prose_is_kept_byte_for_byte(end: str, last: bool) -> None:
     assert rows(after) == [record().row_id, "old"]
     assert render(after, [OLD, record()]) == after
     assert after.count("\n") == after.count(end)
+
+
+def rerun(position: int) -> Record:
+    """Of an arm of the run that `record` is of."""
+    spec = SPEC.model_copy(update={"rerun": Rerun(of="calibration-small", filter="I1,I3 repo")})
+    start = "2026-04-01T00:00:00Z"
+    asked = {
+        "spec": spec.identity("1" * 64, "2" * 64),
+        "spec_sha256": spec.hash("1" * 64, "2" * 64),
+    }
+    return record(position, start=start, **asked)
+
+
+def test_a_targeted_rerun_has_its_own_table_and_is_compared_with_nothing(tmp_path: Path) -> None:
+    again = [rerun(0), rerun(1)]
+    text = render(EMPTY, [record(0), record(1), *again])
+    assert rows(text) == [record(0).row_id, record(1).row_id]
+    assert rows(text, RERUNS) == [one.row_id for one in again]
+    assert "| I1,I3 repo of calibration-small | 1/2 | 1 | 1 |" in text
+    assert text.index("Targeted reruns") < text.index(again[0].row_id)
+    assert text.count(again[1].row_id) == 1
+    assert render(text, [record(0), record(1), *again]) == text
+    for one in again:
+        one.write(tmp_path / file_name(one.row_id))
+    with pytest.raises(UserError, match="compared with nothing"):
+        compare_named([one.row_id for one in again], tmp_path)
 
 
 def test_new_rows_stand_on_top_newest_first_and_the_baseline_first_in_its_run() -> None:

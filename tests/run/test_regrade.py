@@ -11,7 +11,7 @@ from kvci.cli import main
 from kvci.plan import Trial
 from kvci.run.directory import Outcome, RunDirectory
 from kvci.run.main import run
-from kvci.spec import Spec, load
+from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import script
 from kvci.taxonomy import Class, Verdict
@@ -105,3 +105,28 @@ def test_another_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> 
         (folder / "spec.json").write_bytes(kept)
     assert done.exit_code == 2 and "is not what it was" in done.output
     assert CliRunner().invoke(main, ["grade"]).exit_code == 2
+
+
+def test_a_rerun_has_the_instances_and_arms_of_what_is_run_again(
+    made: tuple[Spec, Path], tmp_path: Path
+) -> None:
+    _, folder = made
+    before = outcomes(folder)
+    some = sorted(name for name, one in before.items() if one.cls in (Class.A6, Class.OK))
+    words = ["rerun", str(folder), "--class", "A6,OK", "--out", str(tmp_path), "--run-id", "again"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    after = outcomes(tmp_path / "again")
+    assert {name: one.cls for name, one in after.items()} == {n: before[n].cls for n in some}
+    spec = Spec.read(tmp_path / "again" / "spec.json")
+    assert spec.rerun == Rerun(of="r", filter="A6,OK") and spec.instances == tuple(some)
+    for wrong, sentence in (
+        ([], "--class, --filter or --errors"),
+        (["--errors"], "No trial of"),
+        (["--class", "B1"], "B1 is no class"),
+        (["--filter", "("], "regular expression"),
+    ):
+        done = CliRunner().invoke(main, ["rerun", str(folder), *wrong])
+        assert done.exit_code == 2 and sentence in done.output
+    done = CliRunner().invoke(main, ["rerun", str(tmp_path / "again"), "--filter", "x"])
+    assert done.exit_code == 2 and "is a rerun itself" in done.output

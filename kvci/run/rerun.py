@@ -1,0 +1,53 @@
+"""A new run of some of a run's instances: to look closer, and never to compare."""
+
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kvci.errors import UserError
+from kvci.files import first_problem
+from kvci.run.directory import RunDirectory
+from kvci.run.settle import settle
+from kvci.spec import Rerun, Spec
+from kvci.taxonomy import INFRASTRUCTURE, Class
+
+
+def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bool) -> Spec:
+    """The spec of a new run: the instances that match, under the arms in which they did.
+
+    `classes` are names with commas between; `errors` are those of infrastructure. Raises UserError.
+    """
+    spec = Spec.read(folder / "spec.json")
+    if spec.rerun:
+        raise UserError(f"{folder} is a rerun itself; rerun {spec.rerun.of}.")
+    wanted = {each.strip() for each in (classes or "").split(",") if each.strip()}
+    if unknown := sorted(wanted - set(Class)):
+        raise UserError(f"{unknown[0]} is no class; use {', '.join(Class)}.")
+    wanted |= set(INFRASTRUCTURE) if errors else set()
+    if not wanted and filter is None:
+        raise UserError("Say which trials: give --class, --filter or --errors.")
+    try:
+        chosen = [
+            one
+            for one in settle(RunDirectory(folder).outcomes())
+            if (not wanted or one.cls in wanted) and re.search(filter or "", one.instance)
+        ]
+    except re.error as error:
+        raise UserError(f"--filter {filter} is not a regular expression: {error}.") from None
+    if not chosen:
+        raise UserError(f"No trial of {folder} is of that kind.")
+    words = [",".join(sorted(wanted)), filter or ""]
+    arms, names = {one.arm for one in chosen}, {one.instance for one in chosen}
+    again = {
+        "arms": tuple(arm for arm in spec.arms if arm.id in arms),
+        "instances": tuple(sorted(names)),
+        "filter": "",
+        "limit": None,
+        "shard": "1/1",
+        "rerun": Rerun(of=folder.name, filter=" ".join(filter_ for filter_ in words if filter_)),
+    }
+    try:
+        return Spec.model_validate(spec.model_dump() | again)
+    except ValidationError as error:
+        raise UserError(f"{folder} cannot be rerun: {first_problem(error)}.") from None
