@@ -58,11 +58,10 @@ def rerun(position: int) -> Record:
     """Of an arm of the run that `record` is of."""
     spec = SPEC.model_copy(update={"rerun": Rerun(of="calibration-small", filter="I1,I3 repo")})
     start = "2026-04-01T00:00:00Z"
-    asked = {
-        "spec": spec.identity("1" * 64, "2" * 64),
-        "spec_sha256": spec.hash("1" * 64, "2" * 64),
-    }
-    return record(position, start=start, **asked)
+    content = "1" * 64, "2" * 64
+    return record(
+        position, start=start, spec=spec.identity(*content), spec_sha256=spec.hash(*content)
+    )
 
 
 def test_a_targeted_rerun_has_its_own_table_and_is_compared_with_nothing(tmp_path: Path) -> None:
