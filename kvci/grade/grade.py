@@ -61,6 +61,7 @@ def grade(
     if patch is not None and not patch.strip():
         return Graded(verdict=Verdict.EMPTY_PATCH)
     write_atomic(folder / "patch.diff", patch or b"")
+    (folder / "report.json").unlink(missing_ok=True)
     sandbox = make()
     try:
         return _grade(row, patch, sandbox, folder, test_s)
