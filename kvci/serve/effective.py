@@ -70,6 +70,7 @@ SPLITS = re.compile(r"(?:splits = (?:\d+ / )?(\d+)\b|graph splits += (\d+))")
 LAYERS = re.compile(r"print_info: n_layer += (\d+)")
 QUANTS = re.compile(r"FA_QUANTS = ([\w,.-]+)")
 BUILD = re.compile(r"build_info: (\S+)|build(?::)? (\d+ \([^)]*\))")
+MISSING = "the log does not show"
 NO_KERNEL = "no FlashAttention vector kernel compiled"
 ON_CPU = re.compile(r"assigned to device CPU|Flash Attention not supported, set to disabled")
 GPU_NAMES = re.compile(r"^(CUDA|ROCm|HIP|Vulkan|Metal|MTL|SYCL|MUSA|CANN)", re.IGNORECASE)
@@ -211,7 +212,7 @@ def judge(found: Effective, asked: Asked) -> Effective:
 
     def expect(what: str, shown: object, wanted: object, right: bool) -> None:
         if shown is None:
-            problems.append(f"the log does not show the {what}")
+            problems.append(f"{MISSING} the {what}")
         elif not right:
             problems.append(f"{what} is {shown}, asked was {wanted}")
 
@@ -227,7 +228,7 @@ def judge(found: Effective, asked: Asked) -> Effective:
     if any(KV_BLOCK_ELEMENTS.get(kind, 1) > 1 for kind in kinds):
         expect("rotation", found.rotation, "on", found.rotation == "on")
     if found.kv_device is None:
-        problems.append("the log does not show the KV device")
+        problems.append(f"{MISSING} the KV device")
     elif "+" in found.kv_device:
         problems.append(f"the KV buffer lies on several devices ({found.kv_device})")
     elif found.gpu and not GPU_NAMES.match(found.kv_device):

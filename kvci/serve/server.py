@@ -17,11 +17,12 @@ import httpx
 
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.serve.effective import Effective, asked_of, judge, read
+from kvci.serve.effective import MISSING, Effective, asked_of, judge, read
 from kvci.serve.flags import server_flags
 from kvci.spec import Arm, Spec
 
 START_S = 600.0
+WRITTEN_S = 10.0
 STOP_S = 10.0
 WATCH_S = 10.0
 UNHEALTHY_MAX = 6
@@ -104,6 +105,7 @@ class Server:
         try:
             self._wait_until_healthy()
             if self._verified:
+                self._wait_until_written()
                 self.prove()
                 self._warm_up()
                 self._prove_template()
@@ -165,6 +167,14 @@ class Server:
             unhealthy = 0 if self.healthy() else unhealthy + 1
             if unhealthy == UNHEALTHY_MAX and not self._stopping.is_set():
                 self._process.kill()
+
+    def _wait_until_written(self) -> None:
+        """A server may answer before the last lines of its start are in its log."""
+        until = time.monotonic() + WRITTEN_S
+        while any(MISSING in problem for problem in self.effective.problems):
+            if time.monotonic() > until:
+                return
+            time.sleep(0.1)
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_S

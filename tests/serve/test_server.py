@@ -86,6 +86,26 @@ def test_a_server_that_does_something_else_is_refused(
         pass
 
 
+LATE = """#!/bin/bash
+words=()
+for word in "$@"; do
+  case $word in *.log) late=$word; word=$word.early ;; esac
+  words+=("$word")
+done
+(until [ -s "$late.early" ]; do sleep 0.1; done; sleep 4; tail -f -n +1 --pid=$$ "$late.early" > "$late") &
+exec {python} -m kvci.serve.embedded "${{words[@]}}"
+"""
+
+
+def test_a_log_that_is_written_late_is_waited_for(model: Path, tmp_path: Path) -> None:
+    """2 of 130 starts on a busy machine answered before their log showed the slots."""
+    wrapper = tmp_path / "llama-server"
+    wrapper.write_text(LATE.format(python=sys.executable))
+    wrapper.chmod(0o755)
+    with start(spec(str(wrapper)), model, tmp_path) as server:
+        assert server.effective.problems == ()
+
+
 def test_a_chat_template_that_drops_what_is_said_is_refused(model: Path, tmp_path: Path) -> None:
     asked = spec()
     deaf = asked.model.model_copy(update={"chat_template": "{{ 'model' }}"})
