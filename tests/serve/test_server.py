@@ -92,7 +92,11 @@ for word in "$@"; do
   case $word in *.log) late=$word; word=$word.early ;; esac
   words+=("$word")
 done
-(until [ -s "$late.early" ]; do sleep 0.1; done; sleep 4; tail -f -n +1 --pid=$$ "$late.early" > "$late") &
+(
+  until [ -s "$late.early" ]; do sleep 0.1; done
+  sleep 4
+  exec tail -f -n +1 --pid=$$ "$late.early" > "$late"
+) &
 exec {python} -m kvci.serve.embedded "${{words[@]}}"
 """
 
