@@ -1,7 +1,6 @@
 """One click command per verb, no logic; a verb imports what it needs."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -491,10 +490,9 @@ def show(as_json: bool) -> None:
 def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
     """Get those that the disk holds, before a run; exit 1 if it is not all of them."""
     from kvci.images.main import pull as pull_images
-    from kvci.spec import load
+    from kvci.spec import without_model
 
-    nothing = {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]}
-    if not pull_images(load(None, nothing | asked), ledger, click.echo):
+    if not pull_images(without_model(asked), ledger, click.echo):
         ctx.exit(1)
 
 
@@ -528,15 +526,16 @@ def build(
 ) -> None:
     """Build them here, where no registry can be reached; exit 1 if one could not be."""
     from kvci.images.build import build as build_images
+    from kvci.images.main import chosen
     from kvci.images.recipe import SHIPPED
-    from kvci.tasks.dataset import load
+    from kvci.spec import without_model
 
-    rows = [one.row for one in load(dataset) if re.search(filter, one.row.instance_id)]
+    rows = [one.row for one in chosen(without_model({"dataset": dataset, "filter": filter}))]
     failed = 0
     for done in build_images(rows, repositories, recipes or SHIPPED, workers):
         failed += bool(done.why)
         click.echo(f"{done.instance}: {done.why or done.image}")
-    if failed or not rows:
+    if failed:
         ctx.exit(1)
 
 

@@ -284,6 +284,11 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
         raise UserError(f"{where} is not valid: {first_problem(error)}.") from None
 
 
+def without_model(asked: dict[str, Any]) -> Spec:
+    """A spec for what only looks at a dataset's instances. Raises UserError."""
+    return load(None, {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]} | asked)
+
+
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())

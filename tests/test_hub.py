@@ -15,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from kvci.tasks.calibration import suite
+from tests.answers import answer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = bytes(range(256)) * 120_000
@@ -33,38 +34,26 @@ class Hub(BaseHTTPRequestHandler):
             siblings = [
                 {"rfilename": name.split("/resolve/")[1].split("/", 1)[1]} for name in self.files
             ]
-            self._send(200, json.dumps({"id": "x/y", "sha": COMMIT, "siblings": siblings}).encode())
+            answer(
+                self, 200, json.dumps({"id": "x/y", "sha": COMMIT, "siblings": siblings}).encode()
+            )
             return
         content = self.files.get(self.path.replace("/main/", f"/{COMMIT}/"))
         if content is None:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            answer(self, 404, b"", {"X-Error-Code": "EntryNotFound"})
             return
         etag = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         if self.command == "HEAD":
-            self._send(200, content, etag)
+            answer(self, 200, content, etag)
             return
         asked = self.headers.get("Range")
         self.ranges.append(asked)
         start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
         status = 206 if asked else 200
         span = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-        self._send(status, content[start:], etag | (span if asked else {}), len(self.ranges) == 1)
+        answer(self, status, content[start:], etag | (span if asked else {}), len(self.ranges) == 1)
 
     do_HEAD = do_GET
-
-    def _send(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
-    ) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if cut else body)
-        if cut:
-            self.close_connection = True
-            self.connection.close()
 
     def log_message(self, *_: object) -> None:
         pass

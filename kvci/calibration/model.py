@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kvci.files import sha256_of_file
+from kvci.host import cache
 
 STRENGTH = 32
 """Of the twin that the package speaks of. Fixed on the training split's instances alone."""
@@ -28,10 +29,9 @@ def plain() -> Path:
 
 def twin(strength: int = STRENGTH) -> Path:
     """Made from the plain model, once a machine. `strength` is a power of two."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvci"
-    path = cache / f"kvci-calibration-{sha256_of_file(plain())[:12]}-twin-{strength}.gguf"
+    path = cache() / f"kvci-calibration-{sha256_of_file(plain())[:12]}-twin-{strength}.gguf"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.copyfile(plain(), partial)
         plant(partial, strength)

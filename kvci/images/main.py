@@ -9,30 +9,25 @@ from kvci.errors import UserError
 from kvci.files import Document
 from kvci.images import shelf
 from kvci.images.build import BUILT
+from kvci.images.shelf import Kept
 from kvci.images.supply import supply_of
-from kvci.plan import blocks
+from kvci.plan import blocks, select
 from kvci.sandbox import engine
 from kvci.sandbox.history import STRIPPED
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
-
-
-class Image(Document):
-    names: tuple[str, ...]
-    unshared_bytes: int
-    needed: str
+from kvci.tasks.instance import Instance
 
 
 class Shelf(Document):
-    images: tuple[Image, ...]
+    images: tuple[Kept, ...]
     free_bytes: int | None
     """On the engine's disk; None if that is another machine's."""
 
 
 def kept() -> Shelf:
     """Images of ours, the least recently needed first. Raises UserError without an engine."""
-    found = (Image(**{f: getattr(one, f) for f in Image.model_fields}) for one in shelf.ours())
-    return Shelf(images=tuple(found), free_bytes=engine.free_bytes())
+    return Shelf(images=tuple(shelf.ours()), free_bytes=engine.free_bytes())
 
 
 def room(found: Shelf) -> str:
@@ -41,11 +36,16 @@ def room(found: Shelf) -> str:
     return f"{len(found.images)} images of ours take {total} MiB{free}"
 
 
+def chosen(spec: Spec) -> list[Instance]:
+    """The instances that the spec selects. Raises UserError if there are none."""
+    known = {one.row.instance_id: one for one in load(spec.dataset)}
+    return [known[name] for name in select(list(known), spec)]
+
+
 def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
     """Have the first wave's images here; True if that is all of them."""
-    instances = {one.row.instance_id: one for one in load(spec.dataset)}
-    planned = blocks(list(instances), spec)
-    mine = [instances[name] for block in planned for name in block.instances]
+    mine = chosen(spec)
+    planned = blocks([instance.row.instance_id for instance in mine], spec)
     if any(instance.files for instance in mine):
         raise UserError(f"The instances of {spec.dataset} need no images of their own.")
     supply = supply_of(spec, mine, ledger, say)

@@ -6,10 +6,10 @@ hash, on the same image. So a killed kvci loses nothing, and nobody else's image
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from docker.errors import APIError, ImageNotFound
 
+from kvci.files import Document
 from kvci.images.registry import parts
 from kvci.sandbox import engine
 from kvci.sandbox.history import STRIPPED
@@ -17,8 +17,7 @@ from kvci.sandbox.history import STRIPPED
 PULLED = "kvci/pulled"
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(Document):
     """One image of ours. `unshared_bytes` come free when it goes."""
 
     id: str
@@ -56,7 +55,8 @@ def ours() -> list[Kept]:
             except ImageNotFound:
                 continue  # another process has let it go meanwhile
             unshared = one["Size"] - max(0, one["SharedSize"])
-            kept.append(Kept(one["Id"], names, unshared, attrs["Metadata"]["LastTagTime"]))
+            needed = attrs["Metadata"]["LastTagTime"]
+            kept.append(Kept(id=one["Id"], names=names, unshared_bytes=unshared, needed=needed))
     return sorted(kept, key=lambda one: one.needed)
 
 

@@ -12,7 +12,6 @@ from kvci.grade import Graded
 from kvci.run.directory import RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.sandboxes import Kind, Sandboxes, choose
-from kvci.sandbox import Caps
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
@@ -63,8 +62,7 @@ def grade_patches(
 def _grade(
     kind: Kind, directory: RunDirectory, asked: Spec, chosen: dict[str, tuple[Instance, str]]
 ) -> dict[str, Graded]:
-    caps = Caps(asked.memory_mib, asked.processes, asked.cpus)
-    sandboxes = Sandboxes(kind, directory.scratch, caps)
+    sandboxes = Sandboxes.of(asked, kind, directory.scratch)
     sandboxes.sweep()
     grader = Grader(sandboxes, asked.test_s)
     graded: dict[str, Graded] = {}

@@ -22,7 +22,6 @@ from kvci.run.sandboxes import Sandboxes, choose, supplies
 from kvci.run.scheduler import Scheduler
 from kvci.run.settle import settle
 from kvci.run.summary import Summary, infrastructure, summarize, table
-from kvci.sandbox import Caps
 from kvci.serve.model import check, header, locate
 from kvci.serve.server import command, resolve
 from kvci.spec import Spec
@@ -81,13 +80,12 @@ def run(
     check(spec, header(model))
     names = tuple(name for block in planned for name in block.instances)
     kind, sandbox = choose(spec, (instances[name] for name in names))
-    caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
     digest = dataset_sha256(instances.values())
     spec = spec.model_copy(update={"sandbox": kind})
     path = Path(spec.out) / name / _shard_folder(spec)
     alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
     with alone, RunDirectory(path.resolve()) as directory:
-        sandboxes = Sandboxes(kind, directory.scratch, caps, spec.grade_network)
+        sandboxes = Sandboxes.of(spec, kind, directory.scratch)
         sandboxes.sweep()
         manifest = directory.open(
             name, spec, sha256_of_file(model), digest, sandbox, demo, names, revision

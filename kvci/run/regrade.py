@@ -19,7 +19,6 @@ from kvci.run.grading import Grader
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.settle import settle
 from kvci.run.summary import summarize
-from kvci.sandbox import Caps
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
@@ -87,8 +86,7 @@ def regrade(folder: Path, everything: bool) -> list[tuple[Outcome, Outcome]]:
         raise UserError(f"{spec.dataset} is not what it was when {folder} was made.")
     kind, _ = choose(spec, (instances[name] for name in manifest.planned))
     with RunDirectory(folder.resolve()) as directory:
-        caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
-        sandboxes = Sandboxes(kind, directory.scratch, caps, spec.grade_network)
+        sandboxes = Sandboxes.of(spec, kind, directory.scratch)
         sandboxes.sweep()
         grader = Grader(sandboxes, spec.test_s)
         changed: list[tuple[Outcome, Outcome]] = []
@@ -122,17 +120,14 @@ def beside_harness(folder: Path) -> tuple[int, list[str]]:
     """
     spec = Spec.read(folder / "spec.json")
     rows = [one.row for one in load(spec.dataset)]
+    directory = RunDirectory(folder)
+    outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]
     count, lines = 0, []
     for arm in spec.arms:
         for seed in spec.seeds:
-            trials = {
-                one.instance: one
-                for one in RunDirectory(folder).outcomes()
-                if (one.arm, one.seed) == (arm.id, seed) and can_be(one) and one.patch_bytes
-            }
-            places = {
-                name: RunDirectory(folder).trial(Trial(arm.id, name, seed)) for name in trials
-            }
+            mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm.id, seed))
+            trials = {one.instance: one for one in mine_of}
+            places = {name: directory.trial(Trial(arm.id, name, seed)) for name in trials}
             patches = {
                 name: (place / "patch.diff").read_text(errors="replace")
                 for name, place in places.items()

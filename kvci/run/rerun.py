@@ -37,7 +37,7 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
         raise UserError(f"--filter {filter} is not a regular expression: {error}.") from None
     if not chosen:
         raise UserError(f"No trial of {folder} is of that kind.")
-    words = [",".join(sorted(wanted)), filter or ""]
+    words = [word for word in (",".join(sorted(wanted)), filter) if word]
     arms, names = {one.arm for one in chosen}, {one.instance for one in chosen}
     again = {
         "arms": tuple(arm for arm in spec.arms if arm.id in arms),
@@ -45,7 +45,7 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
         "filter": "",
         "limit": None,
         "shard": "1/1",
-        "rerun": Rerun(of=folder.name, filter=" ".join(filter_ for filter_ in words if filter_)),
+        "rerun": Rerun(of=folder.name, filter=" ".join(words)),
     }
     try:
         return Spec.model_validate(spec.model_dump() | again)

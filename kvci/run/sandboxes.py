@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from kvci.errors import UserError
 from kvci.plan import Block
@@ -25,6 +25,12 @@ class Sandboxes:
     caps: Caps
     grade_network: bool = False
     """Grading has a network; trials never have."""
+
+    @classmethod
+    def of(cls, spec: Spec, kind: Kind, scratch: Path) -> Self:
+        """As the spec bounds them."""
+        caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
+        return cls(kind, scratch, caps, spec.grade_network)
 
     def identity(self, instance: Instance) -> str:
         """What tells the instance's image from all others; empty where it has none of its own."""

@@ -36,7 +36,7 @@ def weights(path: Path) -> dict[str, NDArray[np.float64]]:
 def test_the_twin_has_outliers_and_the_same_products(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("KVCI_CACHE", str(tmp_path))
     path = twin()
     assert path.is_relative_to(tmp_path) and twin() == path
     one, two = weights(plain()), weights(path)

@@ -17,6 +17,7 @@ import httpx
 from kvci.sandbox import Limits, engine
 from kvci.sandbox.docker import Docker
 from kvci.tasks.instance import Instance
+from tests.answers import answer
 from tests.made_images import calibration_image, cannot
 
 CONFIG = """
@@ -66,26 +67,20 @@ class Handler(BaseHTTPRequestHandler):
             return
         headers = {name: value for name, value in self.headers.items() if name != "Host"}
         url = f"http://{self.registry.real}{self.path}"
-        with httpx.stream(self.command, url, headers=headers, timeout=60) as answer:
-            self.send_response(answer.status_code)
-            for name, value in answer.headers.items():
+        with httpx.stream(self.command, url, headers=headers, timeout=60) as got:
+            self.send_response(got.status_code)
+            for name, value in got.headers.items():
                 if name.lower() not in ("transfer-encoding", "connection"):
                     self.send_header(name, value)
             self.end_headers()
-            for part in answer.iter_raw():
+            for part in got.iter_raw():
                 self.wfile.write(part)
 
     do_HEAD = do_GET
 
     def refuse(self, status: int, headers: dict[str, str] | None = None) -> None:
         body = b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}'
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        answer(self, status, body, headers)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -13,6 +13,7 @@ from kvci.sandbox import engine
 from kvci.sandbox.docker import Docker
 from kvci.sandbox.engine import OWNER
 from kvci.sandbox.history import name_of
+from tests.answers import answer
 from tests.images.registry import Fault, Handler, Registry, serving
 from tests.made_images import calibration_image
 
@@ -156,11 +157,7 @@ def test_a_token_is_asked_for_with_the_login(registry: Registry, image: str) -> 
     def fault(handler: Handler) -> bool:
         if handler.path.startswith("/token"):
             assert handler.headers["authorization"] == "Basic bWU6c2VjcmV0"
-            body = b'{"token": "abc"}'
-            handler.send_response(200)
-            handler.send_header("Content-Length", str(len(body)))
-            handler.end_headers()
-            handler.wfile.write(body)
+            answer(handler, 200, b'{"token": "abc"}')
             return True
         if handler.headers["authorization"] == "Bearer abc":
             return False

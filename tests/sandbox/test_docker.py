@@ -124,6 +124,7 @@ def test_commands_run_where_the_image_s_environment_is_activated_and_scripts_do_
             assert with_conda.script(shown, Limits()).output.startswith(b"/usr/local/sbin")
         finally:
             with_conda.close()
+        engine.client().images.remove(name)
         box.script("echo false > /opt/miniconda3/bin/activate", Limits())
         box._container.commit(*name.split(":"))
         docker._ACTIVATED.pop(name)
