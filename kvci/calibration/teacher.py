@@ -17,7 +17,7 @@ from kvci.agent.loop import SUBMIT, Place, converse
 from kvci.agent.protocol import Message
 from kvci.sandbox import Sandbox
 from kvci.spec import Spec
-from kvci.tasks.calibration import SYLLABLES, TESTS, generate
+from kvci.tasks.calibration import SYLLABLES, TESTS, generate, split_of
 from kvci.tasks.instance import Instance
 
 ISSUE = re.compile(r"(\w+)\((.*)\)(?: in (\w+\.py))? gives the wrong result\.\n")
@@ -106,13 +106,14 @@ def turns(instance: Instance, rng: random.Random | None = None) -> list[Turn]:
 
 
 def _misnamed(name: str, instance: Instance, rng: random.Random) -> str:
-    """The name of nothing that is there, a syllable away."""
+    """The name of nothing that is there, a syllable away, and none that the test split may use."""
     text = "".join(instance.files.values()) + "".join(instance.files)
     while True:
         stem, dot, end = name.partition(".")
         parts = [stem[at : at + 2] for at in range(0, len(stem), 2)]
         parts[rng.randrange(len(parts))] = rng.choice(SYLLABLES)
-        if (made := "".join(parts)) not in text:
+        made = "".join(parts)
+        if made not in text and split_of(made) == "train":
             return f"{made}{dot}{end}"
 
 
