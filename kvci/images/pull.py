@@ -20,7 +20,7 @@ from kvci.sandbox.history import without_future
 
 State = Literal["pulling", "present", "pulled", "absent", "failed", "let go"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
-LIMITED = ("toomanyrequests", "too many requests", "429", "rate limit")
+LIMITED = ("toomanyrequests", "too many requests", "rate limit")
 ABSENT = ("manifest unknown", "name unknown", "repository does not exist")
 NO_ROOM = ("no space left on device",)
 
