@@ -301,10 +301,10 @@ def doctor(
 
 @main.command()
 @click.option("--out", help="The folder of runs.", envvar="KVCI_RUNS", default="runs")
-@click.option("--instances", type=click.IntRange(min=1), default=12, show_default=True)
-@click.option("--strong", is_flag=True, help="Twice the outliers, so that 6 instances do.")
+@click.option("--instances", type=click.IntRange(min=1), help="[20; 6 with --strong]")
+@click.option("--strong", is_flag=True, help="Twice the outliers, so that fewer instances do.")
 @click.pass_context
-def demo(ctx: click.Context, out: str, instances: int, strong: bool) -> None:
+def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> None:
     """An experiment with a known answer, on this machine in minutes; exit 1 if it does not come."""
     from rich.console import Console
 

@@ -1,8 +1,8 @@
 """An experiment with a known answer: on the plain model no KV type harms, on its twin q4_0 does.
 
 Both do the same in f16; the twin's keys have outlier channels, as those of large models have
-(`calibration/model.py`). If what is known does not come out, the instrument is not to be trusted on
-this machine.
+(`calibration/model.py`). If what is known does not come out, a verdict of this machine is not to be
+trusted.
 """
 
 from datetime import UTC, datetime
@@ -11,9 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from kvci.compare.caution import beyond_chance
 from kvci.compare.comparison import compare
 from kvci.compare.evidence import ArmComparison, Comparison
 from kvci.compare.side import own_side
+from kvci.errors import UserError
 from kvci.report.comparison import verdict
 from kvci.report.main import record_run
 from kvci.run.main import run
@@ -24,7 +26,16 @@ MODELS = ("plain", "twin")
 HARMED = {("twin", "q4_0/q4_0")}
 """Where harm is known to be; everywhere else there is none."""
 KNOWN = {True: "harm", False: "no harm"}
+ENOUGH, ENOUGH_STRONG = 20, 6
+"""Instances; with fewer, harm that is there may not show."""
+MARGIN = 0.25
+"""Of the instances: so few can show no smaller harm to be absent."""
 ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
+WORDS = (
+    f"Harm shown: more was lost than chance would. Non-inferior: not more than {MARGIN:.0%} of the "
+    "instances is lost. Inconclusive: so few instances show neither. The control is the baseline "
+    "with its sums in another order; what differs there is noise."
+)
 
 
 def asked(model: str, instances: int, out: str, strong: bool = False) -> dict[str, object]:
@@ -43,12 +54,23 @@ def asked(model: str, instances: int, out: str, strong: bool = False) -> dict[st
         "block_size": instances,
         "command_s": 10.0,
         "test_s": 30.0,
+        "margin": MARGIN,
         "out": out,
     }
 
 
-def demo(out: str, instances: int, console: Console, strong: bool = False) -> bool:
-    """Run both models, show what is claimed beside what is known; True if they agree."""
+def demo(out: str, instances: int | None, console: Console, strong: bool = False) -> bool:
+    """Run both models, show what is claimed beside what is known; True if they agree.
+
+    Raises UserError if so few instances could not show what is known.
+    """
+    enough = ENOUGH_STRONG if strong else ENOUGH
+    instances = instances or enough
+    if instances < enough:
+        raise UserError(
+            f"{instances} instances can miss the harm that is known to be there; "
+            f"give at least {enough}{'' if strong else f', or {ENOUGH_STRONG} with --strong'}."
+        )
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
     found: dict[str, tuple[Path, Comparison]] = {}
     for model in MODELS:
@@ -63,25 +85,31 @@ def demo(out: str, instances: int, console: Console, strong: bool = False) -> bo
         records = record_run(path, path, path).records
         found[model] = (path, compare([own_side(record) for record in records]))
     console.print(_table({model: comparison for model, (_, comparison) in found.items()}))
-    for model, (path, _) in found.items():
+    console.print(WORDS)
+    for model, (path, comparison) in found.items():
+        for warning in comparison.warnings:
+            console.print(f"{model}: warning: {warning}")
         console.print(
             f"{model}: kvci compare {path} shows all of it, {path}/BENCHMARKS.md its rows"
         )
     fine = all(
-        right(model, arm) for model, (_, comparison) in found.items() for arm in comparison.arms
+        right(model, arm, comparison.alpha)
+        for model, (_, comparison) in found.items()
+        for arm in comparison.arms
     )
     console.print(
-        "What is known came out: this machine can tell harm from no harm."
+        "What is known came out."
         if fine
         else "What is known did NOT come out: do not trust a verdict of this machine."
     )
     return fine
 
 
-def right(model: str, arm: ArmComparison) -> bool:
-    """Nothing is claimed of the control arm. What is harmless may be inconclusive, not harmful."""
-    harm = arm.claim in (Claim.HARM, Claim.HARM_WITHIN)
-    return arm.control or harm == ((model, arm.kv) in HARMED)
+def right(model: str, arm: ArmComparison, alpha: float) -> bool:
+    """The control may differ by chance alone. What is harmless may be inconclusive, not harmful."""
+    if arm.control:
+        return not beyond_chance(arm, alpha)
+    return (arm.claim in (Claim.HARM, Claim.HARM_WITHIN)) == ((model, arm.kv) in HARMED)
 
 
 def _table(found: dict[str, Comparison]) -> Table:
@@ -101,6 +129,6 @@ def _table(found: dict[str, Comparison]) -> Table:
                 f"{pairs.both + pairs.only_arm}/{pairs.pairs}",
                 verdict(comparison, arm),
                 known,
-                "as known" if right(model, arm) else "NOT as known",
+                "as known" if right(model, arm, comparison.alpha) else "NOT as known",
             )
     return table

@@ -48,4 +48,4 @@ def test_what_is_known_comes_out(tmp_path: Path) -> None:
 def test_a_verdict_that_is_not_as_known_is_said_to_be_so(model: str, q4: str, fine: bool) -> None:
     ends = {"f16/f16": ["ok"] * 12, "q8_0/q8_0": ["ok"] * 12, "q4_0/q4_0": [q4] * 12}
     found = compare([side for record in run(ends) if (side := side_of(record))])
-    assert [right(model, arm) for arm in found.arms] == [True, fine]
+    assert [right(model, arm, found.alpha) for arm in found.arms] == [True, fine]

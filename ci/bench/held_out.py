@@ -26,6 +26,8 @@ def main(runs: tuple[Path, ...]) -> None:
     )
     for run in runs:
         for record in build(run, row=False):
+            if not record.complete:
+                raise click.ClickException(f"{run} is not finished; go on with it.")
             for trial in record.counted:
                 split, size, seed = trial.instance.removeprefix("calibration__").split("-")
                 functions, files = size.split("x")

@@ -3,7 +3,8 @@
 Large models have a few channels of keys that are far larger than the others, and a quantized cache
 spends its few steps on them. The twin has them by an equivalence: the two dimensions of a pair that
 RoPE turns together are multiplied by a power of two in the keys and divided by it in the queries,
-so that every product of a query with a key is what it was.
+so that every product of a query with a key is what it was, but for the rounding of weights that are
+almost nothing.
 """
 
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import cache
 
@@ -28,15 +30,24 @@ def plain() -> Path:
 
 
 def twin(strength: int = STRENGTH) -> Path:
-    """Made from the plain model, once a machine. `strength` is a power of two."""
-    path = cache() / f"kvci-calibration-{sha256_of_file(plain())[:12]}-twin-{strength}.gguf"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """Made from the plain model, every time anew, and named by its content.
+
+    `strength` is a power of two. Raises UserError if the cache cannot be written.
+    """
+    folder = cache()
+    partial = folder / f".twin.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(plain(), partial)
         plant(partial, strength)
-        partial.rename(path)
-    return path
+        return partial.rename(
+            folder / f"kvci-calibration-twin-{strength}-{sha256_of_file(partial)[:12]}.gguf"
+        )
+    except OSError as error:
+        raise UserError(
+            f"The calibration model's twin cannot be written to {folder} ({error.strerror}); "
+            "set KVCI_CACHE to a folder that can."
+        ) from None
 
 
 def strong_twin() -> Path:

@@ -16,12 +16,11 @@ def cautions(
     An arm of a run that lacks a setting differs in nothing: only quantized caches are rotated.
     """
     for arm in arms:
-        found = arm.valid.inference
         if not arm.control:
             continue
         if arm.identical:
             yield f"control {arm.kv} identical, noise floor not measured"
-        elif found and 2 * min(found.p_harm, 1 - found.p_harm) < alpha:
+        elif beyond_chance(arm, alpha):
             yield (
                 f"the control arm {arm.kv} differs from the baseline by more than chance: "
                 "whatever made it differ may have made the others"
@@ -41,3 +40,9 @@ def cautions(
             yield f"not the same {label}: {shown}"
     if any(not side.verified for side in sides):
         yield "unverified: no server log proves what some of these trials ran"
+
+
+def beyond_chance(arm: ArmComparison, alpha: float) -> bool:
+    """True if the arm differs from the baseline, in either direction, at level alpha."""
+    found = arm.valid.inference
+    return found is not None and 2 * min(found.p_harm, 1 - found.p_harm) < alpha

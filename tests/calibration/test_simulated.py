@@ -1,10 +1,15 @@
 """What the model is trained on is what it will meet, byte for byte."""
 
+import re
+
 import pytest
 
 from kvci.calibration.simulated import Simulated
 from kvci.calibration.teacher import conversation, lesson
 from kvci.sandbox.bwrap import Bwrap
+from kvci.tasks.calibration import SYLLABLES, split_of
+
+NAME = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(SYLLABLES)}){{2,3}}(?![a-zA-Z])")
 
 
 def real_and_simulated(seeds: range) -> None:
@@ -36,3 +41,11 @@ def test_the_lessons_have_every_kind_of_mistake() -> None:
     made = map(lesson, range(40))
     heard = [conversation(one, Simulated(one), said) for one, said in made]
     assert any("No such file" in message["content"] for talk in heard for message in talk)
+
+
+def test_no_word_of_a_lesson_may_be_a_test_name() -> None:
+    for seed in range(300):
+        one, said = lesson(seed)
+        for message in conversation(one, Simulated(one), said):
+            words = set(NAME.findall(message["content"]))
+            assert {split_of(word) for word in words} <= {"train"}, (seed, words)

@@ -1,0 +1,52 @@
+"""What each strength of the twin does to each KV type: how its knob was set.
+
+It is wanted where q4_0 resolves 20 to 80 % of what f16 does and most lost trials still submit.
+"""
+
+from collections import Counter
+
+import click
+from rich.console import Console
+
+from kvci.calibration.model import twin
+from kvci.demo import asked
+from kvci.record.build import build
+from kvci.run.main import run
+from kvci.spec import load
+from kvci.stats.proportion import wilson
+from kvci.taxonomy import Class
+
+
+@click.command()
+@click.argument("strengths", nargs=-1, required=True, type=int)
+@click.option("--functions", default=8, show_default=True)
+@click.option("--split", default="train", show_default=True)
+@click.option("--count", default=100, show_default=True)
+@click.option("--out", default="runs", show_default=True)
+def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out: str) -> None:
+    """Run COUNT instances at each of STRENGTHS."""
+    click.echo("| strength | functions | KV | resolved | 95 % (Wilson) | of the others |")
+    click.echo("|---|---|---|---|---|---|")
+    for strength in strengths:
+        words = asked("twin", count, out) | {
+            "model": {"name": f"twin-{strength}", "path": str(twin(strength)), "weights": "F16"},
+            "arms": ("f16/f16", "q8_0/q8_0", "q4_0/q4_0"),
+            "dataset": f"calibration:split={split},functions={functions},files=3,count={count}",
+            "block_size": 10,
+        }
+        name = f"twin-{strength}-{split}-{functions}-{count}"
+        folder, summary = run(load(None, words), name, Console(stderr=True, soft_wrap=True))
+        if not summary.happened:
+            raise click.ClickException(f"{folder} is not finished; run the same command again.")
+        for record in build(folder, row=False):
+            low, high = wilson(record.resolved, record.total)
+            lost = Counter(trial.cls for trial in record.counted if trial.cls is not Class.OK)
+            click.echo(
+                f"| {strength} | {functions} | {record.kv} | {record.resolved}/{record.total} | "
+                f"{low:.0%} to {high:.0%} | "
+                f"{', '.join(f'{count} {cls}' for cls, count in sorted(lost.items()))} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
