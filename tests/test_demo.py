@@ -49,3 +49,20 @@ def test_a_verdict_that_is_not_as_known_is_said_to_be_so(model: str, q4: str, fi
     ends = {"f16/f16": ["ok"] * 12, "q8_0/q8_0": ["ok"] * 12, "q4_0/q4_0": [q4] * 12}
     found = compare([side for record in run(ends) if (side := side_of(record))])
     assert [right(model, arm, found.alpha) for arm in found.arms] == [True, fine]
+
+
+@pytest.mark.parametrize(("lost", "fine"), [(2, True), (6, False)])
+def test_a_control_beyond_chance_is_not_as_known(lost: int, fine: bool) -> None:
+    control = ["fail"] * lost + ["ok"] * (12 - lost)
+    ends = {"f16/f16": ["ok"] * 12, "f16/f16 -ub 32": control, "q4_0/q4_0": ["ok"] * 12}
+    found = compare([side for record in run(ends) if (side := side_of(record))])
+    assert [right("plain", arm, found.alpha) for arm in found.arms] == [fine, True]
+
+
+@pytest.mark.parametrize(("words", "enough"), [(("19",), 20), (("5", "--strong"), 6)])
+def test_too_few_instances_are_refused(tmp_path: Path, words: tuple[str, ...], enough: int) -> None:
+    done = CliRunner().invoke(
+        main, ["demo", "--out", str(tmp_path / "runs"), "--instances", *words]
+    )
+    assert done.exit_code == 2 and f"give at least {enough}" in done.output
+    assert not (tmp_path / "runs").exists()

@@ -1,8 +1,8 @@
 """The calibration model's rates on runs of the suite's test split, for its card.
 
-`kvci run --model ci/models/calibration.toml --kv f16/f16 --engine embedded --context 4096 --slots 2
---max-steps 10 --max-tokens 128 --dataset calibration:split=test,functions=16,files=3,count=100`
-makes one of the runs; give the folders of all.
+`kvci run --model ci/models/calibration.toml --kv f16/f16 --kv q8_0/q8_0 --kv q4_0/q4_0 --engine
+embedded --context 4096 --slots 2 --max-steps 10 --max-tokens 128 --dataset
+calibration:split=test,functions=16,files=3,count=100` makes one of the runs; give all folders.
 """
 
 from collections import Counter

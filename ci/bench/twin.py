@@ -44,7 +44,7 @@ def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out
             click.echo(
                 f"| {strength} | {functions} | {record.kv} | {record.resolved}/{record.total} | "
                 f"{low:.0%} to {high:.0%} | "
-                f"{', '.join(f'{count} {cls}' for cls, count in sorted(lost.items()))} |"
+                f"{', '.join(f'{number} {cls}' for cls, number in sorted(lost.items()))} |"
             )
 
 

@@ -16,6 +16,7 @@ NAMES = {
     "seed": "kvci.training_seed",
 }
 SHOWN = 20
+"""Conversations in the digest, beside the long one."""
 
 
 def taught() -> dict[str, str]:

@@ -7,8 +7,8 @@ so that every product of a query with a key is what it was, but for the rounding
 almost nothing.
 """
 
-import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,13 @@ def twin(strength: int = STRENGTH) -> Path:
     `strength` is a power of two. Raises UserError if the cache cannot be written.
     """
     folder = cache()
-    partial = folder / f".twin.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(plain(), partial)
-        plant(partial, strength)
-        return partial.rename(
-            folder / f"kvci-calibration-twin-{strength}-{sha256_of_file(partial)[:12]}.gguf"
-        )
+        with tempfile.TemporaryDirectory(prefix=".twin-", dir=folder) as scratch:
+            made = Path(shutil.copyfile(plain(), Path(scratch, "twin.gguf")))
+            plant(made, strength)
+            name = f"kvci-calibration-twin-{strength}-{sha256_of_file(made)[:12]}.gguf"
+            return made.rename(folder / name)
     except OSError as error:
         raise UserError(
             f"The calibration model's twin cannot be written to {folder} ({error.strerror}); "

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from kvci.calibration.identity import NAMES, taught
 from kvci.calibration.model import CHANNELS, HEAD, plain, twin
+from kvci.errors import UserError
 
-MIB_MAX = 16
+MB_MAX = 16
 
 
 def strings(path: Path) -> dict[str, str]:
@@ -26,7 +27,7 @@ def test_the_model_was_taught_what_the_agent_says_and_shows() -> None:
         "the calibration model was trained on; train it again (kvci/calibration/CARD.md)."
     )
     assert found["general.license"] == "mit"
-    assert plain().stat().st_size <= MIB_MAX * 10**6
+    assert plain().stat().st_size <= MB_MAX * 10**6
 
 
 def weights(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -38,7 +39,11 @@ def test_the_twin_has_outliers_and_the_same_products(
 ) -> None:
     monkeypatch.setenv("KVCI_CACHE", str(tmp_path))
     path = twin()
-    assert path.is_relative_to(tmp_path) and twin() == path
+    assert path.is_relative_to(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(b"half")
+    assert twin() == path and path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
     one, two = weights(plain()), weights(path)
     changed = {name for name in one if not np.array_equal(one[name], two[name])}
     assert changed == {f"blk.{n}.attn_{part}.weight" for n in range(8) for part in "kq"}
@@ -49,3 +54,9 @@ def test_the_twin_has_outliers_and_the_same_products(
         assert grown == (32 if row in outliers else 1)
         was, now = (np.outer(some[queries][row], some[keys][row]) for some in (one, two))
         assert np.allclose(was, now, rtol=1e-2, atol=1e-6)
+
+
+def test_a_cache_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVCI_CACHE", "/proc/none")
+    with pytest.raises(UserError, match="set KVCI_CACHE to a folder that can"):
+        twin()

@@ -1,6 +1,9 @@
 """Every generated instance is held against its gold patch and the empty patch, by swebench."""
 
+import random
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from swebench.harness.utils import make_test_spec
 
 from kvci.errors import UserError
 from kvci.tasks.bugs import BUGS, Bug
-from kvci.tasks.calibration import _Function, generate, split_of, suite
+from kvci.tasks.calibration import SHADOWED, SYLLABLES, _Function, _name, generate, split_of, suite
 from kvci.tasks.instance import Instance
 
 SUITE = [
@@ -89,3 +92,11 @@ def test_suite_by_name() -> None:
             suite(bad)
     with pytest.raises(UserError, match="cannot fill"):
         suite("calibration:functions=2,files=3")
+
+
+def test_no_module_has_the_name_of_one_of_python_s_own() -> None:
+    """Such a file would be hidden by the other, and its function not found."""
+    name = re.compile(f"(?:{'|'.join(SYLLABLES)}){{2,3}}")
+    assert {module for module in sys.stdlib_module_names if name.fullmatch(module)} == SHADOWED
+    rng = random.Random(0)
+    assert SHADOWED.isdisjoint(_name(rng, "train") for _ in range(50_000))
