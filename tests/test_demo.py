@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from kvci.cli import main
 from kvci.compare.comparison import compare
 from kvci.compare.side import side_of
-from kvci.demo import right
+from kvci.demo import MODELS, asked, right
+from kvci.record.build import build
 from kvci.record.record import Record, read_all
-from tests.compare.made import run
+from kvci.run.main import run
+from kvci.spec import load
+from tests.compare import made
 
 INSTANCES = 6
 
@@ -36,6 +40,16 @@ def test_what_is_known_comes_out(tmp_path: Path) -> None:
         assert one.answers_sha256 == other.answers_sha256, "the twin is not the same in f16"
 
 
+def test_the_twin_says_in_f16_what_the_plain_model_says(tmp_path: Path) -> None:
+    answers = []
+    for model in MODELS:
+        spec = load(None, asked(model, INSTANCES, str(tmp_path)) | {"arms": ("f16/f16",)})
+        folder, _ = run(spec, model, Console(quiet=True))
+        (record,) = build(folder, row=False)
+        answers.append([trial.answers_sha256 for trial in record.counted])
+    assert answers[0] == answers[1] and len(answers[0]) == INSTANCES
+
+
 @pytest.mark.parametrize(
     ("model", "q4", "fine"),
     [
@@ -47,7 +61,7 @@ def test_what_is_known_comes_out(tmp_path: Path) -> None:
 )
 def test_a_verdict_that_is_not_as_known_is_said_to_be_so(model: str, q4: str, fine: bool) -> None:
     ends = {"f16/f16": ["ok"] * 12, "q8_0/q8_0": ["ok"] * 12, "q4_0/q4_0": [q4] * 12}
-    found = compare([side for record in run(ends) if (side := side_of(record))])
+    found = compare([side for record in made.run(ends) if (side := side_of(record))])
     assert [right(model, arm, found.alpha) for arm in found.arms] == [True, fine]
 
 
@@ -55,7 +69,7 @@ def test_a_verdict_that_is_not_as_known_is_said_to_be_so(model: str, q4: str, fi
 def test_a_control_beyond_chance_is_not_as_known(lost: int, fine: bool) -> None:
     control = ["fail"] * lost + ["ok"] * (12 - lost)
     ends = {"f16/f16": ["ok"] * 12, "f16/f16 -ub 32": control, "q4_0/q4_0": ["ok"] * 12}
-    found = compare([side for record in run(ends) if (side := side_of(record))])
+    found = compare([side for record in made.run(ends) if (side := side_of(record))])
     assert [right("plain", arm, found.alpha) for arm in found.arms] == [fine, True]
 
 

@@ -1,6 +1,7 @@
 """One image pulled: what failed and why, and whether it is worth another try."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import docker
 from docker.errors import APIError, ImageNotFound
-from docker.utils import parse_repository_tag
+from docker.utils import kwargs_from_env, parse_repository_tag
 
 from kvci.children import ENDING
 from kvci.files import Document
@@ -63,9 +64,18 @@ class Gate:
         with self.lock:
             self.opens = max(self.opens, time.monotonic() + seconds)
 
-    def wait(self) -> None:
-        while (left := self.opens - time.monotonic()) > 0 and not ENDING.wait(min(left, 1.0)):
-            pass
+    def wait(self, until_s: float) -> None:
+        """Return when it is open, or it is so late on the monotonic clock, or kvci ends."""
+        while (left := min(self.opens, until_s) - time.monotonic()) > 0:
+            if ENDING.wait(min(left, 1.0)):
+                return
+
+
+class _Impatient(docker.APIClient):  # type: ignore[misc]
+    """docker-py would wait without end for what a pull says next."""
+
+    def post(self, *args: Any, **kwargs: Any) -> Any:
+        return super().post(*args, **kwargs | {"timeout": self.timeout})
 
 
 @dataclass(frozen=True)
@@ -82,14 +92,19 @@ class Puller:
     """Without an image having come; a limit that the registry announces may take longer."""
     stall_s: float = 300.0
     """Without a sign of life a pull is given up and tried again."""
+    until_s: float = math.inf
+    """On the monotonic clock; then every pull is given up."""
     gate: Gate = field(default_factory=Gate)
     say: Callable[[str], None] = print
 
     def pull(self, image: str) -> Entry:
         """Get one image, stripped of its future, and mark it as ours."""
-        began, attempts = time.monotonic(), 0
+        began, attempts, why = time.monotonic(), 0, ""
         while True:
-            self.gate.wait()
+            self.gate.wait(self.until_s)
+            if stopped := self._stopped():
+                why = f"{stopped}; {why}" if why else stopped
+                return self._entry(image, "failed", began, attempts, why=why)
             attempts += 1
             try:
                 name = self._pull(image)
@@ -107,9 +122,15 @@ class Puller:
                     self.gate.close(wait_s)
                 if asked_s is None and time.monotonic() - began + wait_s > self.patience_s:
                     return self._entry(image, "failed", began, attempts, why=why)
-                self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
-            if ENDING.wait(wait_s):
-                return self._entry(image, "failed", began, attempts, why="stopped")
+                if not self._stopped():
+                    self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
+            ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
+
+    def _stopped(self) -> str:
+        """Why no pull goes on; empty if they do."""
+        if ENDING.is_set():
+            return "stopped"
+        return "the time budget is over" if time.monotonic() >= self.until_s else ""
 
     def _entry(
         self, image: str, state: State, began: float, attempts: int, why: str = "", id: str = ""
@@ -122,8 +143,8 @@ class Puller:
         source = mirrored(image, self.mirror)
         try:
             for event in self._events(source):
-                if ENDING.is_set():
-                    raise Failed("stopped")
+                if stopped := self._stopped():
+                    raise Failed(stopped)
                 if "error" in event:
                     raise _failure(str(event["error"]))
                 free = engine.free_bytes()
@@ -146,15 +167,16 @@ class Puller:
     def _events(self, source: str) -> Iterator[dict[str, Any]]:
         """What the engine says while it pulls; leaving the loop ends the pull."""
         name, tag = _repository_and_tag(source)
-        client = docker.from_env(timeout=self.stall_s)
+        left_s = max(0.1, self.until_s - time.monotonic())
+        api = _Impatient(timeout=min(self.stall_s, left_s), **kwargs_from_env())
         login = dict(zip(("username", "password"), self.login, strict=True)) if self.login else None
         try:
             with contextlib.closing(
-                client.api.pull(name, tag, stream=True, decode=True, auth_config=login)
+                api.pull(name, tag, stream=True, decode=True, auth_config=login)
             ) as events:
                 yield from events
         finally:
-            client.close()
+            api.close()
 
     def _strip(self, image: str) -> str:
         """The image without its future takes the name, so that the other's bytes can go."""

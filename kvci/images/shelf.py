@@ -4,12 +4,14 @@ What is ours the engine itself knows: each name that kvci pulled has a second on
 hash, on the same image. So a killed kvci loses nothing, and nobody else's image is taken for ours.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from docker.errors import APIError, ImageNotFound
 
 from kvci.files import Document
+from kvci.images import holds
 from kvci.images.registry import parts
 from kvci.sandbox import engine
 from kvci.sandbox.history import STRIPPED
@@ -61,17 +63,32 @@ def ours() -> list[Kept]:
 
 
 def let_go(kept: Kept) -> bool:
-    """Remove the names that are ours; False if a container still has the image."""
-    for name in kept.names:
-        try:
-            engine.client().images.remove(name)
-        except ImageNotFound:
-            continue
-        except APIError as error:
-            if error.status_code == 409:
-                return False
-            raise
-    return True
+    """Remove the names that are ours; False if another process or a container needs the image."""
+    with _unheld(kept) as free:
+        if not free:
+            return False
+        for name in kept.names:
+            try:
+                engine.client().images.remove(name)
+            except ImageNotFound:
+                continue
+            except APIError as error:
+                if error.status_code == 409:
+                    return False
+                raise
+        return True
+
+
+def free_to_go(kept: Kept) -> bool:
+    """True if no other process needs it."""
+    with _unheld(kept) as free:
+        return free
+
+
+@contextlib.contextmanager
+def _unheld(kept: Kept) -> Iterator[bool]:
+    with contextlib.ExitStack() as stack:
+        yield all([stack.enter_context(holds.unheld(name)) for name in kept.names])
 
 
 def _hash(name: str) -> str:

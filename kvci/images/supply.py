@@ -4,7 +4,9 @@ A run goes in waves: as many blocks as the disk holds are supplied, run and grad
 stay until the next wave needs the room.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import Document
-from kvci.images import shelf
+from kvci.images import holds, shelf
 from kvci.images.pull import Entry, Puller
 from kvci.images.registry import login
 from kvci.images.shelf import Kept
@@ -70,15 +72,23 @@ class Supply:
         known = Ledger.read(ledger).images if ledger.exists() else ()
         self._ledger = {entry.image: entry for entry in known}
         self._lock = threading.Lock()
+        self._held: set[str] = set()
         self._kept: list[Kept] = []
         """What is on the shelf; asking anew takes seconds, so it is done once a wave."""
 
     def waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         """The blocks in their order, a wave at a time, with their images here.
 
-        Blocks whose images cannot be had now come last, and if that has not changed by then, not
-        at all. Raises UserError if the budget does not hold one block's images.
+        While a wave is out, no other kvci process lets its images go. Blocks whose images cannot
+        be had now come last, and if that has not changed by then, not at all. Raises UserError if
+        the budget does not hold one block's images.
         """
+        try:
+            yield from self._waves(blocks)
+        finally:
+            self._hold(set())
+
+    def _waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         todo, late, last = list(blocks), list[Block](), False
         ahead: Future[Gathered] | None = None
         while todo or (late and not last):
@@ -127,8 +137,10 @@ class Supply:
         raise UserError(f"Docker fails again and again: {why}")
 
     def _gather_once(self, todo: list[Block], keep: set[str]) -> Gathered:
+        self._hold(keep)
         self._kept = self._kept or shelf.ours()
         wave, lacking = self._choose(todo, keep)
+        self._hold(keep | self._of(wave))
         self._make_room(keep | self._of(wave), lacking)
         for future in [background(self._supply, image) for image in self._in_order(wave)]:
             future.result()
@@ -156,7 +168,11 @@ class Supply:
 
     def _fits(self, needed: AbstractSet[str], more_bytes: int) -> bool:
         staying = self._staying(needed)
-        going = sum(one.unshared_bytes for one in self._kept) - staying
+        going = sum(
+            one.unshared_bytes
+            for one in self._kept
+            if needed.isdisjoint(one.names) and shelf.free_to_go(one)
+        )
         free = engine.free_bytes()
         budget = self._budget.ours_bytes
         share = 2 if self._beside else 1
@@ -184,6 +200,13 @@ class Supply:
                     if name in self._ledger:
                         gone = {"state": "let go", "why": "to make room"}
                         self._note(self._ledger[name].model_copy(update=gone))
+
+    def _hold(self, needed: AbstractSet[str]) -> None:
+        for image in self._held - needed:
+            holds.release(image)
+        for image in needed - self._held:
+            holds.hold(image)
+        self._held = set(needed)
 
     def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
         """What is within the budget now that the costs are known."""
@@ -231,9 +254,13 @@ class Supply:
 def supply_of(
     spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
 ) -> Supply:
-    """As the spec has it; a login comes from the environment, or is what `docker login` left."""
+    """As the spec has it; a login comes from the environment, or is what `docker login` left.
+
+    The time budget begins now.
+    """
     reserve, ours = int(1e9 * spec.disk_reserve_gb), spec.disk_budget_gb
-    puller = Puller(mirror=spec.mirror, login=login(), reserve_bytes=reserve, say=say)
+    until = time.monotonic() + (spec.time_budget_s or math.inf)
+    puller = Puller(spec.mirror, login(), reserve, until_s=until, say=say)
     budget = Budget(reserve, None if ours is None else int(1e9 * ours))
     images = {one.row.instance_id: one.row.image for one in instances}
     return Supply(images, budget, puller, ledger, spec.pull_workers, spec.pull_beside)

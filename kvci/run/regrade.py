@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from kvci.agent.ends import FormatError
@@ -13,10 +14,10 @@ from kvci.agent.protocol import PROTOCOLS
 from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.grade.harness import differences, evaluate
-from kvci.plan import Trial
+from kvci.plan import Trial, blocks
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
-from kvci.run.sandboxes import Sandboxes, choose
+from kvci.run.sandboxes import Sandboxes, choose, supplies
 from kvci.run.settle import settle
 from kvci.run.summary import summarize
 from kvci.spec import Spec
@@ -75,10 +76,13 @@ def again(
     return grader.submit(instance, patch, folder / "grade", write, gold)
 
 
-def regrade(folder: Path, everything: bool) -> list[tuple[Outcome, Outcome]]:
+def regrade(
+    folder: Path, everything: bool, say: Callable[[str], None] = print
+) -> list[tuple[Outcome, Outcome]]:
     """Each trial before and after: those that could not be graded, or all that have a patch.
 
-    Raises UserError if the dataset is not the one of the run.
+    Images that are not here any more are fetched. Raises UserError if the dataset is not the one
+    of the run.
     """
     spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
     instances = {one.row.instance_id: one for one in load(spec.dataset)}
@@ -90,11 +94,12 @@ def regrade(folder: Path, everything: bool) -> list[tuple[Outcome, Outcome]]:
         sandboxes.sweep()
         grader = Grader(sandboxes, spec.test_s)
         changed: list[tuple[Outcome, Outcome]] = []
-        before = [one for one in directory.outcomes() if can_be(one)]
+        left = [one for one in directory.outcomes() if can_be(one)]
+        left = [one for one in left if everything or one.cls is Class.I3]
         futures = []
         try:
-            for one in before:
-                if everything or one.cls is Class.I3:
+            for wave in _waves(spec, instances, {one.instance for one in left}, folder, say):
+                for one in (one for one in left if one.instance in wave):
                     known = directory.preflight(one.instance) / "graded.json"
                     gold = Graded.read(known) if known.exists() else None
                     heard = _hear(changed, one)
@@ -102,37 +107,41 @@ def regrade(folder: Path, everything: bool) -> list[tuple[Outcome, Outcome]]:
                     futures.append(
                         again(one, directory, instance, grader, spec.prompt, resolved(gold), heard)
                     )
-            for future in futures:
-                future.result()
+                left = [one for one in left if one.instance not in wave]
+                for future in futures:
+                    future.result()
         finally:
             grader.close(wait=len(changed) == len(futures))
             sandboxes.sweep(own=True)
         arms, count = [arm.id for arm in spec.arms], len(manifest.planned) * len(spec.seeds)
         outcomes = settle(directory.outcomes())
         summarize(manifest.run_id, arms, count, outcomes).write(directory.path / "summary.json")
-    return changed
+    return [*changed, *((one, one) for one in left)]
 
 
-def beside_harness(folder: Path) -> tuple[int, list[str]]:
+def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:
     """How many patches the harness graded too, and a line for each thing that it says otherwise.
 
     Where it writes no report, nothing is resolved, and kvci must have said so. Raises UserError.
     """
     spec = Spec.read(folder / "spec.json")
-    rows = [one.row for one in load(spec.dataset)]
+    instances = {one.row.instance_id: one for one in load(spec.dataset)}
+    rows = [one.row for one in instances.values()]
     directory = RunDirectory(folder)
     outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]
     count, lines = 0, []
-    for arm in spec.arms:
-        for seed in spec.seeds:
-            mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm.id, seed))
-            trials = {one.instance: one for one in mine_of}
-            places = {name: directory.trial(Trial(arm.id, name, seed)) for name in trials}
+    for wave in _waves(spec, instances, {one.instance for one in outcomes}, folder, say):
+        for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
+            mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm, seed))
+            trials = {one.instance: one for one in mine_of if one.instance in wave}
+            if not trials:
+                continue
+            places = {name: directory.trial(Trial(arm, name, seed)) for name in trials}
             patches = {
                 name: (place / "patch.diff").read_text(errors="replace")
                 for name, place in places.items()
             }
-            reports = evaluate(rows, patches, folder / "harness" / arm.id / str(seed), spec.test_s)
+            reports = evaluate(rows, patches, folder / "harness" / arm / str(seed), spec.test_s)
             count += len(patches)
             for name, outcome in trials.items():
                 theirs = reports.get(name, {"resolved": False})
@@ -140,8 +149,26 @@ def beside_harness(folder: Path) -> tuple[int, list[str]]:
                 graded = places[name] / "grade" / "report.json"
                 if name in reports and graded.exists():
                     mine = json.loads(graded.read_text())
-                lines += [f"{arm.id} {name}: {line}" for line in differences(mine, theirs)]
+                lines += [f"{arm} {name}: {line}" for line in differences(mine, theirs)]
     return count, lines
+
+
+def _waves(
+    spec: Spec,
+    instances: dict[str, Instance],
+    names: set[str],
+    folder: Path,
+    say: Callable[[str], None],
+) -> Iterator[set[str]]:
+    """Those of the names whose images are here, a wave at a time; `say` hears what is missing."""
+    some = [instances[name] for name in names]
+    endless = spec.model_copy(update={"time_budget_s": None})
+    supply = supplies(endless, some, folder / "images.json", say)
+    planned = [block for block in blocks(list(instances), spec) if names & set(block.instances)]
+    for wave in supply.waves(planned) if planned else ():
+        yield names & {name for block in wave for name in block.instances}
+    for line in supply.missing():
+        say(line)
 
 
 def resolved(gold: Graded | None) -> Graded | None:

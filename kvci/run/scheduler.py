@@ -95,9 +95,8 @@ class Scheduler:
         self._put_aside_unproved()
         todo = [block for block in blocks if not self._complete(block)]
         try:
-            if self._spec.preflight_first:
-                self._validate(todo)
-            for wave in self._supply.waves(todo):
+            in_time = not self._spec.preflight_first or self._validate(todo, started)
+            for wave in self._supply.waves(todo) if in_time else ():
                 in_time = self._wave(wave, started)
                 for future in self._graded:
                     future.result()
@@ -111,12 +110,17 @@ class Scheduler:
             future.cancel()
         self._grader.close(wait=True)
 
-    def _validate(self, blocks: list[Block]) -> None:
-        """Every preflight before the first server starts; what is left is the ceiling."""
+    def _validate(self, blocks: list[Block], started: float) -> bool:
+        """Every preflight before the first server starts; what is left is the ceiling.
+
+        False if the time budget ended it.
+        """
         for wave in self._supply.waves(blocks):
             for block in wave:
                 self._preflight(block)
             for block in wave:
+                if self._late(started):
+                    return False
                 self._preflighted(block)
         names = [name for block in blocks for name in block.instances if name in self._gold]
         gold = {name: self._gold[name] for name in names}
@@ -129,14 +133,19 @@ class Scheduler:
         ceiling = Ceiling(asked=len(names), valid=tuple(resolved), invalid=invalid)
         ceiling.write(self._directory.path / "ceiling.json")
         self._progress.say(ceiling.line())
+        return True
+
+    def _late(self, started: float, ahead_s: float = 0.0) -> bool:
+        """What takes so long would go beyond the time budget."""
+        budget_s = self._spec.time_budget_s
+        return budget_s is not None and time.monotonic() - started + ahead_s > budget_s
 
     def _wave(self, wave: list[Block], started: float) -> bool:
         """Blocks whose images are here; False if the time budget ended it."""
         for block, following in zip_longest(wave, wave[1:]):
-            began = time.monotonic()
-            budget_s = self._spec.time_budget_s
-            if budget_s and self._longest_s and began - started + self._longest_s > budget_s:
+            if self._late(started, self._longest_s):
                 return False
+            began = time.monotonic()
             self._preflight(block)
             if following:
                 self._preflight(following)

@@ -8,6 +8,7 @@ from typing import Any
 
 import docker
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, NotFound
 
 from kvci.children import ENDING
@@ -20,7 +21,7 @@ FLOOR_BYTES = 1 << 30
 """A disk with less room than this, or than a twentieth of it, is full."""
 PATIENCE_S = 900.0
 """An engine may take so long to come back, or its disk to have room again."""
-GONE = (DockerException, requests.RequestException, OSError)
+GONE = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 @cache

@@ -1,5 +1,8 @@
 """Pulls from a real registry that fails as registries do."""
 
+import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,13 @@ from tests.images.registry import Fault, Handler, Registry, serving
 from tests.made_images import calibration_image
 
 REPOSITORY = "kvci-test/pulled"
+HOLD = """
+import sys, time
+from kvci.images import holds
+holds.hold(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +68,21 @@ def fail(seconds: float, status: int, wait: str = "") -> Fault:
     return fault
 
 
+def drip(handler: Handler) -> bool:
+    """A blob that comes a byte a second."""
+    if "/blobs/" not in handler.path:
+        return False
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(30):
+            handler.wfile.write(b"x")
+            time.sleep(1)
+    handler.close_connection = True
+    return True
+
+
 def test_an_image_is_pulled_marked_as_ours_and_clean(image: str) -> None:
     said: list[str] = []
     entry = Puller(say=said.append).pull(image)
@@ -87,14 +112,14 @@ def test_cut_connections_and_silence_are_tried_again(registry: Registry, image: 
             return False
         seen.append(handler.path)
         if len(seen) == 2:
-            time.sleep(4)
+            time.sleep(60)
         handler.close_connection = True
         handler.connection.close()
         return True
 
     registry.fault = fault
     entry = Puller(say=lambda _: None, stall_s=2).pull(image)
-    assert entry.state == "pulled" and len(seen) == 2
+    assert entry.state == "pulled" and len(seen) == 2 and entry.seconds < 30
 
 
 def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Path) -> None:
@@ -106,6 +131,28 @@ def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Pa
     registry.fault = fail(60, 429)
     limited = Puller(patience_s=1, say=lambda _: None).pull(image)
     assert limited.state == "failed" and "slow down" in limited.why
+
+
+def test_no_pull_goes_beyond_the_time_budget(registry: Registry, image: str) -> None:
+    for fault, why in ((fail(60, 503), "503"), (fail(60, 429, "50"), "slow down"), (drip, "")):
+        registry.fault = fault
+        began = time.monotonic()
+        entry = Puller(say=lambda _: None, until_s=began + 3).pull(image)
+        assert time.monotonic() - began < 8
+        assert entry.state == "failed" and entry.why.startswith("the time budget is over")
+        assert why in entry.why
+    registry.asked.clear()
+    assert Puller(until_s=time.monotonic()).pull(image).attempts == 0 and not registry.asked
+
+
+def test_an_image_that_another_process_needs_is_not_let_go(image: str) -> None:
+    Puller().pull(image)
+    (kept,) = [one for one in shelf.ours() if image in one.names]
+    with subprocess.Popen([sys.executable, "-c", HOLD, image], stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        assert not shelf.free_to_go(kept) and not shelf.let_go(kept) and engine.has(image)
+        other.kill()
+    assert shelf.free_to_go(kept)
 
 
 def test_the_reserve_is_never_used(image: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,59 +1,25 @@
 """Runs whose images come from a registry and do not all fit."""
 
 import json
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
-from rich.console import Console
 
 from kvci.errors import UserError
 from kvci.images import shelf
 from kvci.images.pull import Puller
 from kvci.images.supply import Ledger
 from kvci.run.directory import RunDirectory
-from kvci.run.main import run
-from kvci.sandbox import engine
-from kvci.spec import load
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
-from kvci.tasks.script import script
+from tests.images import runs
 from tests.images.registry import Handler, Registry, serving, synthetic
+from tests.images.runs import Found, Shelves, budget_gb, table
 
 LAYER_BYTES = 8 << 20
 COUNT, HOLDS = 6, 2
-
-
-class Shelves:
-    """The most images of the registry that the engine ever had."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry, self._stop, self.most = registry, threading.Event(), 0
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def count(self) -> int:
-        return len(engine.client().images.list(f"{self._registry.address}/kvci-test/*"))
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.05):
-            self.most = max(self.most, self.count())
 
 
 @pytest.fixture(scope="module")
@@ -86,32 +52,10 @@ def let_go(registry: Registry) -> Iterator[None]:
 
 
 def ran(
-    rows: Path, instances: list[Instance], tmp_path: Path, **other: object
-) -> tuple[Path, bool, dict[tuple[str, str], str]]:
-    answers, _ = script(instances)
-    answers.write(tmp_path / "script.json")
-    asked = {
-        "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
-        "arms": ["f16/f16", "q8_0/q8_0"],
-        "dataset": str(rows),
-        "engine": f"replay:{tmp_path / 'script.json'}",
-        "block_size": 1,
-        "context": 4096,
-        "max_steps": 8,
-        "max_tokens": 200,
-        "test_s": 5.0,
-        "disk_reserve_gb": 1.0,
-        "disk_budget_gb": (HOLDS * LAYER_BYTES + LAYER_BYTES // 2) / 1e9,
-        "out": str(tmp_path),
-    }
-    folder, summary = run(load(None, asked | other), "r", Console(soft_wrap=True))
-    found = {(o.instance, o.arm): str(o.cls) for o in RunDirectory(folder).outcomes()}
-    return folder, summary.happened, found
-
-
-def table(instances: list[Instance]) -> dict[tuple[str, str], str]:
-    _, expected = script(instances)
-    return {(name, arm): cls for name, cls in expected.items() for arm in ("f16-f16", "q8_0-q8_0")}
+    rows: Path, instances: list[Instance], out: Path, **other: object
+) -> tuple[Path, bool, Found]:
+    budget = {"disk_budget_gb": budget_gb(HOLDS, LAYER_BYTES)}
+    return runs.ran(rows, instances, out, **budget | other)
 
 
 def test_a_run_larger_than_the_disk_goes_through_in_waves(

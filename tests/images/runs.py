@@ -1,0 +1,82 @@
+"""Scripted runs whose instances have images of their own in a registry."""
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+
+from kvci.run.directory import RunDirectory
+from kvci.run.main import run
+from kvci.sandbox import engine
+from kvci.spec import load
+from kvci.tasks.instance import Instance
+from kvci.tasks.script import script
+from tests.images.registry import Registry
+
+Found = dict[tuple[str, str], str]
+"""Instance and arm -> class."""
+
+
+class Shelves:
+    """The most images of the registry that the engine ever had."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry, self._stop, self.most = registry, threading.Event(), 0
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def count(self) -> int:
+        return len(engine.client().images.list(f"{self._registry.address}/kvci-test/*"))
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.05):
+            self.most = max(self.most, self.count())
+
+
+def budget_gb(images: int, layer_bytes: int) -> float:
+    """Holds so many images with a layer of their own, and no more."""
+    return (images + 0.5) * layer_bytes / 1e9
+
+
+def ran(
+    rows: Path, instances: list[Instance], out: Path, **other: object
+) -> tuple[Path, bool, Found]:
+    """The run's folder, if all of it happened, and what it found."""
+    answers, _ = script(instances)
+    answers.write(out / "script.json")
+    asked = {
+        "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+        "arms": ["f16/f16", "q8_0/q8_0"],
+        "dataset": str(rows),
+        "engine": f"replay:{out / 'script.json'}",
+        "block_size": 1,
+        "context": 4096,
+        "max_steps": 8,
+        "max_tokens": 200,
+        "test_s": 5.0,
+        "disk_reserve_gb": 1.0,
+        "out": str(out),
+    }
+    folder, summary = run(load(None, asked | other), "r", Console(soft_wrap=True))
+    found = {(o.instance, o.arm): str(o.cls) for o in RunDirectory(folder).outcomes()}
+    return folder, summary.happened, found
+
+
+def table(instances: list[Instance]) -> Found:
+    """What it must find."""
+    _, expected = script(instances)
+    return {(name, arm): cls for name, cls in expected.items() for arm in ("f16-f16", "q8_0-q8_0")}

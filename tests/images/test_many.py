@@ -1,0 +1,54 @@
+"""Sixty images through a budget that holds ten, in a daemon of the tests' own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvci.images.main import prune
+from kvci.images.supply import Ledger
+from kvci.sandbox import engine
+from kvci.tasks.calibration import suite
+from tests.images.registry import Registry, serving, synthetic
+from tests.images.runs import Shelves, budget_gb, ran, table
+from tests.made_images import calibration_image
+from tests.own_daemon import own_daemon
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+COUNT, HOLDS, LAYER_BYTES = 60, 10, 50_000_000
+DISK_BYTES = 6 << 30
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Registry]:
+    with own_daemon(DISK_BYTES), serving() as one:
+        yield one
+
+
+def images() -> set[str]:
+    return {image.id for image in engine.client().images.list(all=True)}
+
+
+def test_sixty_images_in_a_budget_of_ten(registry: Registry, tmp_path: Path) -> None:
+    calibration_image()
+    before = images()
+    instances = suite(f"calibration:split=test,functions=4,count={COUNT}")
+    rows = tmp_path / "rows.jsonl"
+    synthetic(registry, instances, LAYER_BYTES, rows)
+    assert images() == before
+    with Shelves(registry) as shelves:
+        folder, happened, found = ran(
+            rows,
+            instances,
+            tmp_path,
+            block_size=2,
+            slots=2,
+            disk_budget_gb=budget_gb(HOLDS, LAYER_BYTES),
+        )
+    assert happened and found == table(instances)
+    assert shelves.most <= HOLDS
+    states = [entry.state for entry in Ledger.read(folder / "images.json").images]
+    assert len(states) == COUNT and states.count("let go") >= COUNT - HOLDS
+    prune(built=False)
+    assert not engine.client().containers.list(all=True)
+    assert images() == before

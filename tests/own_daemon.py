@@ -1,0 +1,154 @@
+"""A Docker daemon of the tests' own, to be killed and filled: never the machine's."""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import psutil
+import pytest
+
+from kvci.sandbox import engine
+from tests.made_images import calibration_image, cannot
+
+CLONE_NEWNET = 0x40000000
+NEEDED = ("dockerd", "mkfs.ext4", "losetup", "ip")
+READY_S = 60
+
+
+@dataclass
+class Daemon:
+    """Its data lie on a file system of their own, which can be filled."""
+
+    folder: Path
+    driver: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/socket"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def start(self) -> None:
+        """Return when it answers."""
+        config = {
+            "data-root": str(self.data),
+            "exec-root": str(self.folder / "exec"),
+            "storage-driver": self.driver,
+        }
+        (self.folder / "config.json").write_text(json.dumps(config))
+        words = ["dockerd", "--config-file", str(self.folder / "config.json"), "-H", self.url]
+        words += ["--pidfile", str(self.folder / "pid"), "--bridge=none"]
+        words += ["--iptables=false", "--ip6tables=false"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+        until = time.monotonic() + READY_S
+        while time.monotonic() < until:
+            with contextlib.suppress(*engine.GONE):
+                docker.DockerClient(self.url).ping()
+                return
+            time.sleep(0.2)
+        cannot(f"dockerd does not start: {(self.folder / 'log').read_text()[-500:]}")
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process
+        self.process.send_signal(number)
+        if number is signal.SIGKILL:
+            self.process.wait()
+            (self.folder / "pid").unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """The daemon, and its containerd with all that runs under it."""
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(self.folder) in " ".join(one.cmdline()):
+                    one.kill()
+        if self.process:
+            self.process.wait()
+
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[None]:
+        """Its disk has no room at all."""
+        ballast = self.data / "ballast"
+        try:
+            with ballast.open("wb") as out, contextlib.suppress(OSError):
+                while True:
+                    out.write(bytes(1 << 20))
+            yield
+        finally:
+            ballast.unlink()
+
+
+@contextlib.contextmanager
+def own_daemon(disk_bytes: int) -> Iterator[Daemon]:
+    """As this process's engine, with the calibration image in it; skips where it cannot be.
+
+    The whole process lies in a network namespace of its own meanwhile, as the daemon must: one
+    without a bridge removes the machine's.
+    """
+    calibration_image()
+    if os.geteuid() or not all(map(shutil.which, NEEDED)):
+        cannot(f"a Docker daemon of one's own needs root and {', '.join(NEEDED)}")
+    machine, info = engine.client(), engine.client().info()
+    with tempfile.TemporaryDirectory(prefix="kvci-daemon-") as name:
+        daemon = Daemon(Path(name), info["Driver"])
+        with _disk(daemon, disk_bytes), _network(), pytest.MonkeyPatch.context() as patch:
+            try:
+                daemon.start()
+                saved = machine.images.get(calibration_image()).save(named=calibration_image())
+                loaded = docker.DockerClient(daemon.url, timeout=600).images.load(b"".join(saved))
+                assert loaded
+                patch.setenv("DOCKER_HOST", daemon.url)
+                _forget()
+                yield daemon
+            finally:
+                daemon.end()
+                patch.undo()
+                _forget()
+
+
+def _forget() -> None:
+    """What the engine's room remembers of its engine."""
+    for known in (engine.client, engine.cpus, engine._root):
+        known.cache_clear()
+
+
+@contextlib.contextmanager
+def _disk(daemon: Daemon, size_bytes: int) -> Iterator[None]:
+    image = daemon.folder / "disk"
+    with image.open("wb") as made:
+        made.truncate(size_bytes)
+    daemon.data.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(daemon.data)], check=True)
+    try:
+        yield
+    finally:
+        for mount in reversed(psutil.disk_partitions(all=True)):
+            if mount.mountpoint.startswith(str(daemon.folder)):
+                subprocess.run(["umount", "-l", mount.mountpoint], check=True)
+
+
+@contextlib.contextmanager
+def _network() -> Iterator[None]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as home:
+        if libc.unshare(CLONE_NEWNET):
+            cannot(f"a network namespace cannot be made: {os.strerror(ctypes.get_errno())}")
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield
+        finally:
+            assert libc.setns(home.fileno(), CLONE_NEWNET) == 0

@@ -1,0 +1,102 @@
+"""Docker fails in the middle of a run, and the table is the known one all the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvci.run.directory import RunDirectory
+from kvci.sandbox import engine
+from kvci.sandbox.engine import OWNER
+from kvci.tasks.script import EXPECTED
+from tests.own_daemon import Daemon, own_daemon
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+DISK_BYTES = 3 << 30
+WORDS = [sys.executable, "-c", "from kvci.cli import main; main()"]
+WORDS += ["scripted", "--sandbox", "docker", "--run-id", "r", "--out"]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with own_daemon(DISK_BYTES) as one:
+        yield one
+
+
+class Running:
+    """A scripted run in a process of its own."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out / "r"
+        self.process = subprocess.Popen(
+            [*WORDS, str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def until(self, trials: int) -> None:
+        """Return when so many trials are finished."""
+        end = time.monotonic() + 300
+        while len(list(self.folder.glob("trials/*/*/*/outcome.json"))) < trials:
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < end, "the run does not go on"
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """It completed with the known table, no trial was lost, and nothing of it is left."""
+        said, _ = self.process.communicate(timeout=900)
+        assert self.process.returncode == 0, said
+        assert len(RunDirectory(self.folder).outcomes()) == 2 * len(EXPECTED)
+        assert not engine.client().containers.list(all=True, filters={"label": OWNER})
+
+
+def test_a_daemon_that_is_killed_and_comes_back(daemon: Daemon, tmp_path: Path) -> None:
+    run = Running(tmp_path)
+    for trials in (3, 12):
+        run.until(trials)
+        daemon.signal(signal.SIGKILL)
+        time.sleep(5)
+        daemon.start()
+    run.end()
+
+
+def test_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
+    run = Running(tmp_path)
+    run.until(3)
+    daemon.signal(signal.SIGSTOP)
+    time.sleep(90)
+    daemon.signal(signal.SIGCONT)
+    run.end()
+
+
+def test_a_disk_that_is_full(daemon: Daemon, tmp_path: Path) -> None:
+    run = Running(tmp_path)
+    run.until(3)
+    with daemon.filled():
+        time.sleep(30)
+    run.end()
+
+
+def test_containers_that_are_removed_by_hand(daemon: Daemon, tmp_path: Path) -> None:
+    run = Running(tmp_path)
+    removed = 0
+    while removed < 5:
+        run.until(0)
+        for container in engine.client().containers.list(filters={"label": OWNER})[:1]:
+            container.remove(force=True)
+            removed += 1
+        time.sleep(4)
+    run.end()
+
+
+def test_kvci_killed_while_the_daemon_is_gone(daemon: Daemon, tmp_path: Path) -> None:
+    run = Running(tmp_path)
+    run.until(4)
+    daemon.signal(signal.SIGKILL)
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.communicate()
+    daemon.start()
+    Running(tmp_path).end()
