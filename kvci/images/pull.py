@@ -102,7 +102,7 @@ class Puller:
         began, attempts, why = time.monotonic(), 0, ""
         while True:
             self.gate.wait(self.until_s)
-            if stopped := self._stopped():
+            if stopped := self.stopped():
                 why = f"{stopped}; {why}" if why else stopped
                 return self._entry(image, "failed", began, attempts, why=why)
             attempts += 1
@@ -122,11 +122,11 @@ class Puller:
                     self.gate.close(wait_s)
                 if asked_s is None and time.monotonic() - began + wait_s > self.patience_s:
                     return self._entry(image, "failed", began, attempts, why=why)
-                if not self._stopped():
+                if not self.stopped():
                     self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
             ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
 
-    def _stopped(self) -> str:
+    def stopped(self) -> str:
         """Why no pull goes on; empty if they do."""
         if ENDING.is_set():
             return "stopped"
@@ -143,7 +143,7 @@ class Puller:
         source = mirrored(image, self.mirror)
         try:
             for event in self._events(source):
-                if stopped := self._stopped():
+                if stopped := self.stopped():
                     raise Failed(stopped)
                 if "error" in event:
                     raise _failure(str(event["error"]))

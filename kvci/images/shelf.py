@@ -49,7 +49,7 @@ def ours() -> list[Kept]:
     Asking takes the engine seconds.
     """
     kept = []
-    for one in engine.client().df()["Images"] or []:
+    for one in engine.images_with_sizes():
         names = _ours(one["RepoTags"] or [])
         if names and len(names) == len(one["RepoTags"]):
             try:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.images import holds, shelf
@@ -81,7 +82,7 @@ class Supply:
 
         While a wave is out, no other kvci process lets its images go. Blocks whose images cannot
         be had now come last, and if that has not changed by then, not at all. Raises UserError if
-        the budget does not hold one block's images.
+        the budget does not hold one block's images. No wave begins when the time budget is over.
         """
         try:
             yield from self._waves(blocks)
@@ -91,7 +92,7 @@ class Supply:
     def _waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         todo, late, last = list(blocks), list[Block](), False
         ahead: Future[Gathered] | None = None
-        while todo or (late and not last):
+        while (todo or (late and not last)) and not self._puller.stopped():
             if not todo:
                 todo, late, last = late, [], True
             got = ahead.result() if ahead else Gathered()
@@ -128,11 +129,12 @@ class Supply:
         """
         if not self._of(todo):
             return Gathered(todo, todo)
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             try:
                 return self._gather_once(todo, keep)
             except engine.GONE as error:
                 why = str(error)[:300]
+                ENDING.wait(2**attempt)
                 engine.wait()
         raise UserError(f"Docker fails again and again: {why}")
 

@@ -52,13 +52,13 @@ def budget_gb(images: int, layer_bytes: int) -> float:
     return (images + 0.5) * layer_bytes / 1e9
 
 
-def ran(
-    rows: Path, instances: list[Instance], out: Path, **other: object
-) -> tuple[Path, bool, Found]:
-    """The run's folder, if all of it happened, and what it found."""
+def asked(
+    rows: Path, instances: list[Instance], out: Path, other: dict[str, object]
+) -> dict[str, object]:
+    """The spec."""
     answers, _ = script(instances)
     answers.write(out / "script.json")
-    asked = {
+    return {
         "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
         "arms": ["f16/f16", "q8_0/q8_0"],
         "dataset": str(rows),
@@ -70,8 +70,15 @@ def ran(
         "test_s": 5.0,
         "disk_reserve_gb": 1.0,
         "out": str(out),
-    }
-    folder, summary = run(load(None, asked | other), "r", Console(soft_wrap=True))
+    } | other
+
+
+def ran(
+    rows: Path, instances: list[Instance], out: Path, **other: object
+) -> tuple[Path, bool, Found]:
+    """The run's folder, if all of it happened, and what it found."""
+    spec = load(None, asked(rows, instances, out, other))
+    folder, summary = run(spec, "r", Console(soft_wrap=True))
     found = {(o.instance, o.arm): str(o.cls) for o in RunDirectory(folder).outcomes()}
     return folder, summary.happened, found
 

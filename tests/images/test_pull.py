@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,17 @@ def test_an_image_that_another_process_needs_is_not_let_go(image: str) -> None:
         assert not shelf.free_to_go(kept) and not shelf.let_go(kept) and engine.has(image)
         other.kill()
     assert shelf.free_to_go(kept)
+
+
+def test_many_may_ask_for_sizes_at_once(image: str) -> None:
+    Puller().pull(image)
+    box = Docker(image, {})  # with a container it takes an older engine seconds
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = [future.result() for future in [pool.submit(shelf.ours) for _ in range(4)]]
+    finally:
+        box.close()
+    assert all(image in {name for one in kept for name in one.names} for kept in found)
 
 
 def test_the_reserve_is_never_used(image: str, monkeypatch: pytest.MonkeyPatch) -> None:

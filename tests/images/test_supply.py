@@ -1,6 +1,10 @@
 """Runs whose images come from a registry and do not all fit."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,14 +16,22 @@ from kvci.images import shelf
 from kvci.images.pull import Puller
 from kvci.images.supply import Ledger
 from kvci.run.directory import RunDirectory
+from kvci.run.regrade import regrade
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
 from tests.images import runs
-from tests.images.registry import Handler, Registry, serving, synthetic
+from tests.images.registry import Fault, Handler, Registry, serving, synthetic
 from tests.images.runs import Found, Shelves, budget_gb, table
 
 LAYER_BYTES = 8 << 20
 COUNT, HOLDS = 6, 2
+RUN = """
+import json, sys
+from rich.console import Console
+from kvci.run.main import run
+from kvci.spec import load
+run(load(None, json.loads(sys.argv[1])), "r", Console(soft_wrap=True))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +57,32 @@ def rows(
 @pytest.fixture(autouse=True)
 def let_go(registry: Registry) -> Iterator[None]:
     registry.fault = None
+    registry.asked.clear()
     yield
     for kept in shelf.ours():
         if any(name.startswith(registry.address) for name in kept.names):
             shelf.let_go(kept)
 
 
+BUDGET: dict[str, object] = {"disk_budget_gb": budget_gb(HOLDS, LAYER_BYTES)}
+
+
 def ran(
     rows: Path, instances: list[Instance], out: Path, **other: object
 ) -> tuple[Path, bool, Found]:
-    budget = {"disk_budget_gb": budget_gb(HOLDS, LAYER_BYTES)}
-    return runs.ran(rows, instances, out, **budget | other)
+    return runs.ran(rows, instances, out, **BUDGET | other)
+
+
+def silence(seconds: float) -> Fault:
+    """No blob comes for so long from now."""
+    until = time.monotonic() + seconds
+
+    def fault(handler: Handler) -> bool:
+        if "/blobs/" in handler.path:
+            time.sleep(max(0.0, until - time.monotonic()))
+        return False
+
+    return fault
 
 
 def test_a_run_larger_than_the_disk_goes_through_in_waves(
@@ -137,3 +164,47 @@ def test_pulling_beside_keeps_the_budget_too(
         _, happened, found = ran(rows, instances, tmp_path, pull_beside=True)
     assert happened and found == table(instances)
     assert shelves.most <= HOLDS
+
+
+def test_grading_again_fetches_what_was_let_go(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    folder, _, found = ran(rows, instances, tmp_path)
+    with Shelves(registry) as shelves:
+        again = regrade(folder, everything=True)
+    assert {(o.instance, o.arm): str(o.cls) for _, o in again} == found
+    assert shelves.most <= HOLDS
+
+
+def test_the_time_budget_ends_pulls_too(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    registry.fault = silence(20)
+    began = time.monotonic()
+    folder, happened, found = ran(rows, instances, tmp_path, time_budget_s=5)
+    assert time.monotonic() - began < 60 and not happened and not found
+    ledger = Ledger.read(folder / "images.json").images
+    assert {entry.why.partition(";")[0] for entry in ledger} == {"the time budget is over"}
+    registry.fault = None
+    _, happened, found = ran(rows, instances, tmp_path)
+    assert happened and found == table(instances)
+
+
+def test_a_stop_while_images_are_pulled(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    registry.fault = silence(20)
+    spec = json.dumps(runs.asked(rows, instances, tmp_path, BUDGET))
+    words = [sys.executable, "-c", RUN, spec]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as stopped:
+        while not any("/blobs/" in line for line in registry.asked):
+            assert stopped.poll() is None
+            time.sleep(0.1)
+        began = time.monotonic()
+        stopped.send_signal(signal.SIGINT)
+        said, _ = stopped.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert b"goes on" in said and b"Traceback" not in said, said
+    registry.fault = None
+    _, happened, found = ran(rows, instances, tmp_path)
+    assert happened and found == table(instances)
