@@ -87,12 +87,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Registry]:
-    """Skips where there is no registry to run, with CI=true fails."""
+def serving(found: str = "") -> Iterator[Registry]:
+    """By the program that was found, if it was; skips where there is none, with CI=true fails."""
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         (folder / "config.yml").write_text(CONFIG.format(folder=folder / "data", port=port))
-        words = [_program(folder), "serve", str(folder / "config.yml")]
+        words = [found or program(folder), "serve", str(folder / "config.yml")]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
@@ -112,7 +112,7 @@ def serving() -> Iterator[Registry]:
             process.wait()
 
 
-def _program(folder: Path) -> str:
+def program(folder: Path) -> str:
     """Debian's docker-registry, which need not be set up."""
     found = shutil.which("docker-registry")
     if found:

@@ -9,7 +9,7 @@ from kvci.images.main import prune
 from kvci.images.supply import Ledger
 from kvci.sandbox import engine
 from kvci.tasks.calibration import suite
-from tests.images.registry import Registry, serving, synthetic
+from tests.images.registry import Registry, program, serving, synthetic
 from tests.images.runs import Shelves, budget_gb, ran, table
 from tests.made_images import calibration_image
 from tests.own_daemon import own_daemon
@@ -20,8 +20,9 @@ DISK_BYTES = 6 << 30
 
 
 @pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with own_daemon(DISK_BYTES), serving() as one:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    found = program(tmp_path_factory.mktemp("registry"))  # the daemon's network has no packages
+    with own_daemon(DISK_BYTES), serving(found) as one:
         yield one
 
 
