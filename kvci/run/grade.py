@@ -62,7 +62,7 @@ def grade_patches(
 def _grade(
     kind: Kind, directory: RunDirectory, asked: Spec, chosen: dict[str, tuple[Instance, str]]
 ) -> dict[str, Graded]:
-    sandboxes = Sandboxes.of(asked, kind, directory.scratch)
+    sandboxes = Sandboxes.of(asked, kind, directory.scratch, directory.path.name)
     sandboxes.sweep()
     grader = Grader(sandboxes, asked.test_s)
     graded: dict[str, Graded] = {}

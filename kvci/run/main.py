@@ -85,7 +85,7 @@ def run(
     path = Path(spec.out) / name / _shard_folder(spec)
     alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
     with alone, RunDirectory(path.resolve()) as directory:
-        sandboxes = Sandboxes.of(spec, kind, directory.scratch)
+        sandboxes = Sandboxes.of(spec, kind, directory.scratch, name)
         sandboxes.sweep()
         manifest = directory.open(
             name, spec, sha256_of_file(model), digest, sandbox, demo, names, revision

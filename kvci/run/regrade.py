@@ -90,7 +90,7 @@ def regrade(
         raise UserError(f"{spec.dataset} is not what it was when {folder} was made.")
     kind, _ = choose(spec, (instances[name] for name in manifest.planned))
     with RunDirectory(folder.resolve()) as directory:
-        sandboxes = Sandboxes.of(spec, kind, directory.scratch)
+        sandboxes = Sandboxes.of(spec, kind, directory.scratch, manifest.run_id)
         sandboxes.sweep()
         grader = Grader(sandboxes, spec.test_s)
         changed: list[tuple[Outcome, Outcome]] = []

@@ -25,12 +25,14 @@ class Sandboxes:
     caps: Caps
     grade_network: bool = False
     """Grading has a network; trials never have."""
+    run: str = ""
+    """Its id, for whoever looks at containers."""
 
     @classmethod
-    def of(cls, spec: Spec, kind: Kind, scratch: Path) -> Self:
+    def of(cls, spec: Spec, kind: Kind, scratch: Path, run: str) -> Self:
         """As the spec bounds them."""
         caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
-        return cls(kind, scratch, caps, spec.grade_network)
+        return cls(kind, scratch, caps, spec.grade_network, run)
 
     def identity(self, instance: Instance) -> str:
         """What tells the instance's image from all others; empty where it has none of its own."""
@@ -48,7 +50,7 @@ class Sandboxes:
 
             image = instance.row.image
             name = image if instance.files else without_future(image)
-            return Docker(name, instance.files, self.caps, network)
+            return Docker(name, instance.files, self.caps, network, self.run)
         try:
             return Bwrap(instance.files, self.scratch, self.caps)
         except (OSError, subprocess.SubprocessError) as error:

@@ -18,7 +18,7 @@ from kvci.errors import UserError
 from kvci.host import process
 from kvci.sandbox import TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, diff
 from kvci.sandbox.capped import HeadAndTail
-from kvci.sandbox.engine import GONE, OWNER, client, cpus, full
+from kvci.sandbox.engine import GONE, OWNER, RUN, client, cpus, full
 
 LIFETIME_S = 6 * 3600
 """A container that nobody sweeps ends by itself."""
@@ -58,10 +58,11 @@ class Docker:
         files: dict[str, str] | None = None,
         caps: Caps | None = None,
         network: bool = False,
+        run: str = "",
     ) -> None:
         """Raises SandboxFailed if the container does not start, or its image is not here."""
         self._image, self._files, self._caps = image, files, caps or Caps()
-        self._network = network
+        self._network, self._run = network, run
         self._dead = False
         """What process 1 needs was taken away by the trial itself."""
         try:
@@ -90,7 +91,7 @@ class Docker:
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
         """Made in a second container, where the model has never been; only the tree goes over."""
-        clean = Docker(self._image, self._files, self._caps)
+        clean = Docker(self._image, self._files, self._caps, run=self._run)
         try:
             empty = f"find {TREE} -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {{}} +"
             clean.run(empty, Limits())
@@ -132,7 +133,7 @@ class Docker:
             "hostname": "sandbox",
             "user": "root",
             "environment": {} if self._network else OFFLINE,
-            "labels": {OWNER: process()},
+            "labels": {OWNER: process(), RUN: self._run},
         }
         container = client().containers.create(self._image, **asked, **bounds)
         try:

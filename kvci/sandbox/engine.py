@@ -17,6 +17,8 @@ from kvci.host import ended, process
 
 OWNER = "kvci.owner"
 """A label: the process that a container belongs to."""
+RUN = "kvci.run"
+"""A label: the run that it is for."""
 FLOOR_BYTES = 1 << 30
 """A disk with less room than this, or than a twentieth of it, is full."""
 PATIENCE_S = 900.0

@@ -23,10 +23,11 @@ os.kill(os.getpid(), 9)
 
 def test_what_a_killed_kvci_left_is_removed_and_nothing_else() -> None:
     image = calibration_image()
-    mine = Docker(image, FILES)
+    mine = Docker(image, FILES, run="a-run")
     made = subprocess.run([sys.executable, "-c", MAKE, image], capture_output=True, text=True)
     left = made.stdout.strip()
     try:
+        assert mine._container.labels[engine.RUN] == "a-run"
         assert left and engine.client().containers.get(left).status == "running"
         engine.sweep()
         assert left not in [
