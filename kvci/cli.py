@@ -155,6 +155,7 @@ ASKED = (
         "--grade-network", is_flag=True, default=None, help="Grading may reach the network."
     ),
     click.option("--shard", help="I/N"),
+    click.option("--start", help="When the run began, for its shards on several hosts."),
     click.option("--margin", type=float, help="The harm that would not matter, as a share."),
 )
 

@@ -135,7 +135,7 @@ class Rerun(Document):
 
 
 OUTSIDE = {
-    *("shard", "time_budget_s", "out", "dataset", "engine"),
+    *("shard", "start", "time_budget_s", "out", "dataset", "engine"),
     *("mirror", "disk_reserve_gb", "disk_budget_gb", "pull_workers", "pull_beside"),
     "preflight_first",
 }
@@ -198,6 +198,8 @@ class Spec(Document):
     pull_beside: bool = False
     """Pull while conversations run."""
     shard: str = "1/1"
+    start: str | None = Field(None, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    """When the run began, UTC; its shards have it in common."""
     time_budget_s: float | None = Field(None, gt=0)
     out: str = "runs"
 

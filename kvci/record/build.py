@@ -6,16 +6,26 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
+from kvci.record.merge import merge
 from kvci.record.record import Evidence, Record, Trial, file_name, read
 from kvci.record.redact import redact
-from kvci.run.directory import Manifest, Outcome, RunDirectory
+from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.settle import settle
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Spec
 
 
 def build(run: Path, row: bool = True) -> list[Record]:
-    """Raises UserError for what is no run, or, where a row is wanted, can never become one."""
+    """Of a run, or of all of its shards that lie here.
+
+    Raises UserError for what is no run, or, where a row is wanted, can never become one.
+    """
+    if parts := shards(run):
+        return merge([(part.name, _build(part, row)) for part in parts])
+    return _build(run, row)
+
+
+def _build(run: Path, row: bool) -> list[Record]:
     manifest, spec = Manifest.read(run / "manifest.json"), Spec.read(run / "spec.json")
     for server, problems in RunDirectory(run).judge(spec).items():
         raise UserError(

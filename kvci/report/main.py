@@ -9,7 +9,7 @@ from kvci.record.build import build, write
 from kvci.record.mini import read_run
 from kvci.record.record import Imported, Record, file_name, read_all
 from kvci.report.benchmarks import EMPTY, render
-from kvci.run.directory import Manifest
+from kvci.run.directory import Manifest, shards
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
 
     A demo's go into its own folder, whatever else was asked.
     """
-    if Manifest.read(run / "manifest.json").demo:
-        results, benchmarks = run / "results", run / "BENCHMARKS.md"
     records = build(run)
+    if all(Manifest.read(part / "manifest.json").demo for part in shards(run) or [run]):
+        results, benchmarks = run / "results", run / "BENCHMARKS.md"
     text = _text(benchmarks) if benchmarks.exists() else EMPTY
     mine = {record.row_id for record in records}
     others = [record for record in read_all(results) if record.row_id not in mine]

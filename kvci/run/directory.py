@@ -114,6 +114,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def shards(run: Path) -> list[Path]:
+    """The run directories of a run's shards, the first shard first; none if it has no shards."""
+    return sorted(run.glob("shard-*-of-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
 class RunDirectory:
     """A context manager that holds the directory's lock."""
 
@@ -157,8 +162,12 @@ class RunDirectory:
         demo: bool,
         planned: tuple[str, ...],
         dataset_revision: str = "",
+        start: str = "",
     ) -> Manifest:
-        """Create the run, or take it up. Raises UserError if it was made for another spec."""
+        """Create the run, or take it up. Raises UserError if it was made for another spec.
+
+        `start` is that of the run where it began elsewhere.
+        """
         path = self.path / "manifest.json"
         spec_sha256 = spec.hash(model_sha256, dataset_sha256)
         if path.exists():
@@ -171,7 +180,7 @@ class RunDirectory:
             return found
         manifest = Manifest(
             run_id=run_id,
-            start=now(),
+            start=start or now(),
             spec_sha256=spec_sha256,
             model_sha256=model_sha256,
             dataset_sha256=dataset_sha256,

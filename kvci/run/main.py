@@ -15,7 +15,7 @@ from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
-from kvci.run.directory import RunDirectory
+from kvci.run.directory import Manifest, RunDirectory, shards
 from kvci.run.progress import Progress
 from kvci.run.regrade import dataset_sha256
 from kvci.run.sandboxes import Sandboxes, choose, supplies
@@ -66,6 +66,14 @@ def _shard_folder(spec: Spec) -> str:
     return "" if spec.shard == "1/1" else f"shard-{spec.shard.replace('/', '-of-')}"
 
 
+def _start(spec: Spec, path: Path) -> str:
+    """When the run began, if not now: as the spec says, or as a shard of it beside says."""
+    if spec.start or spec.shard == "1/1":
+        return spec.start or ""
+    places = [one / "manifest.json" for one in shards(path.parent)]
+    return min((Manifest.read(one).start for one in places if one.exists()), default="")
+
+
 def run(
     spec: Spec, run_id: str | None, console: Console, demo: bool = False
 ) -> tuple[Path, Summary]:
@@ -88,7 +96,15 @@ def run(
         sandboxes = Sandboxes.of(spec, kind, directory.scratch, name)
         sandboxes.sweep()
         manifest = directory.open(
-            name, spec, sha256_of_file(model), digest, sandbox, demo, names, revision
+            name,
+            spec,
+            sha256_of_file(model),
+            digest,
+            sandbox,
+            demo,
+            names,
+            revision,
+            _start(spec, path),
         )
         arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from kvci.host import ended
+from kvci.record.build import build
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.scripted import DATASET
 from kvci.sandbox import engine
@@ -324,3 +325,6 @@ def test_shards_of_one_run_lie_side_by_side(tmp_path: Path) -> None:
     assert [manifest.run_id for manifest in manifests] == ["r", "r"]
     assert [len(manifest.planned) for manifest in manifests] == [1, 1]
     assert manifests[0].spec_sha256 == manifests[1].spec_sha256
+    assert manifests[0].start == manifests[1].start
+    (record,) = build(tmp_path / "r", row=False)
+    assert (record.complete, record.resolved, record.total) == (True, 2, 2)

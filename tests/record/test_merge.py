@@ -1,0 +1,52 @@
+"""A run's shards become its records."""
+
+from pathlib import Path
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.record.build import build
+from kvci.report.main import record_run
+from kvci.run.directory import RunDirectory
+from tests.record.made import EFFECTIVE, SPEC
+from tests.record.test_build import put
+from tests.run.made import outcome
+
+START = "2026-02-01T10:00:00Z"
+
+
+def shard(run: Path, number: int, names: tuple[str, ...], start: str = START) -> Path:
+    path, text = run / f"shard-{number}-of-2", f"{number}/2"
+    spec = SPEC.model_copy(update={"shard": text})
+    with RunDirectory(path) as directory:
+        directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", False, names, start=start)
+    for arm in SPEC.arms:
+        for name in names:
+            put(path, outcome(arm.id, name, shard=text))
+        EFFECTIVE.write(path / "servers" / f"{arm.id}.0.json")
+        (path / "servers" / f"{arm.id}.0.log").touch()
+    return path
+
+
+def test_the_shards_of_a_run_are_one_record_an_arm(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shard(run, 1, ("a", "c", "e"))
+    assert [record.complete for record in build(run)] == [False, False]
+    shard(run, 2, ("b", "d"))
+    results, file = tmp_path / "results", tmp_path / "B.md"
+    for record in record_run(run, results, file).records:
+        assert record.planned == ("a", "b", "c", "d", "e")
+        assert (record.complete, record.total, record.resolved) == (True, 5, 5)
+        assert record.row_id.endswith("20260201_100000")
+        assert record.effective == (EFFECTIVE,)
+        files = record.evidence.files
+        assert f"shard-2-of-2/trials/{record.arm}/b/0/outcome.json" in files
+        assert all((run / name).exists() for name in files)
+    assert len(list(results.iterdir())) == 2 and file.read_text().count("5/5") >= 2
+
+
+def test_shards_of_two_runs_are_refused(tmp_path: Path) -> None:
+    shard(tmp_path / "run", 1, ("a",))
+    shard(tmp_path / "run", 2, ("b",), start="2026-02-01T10:00:01Z")
+    with pytest.raises(UserError, match="shard-2-of-2 is not of the same run as shard-1-of-2"):
+        build(tmp_path / "run")
