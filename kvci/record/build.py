@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import sha256_of_file
+from kvci.files import sha256_of
+from kvci.record.evidence import published
 from kvci.record.merge import merge
 from kvci.record.record import Evidence, Record, Trial, file_name, read
 from kvci.record.redact import redact
@@ -57,8 +58,8 @@ def _record(
 ) -> Record:
     arm = spec.arms[position]
     stamp = re.sub(r"[-:Z]", "", manifest.start).replace("T", "_")
-    trials = [_trial(run, o, False) for o in outcomes if o.arm == arm.id]
-    trials += [_trial(run, o, True) for o in superseded if o.arm == arm.id]
+    mine = [(o, False) for o in outcomes] + [(o, True) for o in superseded]
+    trials = [_trial(run, o, old, manifest.redacted) for o, old in mine if o.arm == arm.id]
     return Record(
         row_id=f"{spec.dataset_name}-{spec.model.name}-kv-{arm.id}-{stamp}",
         run_id=manifest.run_id,
@@ -76,14 +77,15 @@ def _record(
         planned=manifest.planned,
         effective=_effective(run, arm),
         trials=tuple(trials),
-        evidence=Evidence(files=_files(run, arm)),
+        evidence=Evidence(files=_files(run, arm, manifest.redacted)),
     )
 
 
-def _trial(run: Path, outcome: Outcome, superseded: bool) -> Trial:
+def _trial(run: Path, outcome: Outcome, superseded: bool, redacted: bool) -> Trial:
     fields = outcome.model_dump() | {"superseded": superseded}
     for text in ("detail", "why"):
-        fields[text] = redact(fields[text], run)[:2000]
+        shown = fields[text] if redacted else redact(fields[text], run)
+        fields[text] = shown[:2000]
     return Trial.model_validate(fields)
 
 
@@ -98,13 +100,15 @@ def _effective(run: Path, arm: Arm) -> tuple[Effective, ...]:
     return tuple(found)
 
 
-def _files(run: Path, arm: Arm) -> dict[str, str]:
+def _files(run: Path, arm: Arm, redacted: bool) -> dict[str, str]:
     paths = [*(run / "trials" / arm.id).rglob("*")]
     for log in RunDirectory(run).server_logs(arm.id):
         paths += [log, log.with_suffix(".json"), log.with_suffix(".out")]
     paths += run.glob(f"superseded/*/{arm.id}/**/*")
     return {
-        str(path.relative_to(run)): sha256_of_file(path) for path in sorted(paths) if path.is_file()
+        str(path.relative_to(run)): sha256_of(published(path, run, redacted))
+        for path in sorted(paths)
+        if path.is_file()
     }
 
 

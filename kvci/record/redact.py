@@ -4,12 +4,14 @@ import getpass
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 TOKEN = re.compile(
-    r"\b(gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_\w{16,}|sk-[\w-]{16,}|xox[abpr]-[\w-]{10,}"
-    r"|AKIA[0-9A-Z]{16})|(?<=[Bb]earer )[\w.~+/=-]{8,}|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
+    r"(?:\b|(?<=\\[nrt]))(gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_\w{16,}|sk-[\w-]{16,}"
+    r"|xox[abpr]-[\w-]{10,}|AKIA[0-9A-Z]{16})|(?<=[Bb]earer )[\w.~+/=-]{8,}"
+    r"|(?<=://)[^\s/@:\"'\\]+:[^\s/@\"'\\]+(?=@)"
 )
-HOME = re.compile(r"/(?:home|Users)/[^\s/:'\"]+|/root(?=/|\b)")
+HOME = re.compile(r"/(?:home|Users)/[^\s/:'\"\\]+|/root(?=/|\b)")
 
 
 def redact(text: str, run: Path) -> str:
@@ -22,6 +24,17 @@ def redact(text: str, run: Path) -> str:
         if name and name != "root":
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", shown, text)
     return text
+
+
+def redact_json(value: Any, run: Path) -> Any:
+    """The texts in a JSON value; its keys are the schema's and stay."""
+    if isinstance(value, str):
+        return redact(value, run)
+    if isinstance(value, list):
+        return [redact_json(one, run) for one in value]
+    if isinstance(value, dict):
+        return {key: redact_json(one, run) for key, one in value.items()}
+    return value
 
 
 def _user() -> str:

@@ -42,6 +42,8 @@ class Manifest(Document):
     """A demo never becomes a row of the repository's BENCHMARKS.md."""
     planned: tuple[str, ...]
     """Instance ids, in the dataset's order."""
+    redacted: bool = False
+    """This is published evidence: what must not be told is out of it already."""
 
 
 class Ceiling(Document):

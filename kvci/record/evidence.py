@@ -1,0 +1,118 @@
+"""The files that a run's records rest on, as they are published: redacted, in one archive.
+
+A record holds the sha256 of each of them as redacted, so that whoever has the archive builds the
+same record from it.
+"""
+
+import gzip
+import io
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.files import sha256_of, write_atomic
+from kvci.record.redact import redact, redact_json
+from kvci.run.directory import Manifest, shards
+
+ALONE = ("spec.json", "images.json", "ceiling.json")
+FOLDERS = ("preflight", "servers", "superseded", "trials")
+PATCH = "patch.diff"
+"""It stays as it is: the trial's outcome has its sha256."""
+NAME = re.compile(
+    rf"(shard-\d+-of-\d+/)?(manifest\.json|{'|'.join(map(re.escape, ALONE))}"
+    rf"|({'|'.join(FOLDERS)})(/(?!\.\.?/|\.\.?$)[^/\0]+)+)"
+)
+MAX_BYTES = 4 << 30
+MAX_FILES = 200_000
+
+
+def published(path: Path, run: Path, redacted: bool) -> bytes:
+    """What of a file of this run directory may be seen. `redacted`: the run is so already."""
+    content = path.read_bytes()
+    if redacted or path.name == PATCH:
+        return content
+    text = content.decode(errors="surrogateescape")
+    if path.suffix == ".json":
+        text = json.dumps(redact_json(json.loads(text), run), indent=1)
+    elif path.suffix == ".jsonl":
+        text = "\n".join(_line(line, run) for line in text.split("\n"))
+    else:
+        text = redact(text, run)
+    return text.encode(errors="surrogateescape")
+
+
+def pack(run: Path) -> bytes:
+    """The archive of a run with all its shards; the same run gives the same bytes."""
+    out = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for part in shards(run) or [run]:
+            manifest = Manifest.read(part / "manifest.json")
+            for path in _files(part):
+                _add(archive, str(path.relative_to(run)), published(path, part, manifest.redacted))
+            shown = redact_json(manifest.model_dump(mode="json"), part)
+            clean = Manifest.model_validate(shown | {"redacted": True})
+            name = str((part / "manifest.json").relative_to(run))
+            _add(archive, name, clean.model_dump_json(indent=1).encode())
+    return out.getvalue()
+
+
+def write(run: Path, archive: Path) -> str:
+    """Its sha256."""
+    content = pack(run)
+    write_atomic(archive, content)
+    return sha256_of(content)
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """The run directory that an archive holds, in an empty folder; nothing of it is trusted.
+
+    Raises UserError for what is no such archive: links, devices, ways out of the folder, other
+    names, too many files or bytes.
+    """
+    total = count = 0
+    try:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as packed:
+            for member in packed:
+                total, count = total + member.size, count + 1
+                if total > MAX_BYTES or count > MAX_FILES:
+                    raise tarfile.TarError("it holds too much")
+                if not member.isfile() or not NAME.fullmatch(member.name):
+                    raise tarfile.TarError(f"{member.name[:80]!r} is no file of a run")
+                packed.extract(member, folder, filter="data")
+            while stream.read(1 << 16):  # what follows the last file; cut off, it raises
+                if (total := total + (1 << 16)) > MAX_BYTES:
+                    raise tarfile.TarError("it holds too much")
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise UserError(f"{archive} is no evidence of a run: {error}.") from None
+    for part in shards(folder) or [folder]:
+        if not Manifest.read(part / "manifest.json").redacted:
+            raise UserError(f"{archive} was not made by kvci evidence; it is not redacted.")
+    return folder
+
+
+def _files(run: Path) -> Iterator[Path]:
+    """All but the manifest, in an order that does not depend on the disk."""
+    yield from (path for name in ALONE if (path := run / name).is_file())
+    for folder in FOLDERS:
+        yield from sorted(path for path in (run / folder).rglob("*") if path.is_file())
+
+
+def _line(line: str, run: Path) -> str:
+    """The last one is empty, and a killed kvci may have left one half written."""
+    try:
+        return json.dumps(redact_json(json.loads(line), run))
+    except ValueError:
+        return redact(line, run)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    archive.addfile(member, io.BytesIO(content))
