@@ -1,0 +1,1 @@
+"""Publishing: records, rows and evidence on their way to a pull request."""

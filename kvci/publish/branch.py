@@ -1,0 +1,155 @@
+"""A rolling branch that has the rows of all runs that are not merged yet.
+
+It is always one commit on top of the base: the base's files, the records that the branch had and
+the base has not, the new ones, and BENCHMARKS.md rendered from them all. Whoever was overtaken by
+another publisher begins again from what is there then, so nothing is lost and nothing conflicts.
+"""
+
+import base64
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import git
+
+from kvci.errors import UserError
+from kvci.record import build
+from kvci.record.record import Record, read, read_all
+from kvci.report.main import render_again
+
+RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
+TRIES = 40
+BASE, BRANCH = "refs/kvci/base", "refs/kvci/branch"
+BOT = ("kvci", "41898282+github-actions[bot]@users.noreply.github.com")
+OVERTAKEN = (
+    *("stale info", "fetch first", "non-fast-forward"),
+    *("cannot lock ref", "failed to update ref", "reference already exists"),
+)
+"""Git's words when another has pushed meanwhile; all else it refuses for good."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What the branch holds now; `rows` are those that the base has not."""
+
+    commit: str
+    rows: tuple[str, ...]
+    records: tuple[Record, ...]
+
+
+def push(origin: str, base: str, branch: str, records: Sequence[Record], token: str = "") -> Pushed:
+    """Put the records on the branch, together with what is there. `origin` is a URL or a path.
+
+    Raises UserError if git refuses, or a record of another run is in the way.
+    """
+    with tempfile.TemporaryDirectory(prefix="kvci-publish-") as folder:
+        repository = git.Repo.init(folder)
+        repository.git.update_environment(**_environment(origin, token))
+        try:
+            for _ in range(TRIES):
+                old = _fetch(repository, origin, base, branch)
+                pushed = _commit(repository, records, old)
+                if pushed.commit == old or _push(repository, origin, branch, old):
+                    return pushed
+                time.sleep(random.uniform(0.1, 2.0))
+        except git.GitCommandError as error:
+            said = " ".join(str(error.stderr).split())[-300:]
+            raise UserError(f"git cannot publish to {branch}: {said}.") from None
+    raise UserError(f"Others were faster {TRIES} times on {branch}; publish again.")
+
+
+def _environment(origin: str, token: str) -> dict[str, str]:
+    """The token goes to git in its environment, where no list of processes shows it."""
+    name, mail = BOT
+    found = {"GIT_TERMINAL_PROMPT": "0"}
+    for who in ("AUTHOR", "COMMITTER"):
+        found |= {f"GIT_{who}_NAME": name, f"GIT_{who}_EMAIL": mail}
+    if token and origin.startswith("https://"):
+        basic = base64.b64encode(f"x-access-token:{token}".encode()).decode()
+        found |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
+        found |= {"GIT_CONFIG_VALUE_0": f"AUTHORIZATION: basic {basic}"}
+    return found
+
+
+def _fetch(repository: git.Repo, origin: str, base: str, branch: str) -> str:
+    """Have the base and the branch here; the branch's commit, empty if there is no branch."""
+    wanted = [f"+refs/heads/{base}:{BASE}"]
+    exists = bool(str(repository.git.ls_remote(origin, f"refs/heads/{branch}")))
+    if exists:
+        wanted.append(f"+refs/heads/{branch}:{BRANCH}")
+    repository.git.fetch("--quiet", "--depth=1", "--no-tags", origin, *wanted)
+    return str(repository.git.rev_parse(BRANCH)) if exists else ""
+
+
+def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed:
+    """The branch as it is to be; `old` itself if there is nothing to change."""
+    tree = Path(repository.working_dir)
+    repository.git.checkout("--quiet", "--force", "--detach", BASE)
+    repository.git.clean("-qfdx")
+    results = tree / RESULTS
+    results.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in results.glob("*.json")}
+    for name, content in _records_at(repository, old).items():
+        if name not in there or _further(content, results / name):
+            (results / name).write_bytes(content)
+    build.write(records, results)
+    render_again(results, tree / BENCHMARKS)
+    repository.git.add("--all", RESULTS, BENCHMARKS)
+    rows = tuple(
+        Path(name).stem
+        for name in repository.git.diff("--cached", "--name-only", BASE, "--", RESULTS).split("\n")
+        if name
+    )
+    mine = tuple(
+        one for one in read_all(results) if isinstance(one, Record) and one.row_id in set(rows)
+    )
+    if old and repository.git.write_tree() == repository.git.rev_parse(f"{old}^{{tree}}"):
+        return Pushed(old, rows, mine)
+    repository.git.commit("--quiet", "--allow-empty", "--message", _message(rows))
+    return Pushed(repository.head.commit.hexsha, rows, mine)
+
+
+def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:
+    if not commit:
+        return {}
+    names = repository.git.ls_tree("-r", "--name-only", commit, "--", RESULTS).split("\n")
+    tree = repository.commit(commit).tree
+    return {
+        Path(name).name: (tree / name).data_stream.read()
+        for name in names
+        if name.endswith(".json")
+    }
+
+
+def _further(content: bytes, path: Path) -> bool:
+    """The branch's record of a run has more of its trials than the base's."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder, path.name)
+        other.write_bytes(content)
+        ours, theirs = read(other), read(path)
+    return (
+        isinstance(ours, Record)
+        and isinstance(theirs, Record)
+        and ours.key == theirs.key
+        and len(ours.counted) > len(theirs.counted)
+    )
+
+
+def _push(repository: git.Repo, origin: str, branch: str, old: str) -> bool:
+    """False if another publisher was faster."""
+    lease = f"--force-with-lease=refs/heads/{branch}:{old}"
+    try:
+        repository.git.push("--quiet", lease, origin, f"HEAD:refs/heads/{branch}")
+    except git.GitCommandError as error:
+        if any(word in str(error.stderr) for word in OVERTAKEN):
+            return False
+        raise
+    return True
+
+
+def _message(rows: Sequence[str]) -> str:
+    head = f"{len(rows)} new row{'s' if len(rows) != 1 else ''} of BENCHMARKS.md"
+    return "\n".join([head, "", *rows])

@@ -1,0 +1,127 @@
+"""Rows on a rolling branch, in a real git repository."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import git
+import pytest
+
+from kvci.errors import UserError
+from kvci.publish.branch import push
+from kvci.record.record import Record
+from kvci.report.benchmarks import EMPTY
+from tests.record.made import record
+
+BRANCH = "kvci/results"
+PUBLISH = """
+import sys
+from kvci.publish.branch import push
+from kvci.record.record import Record
+push(sys.argv[1], "main", "kvci/results", [Record.model_validate_json(sys.argv[2])])
+"""
+
+
+def at(hour: int, position: int = 0, **other: Any) -> Record:
+    """A record of a run of its own."""
+    return record(position, start=f"2026-02-01T{hour:02}:00:00Z", **other)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A bare repository with a base."""
+    bare = tmp_path / "origin.git"
+    git.Repo.init(bare, bare=True, initial_branch="main")
+    work = git.Repo.init(tmp_path / "work", initial_branch="main")
+    folder = Path(work.working_dir)
+    (folder / "BENCHMARKS.md").write_text(f"Ours.\n\n{EMPTY}\nAnd prose.\n")
+    (folder / "other.txt").write_text("not touched\n")
+    work.git.add("--all")
+    work.git.execute(
+        ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-qm", "base"]
+    )
+    work.git.push(str(bare), "main")
+    return bare
+
+
+def shown(origin: Path, name: str, branch: str = BRANCH) -> str:
+    return str(git.Repo(origin).git.show(f"{branch}:{name}"))
+
+
+def files(origin: Path, branch: str = BRANCH) -> set[str]:
+    return set(str(git.Repo(origin).git.ls_tree("-r", "--name-only", branch)).split("\n"))
+
+
+def merge(origin: Path) -> None:
+    """As a squash does it: the base has the branch's files, not its commit."""
+    bare = git.Repo(origin)
+    tree = bare.git.rev_parse(f"{BRANCH}^{{tree}}")
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
+    made = bare.git.execute([*words, "commit-tree", str(tree), "-p", "main", "-m", "merged"])
+    bare.git.update_ref("refs/heads/main", str(made))
+
+
+def test_the_branch_has_the_row_and_the_record_and_nothing_else(origin: Path) -> None:
+    one = at(10)
+    pushed = push(str(origin), "main", BRANCH, [one])
+    assert pushed.rows == (one.row_id,) and pushed.records == (one,)
+    assert files(origin) - files(origin, "main") == {f"ci/results/{one.row_id}.json"}
+    text = shown(origin, "BENCHMARKS.md")
+    assert one.row_id in text and text.startswith("Ours.") and "And prose." in text
+    assert shown(origin, "other.txt") == "not touched"
+    assert push(str(origin), "main", BRANCH, [one]).commit == pushed.commit, "nothing new"
+
+
+def test_rows_of_unmerged_runs_stay_and_merged_ones_are_the_base_s(origin: Path) -> None:
+    one, two, three = at(10), at(11), at(12)
+    push(str(origin), "main", BRANCH, [one])
+    assert push(str(origin), "main", BRANCH, [two]).rows == (one.row_id, two.row_id)
+    assert str(git.Repo(origin).git.rev_list("--count", f"main..{BRANCH}")) == "1"
+    merge(origin)
+    pushed = push(str(origin), "main", BRANCH, [three])
+    assert pushed.rows == (three.row_id,)
+    assert all(one.row_id in shown(origin, "BENCHMARKS.md") for one in (one, two, three))
+
+
+def test_a_run_that_went_on_takes_the_place_of_its_earlier_record(origin: Path) -> None:
+    early, late = at(10, trials=1), at(10, trials=2)
+    push(str(origin), "main", BRANCH, [early])
+    merge(origin)
+    push(str(origin), "main", BRANCH, [late])
+    push(str(origin), "main", BRANCH, [at(11)])
+    assert "interim" in shown(origin, "BENCHMARKS.md", "main")
+    name = f"ci/results/{late.row_id}.json"
+    assert Record.model_validate_json(shown(origin, name)) == late
+
+
+def test_another_run_s_record_is_never_overwritten(origin: Path) -> None:
+    push(str(origin), "main", BRANCH, [at(10)])
+    with pytest.raises(UserError, match="is the record of another run"):
+        push(str(origin), "main", BRANCH, [at(10, run_id="another")])
+
+
+def test_twelve_at_once_lose_no_row(origin: Path) -> None:
+    some = [at(hour) for hour in range(12)]
+
+    def publish(one: Record) -> int:
+        words = [sys.executable, "-c", PUBLISH, str(origin), one.model_dump_json()]
+        return subprocess.run(words, timeout=300).returncode
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(publish, some)) == [0] * 12
+    text = shown(origin, "BENCHMARKS.md")
+    assert all(one.row_id in text for one in some)
+    assert files(origin) - files(origin, "main") == {f"ci/results/{o.row_id}.json" for o in some}
+
+
+def test_what_git_refuses_is_a_sentence(origin: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="git cannot publish to kvci/results"):
+        push(str(tmp_path / "none.git"), "main", BRANCH, [at(10)])
+    hook = origin / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho protected; exit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(UserError, match="declined"):
+        push(str(origin), "main", BRANCH, [at(10)])
