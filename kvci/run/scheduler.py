@@ -95,7 +95,7 @@ class Scheduler:
         self._put_aside_unproved()
         todo = [block for block in blocks if not self._complete(block)]
         try:
-            in_time = not self._spec.preflight_first or self._validate(todo, started)
+            in_time = not self._spec.preflight_first or self._validate(blocks, started)
             for wave in self._supply.waves(todo) if in_time else ():
                 in_time = self._wave(wave, started)
                 for future in self._graded:
@@ -115,14 +115,19 @@ class Scheduler:
 
         False if the time budget ended it.
         """
-        for wave in self._supply.waves(blocks):
+        names = [name for block in blocks for name in block.instances]
+        for name in names:
+            if (known := self._directory.preflight(name) / "graded.json").exists():
+                self._gold[name] = Graded.read(known)
+        lacking = [block for block in blocks if not self._gold.keys() >= set(block.instances)]
+        for wave in self._supply.waves(lacking) if lacking else ():
             for block in wave:
                 self._preflight(block)
             for block in wave:
                 if self._late(started):
                     return False
                 self._preflighted(block)
-        names = [name for block in blocks for name in block.instances if name in self._gold]
+        asked, names = len(names), [name for name in names if name in self._gold]
         gold = {name: self._gold[name] for name in names}
         invalid = {
             name: one.detail or f"the gold patch's verdict is {one.verdict}"
@@ -130,7 +135,7 @@ class Scheduler:
             if self._invalid(name)
         }
         resolved = [name for name, one in gold.items() if one.verdict is Verdict.RESOLVED]
-        ceiling = Ceiling(asked=len(names), valid=tuple(resolved), invalid=invalid)
+        ceiling = Ceiling(asked=asked, valid=tuple(resolved), invalid=invalid)
         ceiling.write(self._directory.path / "ceiling.json")
         self._progress.say(ceiling.line())
         return True

@@ -95,7 +95,9 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kvci.run.main.load_with_revision", lambda _: (list(known.values()), ""))
         folder, _ = run(spec, "r", Console())
-    ceiling = Ceiling.read(folder / "ceiling.json")
+        ceiling = Ceiling.read(folder / "ceiling.json")
+        run(spec, "r", Console())
+    assert Ceiling.read(folder / "ceiling.json") == ceiling, "of all blocks, not of what is left"
     assert ceiling.valid == (rows[0].instance_id,)
     assert list(ceiling.invalid) == [broken.instance_id]
     assert "1 of 2 instances can be resolved here" in ceiling.line()
