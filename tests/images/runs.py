@@ -13,6 +13,7 @@ from kvci.sandbox import engine
 from kvci.spec import load
 from kvci.tasks.instance import Instance
 from kvci.tasks.script import script
+from kvci.threads import background
 from tests.images.registry import Registry
 
 Found = dict[tuple[str, str], str]
@@ -24,10 +25,9 @@ class Shelves:
 
     def __init__(self, registry: Registry) -> None:
         self._registry, self._stop, self.most = registry, threading.Event(), 0
-        self._thread = threading.Thread(target=self._look)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._looking = background(self._look)
         return self
 
     def __exit__(
@@ -37,10 +37,10 @@ class Shelves:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._looking.result()  # raises what ended it before its time
 
     def count(self) -> int:
-        return len(engine.client().images.list(f"{self._registry.address}/kvci-test/*"))
+        return len(engine.client().api.images(f"{self._registry.address}/kvci-test/*"))
 
     def _look(self) -> None:
         while not self._stop.wait(0.05):
