@@ -461,6 +461,35 @@ def scripted(ctx: click.Context, out: str, run_id: str, sandbox: str) -> None:
         ctx.exit(1)
 
 
+@main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--repository", envvar="GITHUB_REPOSITORY", required=True, help="OWNER/NAME on GitHub."
+)
+@click.option("--base", default="main", show_default=True, help="The branch to merge into.")
+@click.option("--branch", default="kvci/results", show_default=True, help="The rolling branch.")
+@click.option("--origin", help="git's URL of the repository, if not GitHub's.")
+@click.option("--review", default="", help="A workflow to start for the pull request.")
+@click.option("--dry-run", is_flag=True, help="Show the pull request; send nothing.")
+def publish(
+    folder: Path,
+    repository: str,
+    base: str,
+    branch: str,
+    origin: str | None,
+    review: str,
+    dry_run: bool,
+) -> None:
+    """Send a RUN's rows in a pull request, its evidence in a release; GITHUB_TOKEN is taken."""
+    from kvci.publish.main import github_of, publish, target_of
+
+    target = target_of(repository, origin, base, branch, review)
+    found = publish(folder, target, None if dry_run else github_of(repository))
+    if dry_run:
+        click.echo(f"{found.title}\n\n{found.body}")
+    click.echo(found.url or ("nothing was sent" if dry_run else "the base has all rows already"))
+
+
 @main.group()
 def images() -> None:
     """The Docker images of a dataset's instances."""

@@ -10,6 +10,7 @@ from kvci.errors import UserError
 from kvci.record.build import build
 from kvci.record.mini import read_run
 from kvci.record.record import Imported, Record, file_name, read
+from kvci.run.directory import shards
 
 
 def compare_named(names: Sequence[str], results: Path) -> Comparison:
@@ -44,7 +45,7 @@ def _sides(name: str, results: Path) -> list[Side]:
 
 def _records(name: str, results: Path) -> Sequence[Record | Imported]:
     path, recorded = Path(name), results / file_name(name)
-    if (path / "manifest.json").exists():
+    if (path / "manifest.json").exists() or shards(path):
         return build(path, row=False)
     if (path / "preds.json").exists():
         return [read_run(path)]

@@ -40,10 +40,18 @@ class Pushed:
     records: tuple[Record, ...]
 
 
-def push(origin: str, base: str, branch: str, records: Sequence[Record], token: str = "") -> Pushed:
+def push(
+    origin: str,
+    base: str,
+    branch: str,
+    records: Sequence[Record],
+    token: str = "",
+    dry_run: bool = False,
+) -> Pushed:
     """Put the records on the branch, together with what is there. `origin` is a URL or a path.
 
-    Raises UserError if git refuses, or a record of another run is in the way.
+    In a dry run all is done but the push. Raises UserError if git refuses, or a record of another
+    run is in the way.
     """
     with tempfile.TemporaryDirectory(prefix="kvci-publish-") as folder:
         repository = git.Repo.init(folder)
@@ -52,7 +60,7 @@ def push(origin: str, base: str, branch: str, records: Sequence[Record], token: 
             for _ in range(TRIES):
                 old = _fetch(repository, origin, base, branch)
                 pushed = _commit(repository, records, old)
-                if pushed.commit == old or _push(repository, origin, branch, old):
+                if dry_run or pushed.commit == old or _push(repository, origin, branch, old):
                     return pushed
                 time.sleep(random.uniform(0.1, 2.0))
         except git.GitCommandError as error:

@@ -26,19 +26,22 @@ class Trial(Outcome):
 
 
 class Evidence(Document):
-    """Where the files of the arm lie, and their sha256 by path in the run directory."""
+    """Where the files of the arm lie, and their sha256, redacted, by path in the run directory."""
 
     where: str = ""
-    """Empty until they are published."""
+    """The archive's URL; empty until it is published."""
+    sha256: str = ""
+    """The archive's."""
     files: dict[str, str]
 
 
 class Record(Document):
     """One arm of one run. Whatever a row says is recomputed from here."""
 
-    schema_version: Literal[1, 2, 3] = 3
+    schema_version: Literal[1, 2, 3, 4] = 4
     """2: each trial names its server's log and has a digest of the model's answers.
-    3: the effective configuration has the memory of the weights and of computing."""
+    3: the effective configuration has the memory of the weights and of computing.
+    4: the evidence is one archive, and its digests are those of the redacted files."""
     kind: Literal["run"] = "run"
     row_id: str = Field(pattern=ROW_ID)
     run_id: str

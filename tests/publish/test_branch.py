@@ -12,7 +12,6 @@ import pytest
 from kvci.errors import UserError
 from kvci.publish.branch import push
 from kvci.record.record import Record
-from kvci.report.benchmarks import EMPTY
 from tests.record.made import record
 
 BRANCH = "kvci/results"
@@ -27,23 +26,6 @@ push(sys.argv[1], "main", "kvci/results", [Record.model_validate_json(sys.argv[2
 def at(hour: int, position: int = 0, **other: Any) -> Record:
     """A record of a run of its own."""
     return record(position, start=f"2026-02-01T{hour:02}:00:00Z", **other)
-
-
-@pytest.fixture
-def origin(tmp_path: Path) -> Path:
-    """A bare repository with a base."""
-    bare = tmp_path / "origin.git"
-    git.Repo.init(bare, bare=True, initial_branch="main")
-    work = git.Repo.init(tmp_path / "work", initial_branch="main")
-    folder = Path(work.working_dir)
-    (folder / "BENCHMARKS.md").write_text(f"Ours.\n\n{EMPTY}\nAnd prose.\n")
-    (folder / "other.txt").write_text("not touched\n")
-    work.git.add("--all")
-    work.git.execute(
-        ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-qm", "base"]
-    )
-    work.git.push(str(bare), "main")
-    return bare
 
 
 def shown(origin: Path, name: str, branch: str = BRANCH) -> str:

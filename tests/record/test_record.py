@@ -11,7 +11,7 @@ from tests.conftest import GOLDEN
 from tests.record.made import record
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_every_schema_version_is_still_read(version: int) -> None:
     old = read(GOLDEN / "records" / f"v{version}.json")
     assert isinstance(old, Record)
@@ -23,7 +23,7 @@ def test_every_schema_version_is_still_read(version: int) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema_version": 4}, "schema_version"),
+        ({"schema_version": 5}, "schema_version"),
         ({"kind": "other"}, "other"),
         ({"more": 1}, "more"),
         ({"spec": {"seeds": [0, 1]}}, "does not have the hash"),

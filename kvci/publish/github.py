@@ -1,0 +1,175 @@
+"""The few calls of GitHub's REST API that publishing needs.
+
+https://docs.github.com/en/rest, API version 2026-03-10.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from kvci.errors import UserError
+
+API = "https://api.github.com"
+TRIES = 5
+TIMEOUT_S = 60.0
+REMEDIES = {
+    401: "give a token that is valid in GITHUB_TOKEN",
+    403: "give the job `contents: write` and `pull-requests: write`",
+    404: "check the repository's name, and that the token may see it",
+}
+MAY_NOT_OPEN = "not permitted to create or approve pull requests"
+ALLOW = (
+    'turn on "Allow GitHub Actions to create and approve pull requests" in the repository\'s '
+    "settings, under Actions, General; or give the token of an App"
+)
+
+
+class Refused(Exception):
+    """An answer of 4xx that the caller may know what to do with."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"GitHub answers {status}: {message}")
+        self.status, self.message = status, message
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    number: int
+    url: str
+    head: str
+    """The commit that it asks to merge."""
+
+
+@dataclass
+class GitHub:
+    """`repository` is owner/name. Every method raises UserError where GitHub refuses for good."""
+
+    repository: str
+    token: str
+    api: str = API
+    _http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        headers = {
+            "authorization": f"Bearer {self.token}",
+            "accept": "application/vnd.github+json",
+            "x-github-api-version": "2026-03-10",
+        }
+        self._http = httpx.Client(headers=headers, timeout=TIMEOUT_S, follow_redirects=True)
+
+    def pull_request(self, branch: str, base: str, title: str, body: str) -> PullRequest:
+        """The open pull request of this branch, updated; a new one if there is none."""
+        text = {"title": title, "body": body}
+        if found := self._open(branch, base):
+            return _pull(self._call("PATCH", f"/pulls/{found['number']}", text))
+        try:
+            made = self._try("POST", "/pulls", text | {"head": branch, "base": base})
+        except Refused as error:
+            if error.status == 403 and MAY_NOT_OPEN in error.message:
+                raise UserError(f"GitHub lets no job open pull requests here; {ALLOW}.") from None
+            found = self._open(branch, base) if error.status == 422 else None
+            if not found:  # else another publisher was faster
+                raise _final(error) from None
+            made = self._call("PATCH", f"/pulls/{found['number']}", text)
+        return _pull(made)
+
+    def attach(self, tag: str, target: str, name: str, content: bytes) -> str:
+        """Put a file into the release of this tag, which is made if need be; its URL.
+
+        A file's name holds its hash, so one that is there already is the same.
+        """
+        release = self._release(tag, target)
+        for asset in release["assets"]:
+            if asset["name"] == name:
+                return str(asset["browser_download_url"])
+        url = release["upload_url"].partition("{")[0]
+        try:
+            made = self._try("POST", url, content=content, params={"name": name})
+        except Refused as error:
+            if error.status != 422:
+                raise _final(error) from None
+            return self.attach(tag, target, name, content)
+        return str(made["browser_download_url"])
+
+    def dispatch(self, workflow: str, branch: str, inputs: dict[str, str]) -> None:
+        """Start a workflow of this repository."""
+        asked = {"ref": branch, "inputs": inputs}
+        self._call("POST", f"/actions/workflows/{workflow}/dispatches", asked)
+
+    def _open(self, branch: str, base: str) -> dict[str, Any] | None:
+        owner = self.repository.partition("/")[0]
+        asked = {"head": f"{owner}:{branch}", "base": base, "state": "open"}
+        found = self._call("GET", "/pulls", params=asked)
+        return found[0] if found else None
+
+    def _release(self, tag: str, target: str) -> dict[str, Any]:
+        try:
+            return dict(self._try("GET", f"/releases/tags/{tag}"))
+        except Refused as error:
+            if error.status != 404:
+                raise _final(error) from None
+        text = {"tag_name": tag, "target_commitish": target, "name": tag, "make_latest": "false"}
+        try:
+            return dict(self._try("POST", "/releases", text | {"prerelease": True}))
+        except Refused as error:
+            if error.status != 422:
+                raise _final(error) from None
+            return dict(self._call("GET", f"/releases/tags/{tag}"))
+
+    def _call(self, method: str, path: str, body: Any = None, **other: Any) -> Any:
+        try:
+            return self._try(method, path, body, **other)
+        except Refused as error:
+            raise _final(error) from None
+
+    def _try(self, method: str, path: str, body: Any = None, **other: Any) -> Any:
+        """JSON of a call's answer; where it is busy it is tried again. Raises Refused."""
+        url = path if path.startswith("http") else f"{self.api}/repos/{self.repository}{path}"
+        if body is not None:
+            other["json"] = body
+        why = ""
+        for attempt in range(TRIES):
+            wait_s: float | None = float(2**attempt)
+            try:
+                answer = self._http.request(method, url, **other)
+            except httpx.HTTPError as error:
+                why = f"{type(error).__name__}: {error}"
+            else:
+                if answer.is_success:
+                    return answer.json() if answer.content else None
+                why, wait_s = _message(answer), _wait_s(answer, attempt)
+            if wait_s is None:
+                raise Refused(answer.status_code, why)
+            time.sleep(wait_s)
+        raise UserError(f"GitHub does not answer ({why[:200]}); publish again later.")
+
+
+def _wait_s(answer: httpx.Response, attempt: int) -> float | None:
+    """How long to wait before the next try; None where trying again changes nothing."""
+    if answer.status_code >= 500:
+        return float(2**attempt)
+    limited = answer.status_code == 429 or "rate limit" in answer.text.lower()
+    if answer.status_code in (403, 429) and limited:
+        asked = answer.headers.get("retry-after", "")
+        return float(asked) if asked.isdecimal() else 60.0
+    return None
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        said = answer.json()
+        details = "; ".join(str(one.get("message", "")) for one in said.get("errors", []))
+        return f"{said['message']} {details}".strip()
+    except (ValueError, KeyError, AttributeError):
+        return answer.text[:200]
+
+
+def _final(error: Refused) -> UserError:
+    remedy = REMEDIES.get(error.status, "see its message")
+    return UserError(f"{error}; {remedy}.")
+
+
+def _pull(answer: dict[str, Any]) -> PullRequest:
+    return PullRequest(answer["number"], answer["html_url"], answer["head"]["sha"])

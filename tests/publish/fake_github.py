@@ -1,0 +1,177 @@
+"""The few REST calls that publishing makes, kept in memory; GitHub itself cannot run here.
+
+Each request's body is checked against GitHub's published schema, and so is each field of each
+answer: the models of githubkit-schemas are generated from it.
+"""
+
+import json
+import re
+import threading
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from githubkit_schemas.latest import models as schema
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tests.answers import answer
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Fake:
+    """The state of one repository."""
+
+    url: str = ""
+    pulls: list[Json] = field(default_factory=list)
+    releases: dict[str, Json] = field(default_factory=dict)
+    assets: dict[str, bytes] = field(default_factory=dict)
+    dispatched: list[Json] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    refuse: dict[str, list[tuple[int, Json, dict[str, str]]]] = field(default_factory=dict)
+    """Method and path -> the answers that come first."""
+    wrong: list[str] = field(default_factory=list)
+    """What did not fit the schema."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def handle(self, method: str, path: str, query: Json, body: bytes) -> tuple[int, Any]:
+        if refused := self.refuse.get(f"{method} {path}"):
+            status, said, _ = refused.pop(0)
+            return status, said
+        if method == "GET" and path == "/pulls":
+            head, state = query["head"], query["state"]
+            some = [one for one in self.pulls if one["head"]["label"] == head]
+            some = [one for one in some if one["state"] == state]
+            return 200, [self.fits(schema.PullRequestSimple, one) for one in some]
+        if method == "POST" and path == "/pulls":
+            asked = self.body(schema.ReposOwnerRepoPullsPostBody, body)
+            if any(one["head"]["ref"] == asked["head"] for one in self.pulls):
+                why = f"A pull request already exists for owner:{asked['head']}."
+                problem = {"resource": "PullRequest", "code": "custom", "message": why}
+                return 422, {"message": "Validation Failed", "errors": [problem]}
+            self.pulls.append(self.pull(asked))
+            return 201, self.fits(schema.PullRequest, self.pulls[-1])
+        if found := re.fullmatch(r"/pulls/(\d+)", path):
+            one = self.pulls[int(found[1]) - 1]
+            if method == "PATCH":
+                one |= self.body(schema.ReposOwnerRepoPullsPullNumberPatchBody, body)
+            return 200, self.fits(schema.PullRequest, one)
+        if method == "GET" and path.startswith("/releases/tags/"):
+            release = self.releases.get(path.rpartition("/")[2])
+            missing = (404, {"message": "Not Found"})
+            return (200, self.fits(schema.Release, release)) if release else missing
+        if method == "POST" and path == "/releases":
+            asked = self.body(schema.ReposOwnerRepoReleasesPostBody, body)
+            if asked["tag_name"] in self.releases:
+                return 422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]}
+            upload = f"{self.url}/upload/{asked['tag_name']}{{?name,label}}"
+            made = {"tag_name": asked["tag_name"], "upload_url": upload, "assets": []}
+            self.releases[asked["tag_name"]] = made
+            return 201, self.fits(schema.Release, made)
+        if method == "POST" and path.startswith("/upload/"):
+            tag, name = path.rpartition("/")[2], query["name"]
+            if name in self.assets:
+                return 422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]}
+            self.assets[name] = body
+            url = f"https://github.com/owner/name/releases/download/{tag}/{name}"
+            asset = {"name": name, "browser_download_url": url}
+            self.releases[tag]["assets"].append(asset)
+            return 201, self.fits(schema.ReleaseAsset, asset)
+        if method == "POST" and path.endswith("/dispatches"):
+            kind = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdDispatchesPostBody
+            self.dispatched.append({"path": path} | self.body(kind, body))
+            return 204, None
+        return 404, {"message": "Not Found"}
+
+    def pull(self, asked: Json) -> Json:
+        number = len(self.pulls) + 1
+        head = {"ref": asked["head"], "label": f"owner:{asked['head']}", "sha": "1" * 40}
+        url = f"https://github.com/owner/name/pull/{number}"
+        text = {"title": asked["title"], "body": asked["body"]}
+        return {"number": number, "state": "open", "html_url": url, "head": head} | text
+
+    def body(self, kind: type[BaseModel], body: bytes) -> Json:
+        asked: Json = json.loads(body)
+        try:
+            kind.model_validate(asked)
+        except ValidationError as error:
+            self.wrong.append(str(error))
+        return self.fits(kind, asked)
+
+    def fits(self, kind: type[BaseModel], value: Json) -> Json:
+        self.wrong += [f"{kind.__name__}.{problem}" for problem in problems(kind, value)]
+        return value
+
+
+def problems(kind: Any, value: Any) -> Iterator[str]:
+    """What of a value, which may be a part of an answer alone, does not fit its kind."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, dict):
+        fields = {one.alias or name: one for name, one in kind.model_fields.items()}
+        for name, part in value.items():
+            if name not in fields and kind.model_config.get("extra") == "allow":
+                continue
+            if name not in fields:
+                yield f"{name} is not in the schema"
+            else:
+                annotation = fields[name].annotation
+                yield from (f"{name}.{why}" for why in problems(annotation, part))
+        return
+    choices = [one for one in typing.get_args(kind) if typing.get_origin(kind) is not list]
+    if isinstance(value, dict) and choices:
+        if all(list(problems(one, value)) for one in choices):
+            yield f"{value} fits none of {choices}"
+        return
+    if isinstance(value, list) and typing.get_origin(kind) is list:
+        for part in value:
+            yield from problems(typing.get_args(kind)[0], part)
+        return
+    if isinstance(value, list) and choices:
+        if all(list(problems(one, value)) for one in choices):
+            yield f"{value} fits none of {choices}"
+        return
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        yield str(error)
+
+
+@contextmanager
+def serving() -> Iterator[Fake]:
+    fake = Fake()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            query = {name: values[0] for name, values in parse_qs(address.query).items()}
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            path = address.path.removeprefix("/repos/owner/name")
+            with fake.lock:
+                fake.calls.append(f"{self.command} {path}")
+                fake.tokens.add(self.headers.get("authorization", ""))
+                asked = fake.refuse.get(f"{self.command} {path}")
+                headers = asked[0][2] if asked else None
+                status, said = fake.handle(self.command, path, query, body)
+            answer(self, status, b"" if said is None else json.dumps(said).encode(), headers)
+
+        do_POST = do_PATCH = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not fake.wrong, "\n".join(fake.wrong)

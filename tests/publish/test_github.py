@@ -1,0 +1,86 @@
+"""The REST calls, against a fake that is held against GitHub's published schema."""
+
+from typing import Any
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.publish.github import GitHub
+from tests.publish.fake_github import Fake
+
+DENIED = {"message": "GitHub Actions is not permitted to create or approve pull requests."}
+
+
+@pytest.fixture
+def github(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> GitHub:
+    monkeypatch.setattr("kvci.publish.github.time.sleep", lambda _: None)
+    return GitHub("owner/name", "t0ken", fake.url)
+
+
+def test_an_open_pull_request_is_updated_never_doubled(fake: Fake, github: GitHub) -> None:
+    first = github.pull_request("kvci/results", "main", "one", "body")
+    second = github.pull_request("kvci/results", "main", "two", "other")
+    assert first == second and len(fake.pulls) == 1
+    assert (fake.pulls[0]["title"], fake.pulls[0]["body"]) == ("two", "other")
+    assert fake.tokens == {"Bearer t0ken"}
+
+
+def test_a_publisher_that_was_overtaken_updates_what_is_there(fake: Fake, github: GitHub) -> None:
+    github.pull_request("kvci/results", "main", "one", "body")
+    fake.refuse["GET /pulls"] = [(200, [], {})]  # type: ignore[list-item]
+    github.pull_request("kvci/results", "main", "two", "body")
+    assert len(fake.pulls) == 1 and fake.pulls[0]["title"] == "two"
+
+
+def test_evidence_is_attached_once(fake: Fake, github: GitHub) -> None:
+    url = github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
+    assert github.attach("kvci-r", "main", "r.1.tar.gz", b"one") == url
+    assert fake.assets == {"r.1.tar.gz": b"one"}
+    fake.refuse["GET /releases/tags/kvci-r"] = [(404, {"message": "Not Found"}, {})]
+    github.attach("kvci-r", "main", "r.2.tar.gz", b"two")
+    assert set(fake.assets) == {"r.1.tar.gz", "r.2.tar.gz"} and len(fake.releases) == 1
+    assert url.endswith("/owner/name/releases/download/kvci-r/r.1.tar.gz")
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "says"),
+    [
+        ("POST /pulls", (403, DENIED, {}), "Allow GitHub Actions to create and approve"),
+        ("POST /pulls", (403, {"message": "Resource not accessible"}, {}), "pull-requests: write"),
+        ("GET /pulls", (401, {"message": "Bad credentials"}, {}), "a token that is valid"),
+        ("GET /pulls", (404, {"message": "Not Found"}, {}), "check the repository's name"),
+        ("POST /pulls", (422, {"message": "Validation Failed"}, {}), "Validation Failed"),
+    ],
+)
+def test_what_is_refused_is_said_with_its_remedy(
+    fake: Fake, github: GitHub, call: str, answer: Any, says: str
+) -> None:
+    fake.refuse[call] = [answer]
+    with pytest.raises(UserError, match=says):
+        github.pull_request("kvci/results", "main", "one", "body")
+    assert not fake.pulls
+
+
+def test_what_passes_is_tried_again(fake: Fake, github: GitHub) -> None:
+    limit = {"message": "You have exceeded a secondary rate limit"}
+    fake.refuse["GET /pulls"] = [
+        (502, {"message": "Bad Gateway"}, {}),
+        (403, limit, {"Retry-After": "3"}),
+        (429, limit, {}),
+    ]
+    github.pull_request("kvci/results", "main", "one", "body")
+    assert len(fake.pulls) == 1 and fake.calls.count("GET /pulls") == 4
+    fake.refuse["GET /pulls"] = [(503, {"message": "down"}, {})] * 5
+    with pytest.raises(UserError, match="does not answer"):
+        github.pull_request("kvci/results", "main", "two", "body")
+
+
+def test_a_workflow_is_started(fake: Fake, github: GitHub) -> None:
+    github.dispatch("review.yml", "main", {"number": "7"})
+    assert fake.dispatched == [
+        {
+            "path": "/actions/workflows/review.yml/dispatches",
+            "ref": "main",
+            "inputs": {"number": "7"},
+        }
+    ]

@@ -1,0 +1,82 @@
+"""From a run's folder to a pull request, with a real repository and a fake of GitHub."""
+
+import hashlib
+from pathlib import Path
+
+import git
+import pytest
+from click.testing import CliRunner
+
+from kvci.cli import main
+from kvci.errors import UserError
+from kvci.publish.github import GitHub
+from kvci.publish.main import Target, publish
+from kvci.record.build import build
+from kvci.record.evidence import unpack
+from kvci.record.record import Record
+from tests.publish.fake_github import Fake
+from tests.publish.test_branch import BRANCH, files, shown
+from tests.record.test_build import made
+from tests.record.test_merge import shard
+
+
+def target(origin: Path) -> Target:
+    return Target("owner/name", str(origin), run_url="https://x/runs/1", review="review.yml")
+
+
+def test_the_pull_request_has_rows_whose_evidence_gives_them_again(
+    origin: Path, fake: Fake, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shard(run, 1, ("a", "c"))
+    shard(run, 2, ("b",))
+    github = GitHub("owner/name", "t0ken", fake.url)
+    done = publish(run, target(origin), github)
+    assert done.url == fake.pulls[0]["html_url"] and fake.pulls[0]["head"]["ref"] == BRANCH
+    assert "https://x/runs/1" in done.body and "q8_0/q8_0" in done.body
+    assert fake.dispatched[0]["inputs"] == {"number": "1"}
+    new = files(origin) - files(origin, "main")
+    assert len(new) == 2
+    for name in new:
+        record = Record.model_validate_json(shown(origin, name))
+        asset = fake.assets[record.evidence.where.rpartition("/")[2]]
+        assert record.evidence.sha256 == hashlib.sha256(asset).hexdigest()
+        (tmp_path / "asset.tar.gz").write_bytes(asset)
+        folder = unpack(tmp_path / "asset.tar.gz", tmp_path / f"again-{record.arm}")
+        (again,) = [one for one in build(folder) if one.arm == record.arm]
+        place = {"evidence": again.evidence.model_copy(update={"where": record.evidence.where})}
+        place["evidence"] = place["evidence"].model_copy(update={"sha256": record.evidence.sha256})
+        assert again.model_copy(update=place) == record
+    assert publish(run, target(origin), github).url == done.url and len(fake.pulls) == 1
+
+
+def test_a_dry_run_changes_nothing_anywhere(origin: Path, fake: Fake, tmp_path: Path) -> None:
+    before = git.Repo(origin).git.for_each_ref()
+    found = publish(made(tmp_path / "run"), target(origin), None)
+    assert "q8_0-q8_0" in found.body and not found.url
+    assert git.Repo(origin).git.for_each_ref() == before and not fake.calls
+
+
+def test_an_unfinished_run_has_no_verdict(origin: Path, tmp_path: Path) -> None:
+    assert "interim, no verdict" in publish(made(tmp_path / "run"), target(origin), None).body
+
+
+def test_a_demo_is_never_published(origin: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="A demo is never published"):
+        publish(made(tmp_path / "run", demo=True), target(origin), None)
+
+
+def test_the_verb(
+    origin: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(tmp_path / "run")
+    words = ["publish", str(run), "--repository", "owner/name", "--origin", str(origin)]
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and "set GITHUB_TOKEN" in done.output
+    done = CliRunner().invoke(main, [*words, "--dry-run"])
+    assert done.exit_code == 0 and done.output.endswith("nothing was sent\n")
+    monkeypatch.setenv("GITHUB_TOKEN", "t0ken")
+    monkeypatch.setenv("GITHUB_API_URL", fake.url)
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0 and done.output == "https://github.com/owner/name/pull/1\n"
