@@ -42,7 +42,11 @@ class Daemon:
         return self.folder / "data"
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Return when it answers. Its containerd may need a second try after a kill."""
+        if not (self._started() or self._started()):
+            cannot(f"dockerd does not start: {(self.folder / 'log').read_text()[-500:]}")
+
+    def _started(self) -> bool:
         config = {
             "data-root": str(self.data),
             "exec-root": str(self.folder / "exec"),
@@ -58,9 +62,10 @@ class Daemon:
         while time.monotonic() < until:
             with contextlib.suppress(*engine.GONE):
                 docker.DockerClient(self.url).ping()
-                return
+                return True
             time.sleep(0.2)
-        cannot(f"dockerd does not start: {(self.folder / 'log').read_text()[-500:]}")
+        self.signal(signal.SIGKILL)
+        return False
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process
@@ -68,13 +73,28 @@ class Daemon:
         if number is signal.SIGKILL:
             self.process.wait()
             (self.folder / "pid").unlink(missing_ok=True)
+            for one in self._processes("containerd"):
+                one.kill()
+                one.wait()
 
-    def end(self) -> None:
-        """The daemon, and its containerd with all that runs under it."""
+    def _processes(self, name: str = "") -> list[psutil.Process]:
+        """Of this daemon, of one name or of all."""
+        found = []
         for one in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if str(self.folder) in " ".join(one.cmdline()):
-                    one.kill()
+                if str(self.folder) in " ".join(one.cmdline()) and name in ("", one.name()):
+                    found.append(one)
+        return found
+
+    def end(self) -> None:
+        """The daemon, its containerd, and all containers: those of a killed daemon run on."""
+        ours = set()
+        for one in self._processes():
+            with contextlib.suppress(psutil.Error):
+                ours |= {one, *one.children(recursive=True)}
+        for one in ours:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
         if self.process:
             self.process.wait()
 

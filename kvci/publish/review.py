@@ -1,0 +1,195 @@
+"""What a pull request says of results, held against the evidence. Nothing of it is ever run.
+
+Its files come as bytes; the base is trusted, the head and the evidence are not.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvci.compare.comparison import compare
+from kvci.compare.side import own_side
+from kvci.errors import UserError
+from kvci.files import sha256_of
+from kvci.publish.branch import BENCHMARKS, RESULTS
+from kvci.record.build import build
+from kvci.record.evidence import unpack
+from kvci.record.record import Imported, Record, by_run, file_name, read
+from kvci.report.benchmarks import render
+from kvci.report.comparison import markdown
+from kvci.taxonomy import INFRASTRUCTURE
+
+MAX_RECORD_BYTES = 20 << 20
+Files = Mapping[str, bytes]
+"""Path in the repository -> content, of BENCHMARKS.md and the records."""
+Fetch = Callable[[str], bytes]
+"""URL of an archive -> its bytes; raises UserError if it cannot be had."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """What was found. `problems` fail it; `unattested` do too, unless a maintainer accepts them."""
+
+    new: tuple[Record, ...]
+    problems: tuple[str, ...]
+    unattested: tuple[str, ...]
+
+    def passes(self, accepted: bool) -> bool:
+        return not self.problems and (accepted or not self.unattested)
+
+
+def review(base: Files, head: Files, fetch: Fetch) -> Review:
+    """Hold the head's rows against its records, and its new records against their evidence."""
+    problems: list[str] = []
+    records: dict[str, Record | Imported] = {}
+    for path, content in sorted(head.items()):
+        if path == BENCHMARKS:
+            continue
+        try:
+            records[path] = _record(path, content)
+        except UserError as error:
+            problems.append(str(error))
+    problems += _edits(base, head, records)
+    problems += _rows(head, records)
+    new = [
+        record
+        for path, record in records.items()
+        if isinstance(record, Record) and head[path] != base.get(path)
+    ]
+    problems += [
+        f"{path} is a new record of an earlier tool; no evidence proves it"
+        for path, record in records.items()
+        if isinstance(record, Imported) and path not in base
+    ]
+    unattested: list[str] = []
+    for arms in by_run(new).values():
+        _attest(arms, fetch, problems, unattested)
+    return Review(tuple(new), tuple(problems), tuple(unattested))
+
+
+def _record(path: str, content: bytes) -> Record | Imported:
+    if len(content) > MAX_RECORD_BYTES:
+        raise UserError(f"{path} is larger than {MAX_RECORD_BYTES >> 20} MiB")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "record.json")
+        place.write_bytes(content)
+        try:
+            record = read(place)
+        except UserError as error:
+            raise UserError(str(error).replace(str(place), path).rstrip(".")) from None
+    if path != f"{RESULTS}/{file_name(record.row_id)}":
+        raise UserError(f"{path} holds the record {record.row_id}")
+    return record
+
+
+def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
+    """A record may only go on: the same run, with all the trials that it had and more."""
+    found = []
+    for path in sorted(base.keys() - {BENCHMARKS}):
+        if path not in head:
+            found.append(f"{path} is removed")
+        elif head[path] != base[path] and not _goes_on(
+            _record(path, base[path]), records.get(path)
+        ):
+            found.append(f"{path} is edited")
+    return found
+
+
+def _goes_on(was: Record | Imported, now: Record | Imported | None) -> bool:
+    if not isinstance(was, Record) or not isinstance(now, Record) or was.key != now.key:
+        return False
+    kept = {(t.instance, t.seed, t.start, t.patch_sha256) for t in now.trials}
+    return (
+        not was.complete
+        and {(t.instance, t.seed, t.start, t.patch_sha256) for t in was.trials} <= kept
+    )
+
+
+def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
+    try:
+        text = head.get(BENCHMARKS, b"").decode()
+        right = render(text, list(records.values()))
+    except (UserError, UnicodeDecodeError) as error:
+        return [f"{BENCHMARKS} cannot be held against its records: {error}"]
+    old, new = text.split("\n"), right.split("\n")
+    if old == new:
+        return []
+    wrong = next((line for line in old if line not in new), "a line is missing")
+    return [f"{BENCHMARKS} is not what the records give: {wrong[:300]}"]
+
+
+def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: list[str]) -> None:
+    """Build the records of one run again from the archive that they name."""
+    name = arms[0].run_id
+    for record in arms:
+        if not all(trial.verified for trial in record.trials):
+            problems.append(f"{record.row_id} is unverified: no server log proves its arm")
+    places = {(record.evidence.where, record.evidence.sha256) for record in arms}
+    if len(places) > 1:
+        problems.append(f"the arms of {name} name different evidence")
+        return
+    (where, digest) = places.pop()
+    if not where:
+        unattested.append(f"{name} names no evidence")
+        return
+    try:
+        archive = fetch(where)
+    except UserError as error:
+        unattested.append(f"the evidence of {name} cannot be had: {str(error).rstrip('.')}")
+        return
+    if sha256_of(archive) != digest:
+        problems.append(f"the evidence of {name} is not what its records say (sha256)")
+        return
+    try:
+        again = _built(archive)
+    except UserError as error:
+        problems.append(f"the evidence of {name} makes no record: {str(error).rstrip('.')}")
+        return
+    for record in arms:
+        if again.get(record.arm) != _placeless(record):
+            problems.append(f"{record.row_id} is not what its evidence gives")
+
+
+def _built(archive: bytes) -> dict[str, Record]:
+    with tempfile.TemporaryDirectory(prefix="kvci-review-") as folder:
+        place = Path(folder, "evidence.tar.gz")
+        place.write_bytes(archive)
+        run = Path(folder, "run")
+        run.mkdir()
+        return {record.arm: _placeless(record) for record in build(unpack(place, run))}
+
+
+def _placeless(record: Record) -> Record:
+    bare = record.evidence.model_copy(update={"where": "", "sha256": ""})
+    return record.model_copy(update={"evidence": bare})
+
+
+def comment(found: Review, accepted: bool) -> str:
+    """For the pull request: verdict first."""
+    lines = ["**The rows are what their evidence gives.**" if not found.problems else ""]
+    if found.problems:
+        lines = ["**The rows cannot be believed as they are:**", ""]
+        lines += [f"- {_plain(problem)}" for problem in found.problems]
+    if found.unattested:
+        head = "accepted by a maintainer" if accepted else "a maintainer's label may accept it"
+        lines += ["", f"Unattested ({head}):", ""]
+        lines += [f"- {_plain(line)}" for line in found.unattested]
+    for arms in by_run(found.new).values():
+        lines += ["", f"# {_plain(arms[0].run_id)}", ""]
+        if not arms[0].rerun and len(arms) > 1:
+            lines.append(markdown(compare([own_side(record) for record in arms])))
+        for record in arms:
+            dropped = sum(trial.cls in INFRASTRUCTURE for trial in record.counted)
+            old = sum(trial.superseded for trial in record.trials)
+            lines.append(
+                f"- {_plain(record.row_id)}: {len(record.counted)} of {record.total} trials, "
+                f"{dropped} ended by infrastructure, {old} superseded"
+            )
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """No markup of Markdown's or HTML's has a meaning in it."""
+    shown = " ".join(text.split())[:500]
+    return "".join(f"\\{one}" if one in "\\`*_{}[]<>()#|!@~" else one for one in shown)
