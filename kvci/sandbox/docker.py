@@ -27,8 +27,11 @@ HOG_BYTES = 1 << 30
 """A trial that has written so much, when the disk is full, filled it."""
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
 """What root needs to go on owning the files of its image; all others are dropped."""
-FIRST = f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60; done"
-"""Process 1. Being bash it reaps, and as process 1 no signal from inside ends it."""
+FIRST = (
+    f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60 || read -rt 9 < /dev/udp/127.0.0.1/9; done"
+)
+"""Process 1. Being bash it reaps, and as process 1 no signal from inside ends it. Where nothing can
+be run any more, because the file system is gone, it waits for a word that never comes."""
 OFFLINE = {"PIP_NO_INDEX": "1"}
 """Without a network pip would only lose time asking."""
 QUIET = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -72,6 +72,22 @@ def test_a_container_whose_memory_a_command_uses_up_goes_on() -> None:
         box.close()
 
 
+def test_a_container_without_its_programs_takes_no_processor() -> None:
+    box = Docker(calibration_image(), FILES)
+
+    def used_ns() -> int:
+        return int(box._container.stats(stream=False)["cpu_stats"]["cpu_usage"]["total_usage"])
+
+    try:
+        box.run("rm -f /bin/sleep /usr/bin/sleep; kill -9 -1", Limits())
+        before = used_ns()
+        time.sleep(3)
+        assert used_ns() - before < 10**9
+        assert box.run("echo still here", Limits()).output == b"still here\n"
+    finally:
+        box.close()
+
+
 def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
     box = Docker(calibration_image(), FILES)
     try:
