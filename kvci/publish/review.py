@@ -190,6 +190,5 @@ def comment(found: Review, accepted: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """No markup of Markdown's or HTML's has a meaning in it."""
-    shown = " ".join(text.split())[:500]
-    return "".join(f"\\{one}" if one in "\\`*_{}[]<>()#|!@~" else one for one in shown)
+    """As code, in which no markup, no HTML and no mention of anybody has a meaning."""
+    return f"`{' '.join(text.replace('`', ' ').split())[:500]}`"

@@ -1,0 +1,164 @@
+"""A pull request's results are held against their evidence; forgeries are told by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.files import sha256_of
+from kvci.publish.branch import BENCHMARKS, RESULTS
+from kvci.publish.main import Target, _located
+from kvci.publish.review import Fetch, Files, comment, review
+from kvci.record.build import build
+from kvci.record.evidence import pack
+from kvci.record.record import Record
+from kvci.report.benchmarks import EMPTY, render
+from tests.record.made import record
+from tests.record.test_build import made
+from tests.record.test_merge import shard
+
+Tree = dict[str, bytes]
+BASE: Tree = {BENCHMARKS: EMPTY.encode()}
+
+
+def tree(*records: Record) -> Tree:
+    found = {f"{RESULTS}/{one.row_id}.json": one.model_dump_json(indent=1) for one in records}
+    found[BENCHMARKS] = render(EMPTY, records)
+    return {path: text.encode() for path, text in found.items()}
+
+
+class Case:
+    """An honest pull request of a finished run of two arms."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = folder / "run"
+        shard(self.run, 1, ("a",))
+        shard(self.run, 2, ("b",))
+        self.archive = pack(self.run)
+        target = Target("owner/name", "")
+        self.records = _located(build(self.run), self.archive, target)
+        self.head = tree(*self.records)
+        self.path = f"{RESULTS}/{self.records[1].row_id}.json"
+
+    def fetch(self, url: str) -> bytes:
+        assert url == self.records[0].evidence.where
+        return self.archive
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def gone(url: str) -> bytes:
+    raise UserError("404.")
+
+
+def says(base: Files, head: Files, fetch: Fetch, words: str) -> None:
+    found = review(base, head, fetch)
+    assert not found.passes(accepted=True)
+    assert any(words in line for line in found.problems), found.problems
+    assert "cannot be believed" in comment(found, accepted=True)
+
+
+def test_what_its_evidence_gives_passes(case: Case) -> None:
+    found = review(BASE, case.head, case.fetch)
+    assert (found.problems, found.unattested, len(found.new)) == ((), (), 2)
+    assert found.passes(accepted=False)
+    said = comment(found, accepted=False)
+    assert said.startswith("**The rows are what their evidence gives.**")
+    assert "2 of 2 trials, 0 ended by infrastructure, 0 superseded" in said
+
+
+def test_evidence_that_cannot_be_had_needs_a_maintainer(case: Case) -> None:
+    found = review(BASE, case.head, gone)
+    assert not found.passes(accepted=False) and found.passes(accepted=True)
+    assert "cannot be had: 404" in found.unattested[0]
+    bare = review(BASE, tree(record()), gone)
+    assert not bare.passes(accepted=False) and "names no evidence" in bare.unattested[0]
+
+
+def forged(case: Case, change: Callable[[dict[str, object]], None]) -> Tree:
+    """The head with one record changed, and the rows that this record gives."""
+    made = json.loads(case.head[case.path])
+    change(made)
+    return tree(case.records[0], Record.model_validate(made))
+
+
+def lost(made: dict[str, object]) -> None:
+    trial = made["trials"][0]  # type: ignore[index]
+    trial |= {"cls": "A11a", "verdict": "tests_fail"}
+
+
+def test_a_forged_record_is_told(case: Case) -> None:
+    says(BASE, forged(case, lost), case.fetch, "is not what its evidence gives")
+    says(BASE, forged(case, lambda m: m.update(gpu="H200")), case.fetch, "its evidence gives")
+    unverified = forged(case, lambda m: m["trials"][0].update(verified=False))  # type: ignore[index]
+    says(BASE, unverified, case.fetch, "is unverified")
+
+
+def test_forged_evidence_is_told(case: Case, tmp_path: Path) -> None:
+    says(BASE, case.head, lambda _: case.archive + b"x", "sha256")
+    digest = sha256_of(b"junk")
+    junk = tree(
+        *(
+            one.model_copy(update={"evidence": one.evidence.model_copy(update={"sha256": digest})})
+            for one in case.records
+        )
+    )
+    says(BASE, junk, lambda _: b"junk", "makes no record")
+    other = pack(made(tmp_path / "other"))
+    wrong = tree(*_located(case.records, other, Target("owner/name", "")))
+    says(BASE, wrong, lambda _: other, "is not what its evidence gives")
+
+
+def test_a_forged_row_is_told(case: Case) -> None:
+    text = case.head[BENCHMARKS].decode()
+    for was, now in (("| 2/2 |", "| 1/2 |"), ("100.00%", "50.00%")):
+        assert was in text
+        head = case.head | {BENCHMARKS: text.replace(was, now, 1).encode()}
+        says(BASE, head, case.fetch, "is not what the records give")
+    line = next(one for one in text.splitlines() if case.records[1].row_id in one)
+    says(BASE, case.head | {BENCHMARKS: text.replace(line, "").encode()}, case.fetch, "records")
+    doubled = text.replace(line, line.replace(case.records[1].row_id, "x-kv-f16-f16"))
+    says(BASE, case.head | {BENCHMARKS: doubled.encode()}, case.fetch, "has no record")
+
+
+def test_records_of_the_base_stay(case: Case) -> None:
+    base = case.head
+    only = tree(case.records[0])
+    says(base, only, case.fetch, "is removed")
+    says(base, forged(case, lost), case.fetch, "is edited")
+    assert review(base, base, gone).passes(accepted=False), "nothing new needs no evidence"
+
+
+def test_a_run_may_go_on(case: Case, tmp_path: Path) -> None:
+    early = tree(*(one.model_copy(update={"trials": one.trials[:1]}) for one in case.records))
+    assert review(early, case.head, case.fetch).passes(accepted=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "is not a record"),
+        (b"\xff", "is not a record"),
+        (b'{"kind": "run"}', "is not a record"),
+        (b" " * (21 << 20), "is larger than"),
+    ],
+)
+def test_what_is_no_record_is_told(case: Case, content: bytes, words: str) -> None:
+    says(BASE, case.head | {f"{RESULTS}/x.json": content}, case.fetch, words)
+
+
+def test_a_record_under_another_name_is_told(case: Case) -> None:
+    head = case.head | {f"{RESULTS}/x.json": case.head[case.path]}
+    says(BASE, head, case.fetch, "holds the record")
+
+
+def test_names_have_no_meaning_in_markdown(case: Case) -> None:
+    head = case.head | {f"{RESULTS}/<img src=x>`@all\n# x.json": b"{"}
+    said = comment(review(BASE, head, case.fetch), accepted=False)
+    (line,) = [one for one in said.splitlines() if "<img" in one]
+    assert line.startswith("- `") and line.endswith("`") and line.count("`") == 2
