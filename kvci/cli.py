@@ -356,10 +356,13 @@ def grade(
     if bool(folder) == bool(dataset):
         raise UserError("Give either a run's folder or --dataset.")
     if folder:
-        failed = False
-        for before, after in regrade(folder, everything):
+        changed, left = regrade(folder, everything)
+        failed = bool(left)
+        for before, after in changed:
             failed |= after.cls in ("I3", "I4")
             click.echo(f"{after.arm} {after.instance}: {after.cls}, was {before.cls}")
+        for late in left:
+            click.echo(f"{late.arm} {late.instance}: not graded, and still {late.cls}")
         if with_harness:
             count, lines = beside_harness(folder)
             for line in lines:

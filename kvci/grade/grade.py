@@ -4,6 +4,7 @@ import base64
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,6 @@ def grade(
     if patch is not None and not patch.strip():
         return Graded(verdict=Verdict.EMPTY_PATCH)
     write_atomic(folder / "patch.diff", patch or b"")
-    (folder / "report.json").unlink(missing_ok=True)
     sandbox = make()
     try:
         return _grade(row, patch, sandbox, folder, test_s)
@@ -72,12 +72,16 @@ def grade(
 def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
     broken = "" if patch is None else _prepare(patch, sandbox)
     if broken is None:
+        (folder / "report.json").unlink(missing_ok=True)
         return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
-    run = sandbox.script(row.eval_script, Limits(wall_s=test_s, cpu_s=int(test_s * 4) + 1))
+    limits = Limits(wall_s=test_s, cpu_s=int(test_s * 4) + 1)
+    whole = replace(limits, kept_bytes=limits.output_mib << 20)  # a test's status may be anywhere
+    run = sandbox.script(row.eval_script, whole)
     log = folder / "test_output.txt"
     write_atomic(log, run.output)
     text = run.output.decode(errors="replace")
     if run.timed_out and START_TEST_OUTPUT in text:
+        (folder / "report.json").unlink(missing_ok=True)
         return Graded(verdict=Verdict.TEST_TIMEOUT, applies=True, eval_s=run.wall_s)
     if START_TEST_OUTPUT not in text or END_TEST_OUTPUT not in text:
         missing = "end" if START_TEST_OUTPUT in text else "start"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvci.errors import UserError
+from kvci.files import sha256_of
 from kvci.tasks.row import Row
 
 NAME = "kvci"
@@ -24,20 +25,21 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [row for row in rows if patches.get(row.instance_id)]
     (folder / "rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in chosen))
+    run_id = f"{NAME}-{sha256_of(json.dumps(sorted(patches.items())).encode())[:12]}"
     lines = [
         {"instance_id": name, "model_patch": patch, "model_name_or_path": NAME}
         for name, patch in patches.items()
     ]
     (folder / "predictions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     program = Path(sys.executable).with_name("swebench")
-    words = [str(program), "eval", "rows.jsonl", "-p", "predictions.jsonl", "--run-id", NAME]
+    words = [str(program), "eval", "rows.jsonl", "-p", "predictions.jsonl", "--run-id", run_id]
     words += ["-j", "1", "-t", str(int(test_s)), "--report-dir", "."]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"swebench eval does not run: {(done.stdout + done.stderr)[-500:]}")
     return {
         name: report
-        for path in folder.glob(f"logs/run_evaluation/{NAME}/{NAME}/*/report.json")
+        for path in folder.glob(f"logs/run_evaluation/{run_id}/{NAME}/*/report.json")
         for name, report in json.loads(path.read_text()).items()
     }
 

@@ -38,6 +38,12 @@ def unheld(image: str) -> Iterator[bool]:
         release(image)
 
 
+def is_free(image: str) -> bool:
+    """No other process holds it now."""
+    with unheld(image) as free:
+        return free
+
+
 @cache
 def _file() -> int:
     try:

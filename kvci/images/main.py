@@ -1,5 +1,6 @@
 """The verbs of `kvci images`."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from docker.errors import APIError, ImageNotFound
 
 from kvci.errors import UserError
 from kvci.files import Document
-from kvci.images import shelf
+from kvci.images import holds, shelf
 from kvci.images.build import BUILT
 from kvci.images.shelf import Kept
 from kvci.images.supply import supply_of
@@ -62,9 +63,11 @@ def prune(built: bool) -> str:
     images = engine.client().images
     gone = sum(shelf.let_go(one) for one in shelf.ours())
     for image in images.list(STRIPPED):
-        for name in image.tags:
+        held = [name for name in image.tags if not holds.is_free(name)]
+        for name in image.tags if not held else ():
             if name.startswith(f"{STRIPPED}:"):
-                images.remove(name)
+                with contextlib.suppress(APIError):  # a container has it
+                    images.remove(name)
     for image in images.list(filters={"label": BUILT}) if built else []:
         try:
             for name in image.tags:

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import docker
@@ -22,7 +22,9 @@ from kvci.sandbox.history import without_future
 State = Literal["pulling", "present", "pulled", "absent", "failed", "let go"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
 LIMITED = ("toomanyrequests", "too many requests", "rate limit")
-ABSENT = ("manifest unknown", "name unknown", "repository does not exist")
+ABSENT = ("manifest unknown", "name unknown")
+DENIED = ("access denied", "unauthorized", "authentication required")
+"""It may be there for another login."""
 NO_ROOM = ("no space left on device",)
 
 
@@ -83,7 +85,7 @@ class Puller:
     """How images are pulled. Times in seconds."""
 
     mirror: str | None = None
-    """A registry that has the same repositories; asked instead of the image's own."""
+    """A registry that has the same repositories; asked before the image's own."""
     login: Login | None = None
     """For the registry that is asked; else what `docker login` left is taken."""
     reserve_bytes: int = 0
@@ -110,6 +112,8 @@ class Puller:
                 name = self._pull(image)
                 return self._entry(image, "pulled", began, attempts, id=name)
             except Absent as error:
+                if self.mirror:
+                    return replace(self, mirror=None).pull(image)
                 return self._entry(image, "absent", began, attempts, why=str(error))
             except (NoRoom, SandboxFailed) as error:
                 return self._entry(image, "failed", began, attempts, why=str(error))
@@ -118,9 +122,10 @@ class Puller:
                 wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1))
                 if isinstance(error, Limited):
                     asked_s = registry.ask(mirrored(image, self.mirror), self.login).wait_s
-                    wait_s = wait_s if asked_s is None else asked_s
+                    wait_s = max(wait_s, asked_s or 0.0)
                     self.gate.close(wait_s)
-                if asked_s is None and time.monotonic() - began + wait_s > self.patience_s:
+                patient = asked_s is not None and asked_s > self.patience_s
+                if not patient and time.monotonic() - began + wait_s > self.patience_s:
                     return self._entry(image, "failed", began, attempts, why=why)
                 if not self.stopped():
                     self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
@@ -201,6 +206,6 @@ def _failure(said: str) -> Failed:
         return Limited(text)
     if any(words in low for words in NO_ROOM):
         return NoRoom(text)
-    if any(words in low for words in ABSENT):
+    if any(words in low for words in ABSENT) and not any(words in low for words in DENIED):
         return Absent(text)
     return Failed(text)

@@ -74,13 +74,13 @@ def unmarked(graded: Graded) -> bool:
 def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
     """The gold patch, which must resolve in one of two tries, and the base, which must not.
 
-    What an image answered is kept on this machine, and not asked again.
+    That it resolved in an image is kept on this machine, and not asked again.
     """
     known = _known(sandboxes, instance, test_s)
     if known and known.exists():
         return Graded.read(known)
     graded = _asked(sandboxes, instance, folder, test_s)
-    if known and graded.applies is not None:
+    if known and graded.verdict is Verdict.RESOLVED:
         graded.write(known)
     return graded
 
@@ -115,7 +115,7 @@ def _known(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | No
     return cache() / "preflight" / f"{sha256_of(asked.encode())}.json" if image else None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Task:
     """What is to be graded, and who hears of it before `result` is there."""
 
@@ -147,6 +147,8 @@ class Grader:
         self._pool = worker()
         self._lock = threading.Lock()
         self._closed = False
+        self._waiting: list[_Task] = []
+        """In the worker's order: of a worker that ends, the first one was begun."""
 
     def submit(
         self,
@@ -167,6 +169,9 @@ class Grader:
 
     def _send(self, task: "_Task") -> Future[Graded]:
         pool = self._pool
+        with self._lock:
+            if task not in self._waiting:
+                self._waiting.append(task)
         try:
             sent = pool.submit(task.work)
         except BrokenExecutor:
@@ -182,7 +187,12 @@ class Grader:
         elif isinstance(sent.exception(), BrokenExecutor):
             self._again(pool, task)
         else:
-            task.end(sent)
+            self._end(task, sent)
+
+    def _end(self, task: "_Task", sent: Future[Graded]) -> None:
+        with self._lock:
+            self._waiting.remove(task)
+        task.end(sent)
 
     def _again(self, pool: Executor, task: "_Task") -> None:
         """The worker is gone. A stop ends it too, and then nothing is begun anew."""
@@ -192,14 +202,14 @@ class Grader:
                 return
             if pool is self._pool:
                 self._pool = worker()
-        task.tries += 1
+            task.tries += task is self._waiting[0]
         if task.tries < ATTEMPTS_MAX:
             self._send(task)
         else:
             why = f"the grading process ended {ATTEMPTS_MAX} times"
             gone: Future[Graded] = Future()
             gone.set_result(Graded(verdict=Verdict.GRADING_FAILED, detail=why))
-            task.end(gone)
+            self._end(task, gone)
 
     def close(self, wait: bool) -> None:
         with self._lock:

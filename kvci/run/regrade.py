@@ -28,6 +28,14 @@ from kvci.taxonomy import LAST_ACTIONS, Class, Evidence, Exit, Verdict, classify
 
 WITHOUT_PATCH = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED, Exit.REQUEST_FAILED}
 WITHOUT_PATCH |= {Exit.KVCI_FAILED}
+FAILED = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED}
+UNREPORTED = {Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT}
+"""Of such patches the harness writes no report."""
+
+
+def ungraded(outcome: Outcome) -> bool:
+    """Its patch waits to be graded: infrastructure, or a fault of kvci's, kept it from it."""
+    return outcome.verdict in FAILED and can_be(outcome)
 
 
 def can_be(outcome: Outcome) -> bool:
@@ -44,7 +52,10 @@ def again(
     gold: Graded | None,
     then: Callable[[Outcome], None],
 ) -> Future[Graded]:
-    """Grade the trial's stored patch; its outcome is written anew, and `then` hears of it."""
+    """Grade the trial's stored patch; its outcome is written anew, and `then` hears of it.
+
+    A verdict that it has stays if grading fails now.
+    """
     folder = directory.trial(Trial(outcome.arm, outcome.instance, outcome.seed))
     patch = (folder / "patch.diff").read_bytes()
     evidence = Evidence(
@@ -70,7 +81,8 @@ def again(
                 "pass_to_pass": graded.pass_to_pass,
             }
         )
-        changed.write(folder / "outcome.json")
+        if graded.verdict not in FAILED or outcome.verdict in FAILED:
+            changed.write(folder / "outcome.json")
         then(changed)
 
     return grader.submit(instance, patch, folder / "grade", write, gold)
@@ -78,11 +90,11 @@ def again(
 
 def regrade(
     folder: Path, everything: bool, say: Callable[[str], None] = print
-) -> list[tuple[Outcome, Outcome]]:
+) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
     """Each trial before and after: those that could not be graded, or all that have a patch.
 
-    Images that are not here any more are fetched. Raises UserError if the dataset is not the one
-    of the run.
+    And those that could not be begun, because their images, which are fetched, cannot be had.
+    Raises UserError if the dataset is not the one of the run.
     """
     spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
     instances = {one.row.instance_id: one for one in load(spec.dataset)}
@@ -95,7 +107,7 @@ def regrade(
         grader = Grader(sandboxes, spec.test_s)
         changed: list[tuple[Outcome, Outcome]] = []
         left = [one for one in directory.outcomes() if can_be(one)]
-        left = [one for one in left if everything or one.cls is Class.I3]
+        left = [one for one in left if everything or ungraded(one)]
         futures = []
         try:
             for wave in _waves(spec, instances, {one.instance for one in left}, folder, say):
@@ -116,21 +128,22 @@ def regrade(
         arms, count = [arm.id for arm in spec.arms], len(manifest.planned) * len(spec.seeds)
         outcomes = settle(directory.outcomes())
         summarize(manifest.run_id, arms, count, outcomes).write(directory.path / "summary.json")
-    return [*changed, *((one, one) for one in left)]
+    return changed, left
 
 
 def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:
     """How many patches the harness graded too, and a line for each thing that it says otherwise.
 
-    Where it writes no report, nothing is resolved, and kvci must have said so. Raises UserError.
+    Where it writes no report, kvci must have said that there is none to write. Raises UserError.
     """
     spec = Spec.read(folder / "spec.json")
     instances = {one.row.instance_id: one for one in load(spec.dataset)}
     rows = [one.row for one in instances.values()]
     directory = RunDirectory(folder)
     outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]
-    count, lines = 0, []
-    for wave in _waves(spec, instances, {one.instance for one in outcomes}, folder, say):
+    count, lines, left = 0, [], {one.instance for one in outcomes}
+    for wave in _waves(spec, instances, set(left), folder, say):
+        left -= wave
         for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
             mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm, seed))
             trials = {one.instance: one for one in mine_of if one.instance in wave}
@@ -144,13 +157,17 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
             reports = evaluate(rows, patches, folder / "harness" / arm / str(seed), spec.test_s)
             count += len(patches)
             for name, outcome in trials.items():
+                unmarked = "marker" in outcome.detail
+                if name not in reports and outcome.verdict not in UNREPORTED and not unmarked:
+                    lines.append(f"{arm} {name}: the harness did not grade it")
+                    continue
                 theirs = reports.get(name, {"resolved": False})
                 mine = {"resolved": outcome.verdict is Verdict.RESOLVED}
                 graded = places[name] / "grade" / "report.json"
                 if name in reports and graded.exists():
                     mine = json.loads(graded.read_text())
                 lines += [f"{arm} {name}: {line}" for line in differences(mine, theirs)]
-    return count, lines
+    return count, [*lines, *(f"{name}: its image is not here" for name in sorted(left))]
 
 
 def _waves(

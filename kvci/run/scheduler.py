@@ -25,7 +25,7 @@ from kvci.plan import Block, Trial
 from kvci.run.directory import Ceiling, Outcome, RunDirectory, now
 from kvci.run.grading import Grader
 from kvci.run.progress import Progress
-from kvci.run.regrade import again, can_be, resolved
+from kvci.run.regrade import again, resolved, ungraded
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
 from kvci.sandbox import SandboxFailed
 from kvci.serve.remote import Remote
@@ -37,7 +37,6 @@ from kvci.taxonomy import (
     ATTEMPTS_MAX,
     GENERATED_AGAIN,
     LAST_ACTIONS,
-    Class,
     Evidence,
     Exit,
     Verdict,
@@ -175,7 +174,7 @@ class Scheduler:
     def _complete(self, block: Block) -> bool:
         """Every trial has its outcome, and none waits to be graded again."""
         there = self._there(block)
-        return len(there) == len(self._trials(block)) and not any(map(_ungraded, there))
+        return len(there) == len(self._trials(block)) and not any(map(ungraded, there))
 
     def _preflight(self, block: Block) -> None:
         """Have the gold patches of a block graded, beside whatever else goes on."""
@@ -221,7 +220,7 @@ class Scheduler:
 
     def _grade_again(self, block: Block) -> None:
         """What infrastructure kept from being graded is graded from its stored patch."""
-        for outcome in filter(_ungraded, self._there(block)):
+        for outcome in filter(ungraded, self._there(block)):
             gold = resolved(self._gold[outcome.instance])
             instance, prompt = self._instances[outcome.instance], self._spec.prompt
             self._graded.append(
@@ -449,10 +448,6 @@ class Scheduler:
         )
         outcome.write(self._directory.trial(trial) / "outcome.json")
         self._progress.outcome(outcome)
-
-
-def _ungraded(outcome: Outcome) -> bool:
-    return outcome.cls is Class.I3 and can_be(outcome)
 
 
 def _heard(_: Outcome) -> None:

@@ -14,11 +14,12 @@ from typing import IO, Any
 import requests
 from docker.errors import APIError, NotFound
 
+from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.host import process
 from kvci.sandbox import TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, diff
 from kvci.sandbox.capped import HeadAndTail
-from kvci.sandbox.engine import GONE, OWNER, RUN, client, cpus, full
+from kvci.sandbox.engine import GONE, OWNER, RUN, answers, client, cpus, full
 
 LIFETIME_S = 6 * 3600
 """A container that nobody sweeps ends by itself."""
@@ -180,13 +181,15 @@ class Docker:
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
             try:
-                over = _drain(connection, kept, started + limits.wall_s, cap_bytes, full)
+                over = _drain(connection, kept, started + limits.wall_s, cap_bytes, _hopeless)
             finally:
                 # Without this the engine goes on filling a pipe that nobody reads, and waits 10 s.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
                 stream.close()
             wall_s = time.monotonic() - started
+            if not over and not answers():
+                raise SandboxFailed("Docker: it does not answer, so nobody knows what took so long")
             code = api.exec_inspect(made["Id"])["ExitCode"] if over else None
             self._must_be_there()
             if full() and self._written_bytes() < HOG_BYTES:
@@ -299,6 +302,11 @@ def _tar(files: dict[str, str]) -> bytes:
             member.size, member.mode = len(data), 0o644
             archive.addfile(member, io.BytesIO(data))
     return out.getvalue()
+
+
+def _hopeless() -> bool:
+    """What goes on can come to no good end."""
+    return ENDING.is_set() or full()
 
 
 def _drain(

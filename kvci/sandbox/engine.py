@@ -21,6 +21,7 @@ RUN = "kvci.run"
 """A label: the run that it is for."""
 FLOOR_BYTES = 1 << 30
 """A disk with less room than this, or than a twentieth of it, is full."""
+ANSWER_S = 5.0
 PATIENCE_S = 900.0
 """An engine may take so long to come back, or its disk to have room again."""
 BUSY = "already running"
@@ -46,6 +47,18 @@ def cpus() -> int:
     """What the engine has; asking takes a tenth of a second."""
     count: int = client().info()["NCPU"]
     return count
+
+
+def answers() -> bool:
+    """True if the engine answers soon: a command that took too long may have waited for it."""
+    try:
+        impatient = docker.from_env(timeout=ANSWER_S)
+        try:
+            return bool(impatient.ping())
+        finally:
+            impatient.close()
+    except GONE:
+        return False
 
 
 def check() -> str:

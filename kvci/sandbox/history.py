@@ -96,7 +96,8 @@ def _make(image: str, digest: str) -> None:
         if code not in (CLEAN, NOT_CLEAN):
             said = made.logs()[-300:]
             raise SandboxFailed(f"the history of {image} cannot be stripped: {said!r}")
-        clean = made.commit() if code == NOT_CLEAN else client().images.get(digest)
+        bare = {"Labels": {OWNER: ""}}  # else each container of the image would be this process's
+        clean = made.commit(conf=bare) if code == NOT_CLEAN else client().images.get(digest)
         for name in {name_of(digest), name_of(clean.id)}:
             clean.tag(*name.split(":"))
     finally:

@@ -89,7 +89,7 @@ def _raw(path: Path) -> Iterator[dict[str, Any]]:
 
         try:
             yield from parquet.read_table(path).to_pylist()
-        except ArrowInvalid:
+        except (ArrowInvalid, OSError):
             raise UserError(f"{path} is not a parquet file.") from None
     else:
         raise UserError(f"The dataset {path} is neither .jsonl nor .parquet.")

@@ -61,3 +61,14 @@ def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
     found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert found.verdict is Verdict.TESTS_BROKEN
     assert found.pass_to_pass == (3, 4)
+
+
+def test_a_log_of_megabytes_keeps_every_status(tmp_path: Path) -> None:
+    loud = "import atexit; print('x' * 2_000_000); atexit.register(print, 'y' * 2_000_000)"
+    box = Bwrap(BUGGY.files)
+    box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
+    box.run(f'echo "{loud}" >> {FILE}', Limits())
+    patch = box.diff()
+    box.close()
+    found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
+    assert found.verdict is Verdict.RESOLVED, found

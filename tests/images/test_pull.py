@@ -134,6 +134,28 @@ def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Pa
     assert limited.state == "failed" and "slow down" in limited.why
 
 
+def test_a_limit_without_a_wait_is_given_up_too(registry: Registry, image: str) -> None:
+    registry.fault = fail(60, 429, "0")
+    entry = Puller(patience_s=3, say=lambda _: None).pull(image)
+    assert entry.state == "failed" and entry.attempts <= 3 and entry.seconds < 30
+
+
+def test_what_a_mirror_has_not_is_asked_of_the_registry(registry: Registry, image: str) -> None:
+    seen: list[str] = []
+
+    def fault(handler: Handler) -> bool:
+        if "/manifests/" not in handler.path or len(seen) >= 2:
+            return False
+        seen.append(handler.path)
+        body = b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
+        answer(handler, 404, body)
+        return True
+
+    registry.fault = fault
+    entry = Puller(mirror=registry.address, say=lambda _: None).pull(image)
+    assert entry.state == "pulled" and seen
+
+
 def test_no_pull_goes_beyond_the_time_budget(registry: Registry, image: str) -> None:
     for fault, why in ((fail(60, 503), "503"), (fail(60, 429, "50"), "slow down"), (drip, "")):
         registry.fault = fault

@@ -1,15 +1,19 @@
 """Trials graded again from their stored patches."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from kvci.cli import main
+from kvci.grade import Graded
 from kvci.plan import Trial
 from kvci.run.directory import Outcome, RunDirectory
+from kvci.run.grading import Grader
 from kvci.run.main import run
 from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
@@ -49,7 +53,7 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
     return {one.instance: one for one in RunDirectory(folder).outcomes()}
 
 
-def spoil(folder: Path, name: str) -> None:
+def spoil(folder: Path, name: str, **other: object) -> None:
     """As if infrastructure had kept the trial from being graded."""
     path = RunDirectory(folder).trial(Trial("f16-f16", name, 0)) / "outcome.json"
     lost: dict[str, object] = {
@@ -59,7 +63,7 @@ def spoil(folder: Path, name: str) -> None:
         "applies": None,
     }
     lost |= {"fail_to_pass": (0, 0), "pass_to_pass": (0, 0), "eval_s": 0.0, "detail": "gone"}
-    Outcome.read(path).model_copy(update=lost).write(path)
+    Outcome.read(path).model_copy(update=lost | other).write(path)
 
 
 def same(one: Outcome) -> dict[str, object]:
@@ -92,6 +96,33 @@ def test_the_verb_grades_these_alone_or_all(made: tuple[Spec, Path]) -> None:
     assert all(same(one) == same(before[name]) for name, one in outcomes(folder).items())
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["arms"][0]["resolved"] == 1
+
+
+def test_what_a_fault_of_kvci_s_kept_from_grading_is_graded_too(made: tuple[Spec, Path]) -> None:
+    _, folder = made
+    before = outcomes(folder)
+    name = next(name for name, one in before.items() if one.cls is Class.OK)
+    spoil(folder, name, verdict=Verdict.NOT_GRADED, cls=Class.I4)
+    done = CliRunner().invoke(main, ["grade", str(folder)])
+    assert (done.exit_code, done.output) == (0, f"f16-f16 {name}: OK, was I4\n")
+
+
+def test_a_verdict_stays_when_grading_again_fails(
+    made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = made
+    before = outcomes(folder)
+
+    def fails(*words: Any) -> Future[Graded]:
+        ended: Future[Graded] = Future()
+        ended.set_result(Graded(verdict=Verdict.GRADING_FAILED, detail="gone"))
+        words[4](ended.result())
+        return ended
+
+    monkeypatch.setattr(Grader, "submit", fails)
+    done = CliRunner().invoke(main, ["grade", str(folder), "--all"])
+    assert done.exit_code == 1 and "I3, was OK" in done.output
+    assert outcomes(folder) == before
 
 
 def test_another_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> None:

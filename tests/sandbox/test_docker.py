@@ -88,6 +88,32 @@ def test_a_container_without_its_programs_takes_no_processor() -> None:
         box.close()
 
 
+def test_a_command_that_waited_for_the_engine_is_infrastructure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box = Docker(calibration_image(), FILES)
+    try:
+        assert box.run("sleep 20", Limits(wall_s=1)).timed_out
+        monkeypatch.setattr(docker, "answers", lambda: False)
+        with pytest.raises(SandboxFailed, match="does not answer"):
+            box.run("sleep 20", Limits(wall_s=1))
+    finally:
+        box.close()
+
+
+def test_a_stop_does_not_wait_for_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = threading.Event()
+    monkeypatch.setattr(docker, "ENDING", ending)
+    box = Docker(calibration_image(), FILES)
+    try:
+        threading.Timer(1, ending.set).start()
+        began = time.monotonic()
+        box.run("sleep 30", Limits())
+        assert time.monotonic() - began < 15
+    finally:
+        box.close()
+
+
 def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
     box = Docker(calibration_image(), FILES)
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from kvci.sandbox import Limits, SandboxFailed, engine, history
 from kvci.sandbox.docker import Docker
+from kvci.sandbox.engine import OWNER
 from kvci.sandbox.history import without_future
 from tests.made_images import calibration_image
 
@@ -92,6 +93,8 @@ def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str)
         box._container.commit(NAME, "future")
         stripped = without_future(f"{NAME}:future")
         assert stripped == without_future(f"{NAME}:future")
+        labels = engine.client().images.get(stripped).labels
+        assert not labels.get(OWNER), "every container of it would be taken for ours"
         seen = Docker(stripped)
         try:
             assert seen.script(EVERYTHING, Limits()).output == b""
