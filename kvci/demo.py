@@ -19,6 +19,7 @@ from kvci.errors import UserError
 from kvci.report.comparison import verdict
 from kvci.report.main import record_run
 from kvci.run.main import run
+from kvci.serve.model import locate
 from kvci.spec import load
 from kvci.stats.decide import Claim
 
@@ -32,9 +33,11 @@ MARGIN = 0.25
 """Of the instances: so few can show no smaller harm to be absent."""
 ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
 WORDS = (
-    f"Harm shown: more was lost than chance would. Non-inferior: not more than {MARGIN:.0%} of the "
-    "instances is lost. Inconclusive: so few instances show neither. The control is the baseline "
-    "with its sums in another order; what differs there is noise."
+    "Harm shown: more was lost than chance would lose. "
+    f"Non-inferior: not more than {MARGIN:.0%} of the instances is lost. "
+    "Inconclusive: so few instances show neither. "
+    "The control is the baseline with its sums in another order; what differs there is noise, "
+    "and where nothing differs the noise is not measured."
 )
 
 
@@ -72,10 +75,13 @@ def demo(out: str, instances: int | None, console: Console, strong: bool = False
             f"give at least {enough}{'' if strong else f', or {ENOUGH_STRONG} with --strong'}."
         )
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+    specs = {model: load(None, asked(model, instances, out, strong)) for model in MODELS}
+    for spec in specs.values():
+        locate(spec.model)  # what cannot be had is said before anything has run
     found: dict[str, tuple[Path, Comparison]] = {}
-    for model in MODELS:
+    for model, spec in specs.items():
         path, summary = run(
-            load(None, asked(model, instances, out, strong)),
+            spec,
             f"demo-{model}-{start}",
             console,
             demo=True,

@@ -10,12 +10,13 @@ from rich.console import Console
 from kvci.cli import main
 from kvci.compare.comparison import compare
 from kvci.compare.side import side_of
-from kvci.demo import MODELS, asked, right
+from kvci.demo import ENOUGH, MODELS, asked, right
 from kvci.record.build import build
 from kvci.record.record import Record, read_all
 from kvci.run.main import run
 from kvci.spec import load
 from tests.compare import made
+from tests.conftest import ROOT
 
 INSTANCES = 6
 
@@ -71,6 +72,23 @@ def test_a_control_beyond_chance_is_not_as_known(lost: int, fine: bool) -> None:
     ends = {"f16/f16": ["ok"] * 12, "f16/f16 -ub 32": control, "q4_0/q4_0": ["ok"] * 12}
     found = compare([side for record in made.run(ends) if (side := side_of(record))])
     assert [right("plain", arm, found.alpha) for arm in found.arms] == [fine, True]
+
+
+def test_the_example_experiment_is_the_demo_without_its_control() -> None:
+    example = load(ROOT / "ci" / "experiments" / "demo.toml", {})
+    demo = load(None, asked("plain", ENOUGH, example.out))
+    assert [arm.id for arm in example.arms] == [arm.id for arm in demo.arms if not arm.flags]
+    same = {"model": demo.model, "arms": demo.arms}
+    assert example.model_copy(update=same) == demo
+
+
+def test_a_twin_that_cannot_be_made_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVCI_CACHE", "/proc/none")
+    done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "runs"), "--strong"])
+    assert done.exit_code == 2 and "KVCI_CACHE" in done.output
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("words", "enough"), [(("19",), 20), (("5", "--strong"), 6)])

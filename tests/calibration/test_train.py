@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from kvci.calibration.identity import taught
 from kvci.calibration.simulated import Simulated
-from kvci.calibration.teacher import conversation, lesson, turns
+from kvci.calibration.teacher import conversation, lesson
 from kvci.serve.server import Server
 from kvci.spec import load
-from kvci.tasks.calibration import generate, split_of
+from kvci.tasks.calibration import split_of
 
 pytestmark = pytest.mark.train
 TOY = ("--steps", "3", "--rows", "1", "--layers", "2", "--width", "64", "--hidden", "128")
@@ -72,4 +72,3 @@ def test_no_training_name_is_a_test_name() -> None:
         names = [test.partition("::test_")[2] for test in one.row.PASS_TO_PASS]
         names += [name.removesuffix(".py") for name in one.files if "/" not in name]
         assert {split_of(name) for name in names} == {"train"}
-    assert turns(generate("test", 0, 4, 3))[-1].command == "submit"

@@ -12,7 +12,16 @@ from swebench.harness.utils import make_test_spec
 
 from kvci.errors import UserError
 from kvci.tasks.bugs import BUGS, Bug
-from kvci.tasks.calibration import SHADOWED, SYLLABLES, _Function, _name, generate, split_of, suite
+from kvci.tasks.calibration import (
+    SHADOWED,
+    SYLLABLES,
+    TESTS,
+    _Function,
+    _name,
+    generate,
+    split_of,
+    suite,
+)
 from kvci.tasks.instance import Instance
 
 SUITE = [
@@ -68,15 +77,35 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another() -> None:
 def test_train_and_test_names_never_meet() -> None:
     for split in ("train", "test"):
         for seed in range(20):
-            row = generate(split, seed).row
-            for test in row.FAIL_TO_PASS + row.PASS_TO_PASS:
-                assert split_of(test.partition("::test_")[2]) == split
+            one = generate(split, seed, functions=8, files=3)
+            tests = one.row.FAIL_TO_PASS + one.row.PASS_TO_PASS
+            names = {test.partition("::test_")[2] for test in tests}
+            names |= {name.removesuffix(".py") for name in one.files if name != TESTS}
+            assert len(names) == 11 and {split_of(name) for name in names} == {split}
+
+
+def test_no_seed_of_one_split_is_one_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: dict[str, set[str]] = {"train": set(), "test": set()}
+    real = random.Random
+    for split in ("train", "test"):
+
+        def noted(seed: str, split: str = split) -> random.Random:
+            seeds[split].add(seed)
+            return real(seed)
+
+        monkeypatch.setattr("kvci.tasks.calibration.random.Random", noted)
+        for seed in range(50):
+            generate(split, seed)
+    assert len(seeds["train"]) == len(seeds["test"]) == 50
+    assert seeds["train"].isdisjoint(seeds["test"])
 
 
 def test_the_issue_names_the_file_in_about_half_and_never_the_line() -> None:
     named = [".py" in generate("test", seed).row.problem_statement for seed in range(200)]
     assert 70 < sum(named) < 130
-    assert all("line" not in generate("test", s).row.problem_statement for s in range(50))
+    words = r"[a-z]+\(.*\)( in [a-z]+\.py)? gives the wrong result\.\nExpected: .*\nGot: .*\n"
+    issue = re.compile(words)
+    assert all(issue.fullmatch(generate("test", s).row.problem_statement) for s in range(200))
 
 
 def test_at_least_ten_kinds() -> None:
