@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from kvci.errors import UserError
 from kvci.files import first_problem
-from kvci.run.directory import RunDirectory
+from kvci.run.directory import Manifest, RunDirectory
 from kvci.run.settle import settle
 from kvci.spec import Rerun, Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class
@@ -45,7 +45,8 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
         "filter": "",
         "limit": None,
         "shard": "1/1",
-        "rerun": Rerun(of=folder.name, filter=" ".join(words)),
+        "start": None,
+        "rerun": Rerun(of=Manifest.read(folder / "manifest.json").run_id, filter=" ".join(words)),
     }
     try:
         return Spec.model_validate(spec.model_dump() | again)

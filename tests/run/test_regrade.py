@@ -15,6 +15,7 @@ from kvci.plan import Trial
 from kvci.run.directory import Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
+from kvci.run.rerun import rerun_spec
 from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import script
@@ -151,6 +152,13 @@ def test_a_rerun_has_the_instances_and_arms_of_what_is_run_again(
     assert {name: one.cls for name, one in after.items()} == {n: before[n].cls for n in some}
     spec = Spec.read(tmp_path / "again" / "spec.json")
     assert spec.rerun == Rerun(of="r", filter="A6,OK") and spec.instances == tuple(some)
+    began = Spec.read(folder / "spec.json").model_copy(update={"start": "2026-01-01T00:00:00Z"})
+    (tmp_path / "other").mkdir()
+    began.write(tmp_path / "other" / "spec.json")
+    for name in ("manifest.json", "trials"):
+        (tmp_path / "other" / name).symlink_to(folder / name)
+    taken = rerun_spec(tmp_path / "other", "A6", None, False)
+    assert taken.start is None and taken.rerun and taken.rerun.of == "r"
     for wrong, sentence in (
         ([], "--class, --filter or --errors"),
         (["--errors"], "No trial of"),
