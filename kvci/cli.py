@@ -518,7 +518,9 @@ def show(as_json: bool) -> None:
 @click.option("--filter", help="A regular expression on instance ids.")
 @click.option("--limit", type=int)
 @_asks_of_images
-@click.option("--ledger", type=click.Path(path_type=Path), default=Path("images.json"))
+@click.option(
+    "--ledger", type=click.Path(dir_okay=False, path_type=Path), default=Path("images.json")
+)
 @click.pass_context
 def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
     """Get those that the disk holds, before a run; exit 1 if it is not all of them."""

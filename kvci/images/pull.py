@@ -22,7 +22,7 @@ from kvci.sandbox.history import without_future
 State = Literal["pulling", "present", "pulled", "absent", "failed", "let go"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
 LIMITED = ("toomanyrequests", "too many requests", "rate limit")
-ABSENT = ("manifest unknown", "name unknown")
+ABSENT = ("manifest unknown", "name unknown", "invalid reference format")
 DENIED = ("access denied", "unauthorized", "authentication required")
 """It may be there for another login."""
 NO_ROOM = ("no space left on device",)

@@ -126,6 +126,7 @@ def test_cut_connections_and_silence_are_tried_again(registry: Registry, image: 
 def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Path) -> None:
     absent = Puller(patience_s=1).pull(f"{registry.address}/kvci-test/none-429:latest")
     assert absent.state == "absent" and "unknown" in absent.why
+    assert Puller(patience_s=1).pull(f"{registry.address}/Not/A-Name:x").state == "absent"
     registry.fault = fail(60, 503)
     failed = Puller(patience_s=1, say=lambda _: None).pull(image)
     assert failed.state == "failed" and failed.attempts == 1
