@@ -53,7 +53,8 @@ def examine(spec: Spec) -> Iterator[Check]:
     yield _check("llama-server", lambda: _server(spec))
     yield _check("other servers", _others)
     yield _check("run folder", lambda: _folder(spec))
-    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and not images):
+    own = spec.dataset.partition(":")[0] == "calibration"  # though it could not be loaded
+    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and own):
         yield _check("sandbox", _bubblewrap)
         yield _check("clock", lambda: _clock(None))
         return
@@ -75,7 +76,7 @@ def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
 
 
 def _model(spec: Spec) -> tuple[str, str]:
-    path = locate(spec.model)
+    path = locate(spec.model, int(1e9 * spec.disk_reserve_gb))
     check_model(spec, header(path))
     return f"{path.name}, {path.stat().st_size >> 20} MiB, sha256 {sha256_of_file(path)[:12]}", ""
 

@@ -8,11 +8,19 @@ from kvci.errors import UserError
 
 Kind = Literal["model", "dataset"]
 RESERVE_BYTES = 5 << 30
-"""Of the disk with the cache, never used."""
 
 
-def fetch(repository: str, file: str, revision: str | None = None, kind: Kind = "model") -> Path:
-    """The file's path in the cache. Raises UserError if it cannot be had or has no room."""
+def fetch(
+    repository: str,
+    file: str,
+    revision: str | None = None,
+    kind: Kind = "model",
+    reserve_bytes: int = RESERVE_BYTES,
+) -> Path:
+    """The file's path in the cache. Raises UserError if it cannot be had or has no room.
+
+    The reserve is of the disk with the cache, and never used.
+    """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub import try_to_load_from_cache as cached
 
@@ -24,10 +32,10 @@ def fetch(repository: str, file: str, revision: str | None = None, kind: Kind = 
         size = get_hf_file_metadata(hf_hub_url(**where)).size or 0
         folder = Path(constants.HF_HUB_CACHE)
         folder.mkdir(parents=True, exist_ok=True)
-        if not isinstance(known, str) and shutil.disk_usage(folder).free - size < RESERVE_BYTES:
+        if not isinstance(known, str) and shutil.disk_usage(folder).free - size < reserve_bytes:
             raise UserError(
                 f"{file} of {repository} takes {size >> 20} MiB, and {folder} has no room for it "
-                f"beside a reserve of {RESERVE_BYTES >> 30} GiB; make room, or set HF_HOME."
+                f"beside a reserve of {reserve_bytes >> 20} MiB; make room, or set HF_HOME."
             )
         return Path(hf_hub_download(**where))
     except UserError:
@@ -51,6 +59,21 @@ def revision_and_files(repository: str, revision: str | None) -> tuple[str, list
             "give a .jsonl or .parquet file instead."
         ) from None
     return str(info.sha), [one.rfilename for one in info.siblings or []]
+
+
+def cached_files(repository: str, commit: str) -> list[str]:
+    """Of a dataset: what the cache has of this commit."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repository, repo_type="dataset", revision=commit, local_files_only=True
+            )
+        )
+    except Exception:
+        return []
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
 def _first_line(error: Exception) -> str:

