@@ -12,6 +12,7 @@ from kvci.grade import Graded
 from kvci.run.directory import RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.sandboxes import Kind, Sandboxes, choose
+from kvci.run.stop import Stopped, stopping
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
@@ -53,10 +54,12 @@ def grade_patches(
     if not chosen:
         raise UserError(f"No instance of {dataset} is left to grade; widen --filter.")
     kind, _ = choose(asked, (instances[name] for name in chosen))
-    with RunDirectory(out.resolve()) as directory:
-        return _grade(
-            kind, directory, asked, {name: (instances[name], patches[name]) for name in chosen}
-        )
+    some = {name: (instances[name], patches[name]) for name in chosen}
+    try:
+        with RunDirectory(out.resolve()) as directory, stopping():
+            return _grade(kind, directory, asked, some)
+    except Stopped:
+        raise UserError(f"Stopped; what was graded until then lies in {out}.") from None
 
 
 def _grade(

@@ -2,15 +2,11 @@
 
 import contextlib
 import re
-import signal
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
-import psutil
 from rich.console import Console
 
-from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import gpu, gpu_to_itself
@@ -21,33 +17,12 @@ from kvci.run.regrade import dataset_sha256
 from kvci.run.sandboxes import Sandboxes, choose, supplies
 from kvci.run.scheduler import Scheduler
 from kvci.run.settle import settle
+from kvci.run.stop import Stopped, stopping
 from kvci.run.summary import Summary, infrastructure, summarize, table
 from kvci.serve.model import check, header, locate
 from kvci.serve.server import command, resolve
 from kvci.spec import Spec
 from kvci.tasks.dataset import load_with_revision
-
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The last one comes when a terminal is closed."""
-
-
-class Stopped(BaseException):
-    """One of STOPS: what is finished is on disk, the rest is for the next `kvci run`."""
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    """Whatever a thread waits for is a child of ours, so its end sets the thread free.
-
-    Python's resource tracker ends by itself, and complains when it is killed.
-    """
-    for again in STOPS:
-        signal.signal(again, signal.SIG_IGN)
-    ENDING.set()
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "resource_tracker" not in " ".join(child.cmdline()):
-                child.kill()
-    raise Stopped(number)
 
 
 def _named(text: str | None, spec: Spec) -> str:
@@ -78,21 +53,23 @@ def run(
     spec: Spec, run_id: str | None, console: Console, demo: bool = False
 ) -> tuple[Path, Summary]:
     """Run what is not done yet, and say what came out. Bad input is a UserError before writing."""
-    loaded, revision = load_with_revision(spec.dataset)
+    name = _named(run_id, spec)
+    path = Path(spec.out) / name / _shard_folder(spec)
+    before = path / "manifest.json"
+    known = Manifest.read(before).dataset_revision if before.exists() else ""
+    loaded, revision = load_with_revision(spec.dataset, known)
     instances = {instance.row.instance_id: instance for instance in loaded}
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})
     planned = blocks(list(instances), spec)
-    name = _named(run_id, spec)
     command(spec.engine)
-    model = locate(spec.model)
+    model = locate(spec.model, int(1e9 * spec.disk_reserve_gb))
     check(spec, header(model))
     names = tuple(name for block in planned for name in block.instances)
     kind, sandbox = choose(spec, (instances[name] for name in names))
     digest = dataset_sha256(instances.values())
     spec = spec.model_copy(update={"sandbox": kind})
-    path = Path(spec.out) / name / _shard_folder(spec)
     alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
-    with alone, RunDirectory(path.resolve()) as directory:
+    with alone, RunDirectory(path.resolve()) as directory, stopping():
         sandboxes = Sandboxes.of(spec, kind, directory.scratch, name)
         sandboxes.sweep()
         manifest = directory.open(
@@ -108,7 +85,6 @@ def run(
         )
         arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())
-        before = {number: signal.signal(number, _stop) for number in STOPS}
         mine = [instances[name] for name in names]
         supply = supplies(spec, mine, directory.path / "images.json", console.print)
         try:
@@ -121,8 +97,6 @@ def run(
             console.print(f"Stopped; kvci run with --run-id {manifest.run_id} goes on.")
         finally:
             sandboxes.sweep(own=True)
-            for number, handler in before.items():
-                signal.signal(number, handler)
         outcomes = settle(directory.outcomes())
         summary = summarize(manifest.run_id, arms, count, outcomes)
         summary.write(directory.path / "summary.json")

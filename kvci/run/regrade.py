@@ -19,6 +19,7 @@ from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.sandboxes import Sandboxes, choose, supplies
 from kvci.run.settle import settle
+from kvci.run.stop import Stopped, stopping
 from kvci.run.summary import summarize
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
@@ -97,18 +98,18 @@ def regrade(
     Raises UserError if the dataset is not the one of the run.
     """
     spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
-    instances = {one.row.instance_id: one for one in load(spec.dataset)}
+    instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     if dataset_sha256(instances.values()) != manifest.dataset_sha256:
         raise UserError(f"{spec.dataset} is not what it was when {folder} was made.")
     kind, _ = choose(spec, (instances[name] for name in manifest.planned))
-    with RunDirectory(folder.resolve()) as directory:
+    with RunDirectory(folder.resolve()) as directory, stopping():
         sandboxes = Sandboxes.of(spec, kind, directory.scratch, manifest.run_id)
         sandboxes.sweep()
         grader = Grader(sandboxes, spec.test_s)
         changed: list[tuple[Outcome, Outcome]] = []
         left = [one for one in directory.outcomes() if can_be(one)]
         left = [one for one in left if everything or ungraded(one)]
-        futures = []
+        late, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
         try:
             for wave in _waves(spec, instances, {one.instance for one in left}, folder, say):
                 for one in (one for one in left if one.instance in wave):
@@ -119,16 +120,19 @@ def regrade(
                     futures.append(
                         again(one, directory, instance, grader, spec.prompt, resolved(gold), heard)
                     )
-                left = [one for one in left if one.instance not in wave]
                 for future in futures:
                     future.result()
+        except Stopped:
+            say("Stopped; the same command goes on with what is left.")
         finally:
             grader.close(wait=len(changed) == len(futures))
             sandboxes.sweep(own=True)
         arms, count = [arm.id for arm in spec.arms], len(manifest.planned) * len(spec.seeds)
         outcomes = settle(directory.outcomes())
         summarize(manifest.run_id, arms, count, outcomes).write(directory.path / "summary.json")
-    return changed, left
+    for before, _ in changed:
+        late.pop((before.arm, before.instance, before.seed))
+    return changed, list(late.values())
 
 
 def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:
@@ -136,8 +140,8 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
 
     Where it writes no report, kvci must have said that there is none to write. Raises UserError.
     """
-    spec = Spec.read(folder / "spec.json")
-    instances = {one.row.instance_id: one for one in load(spec.dataset)}
+    spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
+    instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     rows = [one.row for one in instances.values()]
     directory = RunDirectory(folder)
     outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]

@@ -1,16 +1,15 @@
 """Blocks -> arms in the block's order -> one server -> as many conversations as slots."""
 
+import itertools
 import json
-import queue
 import shutil
 import threading
 import time
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 
 import httpx
@@ -42,6 +41,7 @@ from kvci.taxonomy import (
     Verdict,
     classify,
 )
+from kvci.threads import background
 
 BLOCK_MAX = timedelta(hours=24)
 
@@ -146,7 +146,7 @@ class Scheduler:
 
     def _wave(self, wave: list[Block], started: float) -> bool:
         """Blocks whose images are here; False if the time budget ended it."""
-        for block, following in zip_longest(wave, wave[1:]):
+        for block, following in itertools.zip_longest(wave, wave[1:]):
             if self._late(started, self._longest_s):
                 return False
             began = time.monotonic()
@@ -300,15 +300,10 @@ class Scheduler:
     def _serve(
         self, block: Block, trials: list[Trial], server: Server, ran: Ran, workers: int
     ) -> list[Trial]:
-        """The trials that have to be tried again."""
-        slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(workers):
-            slots.put(slot)
+        """The trials that have to be tried again. What goes on when it raises, ends unheard."""
+        client, todo = Client(server.url, server.healthy), iter(trials)
 
-        client = Client(server.url, server.healthy)
-
-        def one(trial: Trial) -> bool:
-            slot = slots.get()
+        def one(trial: Trial, slot: int) -> bool:
             self._progress.slot(+1)
             started = now()
             try:
@@ -318,23 +313,25 @@ class Scheduler:
                 if talk.exit is Exit.SANDBOX_FAILED:
                     self._sandboxes.wait()
             except UserError:
+                self._stop.set()
                 raise
             except Exception:
                 talk = Conversation(exit=Exit.KVCI_FAILED, detail=traceback.format_exc())
             finally:
                 self._progress.slot(-1)
-                slots.put(slot)
             return self._ended(block, trial, talk, ran, started)
 
-        with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(one, trial) for trial in trials]
-            try:
-                again = [future.result() for future in futures]
-            except BaseException:
-                self._stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [trial for trial, more in zip(trials, again, strict=True) if more]
+        def converse_in(slot: int) -> list[Trial]:
+            mine = itertools.takewhile(lambda _: not self._stop.is_set(), todo)
+            return [trial for trial in mine if one(trial, slot)]
+
+        try:
+            slots = [background(converse_in, slot) for slot in range(workers)]
+            again = {trial for slot in slots for trial in slot.result()}
+        except BaseException:
+            self._stop.set()
+            raise
+        return [trial for trial in trials if trial in again]
 
     def _solve(self, trial: Trial, server: Server, client: Client, slot: int) -> Conversation:
         instance = self._instances[trial.instance]

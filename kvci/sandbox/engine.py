@@ -21,7 +21,7 @@ RUN = "kvci.run"
 """A label: the run that it is for."""
 FLOOR_BYTES = 1 << 30
 """A disk with less room than this, or than a twentieth of it, is full."""
-ANSWER_S = 5.0
+ANSWER_S, SOON_S = 5.0, 1.0
 PATIENCE_S = 900.0
 """An engine may take so long to come back, or its disk to have room again."""
 BUSY = "already running"
@@ -49,10 +49,10 @@ def cpus() -> int:
     return count
 
 
-def answers() -> bool:
+def answers(within_s: float = ANSWER_S) -> bool:
     """True if the engine answers soon: a command that took too long may have waited for it."""
     try:
-        impatient = docker.from_env(timeout=ANSWER_S)
+        impatient = docker.from_env(timeout=within_s)
         try:
             return bool(impatient.ping())
         finally:
@@ -91,7 +91,12 @@ def images_with_sizes() -> list[dict[str, Any]]:
 
 
 def sweep(own: bool = False) -> None:
-    """Remove the containers of this machine's kvci processes that live no more, or are this one."""
+    """Remove the containers of this machine's kvci processes that live no more, or are this one.
+
+    A stop does not wait for an engine that hangs: then the next start removes them.
+    """
+    if ENDING.is_set() and not answers(SOON_S):
+        return
     with contextlib.suppress(*GONE):
         for container in client().containers.list(
             all=True, filters={"label": OWNER}, ignore_removed=True

@@ -1,6 +1,10 @@
 """`kvci grade`: gold patches and predictions of others, and bad input."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -64,3 +68,22 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     assert "twice" in grade(*words)[1]
     assert "no instance" in grade("--dataset", DATASET, "--gold", "--filter", "zzz")[1].lower()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_takes_less_than_5_s_and_leaves_nothing(tmp_path: Path) -> None:
+    words = ["grade", "--dataset", "calibration:functions=3,count=60", "--gold"]
+    words += ["--out", str(tmp_path / "out")]
+    call = "from kvci.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", call, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        until = time.monotonic() + 60
+        while not list((tmp_path / "out").glob("*/graded.json")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 2 and said.startswith(b"kvci: Stopped;"), said
+    assert len(said.splitlines()) == 1 and not (tmp_path / "out" / "tmp").exists()

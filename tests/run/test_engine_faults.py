@@ -74,6 +74,22 @@ def test_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
     run.end()
 
 
+def test_a_stop_while_the_daemon_hangs(daemon: Daemon, tmp_path: Path) -> None:
+    run = Running(tmp_path)
+    run.until(3)
+    daemon.signal(signal.SIGSTOP)
+    try:
+        time.sleep(3)
+        began = time.monotonic()
+        run.process.send_signal(signal.SIGINT)
+        said, _ = run.process.communicate(timeout=120)
+        assert time.monotonic() - began < 5
+        assert "goes on" in said and "Traceback" not in said, said
+    finally:
+        daemon.signal(signal.SIGCONT)
+    Running(tmp_path).end()
+
+
 def test_a_disk_that_is_full(daemon: Daemon, tmp_path: Path) -> None:
     run = Running(tmp_path)
     run.until(3)

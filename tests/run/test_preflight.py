@@ -93,7 +93,7 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
         },
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvci.run.main.load_with_revision", lambda _: (list(known.values()), ""))
+        patch.setattr("kvci.run.main.load_with_revision", lambda *_: (list(known.values()), ""))
         folder, _ = run(spec, "r", Console())
         ceiling = Ceiling.read(folder / "ceiling.json")
         run(spec, "r", Console())
