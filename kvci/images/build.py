@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -162,6 +163,7 @@ def _checkout(tree: Path, source: str, commit: str) -> None:
     repository.git.fetch("--quiet", "--depth=1", f"--upload-pack={serve}", source, commit)
     repository.git.checkout("--quiet", "-B", "main", "FETCH_HEAD")
     Path(repository.git_dir, "FETCH_HEAD").unlink()
+    shutil.rmtree(Path(repository.git_dir, "logs"))
 
 
 def _root(member: tarfile.TarInfo) -> tarfile.TarInfo:

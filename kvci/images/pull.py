@@ -17,9 +17,9 @@ from kvci.files import Document
 from kvci.images import registry, shelf
 from kvci.images.registry import Login, mirrored
 from kvci.sandbox import SandboxFailed, engine
-from kvci.sandbox.history import without_future
+from kvci.sandbox.history import Unfit, without_future
 
-State = Literal["pulling", "present", "pulled", "absent", "failed", "let go"]
+State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "let go"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
 LIMITED = ("toomanyrequests", "too many requests", "rate limit")
 ABSENT = ("manifest unknown", "name unknown", "invalid reference format")
@@ -87,7 +87,7 @@ class Puller:
     mirror: str | None = None
     """A registry that has the same repositories; asked before the image's own."""
     login: Login | None = None
-    """For the registry that is asked; else what `docker login` left is taken."""
+    """Of one registry; of all others what `docker login` left is taken."""
     reserve_bytes: int = 0
     """Of the engine's disk, never used."""
     patience_s: float = 900.0
@@ -116,16 +116,18 @@ class Puller:
                     return replace(self, mirror=None).pull(image)
                 return self._entry(image, "absent", began, attempts, why=str(error))
             except (NoRoom, SandboxFailed) as error:
-                return self._entry(image, "failed", began, attempts, why=str(error))
+                state: State = "absent" if isinstance(error, Unfit) else "failed"
+                return self._entry(image, state, began, attempts, why=str(error))
             except Failed as error:
-                why, asked_s = str(error), None
+                why, patience_s = str(error), self.patience_s
                 wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1))
                 if isinstance(error, Limited):
-                    asked_s = registry.ask(mirrored(image, self.mirror), self.login).wait_s
-                    wait_s = max(wait_s, asked_s or 0.0)
+                    said = registry.ask(mirrored(image, self.mirror), self.login)
+                    wait_s = max(wait_s, said.wait_s or 0.0)
+                    window_s = said.window_s if said.remaining == 0 else None
+                    patience_s += max(said.wait_s or 0.0, window_s or 0.0)
                     self.gate.close(wait_s)
-                patient = asked_s is not None and asked_s > self.patience_s
-                if not patient and time.monotonic() - began + wait_s > self.patience_s:
+                if time.monotonic() - began + wait_s > patience_s:
                     return self._entry(image, "failed", began, attempts, why=why)
                 if not self.stopped():
                     self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
@@ -174,7 +176,8 @@ class Puller:
         name, tag = _repository_and_tag(source)
         left_s = max(0.1, self.until_s - time.monotonic())
         api = _Impatient(timeout=min(self.stall_s, left_s), **kwargs_from_env())
-        login = dict(zip(("username", "password"), self.login, strict=True)) if self.login else None
+        known = registry.known_to(registry.parts(source)[0], self.login)
+        login = {"username": known.user, "password": known.password} if known else None
         try:
             with contextlib.closing(
                 api.pull(name, tag, stream=True, decode=True, auth_config=login)
@@ -191,6 +194,10 @@ class Puller:
         if stripped.id != pulled.id:
             stripped.tag(*_repository_and_tag(image))
             shelf.mark(image)
+            pulled.reload()
+            # By its digest alone it would stay when the other goes, and its bytes count as shared.
+            for name in pulled.attrs["RepoDigests"] if not pulled.tags else ():
+                images.remove(name)
         return str(stripped.id)
 
 

@@ -25,8 +25,15 @@ ACCEPT = ", ".join(
         "oci.image.index.v1",
     )
 )
-Login = tuple[str, str]
-"""User name and password."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Of one registry; no other is told of it, whatever images a dataset names."""
+
+    user: str
+    password: str
+    registry: str = HUB
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Answer:
     why: str = ""
     remaining: int | None = None
     """Pulls left in its window, where it says so."""
+    window_s: float | None = None
+    """The window's length, where it says so."""
     wait_s: float | None = None
     """How long it asks to wait, where it does."""
     skew_s: float | None = None
@@ -56,6 +65,7 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
     registry, repository, tag = parts(image)
     host = HUB_API if registry == HUB else registry
     local = host.partition(":")[0] in ("localhost", "127.0.0.1")
+    login = known_to(registry, login)
     url = f"{'http' if local else 'https'}://{host}/v2/{repository}/manifests/{tag}"
     try:
         with httpx.Client(timeout=timeout_s, follow_redirects=True) as client:
@@ -67,20 +77,30 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
                 answer = client.head(url, headers={"accept": ACCEPT}, auth=auth)
     except (httpx.HTTPError, KeyError, ValueError) as error:
         return Answer(0, f"{registry} does not answer as a registry: {error or type(error)}")
-    left = answer.headers.get("ratelimit-remaining", "").partition(";")[0]
+    left, _, window = answer.headers.get("ratelimit-remaining", "").partition(";w=")
     return Answer(
         answer.status_code,
         f"{registry} answers {answer.status_code}",
         int(left) if left.isdecimal() else None,
+        float(window) if window.isdecimal() else None,
         _wait_s(answer.headers),
         _skew_s(answer.headers),
     )
 
 
 def login() -> Login | None:
-    """The one that the environment gives, KVCI_REGISTRY_USER and KVCI_REGISTRY_PASSWORD."""
+    """The one that the environment gives: KVCI_REGISTRY_USER and KVCI_REGISTRY_PASSWORD.
+
+    It is for docker.io, or for the registry that KVCI_REGISTRY names.
+    """
     user, password = (os.environ.get(f"KVCI_REGISTRY_{part}") for part in ("USER", "PASSWORD"))
-    return (user, password) if user and password else None
+    registry = os.environ.get("KVCI_REGISTRY") or HUB
+    return Login(user, password, registry) if user and password else None
+
+
+def known_to(registry: str, login: Login | None) -> Login | None:
+    """The login, if it is this registry's."""
+    return login if login and login.registry == registry else None
 
 
 def mirrored(image: str, mirror: str | None) -> str:
@@ -107,7 +127,7 @@ def _token(client: httpx.Client, challenge: str, login: Login | None) -> Any:
 
 
 def _basic(login: Login | None) -> Any:
-    return httpx.BasicAuth(*login) if login else httpx.USE_CLIENT_DEFAULT
+    return httpx.BasicAuth(login.user, login.password) if login else httpx.USE_CLIENT_DEFAULT
 
 
 def _wait_s(headers: httpx.Headers) -> float | None:

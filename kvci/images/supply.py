@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.images import holds, shelf
-from kvci.images.pull import Entry, Puller
+from kvci.images.pull import Entry, Puller, State
 from kvci.images.registry import login
 from kvci.images.shelf import Kept
 from kvci.plan import Block
 from kvci.sandbox import SandboxFailed, engine
-from kvci.sandbox.history import without_future
+from kvci.sandbox.history import Unfit, without_future
 from kvci.spec import Spec
 from kvci.tasks.instance import Instance
 from kvci.threads import background
@@ -91,6 +92,8 @@ class Supply:
 
     def _waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         todo, late, last = list(blocks), list[Block](), False
+        for image in self._in_order(todo):
+            self._ledger.setdefault(image, Entry(image=image, state="needed"))
         ahead: Future[Gathered] | None = None
         while (todo or (late and not last)) and not self._puller.stopped():
             if not todo:
@@ -156,11 +159,12 @@ class Supply:
     def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
         """The next wave, and the bytes that its images will take as far as can be known."""
         each = max((one.unshared_bytes for one in self._kept), default=0)
+        here = cache(engine.has)
         wave: list[Block] = []
         lacking = 0
         for block in todo:
             images = self._of([*wave, block])
-            missing = sum(not engine.has(image) for image in images)
+            missing = sum(not here(image) for image in images)
             if not self._fits(keep | images, missing * each) and (wave or keep):
                 break
             wave, lacking = [*wave, block], missing * each
@@ -240,7 +244,8 @@ class Supply:
             try:
                 name = without_future(image)
             except SandboxFailed as error:
-                self._note(Entry(image=image, state="failed", why=str(error)))
+                state: State = "absent" if isinstance(error, Unfit) else "failed"
+                self._note(Entry(image=image, state=state, why=str(error)))
                 return
             self._note(Entry(image=image, state="present", id=name))
             return

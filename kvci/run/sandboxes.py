@@ -38,9 +38,9 @@ class Sandboxes:
         """What tells the instance's image from all others; empty where it has none of its own."""
         if instance.files or self.kind != "docker":
             return ""
-        from kvci.sandbox import engine
+        from kvci.sandbox import history
 
-        return str(engine.client().images.get(instance.row.image).id)
+        return history.identity(instance.row.image)
 
     def make(self, instance: Instance, network: bool = False) -> Sandbox:
         """Raises SandboxFailed. Only Docker has a network to give."""

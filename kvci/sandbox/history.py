@@ -11,7 +11,7 @@ from docker.errors import ImageNotFound
 from kvci.errors import UserError
 from kvci.host import process
 from kvci.sandbox import TREE, SandboxFailed
-from kvci.sandbox.engine import GONE, OWNER, client, has
+from kvci.sandbox.engine import GONE, OWNER, client, full, has
 
 STRIPPED = "kvci/instance"
 """`kvci/instance:<id>` is the image of that id without its future: itself, if it had none."""
@@ -22,7 +22,10 @@ KEPT = (
     *("packed-refs", "refs", "shallow"),
 )
 """Of the git folder; all else in it tells of what was done: reflogs, messages, other work trees."""
+TOLD = " ".join(["-mindepth 1 -maxdepth 1 ! -empty", *(f"! -name {name}" for name in KEPT)])
 CLEAN, NOT_CLEAN = 0, 3
+OF = "kvci.image"
+"""A label: the id of the image that this one is without its future."""
 STRIP = rf"""
 set -eo pipefail
 cd {TREE}
@@ -34,6 +37,7 @@ past() {{
 }}
 all() {{ git cat-file --batch-all-objects --batch-check='%(objectname)' | sort -u; }}
 clean() {{ [ -z "$(comm -13 <(past) <(all))" ]; }}
+forget() {{ find "$folder" {TOLD} "$@"; }}
 strip() {{
   git remote | while read -r name; do git remote remove "$name"; done
   branch=$(git symbolic-ref -q HEAD || true)
@@ -45,24 +49,28 @@ strip() {{
     fi
   done
   git reset -q
-  folder=$(git rev-parse --absolute-git-dir)
-  find "$folder" -mindepth 1 -maxdepth 1 {" ".join(f"! -name {name}" for name in KEPT)} \
-    -exec rm -rf {{}} +
+  forget -exec rm -rf {{}} +
   rm -rf "$folder"/objects/pack/*.keep "$folder"/objects/pack/*.promisor
   rm -rf "$folder"/objects/info/commit-graph*
   git -c gc.cruftPacks=false gc -q --prune=now
 }}
-if clean; then exit {CLEAN}; fi
-strip
+folder=$(git rev-parse --absolute-git-dir)
+if clean && [ -z "$(forget)" ]; then exit {CLEAN}; fi
+forget -exec rm -rf {{}} +
+if ! clean; then strip; fi
 if clean; then exit {NOT_CLEAN}; fi
 echo "objects of another time are left"; exit 1
 """
 
 
+class Unfit(SandboxFailed):
+    """An image whose history cannot be stripped, however often it is tried."""
+
+
 def without_future(image: str) -> str:
     """The name of an image whose history ends with its base; made once an image.
 
-    Raises SandboxFailed if it cannot be made or is not here: no trial waits for a registry.
+    Raises SandboxFailed if it is not here (no trial waits for a registry), Unfit.
     """
     try:
         digest = client().images.get(image).id
@@ -74,6 +82,15 @@ def without_future(image: str) -> str:
         raise SandboxFailed(f"Docker has no image {image}; kvci images pull gets it") from None
     except (*GONE, UserError) as error:
         raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
+
+
+def identity(image: str) -> str:
+    """What tells an image from all others: its id as it was pulled, whenever it was stripped.
+
+    Raises what the engine does, if it is not here.
+    """
+    found = client().images.get(image)
+    return str(found.labels.get(OF) or found.id)
 
 
 def name_of(digest: str) -> str:
@@ -94,10 +111,11 @@ def _make(image: str, digest: str) -> None:
         made.start()
         code = made.wait(timeout=1800)["StatusCode"]
         if code not in (CLEAN, NOT_CLEAN):
-            said = made.logs()[-300:]
-            raise SandboxFailed(f"the history of {image} cannot be stripped: {said!r}")
-        bare = {"Labels": {OWNER: ""}}  # else each container of the image would be this process's
-        clean = made.commit(conf=bare) if code == NOT_CLEAN else client().images.get(digest)
+            failed = SandboxFailed if full() else Unfit
+            raise failed(f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}")
+        # Without an owner, else each container of the image would be this process's.
+        labels = {"Labels": {OWNER: "", OF: digest}}
+        clean = made.commit(conf=labels) if code == NOT_CLEAN else client().images.get(digest)
         for name in {name_of(digest), name_of(clean.id)}:
             clean.tag(*name.split(":"))
     finally:

@@ -13,15 +13,18 @@ import pytest
 from kvci.images import registry as asked
 from kvci.images import shelf
 from kvci.images.pull import Entry, Puller
-from kvci.sandbox import engine
+from kvci.images.registry import Login
+from kvci.sandbox import Limits, engine
 from kvci.sandbox.docker import Docker
 from kvci.sandbox.engine import OWNER
 from kvci.sandbox.history import name_of
+from kvci.threads import background
 from tests.answers import answer
 from tests.images.registry import Fault, Handler, Registry, serving
 from tests.made_images import calibration_image
 
 REPOSITORY = "kvci-test/pulled"
+LAYER_BYTES = 1 << 20
 HOLD = """
 import sys, time
 from kvci.images import holds
@@ -36,6 +39,8 @@ def registry() -> Iterator[Registry]:
     base = calibration_image()
     with serving() as one:
         box = Docker(base, {"a.py": "x = 1\n"})
+        fill = f"head -c {LAYER_BYTES} /dev/urandom > /layer"
+        assert box.script(fill, Limits()).code == 0
         made = box._container.commit("kvci-test", "push", conf={"Labels": {OWNER: ""}})
         box.close()
         one.push("kvci-test:push", REPOSITORY)
@@ -84,14 +89,21 @@ def drip(handler: Handler) -> bool:
     return True
 
 
-def test_an_image_is_pulled_marked_as_ours_and_clean(image: str) -> None:
-    said: list[str] = []
+def everything() -> set[str]:
+    return {one["Id"] for one in engine.client().api.images(all=True)}
+
+
+def test_an_image_is_pulled_marked_as_ours_and_goes_whole(image: str) -> None:
+    """It is stripped, and takes what both take."""
+    before, said = everything(), list[str]()
     entry = Puller(say=said.append).pull(image)
     assert (entry.state, entry.attempts, said) == ("pulled", 1, [])
     assert shelf.is_ours(image) and engine.has(name_of(entry.id))
     (kept,) = [one for one in shelf.ours() if image in one.names]
-    assert kept.id == entry.id and 0 < kept.unshared_bytes < 1 << 20
+    assert kept.id == entry.id and LAYER_BYTES < kept.unshared_bytes < 2 * LAYER_BYTES
+    assert len(everything() - before) == 2
     assert Entry.model_validate_json(entry.model_dump_json()) == entry
+    assert shelf.let_go(kept) and everything() == before
 
 
 @pytest.mark.parametrize(("status", "wait"), [(429, "4"), (429, ""), (500, "")])
@@ -135,10 +147,36 @@ def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Pa
     assert limited.state == "failed" and "slow down" in limited.why
 
 
+def test_whoever_meets_a_limit_makes_all_wait(registry: Registry, image: str) -> None:
+    registry.fault = fail(1, 429, "4")
+    said: list[str] = []
+    puller = Puller(say=said.append)
+    limited = background(puller.pull, image)
+    while not said:
+        time.sleep(0.05)
+    before = list(registry.asked)
+    other = background(puller.pull, f"{registry.address}/kvci-test/none:latest")
+    time.sleep(2.5)
+    assert registry.asked == before
+    assert (limited.result().state, other.result().state) == ("pulled", "absent")
+
+
+def test_a_limit_is_waited_for_as_long_as_its_window(registry: Registry, image: str) -> None:
+    until = time.monotonic() + 3
+
+    def fault(handler: Handler) -> bool:
+        if time.monotonic() < until:
+            handler.refuse(429, {"ratelimit-remaining": "0;w=6"})
+        return time.monotonic() < until
+
+    registry.fault = fault
+    assert Puller(patience_s=1, say=lambda _: None).pull(image).state == "pulled"
+
+
 def test_a_limit_without_a_wait_is_given_up_too(registry: Registry, image: str) -> None:
     registry.fault = fail(60, 429, "0")
     entry = Puller(patience_s=3, say=lambda _: None).pull(image)
-    assert entry.state == "failed" and entry.attempts <= 3 and entry.seconds < 100
+    assert entry.state == "failed" and entry.attempts <= 3 and entry.seconds < 30
 
 
 def test_what_a_mirror_has_not_is_asked_of_the_registry(registry: Registry, image: str) -> None:
@@ -247,5 +285,21 @@ def test_a_token_is_asked_for_with_the_login(registry: Registry, image: str) -> 
         return True
 
     registry.fault = fault
-    assert asked.ask(image, ("me", "secret")).status == 200
-    assert Puller(login=("me", "secret")).pull(image).state == "pulled"
+    mine = Login("me", "secret", registry.address)
+    assert asked.ask(image, mine).status == 200
+    assert Puller(login=mine).pull(image).state == "pulled"
+
+
+def test_a_login_is_told_to_its_registry_alone(registry: Registry, image: str) -> None:
+    told: list[str] = []
+
+    def fault(handler: Handler) -> bool:
+        told.extend(handler.headers.get_all("authorization", []))
+        handler.refuse(401, {"WWW-Authenticate": 'Basic realm="here"'})
+        return True
+
+    registry.fault = fault
+    for known in (Login("me", "secret"), Login("me", "secret", registry.address)):
+        asked.ask(image, known)
+        Puller(login=known, patience_s=0.1, say=lambda _: None).pull(image)
+        assert bool(told) == (known.registry == registry.address)

@@ -14,9 +14,12 @@ import pytest
 from kvci.errors import UserError
 from kvci.images import shelf
 from kvci.images.pull import Puller
-from kvci.images.supply import Ledger
+from kvci.images.supply import Ledger, supply_of
+from kvci.plan import blocks
 from kvci.run.directory import RunDirectory
 from kvci.run.regrade import regrade
+from kvci.spec import load
+from kvci.tasks import row
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
 from tests.images import runs
@@ -95,6 +98,39 @@ def test_a_run_larger_than_the_disk_goes_through_in_waves(
     ledger = Ledger.read(folder / "images.json").images
     assert len(ledger) == COUNT
     assert [entry.state for entry in ledger].count("let go") >= COUNT - HOLDS
+
+
+def test_two_runs_at_once_keep_their_images(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    spec = json.dumps(runs.asked(rows, instances, tmp_path / "first", BUDGET))
+    with subprocess.Popen([sys.executable, "-c", RUN, spec], stdout=subprocess.PIPE) as first:
+        _, happened, found = ran(rows, instances, tmp_path / "second")
+        said, _ = first.communicate(timeout=300)
+    assert happened and found == table(instances)
+    outcomes = RunDirectory(tmp_path / "first" / "r").outcomes()
+    assert {(o.instance, o.arm): str(o.cls) for o in outcomes} == table(instances), said
+
+
+def test_no_other_lets_go_what_a_wave_needs(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    spec = load(None, runs.asked(rows, instances, tmp_path, BUDGET))
+    some = [Instance(each) for each in row.load(rows)]
+    names = [one.row.instance_id for one in some]
+    supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
+    waves = supply.waves(blocks(names, spec))
+    wave = {name for block in next(waves) for name in block.instances}
+    images = [one.row.image for one in some if one.row.instance_id in wave]
+    states = {entry.image: entry.state for entry in Ledger.read(tmp_path / "images.json").images}
+    assert list(states.values()) == [*(["pulled"] * len(wave)), *(["needed"] * (COUNT - len(wave)))]
+    ask = "import sys; from kvci.images import holds; print(*map(holds.is_free, sys.argv[1:]))"
+    for free in ("False", "True"):
+        said = subprocess.run([sys.executable, "-c", ask, *images], capture_output=True, text=True)
+        assert set(said.stdout.split()) == {free}, said
+        list(waves)  # to its end
 
 
 def test_images_of_earlier_runs_make_room(
@@ -184,7 +220,8 @@ def test_the_time_budget_ends_pulls_too(
     folder, happened, found = ran(rows, instances, tmp_path, time_budget_s=5)
     assert time.monotonic() - began < 60 and not happened and not found
     ledger = Ledger.read(folder / "images.json").images
-    assert {entry.why.partition(";")[0] for entry in ledger} == {"the time budget is over"}
+    ended = {entry.state: entry.why.partition(";")[0] for entry in ledger}
+    assert ended == {"failed": "the time budget is over", "needed": ""}
     registry.fault = None
     _, happened, found = ran(rows, instances, tmp_path)
     assert happened and found == table(instances)

@@ -64,7 +64,7 @@ def remove(image: str) -> None:
 def image() -> Iterator[str]:
     """An image of the calibration suite with a past."""
     box = Docker(calibration_image(), FILES)
-    names = ["past", "future"]
+    names = ["future", "past"]  # one may be the other's child
     try:
         assert box.script(PAST, Limits()).code == 0
         box._container.commit(NAME, "past")
@@ -75,10 +75,31 @@ def image() -> Iterator[str]:
             remove(f"{NAME}:{name}")
 
 
-def test_an_image_without_a_future_is_taken_as_it_is(image: str) -> None:
-    for _ in range(2):
-        same = engine.client().images.get(without_future(image))
-        assert same.id == engine.client().images.get(image).id
+def test_an_image_that_tells_nothing_is_taken_as_it_is(image: str) -> None:
+    images = engine.client().images
+    clean = images.get(without_future(image)).id
+    assert clean != images.get(image).id, "it has reflogs"
+    for name in (image, clean):
+        assert images.get(without_future(name)).id == clean
+        assert history.identity(name) == images.get(image).id
+
+
+def test_what_only_a_message_tells_is_removed_too(image: str) -> None:
+    """No object is of another time here."""
+    box = Docker(without_future(image))
+    told = "git update-ref -m planted_message HEAD HEAD --create-reflog && mkdir .git/rebase-apply"
+    told = f"{told} && echo planted_patch > .git/rebase-apply/patch && ls .git/logs"
+    try:
+        done = box.script(told, Limits())
+        assert done.code == 0, done.output
+        box._container.commit(NAME, "future")
+        seen = Docker(without_future(f"{NAME}:future"))
+        try:
+            assert seen.script(EVERYTHING, Limits()).output == b""
+        finally:
+            seen.close()
+    finally:
+        box.close()
 
 
 def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str) -> None:
