@@ -16,8 +16,9 @@ from kvci.compare.evidence import (
     Population,
     SeedLine,
 )
-from kvci.compare.pairs import Pair, Value, by_instance, dropped, everything, valid
+from kvci.compare.pairs import Pair, Value, alone, by_instance, dropped, everything, valid
 from kvci.compare.side import Side, missing_arms
+from kvci.plan import INTERIM
 from kvci.stats.clustered import (
     Shares,
     agreement,
@@ -48,18 +49,19 @@ def compare(sides: Sequence[Side]) -> Comparison:
         if sides[0].arm != sides[0].arms[0]:
             raise ValueError("a comparison of one run needs its baseline")
     baseline, *arms = sides
-    complete = all(side.complete for side in sides) and not missing_arms(sides)
     value = ENDPOINTS[baseline.primary]
+    withheld = _withheld(sides, value)
     pairs = {arm.name: valid(baseline, arm, paired, value) for arm in arms}
     controls = {arm.name for arm in arms if paired and arm.kv_type == baseline.kv_type}
     tested = [arm.name for arm in arms if arm.name not in controls]
     corrected = baseline.alpha / max(1, len(tested))
     claims: dict[str, tuple[str, float]] = {}
-    if complete:
+    if not withheld:
         some = [list(by_instance(pairs[name], value).values()) for name in tested]
         decisions = decide(some, baseline.margin, baseline.alpha)
         for name, decision in zip(tested, decisions, strict=True):
-            claim = decision.claim if paired else Claim.INCONCLUSIVE
+            proved = paired and all(side.verified for side in sides)
+            claim = decision.claim if proved else Claim.INCONCLUSIVE
             claims[name] = (str(claim), decision.p_holm)
     made = tuple(
         _arm(
@@ -68,7 +70,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
             pairs[arm.name],
             arm.name in controls,
             paired,
-            corrected if complete else None,
+            None if withheld else corrected,
             value,
             claims.get(arm.name, (None, None)),
         )
@@ -78,7 +80,8 @@ def compare(sides: Sequence[Side]) -> Comparison:
         baseline=baseline.name,
         baseline_kv=baseline.kv,
         paired=paired,
-        complete=complete,
+        complete=all(side.complete for side in sides),
+        withheld=withheld,
         done=sum(len(side.trials) for side in sides),
         planned=sum(side.total for side in sides),
         primary=baseline.primary,
@@ -86,8 +89,22 @@ def compare(sides: Sequence[Side]) -> Comparison:
         margin=baseline.margin,
         warnings=tuple(cautions(sides, paired, made, baseline.alpha)),
         arms=made,
-        seeds=tuple(_seeds(sides, value)) if complete else (),
+        seeds=() if withheld else tuple(_seeds(sides, value)),
     )
+
+
+def _withheld(sides: Sequence[Side], value: Value) -> str:
+    """Why nothing is inferred yet, or at all.
+
+    Of trials whose patches were not graded those alone are known that failed.
+    """
+    if not all(side.complete for side in sides):
+        return INTERIM
+    if missing_arms(sides):
+        return "part of a run, no verdict"
+    if any(value(seen) is None for side in sides for seen in side.trials.values()):
+        return "not known of every trial, no verdict"
+    return ""
 
 
 def _arm(
@@ -122,7 +139,7 @@ def _arm(
             baseline,
             corrected,
         ),
-        dropped=dropped(all_pairs, pairs, paired),
+        dropped=dropped(all_pairs, pairs, paired) | alone(baseline, arm),
         flips=tuple(flips),
         endpoints=tuple(_endpoints(baseline, arm, paired, corrected is not None)),
         measures=tuple(_measures(pairs, corrected is not None)),
@@ -201,17 +218,15 @@ def _visible(instances: list[Shares], alpha: float) -> float | None:
 def _endpoints(baseline: Side, arm: Side, paired: bool, complete: bool) -> Iterable[EndpointLine]:
     for name, value in ENDPOINTS.items():
         pairs = valid(baseline, arm, paired, value)
-        if pairs:
-            yield EndpointLine(
-                name=name,
-                exploratory=name != baseline.primary,
-                baseline=sum(bool(value(one)) for _, one, _ in pairs),
-                arm=sum(bool(value(other)) for _, _, other in pairs),
-                pairs=len(pairs),
-                interval_95=score_interval(list(by_instance(pairs, value).values()))
-                if complete
-                else None,
-            )
+        instances = list(by_instance(pairs, value).values())
+        yield EndpointLine(
+            name=name,
+            exploratory=name != baseline.primary,
+            baseline=sum(bool(value(one)) for _, one, _ in pairs),
+            arm=sum(bool(value(other)) for _, _, other in pairs),
+            pairs=len(pairs),
+            interval_95=score_interval(instances) if complete and instances else None,
+        )
 
 
 def _measures(pairs: list[Pair], complete: bool) -> Iterable[MeasureLine]:

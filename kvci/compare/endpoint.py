@@ -23,7 +23,7 @@ ENDPOINTS: dict[str, Callable[[Seen], bool | None]] = {
 MEASURES: dict[str, Callable[[Seen], float | None]] = {
     "steps": lambda seen: seen.steps,
     "answer tokens": lambda seen: seen.answer_tokens,
-    "deepest context": lambda seen: seen.depth_tokens,
+    "deepest context, tokens": lambda seen: seen.depth_tokens,
     "failing tests that pass, %": lambda seen: (
         None if seen.flipped is None else 100.0 * seen.flipped
     ),

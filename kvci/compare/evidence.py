@@ -1,5 +1,7 @@
 """What a comparison says, as data."""
 
+from typing import Literal
+
 from kvci.files import Document
 from kvci.stats.proportion import Interval
 
@@ -14,7 +16,8 @@ class Inference(Document):
     newcombe_95: Interval | None
     """With one seed only, as are `mid_p`."""
     repository_95: Interval | None
-    """With repositories as clusters; None with one of them, as are the two below."""
+    """With repositories as clusters; None with one of them, or where no pair differs, as are the
+    two below."""
     repository_bootstrap_95: Interval | None
     p_harm: float
     """One-sided, uncorrected."""
@@ -58,13 +61,13 @@ class EndpointLine(Document):
     baseline: int
     arm: int
     pairs: int
+    """None of them where a side did not keep it."""
     interval_95: Interval | None
 
 
 class MeasureLine(Document):
-    """Always exploratory."""
-
     name: str
+    exploratory: Literal[True] = True
     baseline_mean: float
     arm_mean: float
     pairs: int
@@ -109,6 +112,9 @@ class Comparison(Document):
     baseline_kv: str
     paired: bool
     complete: bool
+    """All planned trials of the sides are done."""
+    withheld: str
+    """Why nothing is inferred, as every surface says it; empty where something is."""
     done: int
     planned: int
     primary: str

@@ -8,13 +8,19 @@ from kvci.stats.clustered import Shares, shares
 
 Pair = tuple[Key, Seen, Seen]
 Value = Callable[[Seen], bool | None]
-ABSENT = Seen("not there", False, False, False, False, 0, 0, 0, 0, 0)
 
 
 def everything(baseline: Side, arm: Side) -> list[Pair]:
-    """With those that one side alone has."""
-    keys = sorted(baseline.trials.keys() | arm.trials.keys())
-    return [(k, baseline.trials.get(k, ABSENT), arm.trials.get(k, ABSENT)) for k in keys]
+    """What both sides have, however it ended."""
+    keys = sorted(baseline.trials.keys() & arm.trials.keys())
+    return [(key, baseline.trials[key], arm.trials[key]) for key in keys]
+
+
+def alone(baseline: Side, arm: Side) -> dict[str, int]:
+    """Trials that one side alone has: where -> how many."""
+    one, other = baseline.trials.keys(), arm.trials.keys()
+    found = {"in the baseline alone": len(one - other), "in the arm alone": len(other - one)}
+    return {where: count for where, count in found.items() if count}
 
 
 def valid(baseline: Side, arm: Side, paired: bool, value: Value) -> list[Pair]:

@@ -11,7 +11,8 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Exit
 
 Key = tuple[str, int]
 """Instance and seed."""
-NOT_SHOWN = ("not shown",)
+UNKNOWN = "not shown"
+ROTATION = "rotation of quantized caches"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Seen:
 
     label: str
     valid: bool
-    resolved: bool
+    resolved: bool | None
     patched: bool
     overflowed: bool | None
     loops: int
@@ -94,15 +95,33 @@ def side_of(record: Record | Imported) -> Side | None:
     )
 
 
-NOT_COMPARED = {"arms", "spec_sha256", "model_sha256", "dataset_sha256"}
-"""What of a spec is said in other words, or is the treatment."""
+NOT_COMPARED = {
+    *("arms", "spec_sha256", "model_sha256", "dataset_sha256"),  # the treatment, or said below
+    *("alpha", "margin", "primary", "block_size", "order_seed"),  # no trial knows of them
+}
+
+
+RENAMED = {"max_steps": "step limit", "command_s": "command timeout s"}
+EFFECTIVE = {
+    "server build": "build",
+    "kernel path": "kernel_path",
+    "flash attention": "flash_attention",
+    "effective slots": "slots",
+    "context per slot": "context_per_slot",
+    "unified cache": "unified",
+    "KV device": "kv_device",
+    ROTATION: "rotation",
+}
+"""What a server's log proves that may not differ: in words, and in the effective configuration."""
 
 
 def own_side(record: Record) -> Side:
     """An arm of a run of kvci's."""
     spec = record.spec
     met: dict[str, set[str]] = {
-        key.replace("_", " "): {value if isinstance(value, str) else json.dumps(value)}
+        RENAMED.get(key, key.replace("_", " ")): {
+            value if isinstance(value, str) else json.dumps(value)
+        }
         for key, value in spec.items()
         if key not in NOT_COMPARED
     }
@@ -114,13 +133,12 @@ def own_side(record: Record) -> Side:
         "agent": {f"kvci {record.kvci}"},
         "host": {trial.host for trial in record.counted},
         "GPU": {record.gpu or "none"},
-        "server build": {str(e.build) for e in effective},
-        "kernel path": {e.kernel_path for e in effective},
-        "flash attention": {str(e.flash_attention) for e in effective},
-        "rotation of quantized caches": {
-            str(e.rotation) for e in effective if _quantized(e.kv_type or "")
-        },
     }
+    for label, name in EFFECTIVE.items():
+        values = {getattr(one, name) for one in effective}
+        met[label] = {UNKNOWN if value is None else str(value) for value in values} or {UNKNOWN}
+    if not quantized(record.kv):
+        del met[ROTATION]
     arms = tuple(Arm.model_validate(arm).id for arm in spec["arms"])
     return Side(
         name=record.row_id,
@@ -139,8 +157,9 @@ def own_side(record: Record) -> Side:
     )
 
 
-def _quantized(kv_type: str) -> bool:
-    return "q" in kv_type
+def quantized(kv: str) -> bool:
+    """A cache that may be rotated."""
+    return "q" in kv.split()[0]
 
 
 def _seen(trial: Trial) -> Seen:
@@ -166,7 +185,7 @@ def _common(trial: Trial | ImportedTrial, classes: tuple[Class, ...], label: str
     return Seen(
         label=label,
         valid=not INFRASTRUCTURE & set(classes),
-        resolved=classes == (Class.OK,),
+        resolved=classes == (Class.OK,) or (None if Class.OK in classes else False),
         patched=trial.patch_bytes > 0,
         overflowed=None,
         loops=trial.loops,

@@ -46,11 +46,23 @@ CONNECTION = {"APIConnectionError", "InternalServerError", "ServiceUnavailableEr
 SETTINGS = (
     ("step limit", "agent", "step_limit"),
     ("cost limit", "agent", "cost_limit"),
-    ("environment timeout", "environment", "timeout"),
+    ("command timeout s", "environment", "timeout"),
 )
-SAMPLING = {"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "timeout"}
-"""What is kept of a model's settings. All else may be a secret, and a record is published."""
-SERVING = {"accelerator", "ctx_size", "n_parallel", "n_gpu_layers", "flash_attn"}
+SAMPLING = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")},
+    "max_tokens": "max tokens",
+    "timeout": "request timeout s",
+}
+"""What is kept of a model's settings, and what kvci calls it. All else may be a secret, and a
+record is published."""
+SERVING = {
+    "accelerator": "accelerator",
+    "ctx_size": "context",
+    "n_parallel": "slots",
+    "n_gpu_layers": "gpu layers",
+    "flash_attn": "flash attention",
+    "threads": "threads",
+}
 """The same of what metadata.json says of the server."""
 
 
@@ -72,6 +84,8 @@ def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) ->
         _trial(name, patches.get(name, ""), talks.get(name), ends.get(name, ""), graded)
         for name in sorted(names)
     ]
+    if not names:
+        raise UserError(f"{folder} holds no instance; there is nothing to import.")
     row_id = about.run_id or folder.resolve().name
     if not re.fullmatch(ROW_ID, row_id):
         raise UserError(f"{folder} cannot name a record: {row_id!r}; rename it, or its run_id.")
@@ -85,7 +99,7 @@ def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) ->
         "Dataset": dataset or about.dataset.rpartition("/")[2].replace("_", " ") or "not shown",
         "Submitted": f"{graded.submitted_instances if graded else given}/{total}",
         "Resolved": str(len(graded.resolved_ids)) if graded else NOT_GRADED,
-        "Rate": f"{len(graded.resolved_ids) / max(1, total):.2%}" if graded else NOT_GRADED,
+        "Rate": _rate(graded, len(names), total),
         "Errors": str(len(graded.error_ids)) if graded else NOT_GRADED,
         "Run ID": row_id,
     }
@@ -95,11 +109,17 @@ def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) ->
     return Imported(row_id=row_id, table="log", reported=reported, derived=derived)
 
 
+def _rate(graded: Report | None, done: int, total: int) -> str:
+    if graded is None:
+        return NOT_GRADED
+    return "interim" if done < total else f"{len(graded.resolved_ids) / total:.2%}"
+
+
 def _kv(folder: Path, given: str | None, about: About) -> str:
     told = [str(about.inference.get(key, "")) for key in ("kv_type_k", "kv_type_v")]
     text = given if given is not None else "/".join(filter(None, told))
     if not text:
-        raise UserError(f"{folder} does not say its KV type; give --kv K/V.")
+        raise UserError(f"{folder} does not say its KV type; import it with kvci import --kv K/V.")
     try:
         return Arm.parse(text).kv_type
     except ValueError as error:
@@ -211,16 +231,17 @@ def _settings(talks: Collection[Talk], about: About) -> dict[str, tuple[str, ...
             for label, room, key in SETTINGS:
                 met[label].add(json.dumps(getattr(config, room).get(key)))
             asked = config.model.get("model_kwargs")
-            kept = asked.items() if isinstance(asked, dict) else ()
-            sampling = {key: value for key, value in kept if key in SAMPLING}
-            met["model settings"].add(json.dumps(sampling, sort_keys=True))
+            kept = asked if isinstance(asked, dict) else {}
+            for key, label in SAMPLING.items():
+                met[label].add(json.dumps(kept[key]) if key in kept else "not set")
         for message in talk.messages:
             if message.extra.response and message.extra.response.system_fingerprint:
                 met["server build"].add(message.extra.response.system_fingerprint)
     if about.contributor.hostname:
         met["host"].add(sha256_of(about.contributor.hostname.encode())[:12])
-    for key in sorted(SERVING & about.inference.keys()):
-        met[key.replace("_", " ")].add(str(about.inference[key]))
+    for key, label in SERVING.items():
+        if key in about.inference:
+            met[label].add(str(about.inference[key]))
     if about.model.file:
         met["model file"].add(about.model.file.rpartition("/")[2])
     return {label: tuple(sorted(values)) for label, values in sorted(met.items())}

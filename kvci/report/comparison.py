@@ -1,15 +1,16 @@
 """A comparison as a person reads it: Markdown, and the same in a terminal."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from kvci.compare.evidence import ArmComparison, Comparison, SeedLine
-from kvci.plan import INTERIM
+from kvci.compare.evidence import ArmComparison, Comparison, Inference, SeedLine
 from kvci.report.tables import row
 from kvci.stats.proportion import Interval
+from kvci.taxonomy import legend
 
 WORD_MAX = 16
 FLIPS_MAX = 40
@@ -56,10 +57,13 @@ def _longest(*cells: str) -> int:
 
 def sections(found: Comparison) -> list[Section]:
     design = "paired" if found.paired else "matched"
+    words: tuple[str, ...]
     head = [f"Baseline {found.baseline_kv} ({found.baseline}); {design}, {found.primary} first."]
     head += [f"Warning: {warning}." for warning in found.warnings]
-    if not found.complete:
-        head.append(f"{INTERIM}: {found.done} of {found.planned} trials are done.")
+    if found.withheld:
+        head.append(f"{found.withheld}: {found.done} of {found.planned} trials are here.")
+    else:
+        head.append(VERDICT_WORDS)
     made = [
         Section("Verdicts", tuple(head), VERDICTS, tuple(_verdict(found, a) for a in found.arms)),
         Section(
@@ -72,21 +76,24 @@ def sections(found: Comparison) -> list[Section]:
     ]  # fmt: skip
     differences = tuple(cells for arm in found.arms for cells in _differences(arm))
     if differences:
-        words = ("Baseline less arm, in points; p is McNemar's mid-p, two-sided, uncorrected.",)
-        made.append(Section("Differences", words, DIFFERENCES, differences))
-    repositories = [cells for arm in found.arms for cells in _repositories(arm)]
-    if repositories:
         words = (
-            "The difference over valid pairs with repositories as clusters: their instances may "
-            "succeed and fail together. Of few repositories it is still too narrow; no verdict "
-            "rests on it.",
+            "The baseline's rate less the arm's, in percentage points, with two-sided intervals: "
+            "the verdicts' own (Tango's score interval with a quarter of a pair more), and "
+            "Newcombe's. p is McNemar's mid-p, two-sided, uncorrected.",
+        )
+        made.append(Section("Differences", words, DIFFERENCES, differences))
+        repositories = [cells for arm in found.arms for cells in _repositories(arm)]
+        words = (
+            "The same differences with repositories as clusters: their instances may succeed and "
+            "fail together. Of few repositories it is still too narrow, and of one, or where no "
+            "pair differs, it cannot be told; no verdict rests on it.",
         )
         made.append(Section("By repository", words, REPOSITORIES, tuple(repositories)))
     if found.seeds:
         made.append(Section("Seeds", SEED_WORDS, SEEDS, tuple(map(_seed_row, found.seeds))))
     dropped = [(a.kv, why, str(n)) for a in found.arms for why, n in a.dropped.items()]
     if dropped:
-        words = ("Pairs that are not valid, and why.",)
+        words = ("Pairs that are not valid, and why.", *_legend(why for _, why, _ in dropped))
         made.append(Section("Dropped", words, ("Arm", "Why", "Pairs"), tuple(dropped)))
     made.append(
         Section(
@@ -105,8 +112,14 @@ def sections(found: Comparison) -> list[Section]:
     return made
 
 
-DIFFERENCES = ("Arm", "Difference", "95 %", "95 % (Newcombe)", "p")
+VERDICT_WORDS = (
+    "Difference: the baseline's rate less the arm's, in percentage points, so that above 0 the arm "
+    "resolves fewer. p: one-sided, of harm, after Holm over the KV arms. Smallest visible: the "
+    "harm that these pairs would have shown in 80 % of the cases."
+)
+DIFFERENCES = ("Arm", "Difference", "95 % (score)", "95 % (Newcombe)", "p")
 REPOSITORIES = ("Arm", "95 %", "95 % (bootstrap)", "Smallest visible")
+NOT_TOLD = "not told"
 SEEDS = ("Arm", "Instances", "Seeds", "ICC", "pass@k", "pass^k")
 SEED_WORDS = (
     "Over instances of which every seed is valid. ICC: the share of the variance between "
@@ -120,15 +133,17 @@ VERDICTS = (
 
 def verdict(found: Comparison, arm: ArmComparison) -> str:
     """In words: a claim, what the control arm showed, or why there is neither."""
-    if not found.complete:
-        return INTERIM
+    if found.withheld:
+        return found.withheld
     if not arm.valid.pairs:
         return "no valid pair"
     if arm.control:
         flips = arm.valid.only_baseline + arm.valid.only_arm
         return f"control: {flips} of {arm.valid.pairs} pairs differ"
-    margin = "" if found.margin is None else f" (margin {100 * found.margin:.1f} points)"
-    return f"{arm.claim}{margin}"
+    told = str(arm.claim)
+    if found.margin is not None and "margin" in told:
+        told = f"{told} of {100 * found.margin:.1f} points"
+    return told
 
 
 def inferred(found: Comparison, arm: ArmComparison) -> tuple[str, str, str, str]:
@@ -175,7 +190,8 @@ def _endpoints(arm: ArmComparison) -> list[tuple[str, ...]]:
     for line in arm.endpoints:
         name = line.name + ("" if line.exploratory else " (primary)")
         counts = (str(line.baseline), str(line.arm), str(line.pairs))
-        made.append((arm.kv, name, *counts, interval(line.interval_95)))
+        shown = (*counts, interval(line.interval_95)) if line.pairs else ("not kept", "", "0", "")
+        made.append((arm.kv, name, *shown))
     for m in arm.measures:
         means = (f"{m.baseline_mean:.1f}", f"{m.arm_mean:.1f}", str(m.pairs))
         made.append((arm.kv, f"mean {m.name}", *means, _range(m.interval_95)))
@@ -183,12 +199,27 @@ def _endpoints(arm: ArmComparison) -> list[tuple[str, ...]]:
 
 
 def _repositories(arm: ArmComparison) -> list[tuple[str, ...]]:
-    found = arm.valid.inference
-    if found is None or found.repository_95 is None:
-        return []
-    bootstrap = interval(found.repository_bootstrap_95)
-    return [(arm.kv, interval(found.repository_95), bootstrap,
-             visible(found.repository_smallest_visible))]  # fmt: skip
+    made: list[tuple[str, ...]] = []
+    for name, some in (("valid", arm.valid), ("all", arm.everything)):
+        if seen := some.inference:
+            made.append((f"{arm.kv}, {name}", *by_repository(seen)))
+    return made
+
+
+def by_repository(seen: Inference) -> tuple[str, str, str]:
+    """Both intervals and the smallest visible effect."""
+    if seen.repository_95 is None:
+        return (NOT_TOLD, NOT_TOLD, NOT_TOLD)
+    return (
+        interval(seen.repository_95),
+        interval(seen.repository_bootstrap_95),
+        visible(seen.repository_smallest_visible),
+    )
+
+
+def _legend(texts: Iterable[str]) -> tuple[str, ...]:
+    told = legend(" ".join(texts))
+    return (f"Classes: {told}.",) if told else ()
 
 
 def _seed_row(line: SeedLine) -> tuple[str, ...]:
@@ -210,6 +241,7 @@ def _flips(arms: list[ArmComparison]) -> Section:
     ]
     if len(rows) > FLIPS_MAX:
         words.append(f"The first {FLIPS_MAX} of {len(rows)}; the JSON has all.")
+    words += _legend(words)
     header = ("Arm", "Instance", "Seed", "Baseline", "Arm's")
     return Section("Flips", tuple(words), header, tuple(rows[:FLIPS_MAX]))
 

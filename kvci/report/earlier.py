@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from kvci.plan import INTERIM
 from kvci.record.record import Imported
 from kvci.report.comparison import interval, points
 from kvci.report.tables import Cells
@@ -49,6 +50,9 @@ def rows(imported: Sequence[Imported]) -> list[Cells]:
 
 def _row(record: Imported, all_of_them: Sequence[Imported]) -> Cells:
     counts = _counts(record)
+    if (derived := record.derived) and len(derived.trials) < derived.total:
+        done = f"{INTERIM}: {len(derived.trials)} of {derived.total} trials"
+        return (record.row_id, *[""] * 5, done, _trials(record))
     if counts is None:
         return (record.row_id, *[""] * 5, "its counts cannot be read", _trials(record))
     low, high = wilson(counts.resolved, counts.total)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kvci.compare.comparison import compare
 from kvci.compare.side import own_side
 from kvci.record.record import Record, by_run
-from kvci.report.comparison import inferred, verdict
+from kvci.report.comparison import by_repository, inferred, verdict
 from kvci.report.tables import Cells
 from kvci.taxonomy import NAMES, Class
 
@@ -41,7 +41,7 @@ def _compared(records: list[Record]) -> list[Cells]:
         return []
     sides = [own_side(record) for record in records]
     if records[0].position != 0:
-        return [(side.name, *[""] * 11, "no record of its baseline") for side in sides]
+        return [(side.name, *[""] * 12, "no record of its baseline") for side in sides]
     found = compare(sides)
     warnings = "; ".join(found.warnings)
     return [
@@ -55,6 +55,7 @@ def _compared(records: list[Record]) -> list[Cells]:
             str(arm.valid.neither),
             str(sum(arm.dropped.values())),
             *inferred(found, arm),
+            by_repository(seen)[0] if (seen := arm.valid.inference) else "",
             " ".join(filter(None, (warnings and f"Warning: {warnings}.", verdict(found, arm)))),
         )
         for arm in found.arms
@@ -113,12 +114,14 @@ OWN = (
         "Paired comparison",
         "Each arm against the baseline of its run, over pairs of trials that are valid in both. "
         "Difference: the baseline's rate less the arm's, in percentage points, with its interval. "
-        "Smallest visible: the harm that these pairs would have shown in 80 % of the cases. What a "
+        "Smallest visible: the harm that these pairs would have shown in 80 % of the cases. By "
+        "repository: the 95 % interval with repositories as clusters. What a "
         "verdict means, and how often it is wrong, stands in `kvci/RULES.md`; `kvci compare` shows "
         "all of it.",
         (
             "Run ID", "Baseline", "Endpoint", "Both", "Only baseline", "Only arm", "Neither",
-            "Dropped", "Difference", "Interval", "p (harm, Holm)", "Smallest visible", "Verdict",
+            "Dropped", "Difference", "Interval", "p (harm, Holm)", "Smallest visible",
+            "By repository", "Verdict",
         ),
         comparison_rows,
     ),
@@ -132,8 +135,8 @@ OWN = (
         "Effective configuration",
         "What the server's own log says that it did.",
         (
-            "Run ID", "KV type", "Context per slot", "Slots", "Flash attention", "Kernel path",
-            "Rotation", "KV MiB", "KV device", "Build",
+            "Run ID", "KV type", "Context per slot, tokens", "Slots", "Flash attention",
+            "Kernel path", "Rotation", "KV MiB", "KV device", "Build",
         ),
         _each(effective_row),
     ),
@@ -142,8 +145,8 @@ OWN = (
         "Tokens over the server's own seconds for them; all slots' seconds are added up. Memory is "
         "what the server's log says that it reserved, on the GPU where there is one.",
         (
-            "Run ID", "Prefill tokens/s", "Decode tokens/s", "Deepest context", "Solving, s",
-            "Weights MiB", "KV MiB", "Compute MiB", "GPU",
+            "Run ID", "Prefill tokens/s", "Decode tokens/s", "Deepest context, tokens",
+            "Solving, s", "Weights MiB", "KV MiB", "Compute MiB", "GPU",
         ),
         _each(cost_row),
     ),

@@ -1,5 +1,7 @@
 """Arms of one run, and what is matched only."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ from kvci.cli import main
 from kvci.compare.comparison import compare
 from kvci.compare.evidence import Comparison
 from kvci.compare.side import Side, side_of
+from kvci.record.mini import read_run
 from kvci.record.record import Record, file_name
+from kvci.report.comparison import markdown, sections
+from kvci.serve.effective import Effective
 from tests.compare.made import run
 from tests.record.test_mini import F16, Q8, earlier  # noqa: F401  (a fixture)
 
@@ -112,7 +117,7 @@ def test_what_is_matched_is_inconclusive_and_names_what_differs() -> None:
     found = compare(sides([*first, *other]))
     assert not found.paired and [arm.claim for arm in found.arms] == ["inconclusive"]
     assert "matched, not paired" in found.warnings[0]
-    assert "not the same max steps: f16/f16: 30; q8_0/q8_0: 9" in found.warnings
+    assert "not the same step limit: f16/f16: 30; q8_0/q8_0: 9" in found.warnings
     assert "not the same processes: f16/f16: 256; q8_0/q8_0: 64" in found.warnings
 
 
@@ -213,7 +218,9 @@ def test_the_users_two_runs(earlier: Path) -> None:  # noqa: F811
     assert (arm.claim, found.paired) == ("inconclusive", False)
     warnings = " ".join(found.warnings)
     assert "not the same step limit: f16/f16: 100; q8_0/q8_0: 250" in warnings
-    assert '"timeout": 7200' in warnings and "matched, not paired" in warnings
+    assert "not the same request timeout s: f16/f16: 7200; q8_0/q8_0: not set" in warnings
+    assert "not known of every side: threads, dataset sha256, rotation" in warnings
+    assert "matched, not paired" in warnings
 
 
 def test_bad_names_are_one_sentence(tmp_path: Path) -> None:
@@ -226,3 +233,176 @@ def test_bad_names_are_one_sentence(tmp_path: Path) -> None:
     ):
         done = CliRunner().invoke(main, ["compare", *words])
         assert done.exit_code == 2 and says in done.output, done.output
+
+
+def imported(folder: Path, kv: str, names: list[str], resolved: int | None, total: int = 0) -> Side:
+    """An earlier run of these instances; `resolved` of them were, or nobody graded."""
+    folder.mkdir()
+    patch = "diff --git a/x b/x\n"
+    said = {name: {"model_patch": patch} for name in names}
+    (folder / "preds.json").write_text(json.dumps(said))
+    if resolved is not None:
+        counts = {"total_instances": total or len(names), "submitted_instances": len(names)}
+        lists = {
+            "resolved_ids": names[:resolved],
+            "unresolved_ids": names[resolved:],
+            "submitted_ids": names,
+            "error_ids": [],
+        }
+        (folder / "report.json").write_text(json.dumps(counts | lists))
+    side = side_of(read_run(folder, kv=kv))
+    assert side
+    return side
+
+
+NAMES = [f"a__b-{number}" for number in range(60)]
+
+
+def test_only_what_both_have_is_compared(tmp_path: Path) -> None:
+    f16 = imported(tmp_path / "f16", "f16/f16", NAMES, 30)
+    some = imported(tmp_path / "q8", "q8_0/q8_0", NAMES[:40], 30)
+    found = compare([f16, some])
+    (arm,) = found.arms
+    assert (arm.everything.pairs, arm.everything.only_baseline) == (40, 0)
+    assert arm.dropped["in the baseline alone"] == 20
+    assert any("q8_0/q8_0 has not the same instances" in line for line in found.warnings)
+    other = imported(tmp_path / "q4", "q4_0/q4_0", [f"c__d-{n}" for n in range(60)], 0)
+    (arm,) = compare([f16, other]).arms
+    assert arm.everything.pairs == 0 and arm.everything.inference is None
+
+
+def test_of_what_was_not_graded_nothing_is_inferred(tmp_path: Path) -> None:
+    f16 = imported(tmp_path / "f16", "f16/f16", NAMES, 30)
+    found = compare([f16, imported(tmp_path / "q8", "q8_0/q8_0", NAMES, None)])
+    (arm,) = found.arms
+    assert found.withheld and arm.claim is None
+    assert arm.valid.inference is None and arm.everything.inference is None
+    assert any("of 60 trials nobody knows whether they are resolved" in w for w in found.warnings)
+
+
+def test_an_earlier_run_that_did_not_end_is_interim(tmp_path: Path) -> None:
+    f16 = imported(tmp_path / "f16", "f16/f16", NAMES, 30)
+    found = compare([f16, imported(tmp_path / "q8", "q8_0/q8_0", NAMES, 30, total=300)])
+    assert found.withheld == "interim, no verdict" and found.arms[0].everything.inference is None
+
+
+def test_what_no_log_proves_is_inconclusive() -> None:
+    ends = {"f16/f16": ["ok"] * 40, "q8_0/q8_0": ["fail"] * 40}
+    records = run(ends)
+    unproved = tuple(t.model_copy(update={"verified": False}) for t in records[1].trials)
+    records[1] = records[1].model_copy(update={"trials": unproved})
+    found = compare(sides(records))
+    assert found.arms[0].claim == "inconclusive" and "unverified" in found.warnings[-1]
+    assert compared(ends).arms[0].claim == "harm shown"
+
+
+def test_losses_on_one_side_are_a_warning() -> None:
+    base = ["ok"] * 60 + ["fail"] * 40
+    found = compared({"f16/f16": base, "q8_0/q8_0": ["ok"] * 50 + ["infra"] * 20 + ["fail"] * 30})
+    assert "ended 20 trials of q8_0/q8_0 alone, and 0 of the baseline" in found.warnings[0]
+    even = compared({"f16/f16": ["infra", *base[1:]], "q8_0/q8_0": [*base[1:], "infra"]})
+    assert not any("infrastructure" in warning for warning in even.warnings)
+
+
+EFFECTIVE = {
+    "kv_type": "q8_0/q8_0",
+    "context_per_slot": 4096,
+    "slots": 2,
+    "cells": 4096,
+    "unified": False,
+    "flash_attention": "on",
+    "kernel_path": "compiled",
+    "rotation": "on",
+    "kv_mib": 1.0,
+    "kv_device": "CUDA0",
+    "gpu": True,
+    "graph_splits": 2,
+    "build": "b1",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"build": "b2"}, "server build: q8_0/q8_0: b1; q4_0/q4_0: b2"),
+        ({"build": None}, "server build: q8_0/q8_0: b1; q4_0/q4_0: not shown"),
+        ({"kernel_path": "not shown"}, "kernel path: q8_0/q8_0: compiled; q4_0/q4_0: not shown"),
+        ({"flash_attention": "off"}, "flash attention"),
+        ({"slots": 1}, "effective slots"),
+        ({"context_per_slot": 2048}, "context per slot"),
+        ({"unified": True}, "unified cache"),
+        ({"kv_device": "CPU"}, "KV device"),
+        ({"rotation": "off"}, "rotation of quantized caches: q8_0/q8_0: on; q4_0/q4_0: off"),
+    ],
+)
+def test_what_the_servers_did_otherwise_is_named(changed: dict[str, Any], says: str) -> None:
+    records = run({"q8_0/q8_0": ["ok"] * 9, "q4_0/q4_0": ["ok"] * 9})
+    met = [EFFECTIVE, EFFECTIVE | changed]
+    records = [
+        record.model_copy(update={"effective": (Effective.model_validate(one),)})
+        for record, one in zip(records, met, strict=True)
+    ]
+    (warning,) = compare(sides(records)).warnings
+    assert warning.startswith(f"not the same {says}")
+
+
+@pytest.mark.parametrize(
+    ("update", "says"),
+    [
+        ({"gpu": "H100"}, "GPU"),
+        ({"dataset": "other"}, "dataset"),
+        ({"kvci": "9"}, "agent"),
+        ({"temperature": 0.7}, "temperature"),
+        ({"dataset_sha256": "3" * 64}, "dataset sha256"),
+        ({"model_sha256": "3" * 64}, "model sha256"),
+        ({"context": 8192}, "context"),
+        ({"host": "another"}, "host"),
+    ],
+)
+def test_what_two_runs_have_not_in_common_is_named(update: dict[str, Any], says: str) -> None:
+    first = run({"f16/f16": ["ok"] * 9})
+    (other,) = run({"q8_0/q8_0": ["ok"] * 9})
+    if "host" in update:
+        moved = tuple(trial.model_copy(update=update) for trial in other.trials)
+        other = other.model_copy(update={"trials": moved})
+    elif hasattr(other, next(iter(update))):
+        other = other.model_copy(update=update)
+    else:
+        other = other.model_copy(update={"spec": other.spec | update})
+    assert any(
+        w.startswith(f"not the same {says}:") for w in compare(sides([*first, other])).warnings
+    )
+
+
+def test_only_quantized_caches_are_rotated() -> None:
+    records = run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9})
+    effective = Effective.model_validate(EFFECTIVE)
+    plain = effective.model_copy(update={"rotation": None, "kv_type": "f16/f16"})
+    records = [
+        record.model_copy(update={"effective": (one,)})
+        for record, one in zip(records, (plain, effective), strict=True)
+    ]
+    assert not compare(sides(records)).warnings
+
+
+def test_of_one_repository_it_is_said_that_nothing_is_told() -> None:
+    found = compare(
+        [
+            replace(side, trials={(f"a__b-{n}", 0): seen for n, seen in enumerate(some)})
+            for side in sides(run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9}))
+            if (some := list(side.trials.values()))
+        ]
+    )
+    (section,) = [one for one in sections(found) if one.heading == "By repository"]
+    assert section.rows[0] == ("q8_0/q8_0, valid", "not told", "not told", "not told")
+
+
+def test_the_text_says_what_is_exploratory_and_what_classes_are_called() -> None:
+    found = compared({"f16/f16": ["ok"] * 40, "q8_0/q8_0": ["empty"] * 20 + ["infra"] * 20})
+    text = markdown(found)
+    assert "| q8_0/q8_0 | resolved (primary) |" in text and "are exploratory" in text
+    assert "Classes: I3 grading." in text and "A6 empty patch" in text
+    assert "deepest context, tokens" in text
+    (arm,) = found.arms
+    assert all(line.exploratory is (line.name != "resolved") for line in arm.endpoints)
+    assert all(line.exploratory for line in arm.measures)

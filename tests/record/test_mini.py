@@ -92,7 +92,10 @@ def test_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="valid dictionary"):
         read_run(tmp_path)
     (tmp_path / "preds.json").write_text("{}")
-    with pytest.raises(UserError, match="does not say its KV type; give --kv"):
+    with pytest.raises(UserError, match="holds no instance"):
+        read_run(tmp_path, kv="f16/f16")
+    (tmp_path / "preds.json").write_text('{"a__a-1": {"model_patch": ""}}')
+    with pytest.raises(UserError, match="does not say its KV type; import it with kvci import"):
         read_run(tmp_path)
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(UserError, match=r"report\.json is not JSON"):
@@ -158,8 +161,8 @@ def test_secrets_and_names_stay_where_they_are(tmp_path: Path) -> None:
     record = read_run(run, kv="q8_0/q8_0")
     text = record.model_dump_json()
     assert not any(word in text for word in ("secret", "gpubox", "someone"))
-    assert '{"temperature": 0.5}' in derived(record).settings["model settings"]
-    assert derived(record).settings["ctx size"] == ("8192",)
+    assert "0.5" in derived(record).settings["temperature"]
+    assert derived(record).settings["context"] == ("8192",)
 
 
 def only_predictions(tmp_path: Path, patch: str, **lists: list[str]) -> tuple[str, bool]:

@@ -1,5 +1,6 @@
 """Rows from before kvci: what their counts say, and no more."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,14 @@ def test_the_order_is_that_of_the_owners_tables() -> None:
     names = [found[0] for found in rows(records)]
     text = (ROOT / "BENCHMARKS.md").read_text()
     assert names == sorted(names, key=text.index)
+
+
+def test_an_earlier_run_that_did_not_end_has_no_rate(tmp_path: Path) -> None:
+    (tmp_path / "preds.json").write_text('{"a__a-1": {"model_patch": "diff --git a/x b/x\\n"}}')
+    report = {"resolved_ids": ["a__a-1"], "total_instances": 300, "submitted_instances": 1}
+    (tmp_path / "report.json").write_text(json.dumps(report | {"error_ids": []}))
+    record = read_run(tmp_path, kv="f16/f16")
+    assert record.reported["Rate"] == "interim"
+    (told,) = cells(record)
+    assert told["Reading"] == "interim, no verdict: 1 of 300 trials"
+    assert not any(told[name] for name in HEADER[1:6])

@@ -20,10 +20,10 @@ def test_each_arm_stands_beside_its_baseline() -> None:
     assert control[0] == records[1].row_id
     assert control[-1] == "control: 1 of 200 pairs differ" and control[10] == ""
     assert q8[3:9] == ("99", "1", "0", "100", "0", "+0.50")
-    assert q8[-1] == "non-inferior within the margin (margin 5.0 points)"
+    assert q8[-1] == "non-inferior within the margin of 5.0 points"
     assert q4[1:9] == ("f16/f16", "resolved", "80", "20", "0", "100", "0", "+10.00")
     assert "(90%)" in q4[9] and q4[10] == "below 0.001" and "points" in q4[11]
-    assert q4[-1] == "harm shown (margin 5.0 points)"
+    assert " to " in q4[12] and q4[-1] == "harm shown"
 
 
 def test_a_warning_stands_before_the_verdict() -> None:
