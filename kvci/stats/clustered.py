@@ -69,7 +69,11 @@ def agreement(instances: Sequence[Shares]) -> float:
     the same shares. This is the ratio of the two, drawn towards 1 by CERTAIN instances.
     """
     squares = sum(float(b - c) ** 2 for b, c in instances)
-    sizes = sum(float(b + c) for b, c in instances)
+    return ratio(squares, sum(float(b + c) for b, c in instances))
+
+
+def ratio(squares: float, sizes: float) -> float:
+    """`agreement` from the sums over instances of (b - c)^2 and of b + c."""
     return (squares + CERTAIN) / (sizes + CERTAIN)
 
 

@@ -64,16 +64,27 @@ def test_the_smallest_effect_is_shown_as_often_as_it_says(
     assert shown / runs == pytest.approx(0.8, abs=0.06)
 
 
-@pytest.mark.parametrize(("instances", "seeds"), [(300, 1), (300, 5)])
-def test_no_harm_is_claimed_as_often_as_it_says(instances: int, seeds: int) -> None:
-    expected = power_of_no_harm(Design(instances, 0.3, 0.5, seeds), 0.05)
-    rng, claimed, runs = np.random.default_rng(0), 0, 400
+@pytest.mark.parametrize(
+    ("instances", "seeds", "base", "margin"),
+    [(300, 1, 0.3, 0.05), (300, 1, 0.03, 0.02), (50, 5, 0.5, 0.1), (50, 5, 0.2, 0.1),
+     (30, 5, 0.5, 0.12), (100, 5, 0.5, 0.06)],
+)  # fmt: skip
+def test_no_harm_is_claimed_as_often_as_it_says(
+    instances: int, seeds: int, base: float, margin: float
+) -> None:
+    expected = power_of_no_harm(Design(instances, base, 0.5, seeds), margin)
+    rng, claimed, runs = np.random.default_rng(0), 0, 500
     for _ in range(runs):
-        rates = rng.beta(0.3, 0.7, instances)[:, None]
+        rates = rng.beta(base, 1 - base, instances)[:, None]  # ICC 0.5
         one, two = (rng.random((instances, seeds)) < rates for _ in range(2))
         some = [shares(a, b) for a, b in zip(one, two, strict=True)]
-        claimed += score_interval(some, 0.9)[1] < 0.05
-    assert claimed / runs == pytest.approx(expected, abs=0.07)
+        claimed += score_interval(some, 0.9)[1] < margin
+    assert claimed / runs == pytest.approx(expected, abs=0.05)
+
+
+def test_no_harm_without_a_difference_between_instances_or_with_hardly_any_trial() -> None:
+    assert 0 < power_of_no_harm(Design(300, 0.3, icc=0.0), 0.05) < 1
+    assert power_of_no_harm(Design(1, 0.3), 0.05) == 0.0
 
 
 def test_smallest_effect_and_instances_needed_are_two_sides_of_one() -> None:
