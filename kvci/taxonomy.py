@@ -93,6 +93,11 @@ def legend(text: str) -> str:
     return ", ".join(f"{cls} {NAMES[cls]}" for cls in Class if cls in named)
 
 
+def titled(label: str) -> str:
+    """A class with its name; what is no class alone stays as it is."""
+    return f"{label} {NAMES[Class(label)]}" if label in set(Class) else label
+
+
 INFRASTRUCTURE = frozenset({Class.I0, Class.I1, Class.I2, Class.I3, Class.I4})
 GENERATED_AGAIN = frozenset({Class.I1, Class.I2})
 """Infrastructure that is tried again from the first token; I3 is graded again instead."""

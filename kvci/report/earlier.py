@@ -12,6 +12,7 @@ from kvci.report.comparison import interval, points
 from kvci.report.tables import Cells
 from kvci.stats.power import unpaired_smallest_effect
 from kvci.stats.proportion import independent, wilson
+from kvci.taxonomy import titled
 
 HEADING = "Earlier rows, as their counts read"
 WORDS = (
@@ -130,4 +131,4 @@ def _trials(record: Imported) -> str:
     if record.derived is None:
         return "counts only"
     found = Counter(trial.label for trial in record.derived.trials)
-    return ", ".join(f"{count} {label}" for label, count in found.most_common())
+    return ", ".join(f"{count} {titled(label)}" for label, count in found.most_common())

@@ -4,6 +4,7 @@ from collections import Counter
 
 from kvci.plan import INTERIM
 from kvci.record.record import Imported, Record
+from kvci.taxonomy import titled
 
 
 def said(record: Record | Imported) -> str:
@@ -25,5 +26,5 @@ def said(record: Record | Imported) -> str:
             f"{sum(not t.valid for t in trials)} that infrastructure may have ended"
         )
         counts = Counter(trial.label for trial in trials)
-        lines += [f"  {count:4} {label}" for label, count in counts.most_common()]
+        lines += [f"  {count:4} {titled(label)}" for label, count in counts.most_common()]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.plan import blocks
-from kvci.run.directory import RunDirectory
+from kvci.run.directory import RunDirectory, shards
 from kvci.spec import Spec
 from kvci.stats.power import (
     POWER,
@@ -103,17 +103,18 @@ def _answer(
     claimed: float | None,
     needed: int | None,
 ) -> str:
+    does = "resolves" if spec.primary == "resolved" else f"reaches {spec.primary} in"
     if not tested:
         return "It cannot answer: no arm has another KV type than the baseline; give a second --kv."
     if effect is None:
         return (
-            f"It cannot answer: where the baseline resolves {base_rate:.1%}, {count} instances "
+            f"It cannot answer: where the baseline {does} {base_rate:.1%}, {count} instances "
             f"would not even show a total loss with {POWER:.0%} power; take a stronger model, "
             "easier instances, or more of them."
         )
     harm = (
         f"It shows harm of {100 * effect:.1f} points or more with {POWER:.0%} power, where the "
-        f"baseline resolves {base_rate:.1%}; smaller harm will be inconclusive."
+        f"baseline {does} {base_rate:.1%}; smaller harm less often."
     )
     if spec.margin is None or claimed is None:
         return harm
@@ -131,18 +132,24 @@ def _answer(
 
 def _measured_s(run: Path) -> float:
     """The mean time of a trial in its slot."""
-    times = [outcome.solve_s for outcome in RunDirectory(run).outcomes() if outcome.steps]
+    folders = shards(run) or [run]
+    outcomes = [one for folder in folders for one in RunDirectory(folder).outcomes()]
+    times = [outcome.solve_s for outcome in outcomes if outcome.steps]
     if not times:
         raise UserError(f"{run} has no finished trial to take a speed from; give --trial-s.")
     return sum(times) / len(times)
 
 
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def lines(found: Forecast) -> list[str]:
     """For a person."""
-    arms = ", ".join(found.arms)
+    arms = f"{_count(len(found.arms), 'arm')} ({', '.join(found.arms)})"
     made = [
-        f"{found.instances} instances x {len(found.arms)} arms ({arms}) x {found.seeds} seeds: "
-        f"{found.trials} trials in {found.blocks} blocks",
+        f"{_count(found.instances, 'instance')} x {arms} x {_count(found.seeds, 'seed')}: "
+        f"{_count(found.trials, 'trial')} in {_count(found.blocks, 'block')}",
         found.answer,
         f"assumed: ICC {found.icc:g}, {100 * found.alpha:g} % one-sided, Holm over the KV arms",
     ]

@@ -22,7 +22,7 @@ def plan(*words: str) -> tuple[int, str]:
 def test_it_says_what_will_run_and_what_that_can_show() -> None:
     code, text = plan("--base-rate", "0.5", "--trial-s", "60", "--slots", "4")
     assert code == 0
-    assert "300 instances x 2 arms (f16-f16, q8_0-q8_0) x 1 seeds: 600 trials in 75 blocks" in text
+    assert "300 instances x 2 arms (f16-f16, q8_0-q8_0) x 1 seed: 600 trials in 75 blocks" in text
     assert "It shows harm of 7.7 points or more with 80% power" in text
     assert "cost: 2.5 h of one machine" in text
     assert "assumed: ICC 0.5, 5 % one-sided, Holm over the KV arms" in text
@@ -83,5 +83,10 @@ def test_shards_are_a_matrix_and_a_measured_run_gives_the_cost(tmp_path: Path) -
     found = json.loads(plan(*words)[1])
     assert found["shards"] == ["1/3", "2/3", "3/3"]
     assert (found["instances"], found["hours"]) == (300, 10.0)
+    for shard in ("shard-1-of-2", "shard-2-of-2"):
+        path = tmp_path / "run" / shard / "trials" / "f16-f16" / "a" / "0" / "outcome.json"
+        write_atomic(path, outcome("f16-f16", "a", solve_s=60.0).model_dump_json())
+    sharded = plan("--base-rate", "0.5", "--measured", str(tmp_path / "run"), "--json")
+    assert json.loads(sharded[1])["hours"] == 10.0
     nothing = plan("--base-rate", "0.5", "--measured", str(tmp_path / "none"))
     assert nothing[0] == 2 and "no finished trial" in nothing[1]
