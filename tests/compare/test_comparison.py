@@ -406,3 +406,43 @@ def test_the_text_says_what_is_exploratory_and_what_classes_are_called() -> None
     (arm,) = found.arms
     assert all(line.exploratory is (line.name != "resolved") for line in arm.endpoints)
     assert all(line.exploratory for line in arm.measures)
+
+
+def test_measures_are_baseline_less_arm_with_instances_as_clusters() -> None:
+    base, arm = run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9})
+    grown = tuple(
+        trial.model_copy(update={"steps": trial.steps + 2 + n % 2, "depth_tokens": 77})
+        for n, trial in enumerate(arm.trials)
+    )
+    found = compare(sides([base, arm.model_copy(update={"trials": grown})])).arms[0]
+    steps = {line.name: line for line in found.measures}["steps"]
+    assert steps.arm_mean - steps.baseline_mean == pytest.approx(2 + 4 / 9)
+    assert steps.interval_95 and steps.interval_95[0] < -(2 + 4 / 9) < steps.interval_95[1] < -2
+    assert {line.name: line for line in found.measures}["deepest context, tokens"].arm_mean == 77
+
+
+def test_tests_flipped_is_all_of_them_and_well_formed_is_of_words() -> None:
+    base, arm = run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9})
+    half = {"fail_to_pass": (1, 2), "malformed": 1}
+    changed = tuple(trial.model_copy(update=half) for trial in arm.trials)
+    found = compare(sides([base, arm.model_copy(update={"trials": changed})])).arms[0]
+    lines = {line.name: line.arm for line in found.endpoints}
+    assert (lines["tests_flipped"], lines["well_formed"], lines["no_loop"]) == (0, 0, 9)
+
+
+def test_flips_are_those_of_the_endpoint_and_the_first_are_listed() -> None:
+    found = compared({"f16/f16": ["ok"] * 60 + ["fail"], "q8_0/q8_0": ["fail"] * 60 + ["empty"]})
+    (arm,) = found.arms
+    assert len(arm.flips) == 60
+    (section,) = [one for one in sections(found) if one.heading == "Flips"]
+    assert len(section.rows) == 40 and "The first 40 of 60; the JSON has all." in section.words
+
+
+def test_repositories_are_the_clusters() -> None:
+    """One of three loses everything: by instance that is clear, by repository it is not."""
+    ends = ["fail" if n % 3 == 0 else "ok" for n in range(90)]
+    (arm,) = compared({"f16/f16": ["ok"] * 90, "q8_0/q8_0": ends}).arms
+    seen = arm.valid.inference
+    assert seen and seen.repository_95 and seen.repository_bootstrap_95
+    assert seen.interval_95[0] > 0.2 and seen.repository_95[0] < -0.5
+    assert seen.repository_bootstrap_95 == (0.0, 1.0)

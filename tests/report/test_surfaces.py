@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from kvci.cli import main
+from kvci.publish.main import Target, _body
 from kvci.record.record import Record, file_name
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.show import said
@@ -73,6 +74,7 @@ SURFACES: dict[str, Callable[[list[Record], Path], str]] = {
     "compare, Markdown": compared("markdown"),
     "compare, JSON": compared("json"),
     "BENCHMARKS.md": lambda records, _: render(EMPTY, records),
+    "pull request": lambda records, _: _body(records, Target("o/r", "main", "b", "")),
     "record": lambda records, _: "\n".join(map(said, records)),
     "summary": summary,
     "live view": live,
