@@ -119,7 +119,11 @@ def serve(
         raise UserError(f"The arm {spec.baseline.id} was not served: {error}.") from None
 
 
+INPUTS = click.option(
+    "--inputs", envvar="KVCI_INPUTS", help="A workflow's inputs as JSON; options win."
+)
 ASKED = (
+    INPUTS,
     click.argument("experiment", type=click.Path(path_type=Path), required=False),
     click.option("--model", help="A .gguf file or a file of ci/models."),
     click.option(
@@ -271,6 +275,7 @@ def plan(
 
 @main.command()
 @_asks
+@click.option("--out", help="The folder of runs.", envvar="KVCI_RUNS")
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_context
 def doctor(
@@ -285,7 +290,7 @@ def doctor(
     """Look at all that a run needs; exit 1 if something would spoil it."""
     from kvci.doctor import examine, with_own
 
-    if not experiment:
+    if not experiment and not asked["inputs"]:
         arms, asked = arms or ("f16/f16",), with_own(asked)
     found = []
     for check in examine(_spec(experiment, arms, seeds, asked)):
@@ -514,9 +519,11 @@ def show(as_json: bool) -> None:
 
 
 @images.command()
-@click.option("--dataset", required=True, help="As for kvci run.")
+@INPUTS
+@click.option("--dataset", help="As for kvci run.")
 @click.option("--filter", help="A regular expression on instance ids.")
 @click.option("--limit", type=int)
+@click.option("--shard", help="I/N")
 @_asks_of_images
 @click.option(
     "--ledger", type=click.Path(dir_okay=False, path_type=Path), default=Path("images.json")
@@ -527,7 +534,13 @@ def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
     from kvci.images.main import pull as pull_images
     from kvci.spec import without_model
 
-    if not pull_images(without_model(asked), ledger, click.echo):
+    if form := asked.pop("inputs"):
+        spec = _over(form, None, asked)
+    elif asked["dataset"]:
+        spec = without_model(asked)
+    else:
+        raise UserError("Say whose images: give --dataset.")
+    if not pull_images(spec, ledger, click.echo):
         ctx.exit(1)
 
 
@@ -583,9 +596,20 @@ def _spec(
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         raise UserError(f"--seeds {seeds} are not whole numbers with commas between.") from None
-    names = asked.pop("instances", None)
+    names, form = asked.pop("instances", None), asked.pop("inputs", None)
     lists = {"arms": list(arms) or None, "instances": names.split(",") if names else None}
-    return load(experiment, asked | lists | {"seeds": numbers})
+    given = asked | lists | {"seeds": numbers}
+    return _over(form, experiment, given) if form else load(experiment, given)
+
+
+def _over(form: str, experiment: Path | None, options: dict[str, Any]) -> Any:
+    """The spec of a workflow's inputs with the options laid over them."""
+    from kvci.actions.inputs import inputs
+    from kvci.spec import load
+
+    file, laid = inputs(form).asked()
+    given = {name: value for name, value in options.items() if value is not None}
+    return load(experiment or file, laid | given)
 
 
 def _run(ctx: click.Context, spec: Any, run_id: str | None) -> None:
@@ -597,3 +621,54 @@ def _run(ctx: click.Context, spec: Any, run_id: str | None) -> None:
     click.echo(f"Counts only; kvci compare {path} says what they mean. All of it lies there.")
     if not summary.happened:
         ctx.exit(1)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def evidence(folder: Path, out: Path) -> None:
+    """Put what a RUN's records rest on into one archive, redacted."""
+    from kvci.record.evidence import write
+
+    click.echo(f"{out}, sha256 {write(folder, out)}")
+
+
+@main.group()
+def ci() -> None:
+    """The jobs of a workflow, a verb each; on a laptop the terminal hears what they say."""
+
+
+@ci.command("plan")
+@click.option("--inputs", "form", envvar="KVCI_INPUTS", default="{}", help="As JSON.")
+def ci_plan(form: str) -> None:
+    """Validate a workflow's inputs, and say what the run can show and what comes next."""
+    from kvci.actions.inputs import inputs
+    from kvci.actions.plan import plan
+
+    plan(inputs(form))
+
+
+@ci.command("collect")
+@click.argument("archives", metavar="EVIDENCE", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's new folder.")
+@click.option("--summary/--no-summary", default=True, help="Say what it shows so far.")
+def ci_collect(archives: Path, out: Path, summary: bool) -> None:
+    """Make one run of the archives in EVIDENCE."""
+    from kvci.actions.collect import collect, summarize
+
+    records = collect(archives, out)
+    if summary:
+        summarize(records)
+    for record in records:
+        click.echo(f"{record.row_id}: {record.resolved} of {record.total} resolved")
+
+
+@ci.command("evidence")
+@click.option("--out", envvar="KVCI_RUNS", default="runs", help="The folder of runs.")
+@click.option("--run-id", required=True)
+@click.option("--shard", default="1/1", show_default=True)
+def ci_evidence(out: str, run_id: str, shard: str) -> None:
+    """Pack what a shard of a run has so far, for the job's artifact."""
+    from kvci.actions.evidence import evidence
+
+    evidence(out, run_id, shard)

@@ -1,5 +1,6 @@
 """Everything that a run needs, looked at before it: a line each, and a remedy for each failure."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -144,7 +145,7 @@ def _server(spec: Spec) -> tuple[str, str]:
 
 
 def _others() -> tuple[str, str]:
-    """Servers of anybody, which take memory and speed."""
+    """Servers of anybody, which take a GPU's memory and speed; processors are shared anyway."""
     mine = {child.pid for child in psutil.Process().children(recursive=True)}
     found = [
         f"{process.info['name']} ({process.pid})"
@@ -155,7 +156,7 @@ def _others() -> tuple[str, str]:
             or "kvci.serve.embedded" in (process.info["cmdline"] or [])
         )
     ]
-    return ", ".join(found) or "none", "End them, or wait for their run." if found else ""
+    return ", ".join(found) or "none", "End them, or wait for their run." if found and gpu() else ""
 
 
 def _folder(spec: Spec) -> tuple[str, str]:
@@ -163,6 +164,9 @@ def _folder(spec: Spec) -> tuple[str, str]:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     remedy = "" if free >= RUN_FOLDER_BYTES else "Make room there, or give another --out."
+    work = os.environ.get("GITHUB_WORKSPACE")
+    if work and folder.is_relative_to(Path(work).resolve()):
+        remedy = "The next job would clear it; set KVCI_RUNS in the runner's own environment."
     return f"{folder}, {free >> 20} MiB free", remedy
 
 

@@ -71,7 +71,7 @@ def test_who_else_is_on_the_gpu(gpu: Path) -> None:
     assert "in use by 77, python, 900 MiB" in said and remedy
 
 
-def test_another_s_server_is_seen(tmp_path: Path) -> None:
+def test_another_s_server_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
 
     program = tmp_path / "llama-server"
@@ -79,8 +79,10 @@ def test_another_s_server_is_seen(tmp_path: Path) -> None:
     detached = ["sh", "-c", f"{program} 30 >/dev/null 2>&1 & echo $!"]
     pid = subprocess.run(detached, capture_output=True, text=True).stdout.strip()
     try:
-        said, remedy = doctor._others()
-        assert f"({pid})" in said and remedy
+        for found in ("", "NVIDIA H100"):
+            monkeypatch.setattr(doctor, "gpu", lambda found=found: found)
+            said, remedy = doctor._others()
+            assert f"({pid})" in said and bool(remedy) is bool(found)
     finally:
         subprocess.run(["kill", pid])
 

@@ -44,11 +44,12 @@ def chosen(spec: Spec) -> list[Instance]:
 
 
 def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
-    """Have the first wave's images here; True if that is all of them."""
+    """Have the first wave's images here; True if that is all of them, or none is needed."""
     mine = chosen(spec)
     planned = blocks([instance.row.instance_id for instance in mine], spec)
     if any(instance.files for instance in mine):
-        raise UserError(f"The instances of {spec.dataset} need no images of their own.")
+        say(f"the instances of {spec.dataset} need no images of their own")
+        return True
     supply = supply_of(spec, mine, ledger, say)
     wave = next(supply.waves(planned), [])
     for line in supply.missing():

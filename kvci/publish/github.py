@@ -98,6 +98,10 @@ class GitHub:
         asked = {"ref": branch, "inputs": inputs}
         self._call("POST", f"/actions/workflows/{workflow}/dispatches", asked)
 
+    def run_created(self, number: int) -> str:
+        """When a workflow's run was made, in UTC; its attempts do not change that."""
+        return str(self._call("GET", f"/actions/runs/{number}")["created_at"])
+
     def _open(self, branch: str, base: str) -> dict[str, Any] | None:
         owner = self.repository.partition("/")[0]
         asked = {"head": f"{owner}:{branch}", "base": base, "state": "open"}

@@ -45,14 +45,17 @@ def published(path: Path, run: Path, redacted: bool) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def pack(run: Path) -> bytes:
-    """The archive of a run with all its shards; the same run gives the same bytes."""
+def pack(run: Path, shard: str = "") -> bytes:
+    """The archive of a run with all its shards, or the one in this folder of it.
+
+    The same run gives the same bytes.
+    """
     out = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for part in shards(run) or [run]:
+        for part in [run / shard] if shard else shards(run) or [run]:
             manifest = Manifest.read(part / "manifest.json")
             for path in _files(part):
                 _add(archive, str(path.relative_to(run)), published(path, part, manifest.redacted))
@@ -63,9 +66,9 @@ def pack(run: Path) -> bytes:
     return out.getvalue()
 
 
-def write(run: Path, archive: Path) -> str:
-    """Its sha256."""
-    content = pack(run)
+def write(run: Path, archive: Path, shard: str = "") -> str:
+    """The archive's sha256."""
+    content = pack(run, shard)
     write_atomic(archive, content)
     return sha256_of(content)
 

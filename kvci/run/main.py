@@ -26,19 +26,24 @@ from kvci.tasks.dataset import load_with_revision
 
 
 def _named(text: str | None, spec: Spec) -> str:
-    """The run's id. Raises UserError for one that is no folder's name."""
+    """The run's id."""
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-    name = text or f"{spec.dataset_name}-{spec.model.name}-{start}"
+    return text or f"{spec.dataset_name}-{spec.model.name}-{start}"
+
+
+def folder_of(out: str, name: str, shard: str) -> Path:
+    """Shards of one run lie side by side in its folder, each a run directory of its own.
+
+    Raises UserError for a run's id that is no folder's name, or a shard that is none.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name):
         raise UserError(
             f"'{name[:80]}' cannot name a run; use letters, digits and . _ + -, at most 200."
         )
-    return name
-
-
-def _shard_folder(spec: Spec) -> str:
-    """Shards of one run lie side by side in its folder, each a run directory of its own."""
-    return "" if spec.shard == "1/1" else f"shard-{spec.shard.replace('/', '-of-')}"
+    if not re.fullmatch(r"[1-9]\d{0,3}/[1-9]\d{0,3}", shard):
+        raise UserError(f"'{shard[:80]}' is not a shard; give one as 1/4.")
+    whole = Path(out) / name
+    return whole if shard == "1/1" else whole / f"shard-{shard.replace('/', '-of-')}"
 
 
 def _start(spec: Spec, path: Path) -> str:
@@ -54,7 +59,7 @@ def run(
 ) -> tuple[Path, Summary]:
     """Run what is not done yet, and say what came out. Bad input is a UserError before writing."""
     name = _named(run_id, spec)
-    path = Path(spec.out) / name / _shard_folder(spec)
+    path = folder_of(spec.out, name, spec.shard)
     before = path / "manifest.json"
     known = Manifest.read(before).dataset_revision if before.exists() else ""
     loaded, revision = load_with_revision(spec.dataset, known)

@@ -83,6 +83,9 @@ class Fake:
             asset = {"name": name, "browser_download_url": url}
             self.releases[tag]["assets"].append(asset)
             return 201, self.fits(schema.ReleaseAsset, asset)
+        if method == "GET" and (found := re.fullmatch(r"/actions/runs/(\d+)", path)):
+            made = {"id": int(found[1]), "created_at": "2026-01-02T03:04:05Z"}
+            return 200, self.fits(schema.WorkflowRun, made)
         if method == "POST" and path.endswith("/dispatches"):
             kind = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdDispatchesPostBody
             self.dispatched.append({"path": path} | self.body(kind, body))

@@ -1,0 +1,1 @@
+"""Between GitHub Actions and kvci: a workflow's inputs, its jobs' verbs, and their summaries."""

@@ -1,0 +1,75 @@
+"""The collect job: evidence of all shards -> one run, checked, and what it says so far."""
+
+from collections import Counter
+from pathlib import Path
+
+from kvci.actions.outputs import bars, summary
+from kvci.compare.comparison import compare
+from kvci.compare.side import own_side
+from kvci.errors import UserError
+from kvci.record.build import build
+from kvci.record.evidence import unpack
+from kvci.record.record import Record
+from kvci.report.comparison import verdict
+from kvci.report.tables import row
+from kvci.taxonomy import INFRASTRUCTURE
+
+HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Verdict")
+
+
+def collect(evidence: Path, run: Path) -> list[Record]:
+    """The run that the archives below `evidence` hold, in the new folder `run`.
+
+    They are untrusted. Raises UserError if there is none, or they do not belong together.
+    """
+    archives = sorted(evidence.rglob("*.tar.gz"))
+    if not archives:
+        raise UserError(f"{evidence} holds no evidence: no shard has run, or none could upload it.")
+    if run.exists() and any(run.iterdir()):
+        raise UserError(f"{run} is there already; give a new folder.")
+    for number, archive in enumerate(archives):
+        place = run.parent / f".{run.name}-{number}"
+        place.mkdir(parents=True)
+        _move(unpack(archive, place), run)
+    return build(run)
+
+
+def summarize(records: list[Record]) -> None:
+    summary(told(records))
+
+
+def _move(found: Path, run: Path) -> None:
+    """A shard's folder goes beside the others, a whole run's files are the run."""
+    run.mkdir(exist_ok=True)
+    for part in found.iterdir():
+        if (run / part.name).exists():
+            raise UserError(f"Two archives hold {part.name}; give each shard's once.")
+        part.rename(run / part.name)
+    found.rmdir()
+
+
+def told(records: list[Record]) -> str:
+    """Verdict first, one table, one plot."""
+    made = compare([own_side(record) for record in records]) if len(records) > 1 else None
+    words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
+    rows = []
+    for record in records:
+        count = Counter(trial.cls in INFRASTRUCTURE for trial in record.counted)
+        rows.append(
+            (record.arm, f"{len(record.counted)}/{record.total}", str(record.resolved),
+             str(count[True]), words.get(record.row_id, "the baseline"))
+        )  # fmt: skip
+    lines = [f"**{text}**\n" for text in dict.fromkeys(_headlines(records, words))]
+    lines += [f"- Warning: {warning}" for warning in (made.warnings if made else ())]
+    lines += ["", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), ""]
+    shares = [record.resolved / max(1, len(record.counted)) for record in records]
+    names = [record.arm for record in records]
+    return "\n".join([*lines, bars("Resolved of the trials done, %", names, shares)])
+
+
+def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
+    arms = [record for record in records if record.row_id in words]
+    said = {words[record.row_id] for record in arms}
+    if len(said) == 1 and len(arms) > 1:
+        return [f"{', '.join(record.arm for record in arms)}: {said.pop()}"]
+    return [f"{record.arm}: {words[record.row_id]}" for record in arms] or ["one arm, no verdict"]

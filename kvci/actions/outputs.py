@@ -1,0 +1,48 @@
+"""What a job says: its outputs, for the jobs after it, and its summary, for a person."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+SUMMARY_MAX_BYTES = 1 << 20
+"""GitHub's limit; what is longer is not shown at all."""
+
+
+def output(**values: str) -> None:
+    """For the jobs after this one; where there are none, in the terminal."""
+    for name, value in values.items():
+        assert "\n" not in value, name
+        _append("GITHUB_OUTPUT", f"{name}={value}\n")
+
+
+def summary(markdown: str) -> None:
+    content = markdown.encode()
+    if len(content) > SUMMARY_MAX_BYTES:
+        whole = content[: SUMMARY_MAX_BYTES - 100].rpartition(b"\n")[0]
+        content = whole + b"\n\nCut here; the artifact has the rest.\n"
+    _append("GITHUB_STEP_SUMMARY", content.decode())
+
+
+def _append(variable: str, text: str) -> None:
+    if not (name := os.environ.get(variable)):
+        print(text, end="")
+        return
+    with Path(name).open("a") as file:
+        file.write(text)
+
+
+def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:
+    """A plot that GitHub draws; names are arms' ids, which need no escape."""
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return "\n".join(
+        (
+            "```mermaid",
+            "xychart-beta",
+            f'  title "{title}"',
+            f"  x-axis [{quoted}]",
+            '  y-axis "%" 0 --> 100',
+            f"  bar [{', '.join(f'{100 * share:.1f}' for share in shares)}]",
+            "```",
+            "",
+        )
+    )

@@ -1,0 +1,95 @@
+"""What a form may say, and what it may not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.actions.inputs import inputs
+from kvci.cli import main
+from kvci.errors import UserError
+
+
+def test_what_is_empty_is_not_asked_for() -> None:
+    empty = dict.fromkeys(("experiment", "model", "kv", "dataset", "filter", "limit", "seeds"), "")
+    assert inputs(json.dumps(empty | {"margin": " ", "publish": False})).asked() == (None, {})
+
+
+def test_a_form_becomes_a_spec_s_words() -> None:
+    form = {
+        "experiment": "demo",
+        "model": "calibration",
+        "kv": "f16/f16, f16/f16 -ub 32,q8_0/q8_0",
+        "filter": "a|b",
+        "limit": "3",
+        "seeds": "1, 2",
+        "shards": "4",
+        "margin": "0.05",
+        "time_budget": "90",
+        "publish": True,
+    }
+    file, asked = inputs(json.dumps(form)).asked()
+    assert file == Path("ci/experiments/demo.toml")
+    assert asked == {
+        "model": "ci/models/calibration.toml",
+        "arms": ["f16/f16", "f16/f16 -ub 32", "q8_0/q8_0"],
+        "filter": "a|b",
+        "limit": 3,
+        "seeds": [1, 2],
+        "shard": "1/4",
+        "margin": 0.05,
+        "time_budget_s": 5400.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", '"; rm -rf /; "'),
+        ("model", "$(touch x)"),
+        ("model", "../../etc/passwd"),
+        ("model", "a\nb"),
+        ("experiment", "a|b"),
+        ("experiment", "/etc/x"),
+        ("dataset", "$(id)"),
+        ("dataset", "a`id`"),
+        ("dataset", "lite\n"),
+        ("filter", "x\ny"),
+        ("filter", "x\u2028y"),
+        ("filter", "x" * 501),
+        ("kv", "f16/f16\n::set-output"),
+        ("limit", "3; ls"),
+        ("limit", "0"),
+        ("limit", "-1"),
+        ("seeds", "1,x"),
+        ("margin", "nan"),
+        ("margin", "2"),
+        ("shards", "1e9x"),
+        ("unknown", "x"),
+        ("publish", "perhaps"),
+    ],
+)
+def test_what_is_hostile_or_wrong_is_a_sentence(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=r"^The (workflow's inputs are|input) "):
+        inputs(json.dumps({name: value}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"a": 1' + " " * 70_000])
+def test_what_is_no_form_is_a_sentence(text: str) -> None:
+    with pytest.raises(UserError):
+        inputs(text)
+
+
+def test_verbs_take_the_form_from_the_environment() -> None:
+    form = {"experiment": "demo", "kv": "f16/f16,q8_0/q8_0", "limit": "2"}
+    words = ["plan", "--base-rate", "0.5", "--json"]
+    done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": json.dumps(form)})
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["trials"] == 4
+    words += ["--limit", "1"]
+    done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": json.dumps(form)})
+    assert json.loads(done.output)["trials"] == 2
+    bad = json.dumps(form | {"kv": "f16/f16, `id`"})
+    done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": bad})
+    assert done.exit_code == 2 and "is not a KV type" in done.output
