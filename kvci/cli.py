@@ -672,3 +672,30 @@ def ci_evidence(out: str, run_id: str, shard: str) -> None:
     from kvci.actions.evidence import evidence
 
     evidence(out, run_id, shard)
+
+
+@ci.command("review")
+@click.argument("number", type=click.IntRange(min=1))
+@click.option("--repository", envvar="GITHUB_REPOSITORY", required=True, help="OWNER/NAME.")
+@click.pass_context
+def ci_review(ctx: click.Context, number: int, repository: str) -> None:
+    """Hold the results of pull request NUMBER against their evidence; exit 1 if they are not it.
+
+    Its files are read through the API, and nothing of it is run.
+    """
+    import os
+
+    from kvci.actions.review import review_pull
+    from kvci.publish.main import github_of
+
+    web = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+    run = os.environ.get("GITHUB_RUN_ID")
+    url = f"{web}/{repository}/actions/runs/{run}" if run else ""
+    done = review_pull(github_of(repository), number, web, url)
+    if done is None:
+        click.echo(f"#{number} touches no results")
+        return
+    found, passes = done
+    for line in (*found.problems, *found.unattested):
+        click.echo(line)
+    ctx.exit(0 if passes else 1)

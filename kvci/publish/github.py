@@ -3,6 +3,8 @@
 https://docs.github.com/en/rest, API version 2026-03-10.
 """
 
+import base64
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,9 @@ from kvci.errors import UserError
 API = "https://api.github.com"
 TRIES = 5
 TIMEOUT_S = 60.0
+PAGE = 100
+MAX_COMMENT = 60_000
+"""GitHub takes 65,536 characters."""
 REMEDIES = {
     401: "give a token that is valid in GITHUB_TOKEN",
     403: "give the job `contents: write` and `pull-requests: write`",
@@ -40,6 +45,9 @@ class PullRequest:
     url: str
     head: str
     """The commit that it asks to merge."""
+    base: str = ""
+    """The commit that it asks to merge it into."""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass
@@ -97,6 +105,54 @@ class GitHub:
         """Start a workflow of this repository."""
         asked = {"ref": branch, "inputs": inputs}
         self._call("POST", f"/actions/workflows/{workflow}/dispatches", asked)
+
+    def pull(self, number: int) -> PullRequest:
+        return _pull(self._call("GET", f"/pulls/{number}"))
+
+    def changed(self, number: int) -> list[str]:
+        """The paths that a pull request touches, those that it moves away among them."""
+        found = self._pages(f"/pulls/{number}/files")
+        paths = [one["filename"] for one in found]
+        return paths + [one["previous_filename"] for one in found if "previous_filename" in one]
+
+    def merge_base(self, base: str, head: str) -> str:
+        """The commit at which the two parted."""
+        answer = self._call("GET", f"/compare/{base}...{head}", params={"per_page": 1})
+        return str(answer["merge_base_commit"]["sha"])
+
+    def tree(self, commit: str) -> dict[str, str]:
+        """Path -> blob of all files of a commit."""
+        answer = self._call("GET", f"/git/trees/{commit}", params={"recursive": "1"})
+        if answer["truncated"]:
+            raise UserError(f"{self.repository} has too many files for GitHub to list them.")
+        return {one["path"]: one["sha"] for one in answer["tree"] if one["type"] == "blob"}
+
+    def blob(self, sha: str) -> bytes:
+        return base64.b64decode(self._call("GET", f"/git/blobs/{sha}")["content"])
+
+    def status(self, commit: str, passes: bool, context: str, line: str, url: str) -> None:
+        """Beside the commit, wherever it is shown."""
+        said = {"state": "success" if passes else "failure", "context": context}
+        said |= {"description": line[:140]} | ({"target_url": url} if url else {})
+        self._call("POST", f"/statuses/{commit}", said)
+
+    def comment(self, number: int, mark: str, text: str) -> None:
+        """The comment of ours that begins with the mark, written anew; one if there is none."""
+        body = {"body": text if len(text) <= MAX_COMMENT else f"{text[:MAX_COMMENT]}\n\nCut here."}
+        for one in self._pages(f"/issues/{number}/comments"):
+            if one["body"].startswith(mark) and one["user"]["type"] == "Bot":
+                self._call("PATCH", f"/issues/comments/{one['id']}", body)
+                return
+        self._call("POST", f"/issues/{number}/comments", body)
+
+    def _pages(self, path: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for page in itertools.count(1):
+            some = self._call("GET", path, params={"per_page": PAGE, "page": page})
+            found += some
+            if len(some) < PAGE:
+                return found
+        raise AssertionError
 
     def run_created(self, number: int) -> str:
         """When a workflow's run was made, in UTC; its attempts do not change that."""
@@ -176,4 +232,10 @@ def _final(error: Refused) -> UserError:
 
 
 def _pull(answer: dict[str, Any]) -> PullRequest:
-    return PullRequest(answer["number"], answer["html_url"], answer["head"]["sha"])
+    return PullRequest(
+        answer["number"],
+        answer["html_url"],
+        answer["head"]["sha"],
+        answer["base"]["sha"],
+        tuple(label["name"] for label in answer["labels"]),
+    )

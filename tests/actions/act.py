@@ -69,6 +69,7 @@ class GitHubHere:
     def __init__(self, folder: Path, fake: Fake) -> None:
         self.folder, self.fake = folder, fake
         self.work, self.origin = folder / "repository", folder / "origin.git"
+        fake.web, fake.origin = fake.url, self.origin
         self.runs, self.artifacts = folder / "runs", folder / "artifacts"
         self.artifacts.mkdir()
         _copy(self.work)
@@ -83,7 +84,7 @@ class GitHubHere:
             (folder / name).mkdir()
             (folder / name / "action.yml").write_text(text)
         (folder / "gitconfig").write_text(
-            f'[url "{self.origin.as_uri()}"]\n  insteadOf = https://github.com/owner/name.git\n'
+            f'[url "{self.origin.as_uri()}"]\n  insteadOf = {fake.url}/owner/name.git\n'
             "[safe]\n  directory = *\n"
         )
 
@@ -122,6 +123,7 @@ class GitHubHere:
             "FAKE_ARTIFACTS": str(self.artifacts),
             "KVCI_RUNS": str(self.runs),
             "GITHUB_API_URL": self.fake.url,
+            "GITHUB_SERVER_URL": self.fake.url,
             "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),
             "PYTHONPATH": sysconfig.get_path("purelib"),  # what kvci needs, but not kvci
             "PIP_NO_DEPS": "1",

@@ -4,14 +4,17 @@ Each request's body is checked against GitHub's published schema, and so is each
 answer: the models of githubkit-schemas are generated from it.
 """
 
+import base64
 import json
 import re
+import subprocess
 import threading
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,6 +31,13 @@ class Fake:
     """The state of one repository."""
 
     url: str = ""
+    web: str = "https://github.com"
+    origin: Path | None = None
+    """The bare repository whose commits it shows."""
+    labels: list[str] = field(default_factory=list)
+    """Of every pull request."""
+    statuses: list[Json] = field(default_factory=list)
+    comments: list[Json] = field(default_factory=list)
     pulls: list[Json] = field(default_factory=list)
     releases: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)
@@ -59,6 +69,10 @@ class Fake:
             return 201, self.fits(schema.PullRequest, self.pulls[-1])
         if found := re.fullmatch(r"/pulls/(\d+)", path):
             one = self.pulls[int(found[1]) - 1]
+            one |= {"labels": [{"name": name} for name in self.labels]}
+            if self.origin:
+                refs = {"head": one["head"]["ref"], "base": "main"}
+                one |= {side: one[side] | {"sha": self.commit(ref)} for side, ref in refs.items()}
             if method == "PATCH":
                 one |= self.body(schema.ReposOwnerRepoPullsPullNumberPatchBody, body)
             return 200, self.fits(schema.PullRequest, one)
@@ -79,7 +93,7 @@ class Fake:
             if name in self.assets:
                 return 422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]}
             self.assets[name] = body
-            url = f"https://github.com/owner/name/releases/download/{tag}/{name}"
+            url = f"{self.web}/owner/name/releases/download/{tag}/{name}"
             asset = {"name": name, "browser_download_url": url}
             self.releases[tag]["assets"].append(asset)
             return 201, self.fits(schema.ReleaseAsset, asset)
@@ -90,14 +104,64 @@ class Fake:
             kind = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdDispatchesPostBody
             self.dispatched.append({"path": path} | self.body(kind, body))
             return 204, None
+        return self.of_commits(method, path, query, body)
+
+    def of_commits(self, method: str, path: str, query: Json, body: bytes) -> tuple[int, Any]:
+        if found := re.fullmatch(r"/pulls/(\d+)/files", path):
+            names = self.git("diff", "--name-only", "main", self.head(int(found[1]))).split()
+            start = 100 * (int(query["page"]) - 1)
+            return 200, [self.fits(schema.DiffEntry, {"filename": n}) for n in names[start:][:100]]
+        if found := re.fullmatch(r"/compare/(\w+)\.\.\.(\w+)", path):
+            sha = self.git("merge-base", *found.groups())
+            return 200, self.fits(schema.CommitComparison, {"merge_base_commit": {"sha": sha}})
+        if found := re.fullmatch(r"/git/trees/(\w+)", path):
+            lines = self.git("ls-tree", "-r", found[1]).splitlines()
+            some = [dict(zip(("mode", "type", "sha", "path"), one.split(), strict=True))
+                    for one in lines]  # fmt: skip
+            return 200, self.fits(schema.GitTree, {"tree": some, "truncated": False})
+        if found := re.fullmatch(r"/git/blobs/(\w+)", path):
+            assert self.origin
+            words = ["git", "cat-file", "blob", found[1]]
+            content = subprocess.run(words, cwd=self.origin, capture_output=True, check=True).stdout
+            said = {"content": base64.b64encode(content).decode(), "encoding": "base64"}
+            return 200, self.fits(schema.Blob, said)
+        if found := re.fullmatch(r"/statuses/(\w+)", path):
+            asked = self.body(schema.ReposOwnerRepoStatusesShaPostBody, body)
+            self.statuses.append({"sha": found[1]} | asked)
+            return 201, self.fits(schema.Status, {"state": asked["state"]})
+        if re.fullmatch(r"/issues/\d+/comments", path):
+            if method == "GET":
+                return 200, [self.fits(schema.IssueComment, one) for one in self.comments]
+            asked = self.body(schema.ReposOwnerRepoIssuesIssueNumberCommentsPostBody, body)
+            made = {"id": len(self.comments) + 1, "user": {"type": "Bot"}} | asked
+            self.comments.append(made)
+            return 201, self.fits(schema.IssueComment, made)
+        if found := re.fullmatch(r"/issues/comments/(\d+)", path):
+            kind = schema.ReposOwnerRepoIssuesCommentsCommentIdPatchBody
+            self.comments[int(found[1]) - 1] |= self.body(kind, body)
+            return 200, self.fits(schema.IssueComment, self.comments[int(found[1]) - 1])
         return 404, {"message": "Not Found"}
+
+    def git(self, *words: str) -> str:
+        assert self.origin
+        done = subprocess.run(
+            ["git", *words], cwd=self.origin, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, ref: str) -> str:
+        return self.git("rev-parse", ref)
+
+    def head(self, number: int) -> str:
+        return self.commit(self.pulls[number - 1]["head"]["ref"])
 
     def pull(self, asked: Json) -> Json:
         number = len(self.pulls) + 1
         head = {"ref": asked["head"], "label": f"owner:{asked['head']}", "sha": "1" * 40}
+        more = {"base": {"ref": asked["base"], "sha": "2" * 40}, "labels": []}
         url = f"https://github.com/owner/name/pull/{number}"
         text = {"title": asked["title"], "body": asked["body"]}
-        return {"number": number, "state": "open", "html_url": url, "head": head} | text
+        return {"number": number, "state": "open", "html_url": url, "head": head} | more | text
 
     def body(self, kind: type[BaseModel], body: bytes) -> Json:
         asked: Json = json.loads(body)
@@ -156,6 +220,10 @@ def serving() -> Iterator[Fake]:
             query = {name: values[0] for name, values in parse_qs(address.query).items()}
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             path = address.path.removeprefix("/repos/owner/name")
+            if path.startswith("/owner/name/releases/download/"):
+                content = fake.assets.get(path.rpartition("/")[2])
+                answer(self, 404 if content is None else 200, content or b"")
+                return
             with fake.lock:
                 fake.calls.append(f"{self.command} {path}")
                 fake.tokens.add(self.headers.get("authorization", ""))
