@@ -1,6 +1,7 @@
 """One click command per verb, no logic; a verb imports what it needs."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -640,12 +641,15 @@ def ci() -> None:
 
 @ci.command("plan")
 @click.option("--inputs", "form", envvar="KVCI_INPUTS", default="{}", help="As JSON.")
-def ci_plan(form: str) -> None:
+@click.option("--before", type=click.Path(path_type=Path), default=Path("before"))
+def ci_plan(form: str, before: Path) -> None:
     """Validate a workflow's inputs, and say what the run can show and what comes next."""
     from kvci.actions.inputs import inputs
     from kvci.actions.plan import plan
+    from kvci.publish.main import github_of
 
-    plan(inputs(form))
+    there = {"GITHUB_TOKEN", "GITHUB_REPOSITORY"} <= os.environ.keys()
+    plan(inputs(form), before, github_of(os.environ["GITHUB_REPOSITORY"]) if there else None)
 
 
 @ci.command("collect")
@@ -683,8 +687,6 @@ def ci_review(ctx: click.Context, number: int, repository: str) -> None:
 
     Its files are read through the API, and nothing of it is run.
     """
-    import os
-
     from kvci.actions.review import review_pull
     from kvci.publish.main import github_of
 
@@ -699,3 +701,29 @@ def ci_review(ctx: click.Context, number: int, repository: str) -> None:
     for line in (*found.problems, *found.unattested):
         click.echo(line)
     ctx.exit(0 if passes else 1)
+
+
+@ci.command("restore")
+@click.argument("before", metavar="EVIDENCE", type=click.Path(path_type=Path))
+@click.option("--out", envvar="KVCI_RUNS", default="runs", help="The folder of runs.")
+@click.option("--run-id", required=True)
+@click.option("--shard", default="1/1", show_default=True)
+def ci_restore(before: Path, out: str, run_id: str, shard: str) -> None:
+    """Go on with what another machine did, if this one knows less of it."""
+    from kvci.actions.restore import restore
+
+    click.echo(restore(before, out, run_id, shard))
+
+
+@ci.command("nightly")
+@click.option("--repository", envvar="GITHUB_REPOSITORY", required=True, help="OWNER/NAME.")
+@click.option("--branch", envvar="GITHUB_REF_NAME", default="main", show_default=True)
+@click.option("--results", default="kvci/results", show_default=True, help="Of unmerged rows.")
+@click.pass_context
+def ci_nightly(ctx: click.Context, repository: str, branch: str, results: str) -> None:
+    """Start the next experiment of ci/experiments/nightly.toml; exit 1 if no runner takes them."""
+    from kvci.actions.nightly import nightly
+    from kvci.publish.main import github_of
+
+    if not nightly(github_of(repository), branch, results):
+        ctx.exit(1)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from kvci.actions.outputs import output
+from kvci.actions.restore import artifact_name
 from kvci.record.evidence import write
 from kvci.run.main import folder_of
 
@@ -18,8 +19,8 @@ def evidence(out: str, run_id: str, shard: str) -> None:
     if not (folder / "manifest.json").exists():
         print(f"{folder} holds no run: it has not begun")
         return
-    part = "" if folder == whole else folder.name
-    name = "-".join(filter(None, ("evidence", run_id, part)))
+    name = artifact_name(run_id, shard)
     archive = Path(os.environ.get("RUNNER_TEMP") or tempfile.mkdtemp(), f"{name}.tar.gz")
+    part = "" if folder == whole else folder.name
     print(f"{archive}, sha256 {write(whole, archive, part)}")
     output(archive=str(archive), artifact=name)

@@ -45,6 +45,8 @@ class Inputs(Document):
     """Minutes."""
     base_rate: Share | None = None
     """The share that the baseline is expected to resolve, for the plan alone."""
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,150}$")] | None = None
+    """Of a run to go on with; a new one is named by the workflow's run."""
     publish: bool = False
 
     def asked(self) -> tuple[Path | None, dict[str, Any]]:

@@ -4,10 +4,12 @@ import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from kvci.actions.inputs import Inputs
 from kvci.actions.outputs import output, summary
-from kvci.publish.github import API, GitHub
+from kvci.actions.restore import began, fetch
+from kvci.publish.github import GitHub
 from kvci.run.forecast import Forecast, forecast, lines
 from kvci.spec import Spec, load
 
@@ -26,20 +28,28 @@ class Planned:
     run_id: str
     start: str
     shards: tuple[str, ...]
+    before: int
+    """Shards of which an earlier job left evidence."""
     timeout_minutes: int
     publish: bool
 
 
-def plan(asked: Inputs) -> Planned:
-    """Write the outputs and the summary. Raises UserError."""
+def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
+    """Write the outputs and the summary, and put what earlier jobs left into `before`.
+
+    Raises UserError.
+    """
     file, given = asked.asked()
     spec = load(file, given)
     found = forecast(spec, asked.base_rate or BASE_RATE, 0.5)
-    budget = asked.time_budget
+    name, budget = asked.run_id or run_id(spec), asked.time_budget
+    branch = os.environ.get("GITHUB_REF_NAME", "main")
+    left = fetch(github, name, found.shards, branch, before) if github else 0
     planned = Planned(
-        run_id=run_id(spec),
-        start=started(),
+        run_id=name,
+        start=began(before) or started(github),
         shards=found.shards,
+        before=left,
         timeout_minutes=budget + AFTER_MINUTES if budget else NO_BUDGET_MINUTES,
         publish=asked.publish,
     )
@@ -47,6 +57,7 @@ def plan(asked: Inputs) -> Planned:
         run_id=planned.run_id,
         start=planned.start,
         shards=json.dumps(planned.shards),
+        before=json.dumps(bool(left)),
         timeout_minutes=str(planned.timeout_minutes),
         publish=json.dumps(planned.publish),
     )
@@ -60,13 +71,11 @@ def run_id(spec: Spec) -> str:
     return f"{spec.dataset_name}-{spec.model.name}-{number}"
 
 
-def started() -> str:
+def started(github: GitHub | None) -> str:
     """When the workflow's run was made, whichever attempt this is; now, if nobody can say."""
-    number, token = os.environ.get("GITHUB_RUN_ID"), os.environ.get("GITHUB_TOKEN")
-    repository = os.environ.get("GITHUB_REPOSITORY")
-    if number and token and repository:
-        api = os.environ.get("GITHUB_API_URL", API)
-        return GitHub(repository, token, api).run_created(int(number))
+    number = os.environ.get("GITHUB_RUN_ID")
+    if github and number:
+        return github.run_created(int(number))
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -75,5 +84,6 @@ def _summary(planned: Planned, found: Forecast) -> str:
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
     return "\n".join(
         (f"**{answer}**", "", f"- {what}, on {shards}", *(f"- {line}" for line in rest),
-         f"- run `{planned.run_id}`", "")
+         f"- run `{planned.run_id}`"
+         + (f", taken up from {planned.before} earlier jobs" if planned.before else ""), "")
     )  # fmt: skip

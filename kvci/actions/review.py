@@ -1,11 +1,9 @@
 """The review job: a pull request's results, read through the API, held against their evidence."""
 
-import httpx
-
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.publish.branch import BENCHMARKS, RESULTS
-from kvci.publish.github import GitHub
+from kvci.publish.github import GitHub, fetch
 from kvci.publish.review import Review, comment, review
 
 CONTEXT = "kvci/results"
@@ -13,7 +11,6 @@ LABEL = "kvci: accept unattested"
 """Only who may write to the repository can give it."""
 MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
-TIMEOUT_S = 120.0
 
 
 def review_pull(github: GitHub, number: int, web: str, job_url: str) -> tuple[Review, bool] | None:
@@ -62,14 +59,4 @@ def _fetch(url: str, ours: str) -> bytes:
     """Evidence from this repository's releases and nowhere else. Raises UserError."""
     if not url.startswith(f"{ours}releases/download/") or ".." in url:
         raise UserError(f"{url[:200]} is no release of this repository")
-    try:
-        with httpx.stream("GET", url, timeout=TIMEOUT_S, follow_redirects=True) as answer:
-            answer.raise_for_status()
-            content = bytearray()
-            for part in answer.iter_bytes():
-                content += part
-                if len(content) > MAX_EVIDENCE_BYTES:
-                    raise UserError(f"{url[:200]} is larger than {MAX_EVIDENCE_BYTES >> 30} GiB")
-    except httpx.HTTPError as error:
-        raise UserError(f"{url[:200]}: {type(error).__name__} {error}"[:300]) from None
-    return bytes(content)
+    return fetch(url, MAX_EVIDENCE_BYTES)

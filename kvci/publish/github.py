@@ -50,6 +50,15 @@ class PullRequest:
     labels: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Artifact:
+    number: int
+    created: str
+    branch: str
+    foreign: bool
+    """Of a fork's workflow."""
+
+
 @dataclass
 class GitHub:
     """`repository` is owner/name. Every method raises UserError where GitHub refuses for good."""
@@ -121,8 +130,13 @@ class GitHub:
         return str(answer["merge_base_commit"]["sha"])
 
     def tree(self, commit: str) -> dict[str, str]:
-        """Path -> blob of all files of a commit."""
-        answer = self._call("GET", f"/git/trees/{commit}", params={"recursive": "1"})
+        """Path -> blob of all files of a commit or a branch; none if it is not there."""
+        try:
+            answer = self._try("GET", f"/git/trees/{commit}", params={"recursive": "1"})
+        except Refused as error:
+            if error.status == 404:
+                return {}
+            raise _final(error) from None
         if answer["truncated"]:
             raise UserError(f"{self.repository} has too many files for GitHub to list them.")
         return {one["path"]: one["sha"] for one in answer["tree"] if one["type"] == "blob"}
@@ -153,6 +167,28 @@ class GitHub:
             if len(some) < PAGE:
                 return found
         raise AssertionError
+
+    def artifacts(self, name: str) -> list[Artifact]:
+        """Those of this name that are still there."""
+        found = self._call("GET", "/actions/artifacts", params={"name": name, "per_page": PAGE})
+        made = []
+        for one in found["artifacts"]:
+            run = one["workflow_run"]
+            foreign = run["head_repository_id"] != run["repository_id"]
+            if not one["expired"]:
+                made.append(Artifact(one["id"], one["created_at"], run["head_branch"], foreign))
+        return made
+
+    def artifact(self, number: int, max_bytes: int) -> bytes:
+        """As GitHub gives it, a zip. Raises UserError if it is larger."""
+        url = f"{self.api}/repos/{self.repository}/actions/artifacts/{number}/zip"
+        return fetch(url, max_bytes, dict(self._http.headers))
+
+    def queued_since(self, workflow: str) -> str:
+        """When the oldest run of a workflow was made that waits for a runner; empty if none."""
+        path = f"/actions/workflows/{workflow}/runs"
+        found = self._call("GET", path, params={"status": "queued", "per_page": PAGE})
+        return min((str(one["created_at"]) for one in found["workflow_runs"]), default="")
 
     def run_created(self, number: int) -> str:
         """When a workflow's run was made, in UTC; its attempts do not change that."""
@@ -204,6 +240,23 @@ class GitHub:
                 raise Refused(answer.status_code, why)
             time.sleep(wait_s)
         raise UserError(f"GitHub does not answer ({why[:200]}); publish again later.")
+
+
+def fetch(url: str, max_bytes: int, headers: dict[str, str] | None = None) -> bytes:
+    """What lies at a URL. Raises UserError if it cannot be had or is larger."""
+    content = bytearray()
+    try:
+        with httpx.stream(
+            "GET", url, timeout=TIMEOUT_S, follow_redirects=True, headers=headers
+        ) as answer:
+            answer.raise_for_status()
+            for part in answer.iter_bytes():
+                content += part
+                if len(content) > max_bytes:
+                    raise UserError(f"{url[:200]} is larger than {max_bytes >> 20} MiB.")
+    except httpx.HTTPError as error:
+        raise UserError(f"{url[:200]} cannot be had: {type(error).__name__} {error}.") from None
+    return bytes(content)
 
 
 def _wait_s(answer: httpx.Response, attempt: int) -> float | None:

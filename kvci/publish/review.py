@@ -15,7 +15,7 @@ from kvci.files import sha256_of
 from kvci.publish.branch import BENCHMARKS, RESULTS
 from kvci.record.build import build
 from kvci.record.evidence import unpack
-from kvci.record.record import Imported, Record, by_run, file_name, read
+from kvci.record.record import Imported, Record, by_run, file_name, parse
 from kvci.report.benchmarks import render
 from kvci.report.comparison import markdown
 from kvci.taxonomy import INFRASTRUCTURE
@@ -71,13 +71,10 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
 def _record(path: str, content: bytes) -> Record | Imported:
     if len(content) > MAX_RECORD_BYTES:
         raise UserError(f"{path} is larger than {MAX_RECORD_BYTES >> 20} MiB")
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, "record.json")
-        place.write_bytes(content)
-        try:
-            record = read(place)
-        except UserError as error:
-            raise UserError(str(error).replace(str(place), path).rstrip(".")) from None
+    try:
+        record = parse(content, path)
+    except UserError as error:
+        raise UserError(str(error).rstrip(".")) from None
     if path != f"{RESULTS}/{file_name(record.row_id)}":
         raise UserError(f"{path} holds the record {record.row_id}")
     return record

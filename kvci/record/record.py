@@ -218,11 +218,17 @@ def spec_hash(spec: dict[str, Any]) -> str:
 def read(path: Path) -> Record | Imported:
     """Raises UserError naming the file."""
     try:
-        return ADAPTER.validate_json(path.read_bytes())
+        return parse(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def parse(content: bytes, name: str) -> Record | Imported:
+    """Raises UserError with this name of it."""
+    try:
+        return ADAPTER.validate_json(content)
     except ValidationError as error:
-        raise UserError(f"{path} is not a record: {first_problem(error)}.") from None
+        raise UserError(f"{name} is not a record: {first_problem(error)}.") from None
 
 
 def read_all(folder: Path) -> list[Record | Imported]:

@@ -38,6 +38,11 @@ class Fake:
     """Of every pull request."""
     statuses: list[Json] = field(default_factory=list)
     comments: list[Json] = field(default_factory=list)
+    artifacts: list[Json] = field(default_factory=list)
+    zips: dict[int, bytes] = field(default_factory=dict)
+    """An artifact's number -> its content."""
+    queued: list[str] = field(default_factory=list)
+    """When the runs were made that wait for a runner."""
     pulls: list[Json] = field(default_factory=list)
     releases: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)
@@ -111,10 +116,21 @@ class Fake:
             names = self.git("diff", "--name-only", "main", self.head(int(found[1]))).split()
             start = 100 * (int(query["page"]) - 1)
             return 200, [self.fits(schema.DiffEntry, {"filename": n}) for n in names[start:][:100]]
+        if path == "/actions/artifacts":
+            some = [one for one in self.artifacts if one["name"] == query["name"]]
+            found_ = {"total_count": len(some), "artifacts": some}
+            return 200, self.fits(schema.ReposOwnerRepoActionsArtifactsGetResponse200, found_)
+        if path == "/actions/workflows/benchmark.yml/runs":
+            runs = [{"id": n, "created_at": at} for n, at in enumerate(self.queued)]
+            waiting = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdRunsGetResponse200
+            return 200, self.fits(waiting, {"total_count": len(runs), "workflow_runs": runs})
         if found := re.fullmatch(r"/compare/(\w+)\.\.\.(\w+)", path):
             sha = self.git("merge-base", *found.groups())
             return 200, self.fits(schema.CommitComparison, {"merge_base_commit": {"sha": sha}})
-        if found := re.fullmatch(r"/git/trees/(\w+)", path):
+        if found := re.fullmatch(r"/git/trees/([\w/]+)", path):
+            refs = self.git("for-each-ref", "--format=%(refname:short)").split()
+            if found[1] not in refs and not re.fullmatch(r"[0-9a-f]{40}", found[1]):
+                return 404, {"message": "Not Found"}
             lines = self.git("ls-tree", "-r", found[1]).splitlines()
             some = [dict(zip(("mode", "type", "sha", "path"), one.split(), strict=True))
                     for one in lines]  # fmt: skip
@@ -220,6 +236,9 @@ def serving() -> Iterator[Fake]:
             query = {name: values[0] for name, values in parse_qs(address.query).items()}
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             path = address.path.removeprefix("/repos/owner/name")
+            if zipped := re.fullmatch(r"/actions/artifacts/(\d+)/zip", path):
+                answer(self, 200, fake.zips[int(zipped[1])])
+                return
             if path.startswith("/owner/name/releases/download/"):
                 content = fake.assets.get(path.rpartition("/")[2])
                 answer(self, 404 if content is None else 200, content or b"")

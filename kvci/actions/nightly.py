@@ -1,0 +1,133 @@
+"""The nightly job: which experiment goes on tonight, and whether a runner took last night's."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from kvci.actions.inputs import EXPERIMENTS, Name
+from kvci.actions.outputs import summary
+from kvci.errors import UserError
+from kvci.files import Document, first_problem, sha256_of_file
+from kvci.publish.branch import RESULTS
+from kvci.publish.github import GitHub
+from kvci.record.record import Record, file_name, parse, read_all
+from kvci.run.regrade import dataset_sha256
+from kvci.serve.model import locate
+from kvci.spec import Spec, load
+from kvci.tasks.dataset import load as load_dataset
+
+WORKFLOW = "benchmark.yml"
+
+
+class Nightly(Document):
+    """ci/experiments/nightly.toml."""
+
+    experiments: tuple[Name, ...]
+    """Names of files beside it; each is a run that goes on night after night until it is done."""
+    time_budget: int = Field(gt=0)
+    """Minutes of a night."""
+    shards: int = Field(1, gt=0)
+
+
+def nightly(github: GitHub, branch: str, results: str) -> bool:
+    """Start the next experiment's workflow; False if last night's still waits for a runner.
+
+    `branch` is the workflow's, `results` the one of unmerged rows. Raises UserError.
+    """
+    asked = _asked(EXPERIMENTS / "nightly.toml")
+    if since := github.queued_since(WORKFLOW):
+        summary(f"**No runner has taken the benchmark since {since}.** Nothing more is started.\n")
+        return False
+    records = _records(github, results).values()
+    lines, chosen = [], ""
+    for name in asked.experiments:
+        run_id = _run_id(name)
+        mine = [record for record in records if record.run_id == run_id]
+        done, total = (sum(map(len_of, mine)) for len_of in (_counted, _planned))
+        if _finished(mine):
+            lines.append(f"- {name}: done, {total} trials")
+        elif chosen:
+            lines.append(f"- {name}: waits")
+        else:
+            chosen = name
+            github.dispatch(WORKFLOW, branch, _form(asked, name, run_id))
+            lines.append(f"- {name}: goes on, {done} of {total} trials are done" if mine
+                         else f"- {name}: begins")  # fmt: skip
+    head = f"Tonight: {chosen}" if chosen else "All experiments are done"
+    summary("\n".join([f"**{head}**", "", *lines, ""]))
+    return True
+
+
+def _form(asked: Nightly, name: str, run_id: str) -> dict[str, str]:
+    """The benchmark's inputs, as a dispatch takes them: texts."""
+    return {
+        "experiment": name,
+        "run_id": run_id,
+        "time_budget": str(asked.time_budget),
+        "shards": str(asked.shards),
+        "publish": "true",
+    }
+
+
+def _counted(record: Record) -> int:
+    return len(record.counted)
+
+
+def _planned(record: Record) -> int:
+    return record.total
+
+
+def _asked(path: Path) -> Nightly:
+    try:
+        return Nightly.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}.") from None
+    except ValidationError as error:
+        raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
+
+
+def _run_id(name: str) -> str:
+    """An experiment is one run: another spec, model or dataset is another experiment."""
+    spec = load(EXPERIMENTS / f"{name}.toml", {})
+    instances = load_dataset(spec.dataset)
+    digest = spec.hash(_model_sha256(spec), dataset_sha256(instances))
+    return f"nightly-{name}-{digest[:12]}"
+
+
+def _model_sha256(spec: Spec) -> str:
+    if spec.model.sha256:
+        return spec.model.sha256
+    if spec.model.repository:
+        raise UserError(
+            f"The model {spec.model.name} of a nightly needs its sha256 in ci/models, so that "
+            "nobody has to fetch it to know which it is."
+        )
+    return sha256_of_file(locate(spec.model))
+
+
+def _records(github: GitHub, branch: str) -> dict[str, Record]:
+    """Path -> record, of this work tree and, over it, of the branch of unmerged rows."""
+    here = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
+    for path, sha in github.tree(branch).items():
+        if path.startswith(f"{RESULTS}/") and not _is_here(path, sha):
+            here[path] = parse(github.blob(sha), path)
+    return {path: record for path, record in here.items() if isinstance(record, Record)}
+
+
+def _is_here(path: str, sha: str) -> bool:
+    """This blob of git's is the file of the work tree."""
+    place = Path(path)
+    content = place.read_bytes() if place.exists() else b""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == sha
+
+
+def _finished(records: list[Record]) -> bool:
+    return (
+        bool(records)
+        and len(records) == len(records[0].spec["arms"])
+        and all(record.complete for record in records)
+    )

@@ -1,0 +1,99 @@
+"""A run that earlier jobs began: what they uploaded, brought back to whoever goes on with it."""
+
+import io
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.publish.github import GitHub
+from kvci.record.evidence import unpack
+from kvci.run.directory import Manifest, RunDirectory
+from kvci.run.main import folder_of
+
+MAX_BYTES = 2 << 30
+
+
+def artifact_name(run_id: str, shard: str) -> str:
+    """Of the evidence of a shard; each job that goes on with it uploads it anew."""
+    folder = folder_of("", run_id, shard)
+    return "-".join(("evidence", *folder.parts))
+
+
+def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into: Path) -> int:
+    """Put the newest evidence of each shard into the folder; how many there are.
+
+    Artifacts of other branches and of forks may have the same name, and are not looked at.
+    Raises UserError.
+    """
+    count = 0
+    for shard in shards:
+        name = artifact_name(run_id, shard)
+        some = [one for one in github.artifacts(name) if one.branch == branch and not one.foreign]
+        if not some:
+            continue
+        newest = max(some, key=lambda one: (one.created, one.number))
+        content = _only_file(github.artifact(newest.number, MAX_BYTES), name)
+        into.mkdir(parents=True, exist_ok=True)
+        (into / f"{name}.tar.gz").write_bytes(content)
+        count += 1
+    return count
+
+
+def _only_file(archive: bytes, name: str) -> bytes:
+    """GitHub gives artifacts as zip."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+            (only,) = packed.infolist()
+            if only.file_size > MAX_BYTES:
+                raise UserError(f"The artifact {name} is larger than {MAX_BYTES >> 30} GiB.")
+            return packed.read(only)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"The artifact {name} is not what kvci uploads: {error}.") from None
+
+
+def restore(before: Path, out: str, run_id: str, shard: str) -> str:
+    """Take up a shard from the evidence in `before`, if this machine knows less of it; in words.
+
+    What another machine knows and this one too stays this one's: it is not redacted. Raises
+    UserError.
+    """
+    archive = before / f"{artifact_name(run_id, shard)}.tar.gz"
+    folder = folder_of(out, run_id, shard)
+    if not archive.exists():
+        return "no earlier job left evidence of it"
+    place = folder.parent / f".{folder.name}-before"
+    shutil.rmtree(place, ignore_errors=True)  # of a job that was cut off
+    place.mkdir(parents=True)
+    found = unpack(archive, place)
+    part = found / folder.name if shard != "1/1" else found
+    theirs, ours = _done(part), _done(folder)
+    if ours and not ours < theirs:
+        shutil.rmtree(place)
+        return f"this machine has all of it ({len(ours)} trials)"
+    manifest = Manifest.read(part / "manifest.json")
+    if manifest.run_id != run_id:
+        raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
+    manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
+    if folder.exists():
+        folder.rename(folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}")
+    part.rename(folder)
+    shutil.rmtree(place, ignore_errors=True)
+    return f"taken up from an earlier job: {len(theirs)} trials, of which {len(ours)} were here"
+
+
+def began(before: Path) -> str:
+    """When the run began whose evidence lies there; empty if there is none. Raises UserError."""
+    starts = []
+    for archive in sorted(before.glob("*.tar.gz")):
+        with tempfile.TemporaryDirectory() as place:
+            found = unpack(archive, Path(place))
+            starts += [Manifest.read(path).start for path in found.rglob("manifest.json")]
+    return min(starts, default="")
+
+
+def _done(folder: Path) -> set[tuple[str, str, int, str]]:
+    outcomes = RunDirectory(folder).outcomes()
+    return {(one.arm, one.instance, one.seed, one.start) for one in outcomes}

@@ -1,0 +1,147 @@
+"""Which experiment goes on tonight, and with what another night left."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvci.actions.inputs import inputs
+from kvci.actions.nightly import _run_id, nightly
+from kvci.actions.plan import plan
+from kvci.actions.restore import artifact_name, restore
+from kvci.errors import UserError
+from kvci.publish.github import GitHub
+from kvci.record.build import build
+from kvci.record.evidence import pack
+from kvci.run.directory import Manifest, RunDirectory
+from tests.compare.made import run as run_of
+from tests.conftest import ROOT
+from tests.publish.fake_github import Fake, serving
+from tests.record.test_build import made
+from tests.record.test_merge import shard
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    with serving() as one:
+        yield one
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with two experiments."""
+    (tmp_path / "ci" / "results").mkdir(parents=True)
+    (tmp_path / "ci" / "models").symlink_to(ROOT / "ci" / "models")
+    experiments = tmp_path / "ci" / "experiments"
+    experiments.mkdir()
+    demo = (ROOT / "ci" / "experiments" / "demo.toml").read_text()
+    for name, count in (("one", 2), ("two", 3)):
+        (experiments / f"{name}.toml").write_text(demo.replace("count=20", f"count={count}"))
+    (experiments / "nightly.toml").write_text('experiments = ["one", "two"]\ntime_budget = 9\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    return tmp_path
+
+
+def github(fake: Fake) -> GitHub:
+    return GitHub("owner/name", "token", fake.url)
+
+
+def finish(work: Path, name: str, trials: int) -> None:
+    """The records of an experiment with so many trials of the last arm done, of two."""
+    ends = {"f16/f16": ["ok"] * 2, "q8_0/q8_0": ["ok"] * trials}
+    for one in run_of(ends, planned=2):
+        mine = {"run_id": _run_id(name), "row_id": f"{name}-{one.arm}"}
+        one.model_copy(update=mine).write(work / "ci" / "results" / f"{name}-{one.arm}.json")
+
+
+def test_an_experiment_goes_on_until_it_is_done_and_then_the_next(fake: Fake, work: Path) -> None:
+    fake.origin = bare(work)
+    for trials, next_ in ((0, "one"), (1, "one"), (2, "two")):
+        if trials:
+            finish(work, "one", trials)
+        assert nightly(github(fake), "main", "kvci/results")
+        asked = fake.dispatched[-1]["inputs"]
+        assert (asked["experiment"], asked["run_id"]) == (next_, _run_id(next_))
+        assert inputs(json.dumps(asked)).time_budget == 9
+    finish(work, "two", 2)
+    assert nightly(github(fake), "main", "kvci/results") and len(fake.dispatched) == 3
+    assert "All experiments are done" in (work / "summary.md").read_text()
+
+
+def bare(work: Path) -> Path:
+    import git
+
+    git.Repo.init(work / "origin.git", bare=True)
+    return work / "origin.git"
+
+
+def test_a_runner_that_took_nothing_is_said_and_nothing_is_piled_up(fake: Fake, work: Path) -> None:
+    fake.queued = ["2026-11-21T20:23:00Z", "2026-11-20T20:23:00Z"]
+    assert not nightly(github(fake), "main", "kvci/results")
+    said = (work / "summary.md").read_text()
+    assert "No runner has taken the benchmark since 2026-11-20T20:23:00Z" in said
+    assert not fake.dispatched
+
+
+def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(f"{name}.tar.gz", content)
+    number = len(fake.artifacts)
+    where = {"id": 1, "head_branch": "main", "repository_id": 7, "head_repository_id": 7} | run
+    fake.artifacts.append(
+        {"id": number, "name": name, "created_at": f"2026-01-0{number + 1}T00:00:00Z",
+         "expired": False, "workflow_run": where}
+    )  # fmt: skip
+    fake.zips[number] = packed.getvalue()
+
+
+def test_another_machine_goes_on_with_what_was_uploaded(
+    fake: Fake, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = work / "there" / "run"
+    shard(run, 1, ("a",))
+    shard(run, 2, ("b",))
+    for number in (1, 2):
+        name = artifact_name("run", f"{number}/2")
+        artifact(fake, name, pack(run, f"shard-{number}-of-2"))
+        artifact(fake, name, b"poison", head_branch="other")
+        artifact(fake, name, b"poison", head_repository_id=8)
+    monkeypatch.setenv("GITHUB_REF_NAME", "main")
+    form = {"experiment": "one", "run_id": "run", "shards": "2"}
+    planned = plan(inputs(json.dumps(form)), work / "before", github(fake))
+    assert planned.before == 2
+    assert planned.start == Manifest.read(run / "shard-1-of-2" / "manifest.json").start
+    for number in (1, 2):
+        said = restore(work / "before", str(work / "here"), "run", f"{number}/2")
+        assert "taken up" in said
+        again = restore(work / "before", str(work / "here"), "run", f"{number}/2")
+        assert "this machine has all of it" in again
+    assert pack(work / "here" / "run") == pack(run)
+    assert [one.row_id for one in build(work / "here" / "run")] == [o.row_id for o in build(run)]
+    assert not list((work / "here" / "run").glob(".*"))
+
+
+def test_what_this_machine_has_and_the_other_has_not_stays(work: Path) -> None:
+    before, here = work / "before", work / "here"
+    before.mkdir()
+    there = made(work / "there" / "run")
+    made(here / "run")
+    archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
+    archive.write_bytes(pack(there))
+    assert "has all of it" in restore(before, str(here), "run", "1/1")
+    next((here / "run" / "trials").rglob("outcome.json")).unlink()
+    assert "3 trials, of which 2 were here" in restore(before, str(here), "run", "1/1")
+    assert len(RunDirectory(here / "run").outcomes()) == 3
+    assert [path.name for path in here.glob(".*")] == [".run.2-of-3"]
+
+
+@pytest.mark.parametrize(("run_id", "shard_"), [("../x", "1/1"), ("r", "x"), ("r", "0/2")])
+def test_what_names_no_run_is_a_sentence(work: Path, run_id: str, shard_: str) -> None:
+    with pytest.raises(UserError):
+        restore(work, str(work), run_id, shard_)
