@@ -727,3 +727,20 @@ def ci_nightly(ctx: click.Context, repository: str, branch: str, results: str) -
 
     if not nightly(github_of(repository), branch, results):
         ctx.exit(1)
+
+
+@ci.command("rerun")
+@click.option("--inputs", "form", envvar="KVCI_INPUTS", required=True, help="As JSON.")
+@click.option("--out", envvar="KVCI_RUNS", default="runs", help="The folder of runs.")
+@click.option("--run-id", required=True)
+@click.pass_context
+def ci_rerun(ctx: click.Context, form: str, out: str, run_id: str) -> None:
+    """Run some instances of a run again that lies on this machine."""
+    from kvci.actions.inputs import rerun_inputs
+    from kvci.run.main import folder_of
+    from kvci.run.rerun import rerun_spec
+
+    asked = rerun_inputs(form)
+    folder = folder_of(out, asked.run, "1/1")
+    spec = rerun_spec(folder, asked.classes, asked.filter, asked.errors)
+    _run(ctx, spec.model_copy(update={"out": out}), run_id)

@@ -6,7 +6,7 @@ Nothing of it reaches a shell: a step hands it on in the environment, as KVCI_IN
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ INPUTS_MAX_CHARS = 65_535
 """GitHub's own limit of a dispatch's inputs."""
 
 
+Form = TypeVar("Form", bound=Document)
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,150}$"
 Number = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(max_length=500)]
@@ -45,7 +47,7 @@ class Inputs(Document):
     """Minutes."""
     base_rate: Share | None = None
     """The share that the baseline is expected to resolve, for the plan alone."""
-    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,150}$")] | None = None
+    run_id: Annotated[str, Field(pattern=RUN_ID)] | None = None
     """Of a run to go on with; a new one is named by the workflow's run."""
     publish: bool = False
 
@@ -64,8 +66,30 @@ class Inputs(Document):
         return file, given
 
 
+class RerunInputs(Document):
+    """Of rerun.yml: which trials of which run."""
+
+    run: Annotated[str, Field(pattern=RUN_ID)]
+    """Its id; its folder lies on the runner."""
+    classes: Annotated[str, Field(pattern=r"^[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*$")] | None = (
+        None
+    )
+    filter: Text | None = None
+    errors: bool = False
+    publish: bool = False
+
+
 def inputs(text: str) -> Inputs:
     """Raises UserError."""
+    return _form(text, Inputs)
+
+
+def rerun_inputs(text: str) -> RerunInputs:
+    """Raises UserError."""
+    return _form(text, RerunInputs)
+
+
+def _form(text: str, kind: type[Form]) -> Form:
     if len(text) > INPUTS_MAX_CHARS:
         raise UserError("The workflow's inputs are longer than GitHub lets them be.")
     try:
@@ -75,7 +99,7 @@ def inputs(text: str) -> Inputs:
         if bad := [name for name, value in given.items() if _hidden(value)]:
             raise UserError(f"The input {bad[0][:40]!r} holds a line's end or a control character.")
         filled = {name: value for name, value in given.items() if not _empty(value)}
-        return Inputs.model_validate(filled)
+        return kind.model_validate(filled)
     except ValueError as error:
         raise UserError(f"The workflow's inputs are not valid: {first_problem(error)}.") from None
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from kvci.errors import UserError
 from kvci.files import first_problem
-from kvci.run.directory import Manifest, RunDirectory
+from kvci.run.directory import Manifest, RunDirectory, shards
 from kvci.run.settle import settle
 from kvci.spec import Rerun, Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class
@@ -18,7 +18,8 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
 
     `classes` are names with commas between; `errors` are those of infrastructure. Raises UserError.
     """
-    spec = Spec.read(folder / "spec.json")
+    parts = shards(folder) or [folder]
+    spec = Spec.read(parts[0] / "spec.json")
     if spec.rerun:
         raise UserError(f"{folder} is a rerun itself; rerun {spec.rerun.of}.")
     wanted = {each.strip() for each in (classes or "").split(",") if each.strip()}
@@ -30,7 +31,7 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     try:
         chosen = [
             one
-            for one in settle(RunDirectory(folder).outcomes())
+            for one in settle([one for part in parts for one in RunDirectory(part).outcomes()])
             if (not wanted or one.cls in wanted) and re.search(filter or "", one.instance)
         ]
     except re.error as error:
@@ -46,7 +47,7 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
         "limit": None,
         "shard": "1/1",
         "start": None,
-        "rerun": Rerun(of=Manifest.read(folder / "manifest.json").run_id, filter=" ".join(words)),
+        "rerun": Rerun(of=Manifest.read(parts[0] / "manifest.json").run_id, filter=" ".join(words)),
     }
     try:
         return Spec.model_validate(spec.model_dump() | again)
