@@ -30,10 +30,13 @@ GONE = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError
 
 
 @cache
-def client() -> Any:
-    """This process's connection. Raises UserError if the engine does not answer."""
+def client(answer_s: float = 60.0) -> Any:
+    """This process's connection, for requests that are answered so soon.
+
+    Raises UserError if the engine does not answer.
+    """
     try:
-        made = docker.from_env(timeout=60, max_pool_size=256)
+        made = docker.from_env(timeout=answer_s, max_pool_size=256)
         made.ping()
     except GONE as error:
         raise UserError(

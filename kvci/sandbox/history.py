@@ -11,7 +11,7 @@ from docker.errors import ImageNotFound
 from kvci.errors import UserError
 from kvci.host import process
 from kvci.sandbox import TREE, SandboxFailed
-from kvci.sandbox.engine import GONE, OWNER, client, full, has
+from kvci.sandbox.engine import GONE, OWNER, PATIENCE_S, client, full, has
 
 STRIPPED = "kvci/instance"
 """`kvci/instance:<id>` is the image of that id without its future: itself, if it had none."""
@@ -99,7 +99,9 @@ def name_of(digest: str) -> str:
 
 
 def _make(image: str, digest: str) -> None:
-    made = client().containers.create(
+    # A disk that is slow for a while takes minutes for a commit, and more of them for two.
+    engine = client(PATIENCE_S)
+    made = engine.containers.create(
         digest,
         ["-c", STRIP],
         entrypoint="/bin/bash",
@@ -115,7 +117,9 @@ def _make(image: str, digest: str) -> None:
             raise failed(f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}")
         # Without an owner, else each container of the image would be this process's.
         labels = {"Labels": {OWNER: "", OF: digest}}
-        clean = made.commit(conf=labels) if code == NOT_CLEAN else client().images.get(digest)
+        clean = engine.images.get(digest)
+        if code == NOT_CLEAN:
+            clean = made.commit(conf=labels, pause=False)
         for name in {name_of(digest), name_of(clean.id)}:
             clean.tag(*name.split(":"))
     finally:
