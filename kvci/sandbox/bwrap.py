@@ -118,7 +118,8 @@ class Bwrap:
         return diff.patch_of(self._script(text, diff.LIMITS, bind, clean=True))
 
     def close(self) -> None:
-        subprocess.run(["chmod", "-R", "u+rwX", str(self._folder)], check=False)
+        words = ["chmod", "-R", "u+rwX", str(self._folder)]
+        subprocess.run(words, check=False, stderr=subprocess.DEVNULL)  # it may be gone
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _script(self, text: str, limits: Limits, more: list[str], clean: bool = False) -> Result:

@@ -69,6 +69,8 @@ ROTATION = re.compile(r"(?:n|attn)_rot_([kv]) = (\d+)")
 SPLITS = re.compile(r"(?:splits = (?:\d+ / )?(\d+)\b|graph splits += (\d+))")
 LAYERS = re.compile(r"print_info: n_layer += (\d+)")
 QUANTS = re.compile(r"FA_QUANTS = ([\w,.-]+)")
+QUANTS_ALL = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "bf16", "f16")
+"""What `all` stands for, K with V (ggml/cmake/common.cmake)."""
 BUILD = re.compile(r"build_info: (\S+)|build(?::)? (\d+ \([^)]*\))")
 MISSING = "the log does not show"
 NO_KERNEL = "no FlashAttention vector kernel compiled"
@@ -121,7 +123,7 @@ def read(log: str) -> Effective:
         rotation=_rotation(text, kinds),
         kv_mib=round(sum(float(mib) for mib, *_ in caches), 2) if caches else None,
         kv_device="+".join(devices) or None,
-        fa_pairs=tuple(pairs.split(",")) if (pairs := _last(QUANTS, text)) else None,
+        fa_pairs=_pairs(text),
         gpu=gpu,
         graph_splits=max(splits, default=None),
         build=next(part for part in build.groups() if part) if build else None,
@@ -199,11 +201,18 @@ def _kernel_path(
         return "cpu"
     if NO_KERNEL in text:
         return "converted"
-    quants = _last(QUANTS, text)
-    if quants is None:
+    built = _pairs(text)
+    if built is None:
         return "not shown"
-    built = {*quants.split(","), "f16-f16"}
-    return "compiled" if {kind.replace("/", "-") for kind in kinds} <= built else "not shown"
+    asked = {kind.replace("/", "-") for kind in kinds}
+    return "compiled" if asked <= {*built, "f16-f16"} else "not shown"
+
+
+def _pairs(text: str) -> tuple[str, ...] | None:
+    quants = _last(QUANTS, text)
+    if quants == "all":
+        return tuple(f"{k}-{v}" for k in QUANTS_ALL for v in QUANTS_ALL)
+    return tuple(quants.split(",")) if quants else None
 
 
 def judge(found: Effective, asked: Asked) -> Effective:

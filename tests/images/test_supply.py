@@ -100,6 +100,7 @@ def test_a_run_larger_than_the_disk_goes_through_in_waves(
     assert [entry.state for entry in ledger].count("let go") >= COUNT - HOLDS
 
 
+@pytest.mark.faults
 def test_two_runs_at_once_keep_their_images(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_no_other_lets_go_what_a_wave_needs(
         list(waves)  # to its end
 
 
+@pytest.mark.faults
 def test_images_of_earlier_runs_make_room(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_budget_that_holds_no_block_is_refused(
         ran(rows, instances, tmp_path, block_size=4)
 
 
+@pytest.mark.faults
 def test_pulling_beside_keeps_the_budget_too(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -212,6 +215,7 @@ def test_grading_again_fetches_what_was_let_go(
     assert shelves.most <= HOLDS
 
 
+@pytest.mark.faults
 def test_the_time_budget_ends_pulls_too(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:

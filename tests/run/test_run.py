@@ -104,6 +104,7 @@ def containers_of_the_dead() -> list[str]:
         time.sleep(0.1)
 
 
+@pytest.mark.faults
 def test_the_known_table_in_docker_is_the_same(tmp_path: Path, undisturbed: Known) -> None:
     """And a stop in its middle leaves no container behind."""
     calibration_image()

@@ -113,6 +113,36 @@ def test_cuda(name: str, kv: str, path: str, says: str) -> None:
     assert bool(found.problems) is bool(says)
 
 
+@pytest.mark.parametrize(
+    ("kv", "path", "splits"),
+    [
+        ("f16/f16", "compiled", 2),
+        ("q8_0/q8_0", "compiled", 2),
+        ("q4_0/q4_0", "compiled", 2),
+        ("q8_0/q4_0", "converted", 2),  # built without its kernel: one warning tells
+        ("iq4_nl/iq4_nl", "cpu", 2 + 2 * 8),  # two splits a layer, and not a word
+    ],
+)
+def test_what_ci_runner_builds_is_read_rightly(kv: str, path: str, splits: int) -> None:
+    found = judge(
+        read(golden(f"b11434-cuda-{kv.replace('/', '-')}")),
+        Asked(kv_type=kv, context=4096, slots=2),
+    )
+    assert (found.kernel_path, found.graph_splits, found.kv_device) == (path, splits, "CUDA0")
+    assert found.fa_pairs == ("f16-f16", "q8_0-q8_0", "q4_0-q4_0")
+    assert found.build == "11434 (sdist.b0a2feb64c6f)"
+    wrong = [] if path == "compiled" else [f"the kernel path is {path}, asked was compiled"]
+    assert list(found.problems) == wrong
+
+
+def test_a_build_with_all_kernels_has_those_of_the_types_that_have_any() -> None:
+    log = golden("b11434-cuda-q4_0-q4_0").replace("f16-f16,q8_0-q8_0,q4_0-q4_0", "all")
+    found = read(log)
+    assert found.kernel_path == "compiled"
+    assert found.fa_pairs and len(found.fa_pairs) == 49 and "q8_0-q4_0" in found.fa_pairs
+    assert read(log.replace("K (q4_0)", "K (iq4_nl)")).kernel_path == "not shown"
+
+
 def test_inspect_exits_1_and_says_why() -> None:
     log = str(GOLDEN / "b11434-cpu-q8_0-q8_0.log")
     fine = CliRunner().invoke(main, ["inspect", log, "--kv", "q8_0/q8_0", "--json"])
