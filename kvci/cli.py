@@ -166,15 +166,24 @@ ASKED = (
 
 
 ASKED_OF_IMAGES = (
-    click.option("--mirror", help="A registry to ask for images in place of their own."),
+    click.option(
+        "--mirror",
+        envvar="KVCI_MIRROR",
+        help="A registry to ask for images in place of their own.",
+    ),
     click.option(
         "--disk-reserve",
         "disk_reserve_gb",
         type=float,
+        envvar="KVCI_DISK_RESERVE",
         help="Of Docker's disk, in GB, never used [10].",
     ),
     click.option(
-        "--disk-budget", "disk_budget_gb", type=float, help="What images of ours may take, in GB."
+        "--disk-budget",
+        "disk_budget_gb",
+        type=float,
+        envvar="KVCI_DISK_BUDGET",
+        help="What images of ours may take, in GB.",
     ),
     click.option("--pull-workers", type=int, help="Images pulled at a time [4]."),
     click.option("--pull-beside", is_flag=True, default=None, help="Pull while trials run."),

@@ -5,7 +5,7 @@
 A pair without its own kernel is converted to f16 for every token, which is slower and is another
 computation: kvci refuses such a server. The source is fixed by its hash, and number and commit
 are passed to cmake, so that the server's log names the build. Needs cmake, a C++ compiler, nvcc,
-git and pip; takes five minutes on 16 cores with three pairs, an hour with `--kv all`.
+git and python3-venv; takes five minutes on 16 cores with three pairs, an hour with `--kv all`.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -60,7 +59,9 @@ def fetch(to: Path) -> None:
         folder = Path(name)
         (folder / "pin").write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
         words = ["download", "--quiet", "--no-deps", "--no-binary", PACKAGE.partition("==")[0]]
-        run(sys.executable, "-m", "pip", *words, "--require-hashes", "-r", "pin", cwd=folder)
+        run(sys.executable, "-m", "venv", folder / "venv")  # the system's Python has no pip
+        pip = folder / "venv" / "bin" / "pip"
+        run(pip, *words, "--require-hashes", "-r", "pin", cwd=folder)
         (archive,) = folder.glob("*.tar.gz")
         unpack(archive, to)
 
@@ -68,8 +69,7 @@ def fetch(to: Path) -> None:
 def unpack(archive: Path, to: Path) -> None:
     """llama.cpp's tree of an archive. Raises Failed."""
     with tempfile.TemporaryDirectory(dir=to.parent) as name:
-        with tarfile.open(archive) as tar:
-            tar.extractall(name, filter="data")
+        run("tar", "--extract", "--no-same-owner", "--file", archive, "--directory", name)
         found = sorted(Path(name).rglob("ggml/CMakeLists.txt"), key=lambda path: len(path.parts))
         if not found:
             raise Failed(f"{archive} holds no llama.cpp; give an archive of its source.")

@@ -1,0 +1,145 @@
+"""Make an Ubuntu machine with an NVIDIA driver ready for kvci: packages, a user, folders.
+
+    sudo python3 ci/runner/box.py --dry-run
+    sudo python3 ci/runner/box.py
+
+The user is in Docker's group, which is as much as root on this machine: give it no other work.
+"""
+
+import argparse
+import grp
+import os
+import pwd
+import shutil
+import sys
+from pathlib import Path
+
+from steps import Failed, Step, arguments, file, run, take
+
+USER, HOME = "kvci", Path("/var/lib/kvci")
+HERE, VENV, COMMAND = Path(__file__).parents[2], Path("/opt/kvci/venv"), Path("/usr/local/bin/kvci")
+PYTHON = (3, 11)
+PACKAGES = ("python3-venv", "git", "make", "cmake", "ninja-build", "g++", "docker.io")
+NAMESPACES = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+SYSCTL = Path("/etc/sysctl.d/60-kvci.conf")
+
+
+def lacking() -> list[str]:
+    return [name for name in PACKAGES if not _installed(name)]
+
+
+def _installed(name: str) -> bool:
+    try:
+        return run("dpkg-query", "-W", "-f", "${db:Status-Status}", name) == "installed"
+    except Failed:
+        return False
+
+
+def install() -> None:
+    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+    run("apt-get", "update", "-q")
+    run("apt-get", "install", "-y", "-q", "--no-install-recommends", *lacking())
+
+
+def user() -> bool:
+    try:
+        return Path(pwd.getpwnam(USER).pw_dir) == HOME and HOME.is_dir()
+    except KeyError:
+        return False
+
+
+def in_docker() -> bool:
+    try:
+        return USER in grp.getgrnam("docker").gr_mem
+    except KeyError:
+        return False
+
+
+def owned(path: Path) -> bool:
+    return path.is_dir() and path.owner() == USER and path.stat().st_mode & 0o777 == 0o750
+
+
+def own(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o750)
+    shutil.chown(path, USER, USER)
+
+
+def commit() -> str:
+    """Of this checkout; what is changed in it and not committed is not told apart."""
+    return run("git", "-c", f"safe.directory={HERE}", "-C", HERE, "rev-parse", "HEAD").strip()
+
+
+def has_kvci() -> bool:
+    mark = VENV / ".commit"
+    at = mark.read_text() if mark.is_file() else ""
+    return at == commit() and bool(run(COMMAND, "--version"))
+
+
+def install_kvci() -> None:
+    if sys.version_info < PYTHON:
+        raise Failed("kvci needs Python 3.11; take Ubuntu 24.04, or install a newer python3.")
+    run("python3", "-m", "venv", "--clear", VENV)
+    run(VENV / "bin" / "pip", "install", "--quiet", HERE)
+    COMMAND.unlink(missing_ok=True)
+    COMMAND.symlink_to(VENV / "bin" / "kvci")
+    (VENV / ".commit").write_text(commit())
+
+
+def namespaces() -> bool:
+    """True if bubblewrap may make them; a kernel without that switch lets it."""
+    return not NAMESPACES.exists() or NAMESPACES.read_text().strip() == "0"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    given = parser.parse_args()
+    if os.geteuid() and not given.dry_run:
+        parser.error("it has to be root: sudo python3 ci/runner/box.py")
+    words = ["useradd", "--system", "--create-home", "--home-dir", str(HOME), "--shell"]
+    words += ["/bin/bash", USER]
+    runs = HOME / "runs"
+    steps = [
+        Step(f"packages {' '.join(PACKAGES)}", lambda: not lacking(), install, "apt-get install"),
+        Step(f"user {USER} with {HOME}", user, lambda: _run(*words), " ".join(words)),
+        Step(
+            f"{USER} may use Docker",
+            in_docker,
+            lambda: _run("usermod", "--append", "--groups", "docker", USER),
+            "usermod; it is as much as root",
+        ),
+        Step(f"{runs}, where runs outlive their jobs", lambda: owned(runs), lambda: own(runs)),
+        Step(f"{COMMAND} of this checkout", has_kvci, install_kvci, f"pip install {HERE}"),
+        Step(
+            "the driver answers",
+            lambda: bool(run("nvidia-smi", "--list-gpus").strip()),
+            _driver,
+            "nothing: install NVIDIA's driver",
+        ),
+    ]
+    if NAMESPACES.exists():
+        line = f"kernel.{NAMESPACES.name} = 0\n"
+        steps.insert(3, file(SYSCTL, line))
+        steps.insert(
+            4,
+            Step(
+                "bubblewrap may make its namespaces",
+                namespaces,
+                lambda: _run("sysctl", "--load", str(SYSCTL)),
+                f"sysctl --load {SYSCTL}",
+            ),
+        )
+    take(steps, given.dry_run)
+
+
+def _run(*words: str) -> None:
+    run(*words)
+
+
+def _driver() -> None:
+    raise Failed("nvidia-smi does not answer; install NVIDIA's driver (ubuntu-drivers install).")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The runner's own scripts: its configuration, its hook, what it cleans."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from githubkit_schemas.latest import models as schema
+
+from tests.answers import answer
+from tests.conftest import ROOT
+
+RUNNER = ROOT / "ci" / "runner"
+JIT = "it's for one job"
+
+
+def script(name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RUNNER / name), *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture
+def github() -> Iterator[HTTPServer]:
+    """Makes configurations for the token `good`; a request that GitHub would not take gets 422."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers["Authorization"] != "Bearer good":
+                return answer(self, 403, b"{}")
+            if self.path != "/repos/owner/name/actions/runners/generate-jitconfig":
+                return answer(self, 404, b"{}")
+            kind = schema.ReposOwnerRepoActionsRunnersGenerateJitconfigPostBody
+            asked = kind.model_validate_json(body)
+            if not set(json.loads(body)) <= set(kind.model_fields) or len(asked.name) > 64:
+                return answer(self, 422, b"{}")
+            answer(self, 201, json.dumps({"encoded_jit_config": JIT}).encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_job_s_configuration_reaches_the_runner_alone(github: HTTPServer, tmp_path: Path) -> None:
+    api = f"http://127.0.0.1:{github.server_port}"
+    (tmp_path / "token").write_text("good\n")
+    asked = {"api": api, "repository": "owner/name", "labels": ["self-hosted", "gpu"]}
+    (tmp_path / "runner.json").write_text(json.dumps(asked))
+    to = tmp_path / "jit"
+    environment = {"KVCI_ETC": str(tmp_path), "KVCI_JIT": str(to), "KVCI_USER": "root"}
+    to.symlink_to(tmp_path / "token")  # a job left it there, so that root writes elsewhere
+    done = script("jit.py", **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "token").read_text() == "good\n"
+    assert to.stat().st_mode & 0o777 == 0o400 and not to.is_symlink()
+    shown = subprocess.run(
+        ["sh", "-c", '. "$0" && exec printenv ACTIONS_RUNNER_INPUT_JITCONFIG', str(to)],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout == f"{JIT}\n"
+    (tmp_path / "token").write_text("bad\n")
+    refused = script("jit.py", **environment)
+    assert refused.returncode == 1 and "Administration: write" in refused.stderr
+    asked["api"] = "http://127.0.0.1:9"
+    (tmp_path / "runner.json").write_text(json.dumps(asked))
+    absent = script("jit.py", **environment)
+    assert absent.returncode == 1 and "does not answer" in absent.stderr
+    assert "Traceback" not in refused.stderr + absent.stderr
+
+
+def test_the_hook_removes_what_earlier_jobs_left(tmp_path: Path) -> None:
+    workspace, temporary = tmp_path / "work", tmp_path / "tmp"
+    (workspace / ".venv-kvci").mkdir(parents=True)
+    (workspace / "link").symlink_to(tmp_path)
+    for name, age_s in (("old", 100_000), ("new", 10)):
+        (temporary / name).mkdir(parents=True)
+        os.utime(temporary / name, (time.time() - age_s,) * 2)
+    given = {"GITHUB_WORKSPACE": str(workspace), "TMPDIR": str(temporary)}
+    done = script("hook.py", **given)
+    assert done.returncode == 0, done.stderr
+    assert not list(workspace.iterdir()) and workspace.is_dir()
+    assert [path.name for path in temporary.iterdir()] == ["new"]
+    assert script("hook.py", **given).stdout == ""
+
+
+def test_a_disk_without_room_ends_the_job_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hook
+
+    monkeypatch.setattr(hook, "FREE_BYTES", 1 << 60)
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / "not" / "yet"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SystemExit, match="GiB are free"):
+        hook.main()
+
+
+def test_runs_that_nobody_touches_go_and_no_other(tmp_path: Path) -> None:
+    old_s = time.time() - 61 * 86_400
+    for name in ("old", "sharded/shard-1-of-2", "held", "touched", "other"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / ("notes" if name == "other" else "spec.json")).touch()
+        (folder / ".lock").touch()
+    (tmp_path / "touched" / "trials").mkdir()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (old_s, old_s))
+    os.utime(tmp_path / "touched" / "trials")
+    dry = script("clean.py", "--runs", str(tmp_path), "--dry-run")
+    assert dry.returncode == 0 and len(list(tmp_path.iterdir())) == 5
+    with (tmp_path / "held" / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = script("clean.py", "--runs", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"held", "touched", "other"}
+    assert [line.split()[0] for line in dry.stdout.splitlines()] == ["would"] * 3
+
+
+def test_the_service_says_what_it_would_make_and_refuses_what_is_not_valid() -> None:
+    given = ["--repository", "a/b", "--archive", "x.tar.gz", "--sha256", "0" * 64, "--dry-run"]
+    done = script("service.py", *given)
+    assert done.returncode == 0 and "kvci-runner.service: " in done.stdout
+    for number, wrong in ((1, "a/b;c"), (5, "abc")):
+        words = [*given]
+        words[number] = wrong
+        assert script("service.py", *words).returncode == 2
