@@ -59,6 +59,7 @@ class Done:
 
     code: int
     log: str
+    """The summaries are in it."""
     jobs: dict[str, str]
     """Job, with its matrix leg -> success, failure; a job that was skipped is not there."""
 

@@ -1,14 +1,20 @@
-"""benchmark.yml, from a dispatch to the pull request."""
+"""The workflows, from a dispatch to the pull request."""
 
+import os
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import git
+import psutil
 import pytest
 
+from kvci.actions.nightly import _run_id
 from kvci.record.record import Record
 from kvci.report.main import render_again
+from kvci.threads import background
 from tests.actions.act import GitHubHere
 from tests.publish.fake_github import serving
 
@@ -54,6 +60,96 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
     assert here.fake.statuses[-1]["state"] == "failure"
     (comment,) = here.fake.comments
     assert "is not what its evidence gives" in comment["body"]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHere) -> None:
+    form = INPUTS | {"publish": "true", "dataset": INPUTS["dataset"].replace("count=4", "count=10")}
+    cancelled = background(here.act, "workflow_dispatch", "benchmark.yml", **form)
+
+    def outcomes() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in here.runs.rglob("outcome.json")}
+
+    until = time.monotonic() + 600
+    while len(outcomes()) < 5:
+        assert not cancelled.done() and time.monotonic() < until
+        time.sleep(0.2)
+    (entry,) = _kvci_runs(here)
+    began = time.monotonic()
+    os.kill(entry, signal.SIGINT)  # as GitHub does to a step's first process
+    while _kvci_runs(here):
+        assert time.monotonic() - began < 5
+        time.sleep(0.05)
+    done, before = cancelled.result(), outcomes()
+    assert done.jobs["run 1/1"] == "failure" and done.jobs["publish"] == "success", done.log[-5000:]
+    assert 5 <= len(before) < 20
+    records = [_record(here, name) for name in changed(here)[1:]]
+    assert not any(record.complete for record in records)
+    (pull,) = here.fake.pulls
+    assert "interim" in pull["body"]
+
+    again = here.act("workflow_dispatch", "benchmark.yml", **form)
+    assert again.code == 0, again.log[-5000:]
+    after = outcomes()
+    assert len(after) == 20 and before.items() <= after.items()
+    records = [_record(here, name) for name in changed(here)[1:]]
+    assert len(records) == 2 and all(record.complete for record in records)
+    (pull,) = here.fake.pulls
+    assert "interim" not in pull["body"]
+
+    (run,) = (path.name for path in here.runs.iterdir())
+    name = records[0].trials[0].instance
+    rerun = here.act("workflow_dispatch", "rerun.yml", run=run, filter=name, publish="true")
+    assert (rerun.code, rerun.jobs) == (0, {"run": "success", "publish": "success"}), rerun.log
+    records = [_record(here, name) for name in changed(here)[1:]]
+    assert sorted(len(record.trials) for record in records) == [1, 1, 10, 10]
+    assert len([record for record in records if record.rerun]) == 2
+    assert len(here.fake.pulls) == 1 and len(here.fake.assets) == 3
+
+
+def _kvci_runs(here: GitHubHere) -> list[int]:
+    """The processes of `kvci run` of these workflows."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        words, environment = process.info["cmdline"] or [], process.info["environ"] or {}
+        if environment.get("KVCI_RUNS") == str(here.runs) and words[1:3] == [
+            str(Path(words[0]).with_name("kvci")),
+            "run",
+        ]:
+            found.append(process.info["pid"])
+    return found
+
+
+def _record(here: GitHubHere, name: str) -> Record:
+    with tempfile.TemporaryDirectory() as folder:
+        clone = git.Repo.clone_from(str(here.origin), folder, branch="kvci/results", depth=1)
+        assert clone.head.is_valid()
+        return Record.read(Path(folder, name))
+
+
+def test_a_night_starts_the_next_experiment(here: GitHubHere) -> None:
+    done = here.act("schedule", "nightly.yml")
+    assert (done.code, done.jobs) == (0, {"next": "success"}), done.log[-3000:]
+    (asked,) = here.fake.dispatched
+    assert asked["path"].endswith("/workflows/benchmark.yml/dispatches")
+    assert asked["inputs"]["run_id"] == _run_id(asked["inputs"]["experiment"])
+    here.fake.queued = ["2026-11-21T20:23:00Z"]
+    waits = here.act("schedule", "nightly.yml")
+    assert waits.code == 1 and "No runner has taken the benchmark since 2026-11-21" in waits.log
+    assert len(here.fake.dispatched) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("kv", '"; touch pwned; "'), ("dataset", "$(touch pwned) | `touch pwned`")]
+)
+def test_a_hostile_input_is_refused_before_any_runner_is_asked(
+    here: GitHubHere, name: str, value: str
+) -> None:
+    done = here.act("workflow_dispatch", "benchmark.yml", **INPUTS | {name: value})
+    assert (done.code, done.jobs) == (1, {"plan": "failure"}), done.log[-3000:]
+    assert "kvci: " in done.log and "Traceback" not in done.log
+    assert not list(here.folder.rglob("pwned")) and not here.runs.exists()
 
 
 def _forge(here: GitHubHere, path: str) -> None:
