@@ -484,10 +484,18 @@ def scripted(ctx: click.Context, out: str, run_id: str, sandbox: str) -> None:
 @click.option(
     "--repository", envvar="GITHUB_REPOSITORY", required=True, help="OWNER/NAME on GitHub."
 )
-@click.option("--base", default="main", show_default=True, help="The branch to merge into.")
+@click.option(
+    "--base",
+    envvar="KVCI_BASE",
+    default="main",
+    show_default=True,
+    help="The branch to merge into.",
+)
 @click.option("--branch", default="kvci/results", show_default=True, help="The rolling branch.")
 @click.option("--origin", help="git's URL of the repository, if not GitHub's.")
-@click.option("--review", default="", help="A workflow to start for the pull request.")
+@click.option(
+    "--review", envvar="KVCI_REVIEW", default="", help="A workflow to start for the pull request."
+)
 @click.option("--dry-run", is_flag=True, help="Show the pull request; send nothing.")
 def publish(
     folder: Path,

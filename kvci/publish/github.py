@@ -113,7 +113,15 @@ class GitHub:
     def dispatch(self, workflow: str, branch: str, inputs: dict[str, str]) -> None:
         """Start a workflow of this repository."""
         asked = {"ref": branch, "inputs": inputs}
-        self._call("POST", f"/actions/workflows/{workflow}/dispatches", asked)
+        try:
+            self._try("POST", f"/actions/workflows/{workflow}/dispatches", asked)
+        except Refused as error:
+            if error.status == 404:
+                raise UserError(
+                    f"There is no workflow {workflow} on the branch {branch} that this token may "
+                    "start; copy it there, and give the job `actions: write`."
+                ) from None
+            raise _final(error) from None
 
     def pull(self, number: int) -> PullRequest:
         return _pull(self._call("GET", f"/pulls/{number}"))

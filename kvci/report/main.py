@@ -28,7 +28,7 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
     records = build(run)
     if all(Manifest.read(part / "manifest.json").demo for part in shards(run) or [run]):
         results, benchmarks = run / "results", run / "BENCHMARKS.md"
-    text = _text(benchmarks) if benchmarks.exists() else EMPTY
+    text = _begun(benchmarks)
     mine = {record.row_id for record in records}
     others = [record for record in read_all(results) if record.row_id not in mine]
     rendered = render(text, [*others, *records])
@@ -39,7 +39,7 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
 
 def render_again(results: Path, benchmarks: Path) -> None:
     """Write BENCHMARKS.md as its records give it. Raises UserError with nothing written."""
-    write_atomic(benchmarks, render(_text(benchmarks), read_all(results)).encode())
+    write_atomic(benchmarks, render(_begun(benchmarks), read_all(results)).encode())
 
 
 def import_run(
@@ -61,7 +61,7 @@ def import_run(
                 )
             record = record.model_copy(update={"table": there.table})
     others = [there for there in others if there.row_id != record.row_id]
-    text = _text(benchmarks) if benchmarks.exists() else EMPTY
+    text = _begun(benchmarks)
     rendered = render(text, [*others, record])
     record.write(results / file_name(record.row_id))
     write_atomic(benchmarks, rendered.encode())
@@ -79,6 +79,10 @@ def first_difference(results: Path, benchmarks: Path) -> str:
     return next(
         f"{benchmarks} says\n{was}\nand its records\n{now}" for was, now in both if was != now
     )
+
+
+def _begun(path: Path) -> str:
+    return _text(path) if path.exists() else EMPTY
 
 
 def _text(path: Path) -> str:

@@ -27,8 +27,22 @@ runs:
   using: composite
   steps:
     - shell: bash
-      run: mkdir -p "$TO" && cp -a "$FAKE_CHECKOUT/." "$TO/"
-      env: {TO: "${{ inputs.path }}"}
+      run: mkdir -p "$TO" && cp -a "$FROM/." "$TO/"
+      env:
+        TO: "${{ inputs.path }}"
+        FROM: "${{ inputs.path == '.kvci' && env.FAKE_KVCI || env.FAKE_CHECKOUT }}"
+""",
+    "create-github-app-token": """
+name: create-github-app-token
+inputs: {client-id: {}, private-key: {}, permission-contents: {}, permission-pull-requests: {}}
+outputs: {token: {value: "${{ steps.made.outputs.token }}"}}
+runs:
+  using: composite
+  steps:
+    - id: made
+      shell: bash
+      run: echo "token=app-$ID-$KEY" >> "$GITHUB_OUTPUT"
+      env: {ID: "${{ inputs.client-id }}", KEY: "${{ inputs.private-key }}"}
 """,
     "upload-artifact": """
 name: upload-artifact
@@ -65,15 +79,24 @@ class Done:
 
 
 class GitHubHere:
-    """A repository on a GitHub that lies in a folder."""
+    """A repository on a GitHub that lies in a folder: kvci's, or of someone who calls it."""
 
-    def __init__(self, folder: Path, fake: Fake) -> None:
+    def __init__(self, folder: Path, fake: Fake, own: dict[str, str] | None = None) -> None:
+        """`own` are the files of someone else's repository."""
         self.folder, self.fake = folder, fake
         self.work, self.origin = folder / "repository", folder / "origin.git"
+        self.kvci = folder / "kvci"
+        self.settings: list[tuple[str, str]] = []
+        """Variables and secrets, as act takes them."""
         fake.web, fake.origin = fake.url, self.origin
         self.runs, self.artifacts = folder / "runs", folder / "artifacts"
         self.artifacts.mkdir()
-        _copy(self.work)
+        _copy(self.kvci)
+        if own is None:
+            _copy(self.work)
+        for name, text in (own or {}).items():
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.work / name).write_text(text)
         repository = git.Repo.init(self.work, initial_branch="main")
         repository.git.add("--all")
         who = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
@@ -91,7 +114,8 @@ class GitHubHere:
 
     def act(self, event: str, workflow: str, **inputs: str) -> Done:
         file = self.folder / "event.json"
-        file.write_text(json.dumps({"inputs": inputs}))
+        repository = {"default_branch": "main"}
+        file.write_text(json.dumps({"inputs": inputs, "repository": repository}))
         words = [str(Path(sys.executable).with_name("act")), event, "--json"]
         words += ["-W", f".github/workflows/{workflow}", "-e", str(file), "--no-skip-checkout"]
         words += ["--concurrent-jobs", "1"]
@@ -102,7 +126,9 @@ class GitHubHere:
             words += ["--env", f"{name}={value}"]
         for name, pin in _pins(workflow).items():
             words += ["--local-repository", f"actions/{name}@{pin}={self.folder / name}"]
+        words += ["--local-repository", f"OWNER/kvci@v0.1.0={self.kvci}"]
         words += ["-s", "GITHUB_TOKEN=secret-token"]
+        words += [word for one in self.settings for word in one]
         done = subprocess.run(
             words,
             cwd=self.work,
@@ -121,6 +147,7 @@ class GitHubHere:
     def _environment(self) -> dict[str, str]:
         return {
             "FAKE_CHECKOUT": str(self.work),
+            "FAKE_KVCI": str(self.kvci),
             "FAKE_ARTIFACTS": str(self.artifacts),
             "KVCI_RUNS": str(self.runs),
             "GITHUB_API_URL": self.fake.url,

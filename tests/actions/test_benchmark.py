@@ -16,6 +16,7 @@ from kvci.record.record import Record
 from kvci.report.main import render_again
 from kvci.threads import background
 from tests.actions.act import GitHubHere
+from tests.conftest import ROOT
 from tests.publish.fake_github import serving
 
 INPUTS = {
@@ -69,7 +70,8 @@ def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHer
     cancelled = background(here.act, "workflow_dispatch", "benchmark.yml", **form)
 
     def outcomes() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in here.runs.rglob("outcome.json")}
+        found = here.runs.glob("*/trials/*/*/*/outcome.json")
+        return {path: path.read_bytes() for path in found}
 
     until = time.monotonic() + 600
     while len(outcomes()) < 5:
@@ -150,6 +152,31 @@ def test_a_hostile_input_is_refused_before_any_runner_is_asked(
     assert (done.code, done.jobs) == (1, {"plan": "failure"}), done.log[-3000:]
     assert "kvci: " in done.log and "Traceback" not in done.log
     assert not list(here.folder.rglob("pwned")) and not here.runs.exists()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_someone_else_s_repository_calls_it_and_an_app_opens_its_pull_request(
+    tmp_path: Path,
+) -> None:
+    """As ci/README.md says, in a repository that has nothing but what the page names."""
+    own = {
+        f".github/workflows/{path.name}": path.read_text()
+        for path in (ROOT / "ci" / "adopt").glob("*.yml")
+    }
+    own |= {"ci/models/first.toml": (ROOT / "ci" / "models" / "calibration.toml").read_text()}
+    form = {"model": "first", "kv": "f16/f16", "dataset": "calibration:count=1", "context": "4096"}
+    with serving() as fake:
+        here = GitHubHere(tmp_path, fake, own)
+        here.settings = [("--var", "KVCI_APP_CLIENT_ID=x"), ("-s", "KVCI_APP_PRIVATE_KEY=app-key")]
+        done = here.act("workflow_dispatch", "benchmark.yml", **form, publish="true")
+        assert done.code == 0, done.log[-5000:]
+        assert len(done.jobs) == 4 and set(done.jobs.values()) == {"success"}
+        assert len(changed(here)) == 2 and len(fake.pulls) == 1
+        assert not fake.dispatched, "an App's pull request starts its review by itself"
+        assert fake.tokens == {"Bearer app-x-app-key", "Bearer secret-token"}
+        review = here.act("workflow_dispatch", "review.yml", number="1")
+        assert review.code == 0 and fake.statuses[-1]["state"] == "success", review.log[-5000:]
 
 
 def _forge(here: GitHubHere, path: str) -> None:

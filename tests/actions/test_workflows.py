@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+import kvci
 from tests.conftest import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ADOPT = sorted((ROOT / "ci" / "adopt").glob("*.yml"))
 IGNORES = {
     ("benchmark.yml", "self-hosted-runner"),
     ("rerun.yml", "self-hosted-runner"),
@@ -56,3 +58,28 @@ def test_the_gpu_is_near_no_fork_and_no_secret(path: Path) -> None:
             assert "secrets" not in str(job) and "github.token" not in str(job)
         else:
             assert job["runs-on"] == "ubuntu-24.04"
+
+
+def form(path: Path, trigger: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text())[True][trigger]["inputs"]
+    return found
+
+
+@pytest.mark.parametrize("path", ADOPT, ids=lambda path: path.name)
+def test_a_caller_asks_for_all_that_its_callee_takes_and_lets_it(path: Path) -> None:
+    (job,) = jobs(path).values()
+    callee = ROOT / ".github" / "workflows" / path.name
+    assert job["uses"] == f"OWNER/kvci/.github/workflows/{path.name}@v{kvci.__version__}"
+    for one in jobs(callee).values():
+        for name, level in one["permissions"].items():
+            assert job["permissions"].get(name) in {level, "write"}, (name, level)
+    if "with" in job:
+        assert set(job["with"]) == set(form(callee, "workflow_call"))
+        assert form(path, "workflow_dispatch") == form(callee, "workflow_dispatch")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_form_and_a_call_take_the_same(path: Path) -> None:
+    triggers = yaml.safe_load(path.read_text())[True]
+    if "workflow_call" in triggers and triggers.get("workflow_dispatch"):
+        assert set(form(path, "workflow_dispatch")) == set(form(path, "workflow_call"))

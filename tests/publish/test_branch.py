@@ -107,3 +107,15 @@ def test_what_git_refuses_is_a_sentence(origin: Path, tmp_path: Path) -> None:
     hook.chmod(0o755)
     with pytest.raises(UserError, match="declined"):
         push(str(origin), "main", BRANCH, [at(10)])
+
+
+def test_a_repository_without_a_log_gets_one(origin: Path) -> None:
+    bare = git.Repo(origin)
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
+    empty = bare.git.execute([*words, "hash-object", "-t", "tree", "-w", "/dev/null"])
+    made = bare.git.execute([*words, "commit-tree", str(empty), "-m", "nothing"])
+    bare.git.update_ref("refs/heads/main", str(made))
+    one = at(10)
+    push(str(origin), "main", BRANCH, [one])
+    assert files(origin) == {"BENCHMARKS.md", f"ci/results/{one.row_id}.json"}
+    assert one.row_id in shown(origin, "BENCHMARKS.md")

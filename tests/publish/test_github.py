@@ -75,6 +75,12 @@ def test_what_passes_is_tried_again(fake: Fake, github: GitHub) -> None:
         github.pull_request("kvci/results", "main", "two", "body")
 
 
+def test_a_workflow_that_is_not_there_is_said(fake: Fake, github: GitHub) -> None:
+    fake.refuse["POST /actions/workflows/review.yml/dispatches"] = [(404, {"message": "no"}, {})]
+    with pytest.raises(UserError, match=r"no workflow review\.yml on the branch main"):
+        github.dispatch("review.yml", "main", {"number": "1"})
+
+
 def test_a_workflow_is_started(fake: Fake, github: GitHub) -> None:
     github.dispatch("review.yml", "main", {"number": "7"})
     assert fake.dispatched == [
