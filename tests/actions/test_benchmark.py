@@ -161,7 +161,10 @@ def test_someone_else_s_repository_calls_it_and_an_app_opens_its_pull_request(
 ) -> None:
     """As ci/README.md says, in a repository that has nothing but what the page names."""
     own = {
-        f".github/workflows/{path.name}": path.read_text()
+        f".github/workflows/{path.name}": path.read_text().replace(
+            "    cache-mode: none\n",
+            "",  # act does not know it yet
+        )
         for path in (ROOT / "ci" / "adopt").glob("*.yml")
     }
     own |= {"ci/models/first.toml": (ROOT / "ci" / "models" / "calibration.toml").read_text()}
