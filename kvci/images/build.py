@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -112,8 +113,10 @@ def _source(repo: str, repositories: Path | None, scratch: Path) -> str:
         return place.resolve().as_uri()
     if not packed.is_file():
         raise UserError(f"{repositories} has neither {place.name} nor {packed.name}.")
-    with tarfile.open(packed) as archive:
-        archive.extractall(scratch / place.name, filter="data")
+    (scratch / place.name).mkdir()
+    words = ["tar", "--extract", "--file", str(packed), "--directory", str(scratch / place.name)]
+    if subprocess.run(words, capture_output=True).returncode:
+        raise UserError(f"{packed} is no tar file; pack a bare git repository.")
     found = next((scratch / place.name).rglob("HEAD"), None)
     if found is None:
         raise UserError(f"{packed} holds no git repository.")

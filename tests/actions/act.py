@@ -89,8 +89,7 @@ class GitHubHere:
         self.settings: list[tuple[str, str]] = []
         """Variables and secrets, as act takes them."""
         fake.web, fake.origin = fake.url, self.origin
-        self.runs, self.artifacts = folder / "runs", folder / "artifacts"
-        self.artifacts.mkdir()
+        self.runs = folder / "runs"
         _copy(self.kvci)
         if own is None:
             _copy(self.work)
@@ -122,6 +121,9 @@ class GitHubHere:
         words += ["-P", "self-hosted=-self-hosted", "-P", "ubuntu-24.04=-self-hosted"]
         for name, value in inputs.items():
             words += ["--input", f"{name}={value}"]
+        artifacts = self.folder / "artifacts" / workflow  # of a run, of which there is one
+        artifacts.mkdir(parents=True, exist_ok=True)
+        words += ["--env", f"FAKE_ARTIFACTS={artifacts}"]
         for name, value in self._environment().items():
             words += ["--env", f"{name}={value}"]
         for name, pin in _pins(workflow).items():
@@ -148,7 +150,6 @@ class GitHubHere:
         return {
             "FAKE_CHECKOUT": str(self.work),
             "FAKE_KVCI": str(self.kvci),
-            "FAKE_ARTIFACTS": str(self.artifacts),
             "KVCI_RUNS": str(self.runs),
             "GITHUB_API_URL": self.fake.url,
             "GITHUB_SERVER_URL": self.fake.url,

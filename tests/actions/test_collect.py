@@ -1,0 +1,44 @@
+"""The collect job: archives of shards, which nobody has vouched for, become one run."""
+
+from pathlib import Path
+
+import pytest
+
+from kvci.actions.collect import collect, told
+from kvci.errors import UserError
+from kvci.record.evidence import pack
+from tests.record.test_build import made
+from tests.record.test_merge import shard
+
+
+def test_shards_become_one_run_and_a_summary_with_its_verdict_first(tmp_path: Path) -> None:
+    shard(tmp_path / "run", 1, ("a",))
+    shard(tmp_path / "run", 2, ("b",))
+    for number in (1, 2):
+        place = tmp_path / "evidence" / f"evidence-{number}"
+        place.mkdir(parents=True)
+        (place / "x.tar.gz").write_bytes(pack(tmp_path / "run", f"shard-{number}-of-2"))
+    records = collect(tmp_path / "evidence", tmp_path / "made")
+    assert [len(record.trials) for record in records] == [2, 2]
+    verdict, *_, plot = told(records).strip().split("\n\n")
+    assert verdict.startswith("**q8_0-q8_0: ") and verdict.endswith("**")
+    assert plot.startswith("```mermaid\nxychart-beta") and 'x-axis ["f16-f16", "q8_0-q8_0"]' in plot
+    with pytest.raises(UserError, match="is there already"):
+        collect(tmp_path / "evidence", tmp_path / "made")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x1f\x8b\x08\x00junk"])
+def test_an_artifact_that_is_no_evidence_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no evidence"):
+        collect(tmp_path, tmp_path / "made")
+    (tmp_path / "x.tar.gz").write_bytes(content)
+    with pytest.raises(UserError, match="is no evidence of a run"):
+        collect(tmp_path, tmp_path / "made")
+
+
+def test_two_archives_of_one_shard_are_refused(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tar.gz").write_bytes(pack(run))
+    with pytest.raises(UserError, match="give each shard's once"):
+        collect(tmp_path, tmp_path / "made")

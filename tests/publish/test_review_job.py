@@ -1,0 +1,93 @@
+"""The review job: a pull request read through the API, against a fake of it and real git."""
+
+from pathlib import Path
+from typing import Any
+
+import git
+import pytest
+
+from kvci.actions.review import LABEL, MARK, review_pull
+from kvci.errors import UserError
+from kvci.publish.github import GitHub
+from kvci.publish.main import Target, publish
+from tests.publish.fake_github import Fake
+from tests.record.test_merge import shard
+
+
+class Opened:
+    """A pull request of a finished run, as publish opens it."""
+
+    def __init__(self, fake: Fake, origin: Path, folder: Path) -> None:
+        self.fake, self.origin = fake, origin
+        fake.web, fake.origin = fake.url, origin
+        self.github = GitHub("owner/name", "token", fake.url)
+        shard(folder / "run", 1, ("a",))
+        shard(folder / "run", 2, ("b",))
+        publish(folder / "run", Target("owner/name", str(origin), web=fake.url), self.github)
+
+    def review(self, **other: Any) -> tuple[bool, str, str]:
+        """Whether it passes, the status's words, and the comment."""
+        web = other.get("web", self.fake.url)
+        done = review_pull(self.github, 1, web, "https://x/runs/1")
+        assert done is not None
+        (comment,) = self.fake.comments
+        return done[1], self.fake.statuses[-1]["description"], comment["body"]
+
+
+@pytest.fixture
+def opened(fake: Fake, origin: Path, tmp_path: Path) -> Opened:
+    return Opened(fake, origin, tmp_path)
+
+
+def test_the_status_stands_on_the_head_and_the_comment_is_one(opened: Opened) -> None:
+    for _ in range(2):
+        passes, words, comment = opened.review()
+        assert passes and words == "2 new records are what their evidence gives"
+        assert comment.startswith(MARK) and "<!--" not in comment[len(MARK) :]
+    status = opened.fake.statuses[-1]
+    assert (status["state"], status["context"]) == ("success", "kvci/results")
+    assert status["sha"] == opened.fake.head(1) and status["target_url"] == "https://x/runs/1"
+
+
+def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opened: Opened) -> None:
+    kept = dict(opened.fake.assets)
+    opened.fake.assets.clear()
+    passes, words, _ = opened.review()
+    assert not passes and LABEL in words
+    opened.fake.labels = [LABEL]
+    passes, _, comment = opened.review()
+    assert passes and "accepted by a maintainer" in comment
+    opened.fake.assets |= {name: b"x" for name in kept}
+    assert not opened.review()[0], "forged evidence is no matter of a label"
+
+
+def test_evidence_that_lies_elsewhere_is_not_fetched(opened: Opened) -> None:
+    passes, _, comment = opened.review(web="https://github.example")
+    assert not passes and "is no release of this repository" in comment
+    assert opened.fake.statuses[-1]["state"] == "failure"
+
+
+def test_a_pull_request_of_other_things_is_no_matter_of_ours(opened: Opened) -> None:
+    bare = git.Repo(opened.origin)
+    bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
+    assert review_pull(opened.github, 1, opened.fake.url, "") is None
+    assert not opened.fake.statuses and not opened.fake.comments
+
+
+def test_a_head_that_moves_while_it_is_read_is_not_judged(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = git.Repo(opened.origin)
+    read = opened.github.blob
+
+    def moves(sha: str) -> bytes:
+        words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
+        tip = str(bare.git.rev_parse("kvci/results"))
+        made = bare.git.execute([*words, f"{tip}^{{tree}}", "-p", tip, "-m", "next"])
+        bare.git.update_ref("refs/heads/kvci/results", str(made))
+        return read(sha)
+
+    monkeypatch.setattr(opened.github, "blob", moves)
+    with pytest.raises(UserError, match="has changed while it was read"):
+        opened.review()
+    assert not opened.fake.statuses and not opened.fake.comments
