@@ -47,6 +47,8 @@ class Inputs(Document):
     """Minutes."""
     base_rate: Share | None = None
     """The share that the baseline is expected to resolve, for the plan alone."""
+    trial_s: Number | None = None
+    """Seconds that a trial is expected to take, for the plan alone."""
     run_id: Annotated[str, Field(pattern=RUN_ID)] | None = None
     """Of a run to go on with; a new one is named by the workflow's run."""
     publish: bool = False

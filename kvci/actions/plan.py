@@ -9,7 +9,9 @@ from pathlib import Path
 from kvci.actions.inputs import Inputs
 from kvci.actions.outputs import output, summary
 from kvci.actions.restore import began, fetch
+from kvci.publish.branch import RESULTS
 from kvci.publish.github import GitHub
+from kvci.record.record import Record, read_all
 from kvci.run.forecast import Forecast, forecast, lines
 from kvci.spec import Spec, load
 
@@ -19,6 +21,17 @@ AFTER_MINUTES = 60
 """For what comes after the time budget: the last block, grading, uploads."""
 NO_BUDGET_MINUTES = 5 * 24 * 60
 """GitHub's own limit of a self-hosted job."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a record says that helps to plan."""
+
+    row_id: str
+    trial_s: float
+    """The mean time of a trial in its slot."""
+    base_rate: float | None
+    """None where all or none resolved, from which nothing follows."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,9 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     """
     file, given = asked.asked()
     spec = load(file, given)
-    found = forecast(spec, asked.base_rate or BASE_RATE, 0.5)
+    known = earlier(spec, Path(RESULTS))
+    base_rate = asked.base_rate or (known.base_rate if known else None) or BASE_RATE
+    found = forecast(spec, base_rate, 0.5, asked.trial_s or (known.trial_s if known else None))
     name, budget = asked.run_id or run_id(spec), asked.time_budget
     branch = os.environ.get("GITHUB_REF_NAME", "main")
     left = fetch(github, name, found.shards, branch, before) if github else 0
@@ -61,8 +76,28 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
         timeout_minutes=str(planned.timeout_minutes),
         publish=json.dumps(planned.publish),
     )
-    summary(_summary(planned, found))
+    summary(_summary(planned, found, asked, known))
     return planned
+
+
+def earlier(spec: Spec, results: Path) -> Earlier | None:
+    """What the newest record of this model, dataset and baseline says, if there is one."""
+    mine = [
+        record
+        for record in read_all(results)
+        if isinstance(record, Record)
+        and record.spec["model"]["name"] == spec.model.name
+        and record.spec["model"]["weights"] == spec.model.weights
+        and record.dataset == spec.dataset_name
+        and record.kv == spec.baseline.kv_type
+        and not record.rerun
+    ]
+    newest = max(mine, key=lambda record: record.start, default=None)
+    times = [trial.solve_s for trial in newest.counted if trial.steps] if newest else []
+    if not newest or not times:
+        return None
+    rate = newest.resolved / len(newest.counted)
+    return Earlier(newest.row_id, sum(times) / len(times), rate if 0 < rate < 1 else None)
 
 
 def run_id(spec: Spec) -> str:
@@ -79,8 +114,17 @@ def started(github: GitHub | None) -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _summary(planned: Planned, found: Forecast) -> str:
-    what, answer, *rest = lines(found)
+def _summary(planned: Planned, found: Forecast, asked: Inputs, known: Earlier | None) -> str:
+    what, answer, assumed, cost = lines(found)
+    if found.hours is None:
+        cost = (
+            "cost: not known; say `trial_s`, the seconds of a trial, or run a few instances first"
+        )
+    rest = [assumed, cost]
+    if known and not (asked.trial_s and asked.base_rate):
+        rest.append(f"what is not given is taken from `{known.row_id}`")
+    if asked.time_budget:
+        rest.append(f"no block begins after {asked.time_budget} minutes; the next job goes on")
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
     return "\n".join(
         (f"**{answer}**", "", f"- {what}, on {shards}", *(f"- {line}" for line in rest),
