@@ -3,7 +3,7 @@
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.publish.branch import BENCHMARKS, RESULTS
-from kvci.publish.github import GitHub, fetch
+from kvci.publish.github import GitHub
 from kvci.publish.review import Review, comment, review
 
 CONTEXT = "kvci/results"
@@ -27,7 +27,7 @@ def review_pull(github: GitHub, number: int, web: str, job_url: str) -> tuple[Re
     base, head = (_results(github, commit) for commit in (fork, pull.head))
     if github.pull(number).head != pull.head:
         raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
-    found = review(base, head, lambda url: _fetch(url, f"{web}/{github.repository}/"))
+    found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
     accepted = LABEL in pull.labels
     passes = found.passes(accepted)
     text = f"{MARK}\n{comment(found, accepted)}"
@@ -53,10 +53,3 @@ def _results(github: GitHub, commit: str) -> dict[str, bytes]:
     """BENCHMARKS.md and the records of a commit."""
     blobs = {path: sha for path, sha in github.tree(commit).items() if _is_result(path)}
     return {path: github.blob(sha) for path, sha in blobs.items()}
-
-
-def _fetch(url: str, ours: str) -> bytes:
-    """Evidence from this repository's releases and nowhere else. Raises UserError."""
-    if not url.startswith(f"{ours}releases/download/") or ".." in url:
-        raise UserError(f"{url[:200]} is no release of this repository")
-    return fetch(url, MAX_EVIDENCE_BYTES)

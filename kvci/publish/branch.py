@@ -18,6 +18,7 @@ import git
 from kvci.errors import UserError
 from kvci.record import build
 from kvci.record.record import Record, read, read_all
+from kvci.report.benchmarks import EMPTY
 from kvci.report.main import render_again
 
 RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
@@ -104,6 +105,8 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
         if name not in there or _further(content, results / name):
             (results / name).write_bytes(content)
     build.write(records, results)
+    if not (tree / BENCHMARKS).exists():
+        (tree / BENCHMARKS).write_text(EMPTY)
     render_again(results, tree / BENCHMARKS)
     repository.git.add("--all", RESULTS, BENCHMARKS)
     rows = tuple(

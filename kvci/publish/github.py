@@ -5,6 +5,7 @@ https://docs.github.com/en/rest, API version 2026-03-10.
 
 import base64
 import itertools
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,17 +99,45 @@ class GitHub:
         A file's name holds its hash, so one that is there already is the same.
         """
         release = self._release(tag, target)
-        for asset in release["assets"]:
-            if asset["name"] == name:
-                return str(asset["browser_download_url"])
+        if there := _asset(release, name, len(content)):
+            return there
         url = release["upload_url"].partition("{")[0]
+        given = {"params": {"name": name}, "headers": {"content-type": "application/gzip"}}
         try:
-            made = self._try("POST", url, content=content, params={"name": name})
+            made = self._try("POST", url, content=content, **given)
         except Refused as error:
             if error.status != 422:
                 raise _final(error) from None
-            return self.attach(tag, target, name, content)
+            release = self._release(tag, target)  # another publisher's, or half of one
+            if there := _asset(release, name, len(content)):
+                return there
+            for asset in release["assets"]:
+                if asset["name"] == name:
+                    self._call("DELETE", f"/releases/assets/{asset['id']}")
+            made = self._call("POST", url, content=content, **given)
         return str(made["browser_download_url"])
+
+    def attached(self, url: str, web: str, max_bytes: int) -> bytes:
+        """What lies at this URL of this repository's releases; `web` is GitHub's own.
+
+        Raises UserError for any other URL, and if it cannot be had or is larger.
+        """
+        ours = re.escape(f"{web}/{self.repository}/releases/download/")
+        found = re.fullmatch(rf"{ours}([\w-][\w.-]*)/([\w-][\w.-]*)", url, re.ASCII)
+        if not found:
+            raise UserError(f"{url[:200]} is no release of this repository.")
+        tag, name = found.groups()
+        try:
+            assets = self._try("GET", f"/releases/tags/{tag}")["assets"]
+        except Refused as error:
+            raise UserError(f"The release {tag} cannot be had: {error}.") from None
+        number = next((asset["id"] for asset in assets if asset["name"] == name), None)
+        if number is None:
+            raise UserError(f"The release {tag} has no file {name}.")
+        place = f"{self.api}/repos/{self.repository}/releases/assets/{number}"
+        return fetch(
+            place, max_bytes, dict(self._http.headers) | {"accept": "application/octet-stream"}
+        )
 
     def dispatch(self, workflow: str, branch: str, inputs: dict[str, str]) -> None:
         """Start a workflow of this repository."""
@@ -250,20 +279,47 @@ class GitHub:
         raise UserError(f"GitHub does not answer ({why[:200]}); publish again later.")
 
 
+def _asset(release: dict[str, Any], name: str, size: int) -> str:
+    """The URL of a release's file that is there whole; empty if it is not."""
+    for asset in release["assets"]:
+        if asset["name"] == name and asset["state"] == "uploaded" and asset["size"] == size:
+            return str(asset["browser_download_url"])
+    return ""
+
+
 def fetch(url: str, max_bytes: int, headers: dict[str, str] | None = None) -> bytes:
-    """What lies at a URL. Raises UserError if it cannot be had or is larger."""
+    """What lies at a URL; where it is busy it is tried again.
+
+    GitHub sends on to a storage elsewhere, which is not told the token. Raises UserError if it
+    cannot be had or is larger.
+    """
+    why = ""
+    for attempt in range(TRIES):
+        try:
+            return _fetch(url, max_bytes, headers)
+        except httpx.HTTPError as error:
+            why = f"{type(error).__name__} {error}"
+            wait_s: float | None = float(2**attempt)
+            if isinstance(error, httpx.HTTPStatusError):
+                wait_s = _wait_s(error.response, attempt)
+            if wait_s is None:
+                break
+            time.sleep(wait_s)
+    raise UserError(f"{url[:200]} cannot be had: {why[:200]}.")
+
+
+def _fetch(url: str, max_bytes: int, headers: dict[str, str] | None) -> bytes:
     content = bytearray()
-    try:
-        with httpx.stream(
-            "GET", url, timeout=TIMEOUT_S, follow_redirects=True, headers=headers
-        ) as answer:
-            answer.raise_for_status()
-            for part in answer.iter_bytes():
-                content += part
-                if len(content) > max_bytes:
-                    raise UserError(f"{url[:200]} is larger than {max_bytes >> 20} MiB.")
-    except httpx.HTTPError as error:
-        raise UserError(f"{url[:200]} cannot be had: {type(error).__name__} {error}.") from None
+    with httpx.stream(
+        "GET", url, timeout=TIMEOUT_S, follow_redirects=True, headers=headers
+    ) as answer:
+        if not answer.is_success:
+            answer.read()
+        answer.raise_for_status()
+        for part in answer.iter_bytes():
+            content += part
+            if len(content) > max_bytes:
+                raise UserError(f"{url[:200]} is larger than {max_bytes >> 20} MiB.")
     return bytes(content)
 
 

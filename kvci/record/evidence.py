@@ -115,7 +115,7 @@ def _files(run: Path) -> Iterator[Path]:
 def _line(line: str, run: Path) -> str:
     """The last one is empty, and a killed kvci may have left one half written."""
     try:
-        return json.dumps(redact_json(json.loads(line), run))
+        return json.dumps(redact_json(json.loads(line), run, names=True))
     except ValueError:
         return redact(line, run)
 

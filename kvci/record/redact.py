@@ -14,26 +14,34 @@ TOKEN = re.compile(
 HOME = re.compile(r"/(?:home|Users)/[^\s/:'\"\\]+|/root(?=/|\b)")
 
 
-def redact(text: str, run: Path) -> str:
-    """Tokens, the run's folder, home folders, the machine's and the user's name."""
+PROSE = frozenset({"detail", "why"})
+"""Fields of the run directory's documents that hold what a program said."""
+
+
+def redact(text: str, run: Path, names: bool = True) -> str:
+    """Tokens, the run's folder, home folders, and the machine's and the user's `names`."""
     text = TOKEN.sub("[token]", text)
     text = text.replace(str(run.resolve()), "[run]")
     text = text.replace(str(Path.home()), "[home]") if Path.home() != Path("/") else text
     text = HOME.sub("[home]", text)
     for name, shown in ((platform.node(), "[host]"), (_user(), "[user]")):
-        if name and name != "root":
+        if names and name and name != "root":
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", shown, text)
     return text
 
 
-def redact_json(value: Any, run: Path) -> Any:
-    """The texts in a JSON value; its keys are the schema's and stay."""
+def redact_json(value: Any, run: Path, names: bool = False) -> Any:
+    """The texts in a JSON value; its keys are the schema's and stay.
+
+    Names go from prose and paths alone, unless `names`: a user may be called as a model is, and a
+    model's name is what the record is of.
+    """
     if isinstance(value, str):
-        return redact(value, run)
+        return redact(value, run, names or value.startswith("/"))
     if isinstance(value, list):
-        return [redact_json(one, run) for one in value]
+        return [redact_json(one, run, names) for one in value]
     if isinstance(value, dict):
-        return {key: redact_json(one, run) for key, one in value.items()}
+        return {key: redact_json(one, run, names or key in PROSE) for key, one in value.items()}
     return value
 
 

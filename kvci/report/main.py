@@ -39,7 +39,7 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
 
 def render_again(results: Path, benchmarks: Path) -> None:
     """Write BENCHMARKS.md as its records give it. Raises UserError with nothing written."""
-    write_atomic(benchmarks, render(_begun(benchmarks), read_all(results)).encode())
+    write_atomic(benchmarks, render(_text(benchmarks), read_all(results)).encode())
 
 
 def import_run(

@@ -95,13 +95,22 @@ class Fake:
             return 201, self.fits(schema.Release, made)
         if method == "POST" and path.startswith("/upload/"):
             tag, name = path.rpartition("/")[2], query["name"]
-            if name in self.assets:
+            assets = self.releases[tag]["assets"]
+            if query["content-type"] not in ("application/gzip",):
+                return 422, {"message": "Invalid Content-Type"}
+            if any(one["name"] == name for one in assets):
                 return 422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]}
             self.assets[name] = body
             url = f"{self.web}/owner/name/releases/download/{tag}/{name}"
-            asset = {"name": name, "browser_download_url": url}
-            self.releases[tag]["assets"].append(asset)
+            asset = {"id": len(self.assets), "name": name, "browser_download_url": url}
+            asset |= {"state": "uploaded", "size": len(body)}
+            assets.append(asset)
             return 201, self.fits(schema.ReleaseAsset, asset)
+        if method == "DELETE" and (found := re.fullmatch(r"/releases/assets/(\d+)", path)):
+            for release in self.releases.values():
+                some = [one for one in release["assets"] if one["id"] != int(found[1])]
+                release["assets"] = some
+            return 204, None
         if method == "GET" and (found := re.fullmatch(r"/actions/runs/(\d+)", path)):
             made = {"id": int(found[1]), "created_at": "2026-01-02T03:04:05Z"}
             return 200, self.fits(schema.WorkflowRun, made)
@@ -234,15 +243,21 @@ def serving() -> Iterator[Fake]:
         def do_GET(self) -> None:
             address = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(address.query).items()}
+            query["content-type"] = self.headers.get("content-type", "")
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             path = address.path.removeprefix("/repos/owner/name")
             if zipped := re.fullmatch(r"/actions/artifacts/(\d+)/zip", path):
                 answer(self, 200, fake.zips[int(zipped[1])])
                 return
-            if path.startswith("/owner/name/releases/download/"):
-                content = fake.assets.get(path.rpartition("/")[2])
-                answer(self, 404 if content is None else 200, content or b"")
-                return
+            asset = re.fullmatch(r"/releases/assets/(\d+)", path)
+            if asset and self.command == "GET":
+                known = [one for r in fake.releases.values() for one in r["assets"]]
+                name = next(one["name"] for one in known if one["id"] == int(asset[1]))
+                kind, who = (self.headers.get(h, "") for h in ("accept", "authorization"))
+                if kind == "application/octet-stream" and who.startswith("Bearer "):
+                    content = fake.assets.get(name)
+                    answer(self, 404 if content is None else 200, content or b"")
+                    return
             with fake.lock:
                 fake.calls.append(f"{self.command} {path}")
                 fake.tokens.add(self.headers.get("authorization", ""))
@@ -251,7 +266,7 @@ def serving() -> Iterator[Fake]:
                 status, said = fake.handle(self.command, path, query, body)
             answer(self, status, b"" if said is None else json.dumps(said).encode(), headers)
 
-        do_POST = do_PATCH = do_GET
+        do_POST = do_PATCH = do_DELETE = do_GET
 
         def log_message(self, *_: object) -> None:
             pass

@@ -90,3 +90,38 @@ def test_a_workflow_is_started(fake: Fake, github: GitHub) -> None:
             "inputs": {"number": "7"},
         }
     ]
+
+
+def test_half_an_upload_is_no_evidence(fake: Fake, github: GitHub) -> None:
+    github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
+    (asset,) = fake.releases["kvci-r"]["assets"]
+    asset |= {"state": "open", "size": 0}
+    url = github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
+    (asset,) = fake.releases["kvci-r"]["assets"]
+    assert (asset["state"], asset["size"], asset["browser_download_url"]) == ("uploaded", 3, url)
+
+
+def test_what_is_refused_for_good_is_not_sent_again_and_again(fake: Fake, github: GitHub) -> None:
+    fake.refuse["POST /upload/kvci-r"] = [(422, {"message": "Validation Failed"}, {})] * 9
+    with pytest.raises(UserError, match="Validation Failed"):
+        github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
+    assert len(fake.calls) < 9
+
+
+def test_evidence_is_of_this_repository_s_releases_and_had_with_the_token(
+    fake: Fake, github: GitHub
+) -> None:
+    url = github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
+    assert github.attached(url, "https://github.com", 9) == b"one"
+    ours = "https://github.com/owner/name/releases/download"
+    for wrong, says in (
+        (f"{ours}/%2e%2e/%2e%2e/x/y/releases/download/t/x", "is no release"),
+        (f"{ours}/../x", "is no release"),
+        ("https://github.com/owner/other/releases/download/t/x", "is no release"),
+        (f"{ours}/none/x", "cannot be had"),
+        (f"{ours}/kvci-r/x", "has no file"),
+    ):
+        with pytest.raises(UserError, match=says):
+            github.attached(wrong, "https://github.com", 9)
+    with pytest.raises(UserError, match="is larger than"):
+        github.attached(url, "https://github.com", 2)

@@ -103,3 +103,16 @@ def test_a_run_that_is_not_redacted_is_refused(tmp_path: Path) -> None:
         archive.add(made(tmp_path / "run") / "manifest.json", "manifest.json")
     with pytest.raises(UserError, match="not redacted"):
         unpack(tmp_path / "a.tar.gz", tmp_path / "x")
+
+
+def test_a_user_may_be_called_as_the_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(tmp_path / "run")
+    name = build(run)[0].spec["model"]["name"]
+    for word in (name, "a", "calibration", "q8_0"):
+        monkeypatch.setattr("kvci.record.redact._user", lambda word=word: word)
+        write(run, tmp_path / f"{word}.tar.gz")
+        again = unpack(tmp_path / f"{word}.tar.gz", tmp_path / word)
+        assert [one.row_id for one in build(again)] == [one.row_id for one in build(run)]
+        assert [one.trials for one in build(again)] == [one.trials for one in build(run)]
