@@ -14,11 +14,12 @@ from swebench.harness.utils import make_test_spec
 
 from kvci.files import write_atomic
 from kvci.grade import Graded
-from kvci.sandbox import TREE, Limits, Sandbox
+from kvci.sandbox import TREE, Limits, Sandbox, SandboxFailed
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
 
-NOT_APPLIED = 33
+NOT_APPLIED, APPLIED = 33, "kvci-applied"
+PREPARE = Limits(wall_s=300.0, cpu_s=600)
 APPLY = f"""
 base64 -d > /tmp/kvci.patch <<'KVCI_PATCH'
 {{patch}}
@@ -32,6 +33,7 @@ again() {{{{ git checkout -- . ; git clean -fd; }}}}
   again; patch --batch --forward --fuzz=5 -p1 -i /tmp/kvci.patch && exit
   git apply --check --reverse /tmp/kvci.patch
 ) > /dev/null 2>&1 || exit {NOT_APPLIED}
+echo {APPLIED}
 """
 """To the letter as swebench's harness does it, the last question included: is it in already?"""
 PARSES = r"""
@@ -118,13 +120,16 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     done = sandbox.script(
         APPLY.format(patch=base64.encodebytes(patch).decode().rstrip())
         + f"python3 -I - {shlex.join(names)} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n",
-        Limits(),
+        PREPARE,
     )
     if done.code == NOT_APPLIED:
         return None
+    applied, *broken = done.output.decode(errors="replace").split() or [""]
+    if applied != APPLIED:  # or the tree as it was would be tested, and the model blamed
+        raise SandboxFailed(f"the patch could not be applied ({done.code}, {done.wall_s:.0f} s)")
     if done.code:
         return ""  # a file that ends the parser itself: what it breaks, the tests will say
-    return ", ".join(done.output.decode(errors="replace").split())
+    return ", ".join(broken)
 
 
 def _report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:

@@ -88,11 +88,13 @@ def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: f
 def _asked(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
     gold = instance.row.patch.encode()
     for _ in range(GOLD_TRIES):
-        graded = _once(sandboxes, instance, gold, folder, test_s)
-        if graded.verdict is Verdict.RESOLVED:
+        graded = _known_of(partial(_once, sandboxes, instance, gold, folder, test_s))
+        if graded.verdict is Verdict.RESOLVED or unknown(graded):
             break
     if graded.verdict is Verdict.RESOLVED:
-        bare = _once(sandboxes, instance, None, folder / "base", test_s)
+        bare = _known_of(partial(_once, sandboxes, instance, None, folder / "base", test_s))
+        if unknown(bare):
+            return bare
         if bare.verdict is Verdict.RESOLVED:
             why = {"verdict": Verdict.TESTS_FAIL, "detail": "the tests pass without any patch"}
             return graded.model_copy(update=why)
@@ -102,6 +104,20 @@ def _asked(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float
             why = {"detail": "the gold patch resolves with a network alone; see grade_network"}
             return graded.model_copy(update=why)
     return graded
+
+
+def _known_of(ask: Callable[[], Graded]) -> Graded:
+    """What infrastructure kept from being known is asked again, twice."""
+    for _ in range(ATTEMPTS_MAX):
+        if not unknown(graded := ask()):
+            break
+    return graded
+
+
+def unknown(graded: Graded) -> bool:
+    """Infrastructure or kvci itself failed before a test ran: it says nothing of the patch."""
+    failed = graded.verdict is Verdict.GRADING_FAILED and graded.applies is None
+    return failed or graded.verdict is Verdict.NOT_GRADED
 
 
 def _known(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | None:

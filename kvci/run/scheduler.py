@@ -22,7 +22,7 @@ from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial
 from kvci.run.directory import Ceiling, Outcome, RunDirectory, now
-from kvci.run.grading import Grader
+from kvci.run.grading import Grader, unknown
 from kvci.run.progress import Progress
 from kvci.run.regrade import again, resolved, ungraded
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
@@ -84,9 +84,12 @@ class Scheduler:
         self._stop = threading.Event()
         self._supply = supply or AllHere()
         self._longest_s = 0.0
+        self._waiting: dict[str, str] = {}
+        """Instances whose gold patch infrastructure kept from being graded -> why."""
 
     def run(self, blocks: list[Block]) -> None:
-        """Raises UserError if a server does not prove what was asked, or a block takes a day.
+        """Raises UserError if a server does not prove what was asked, a block takes a day, or
+        nobody knows whether an instance can be resolved here: its block is left undone.
 
         Near the time budget no new block begins.
         """
@@ -108,6 +111,13 @@ class Scheduler:
         for future in self._preflights.values():
             future.cancel()
         self._grader.close(wait=True)
+        if self._waiting:
+            name, why = next(iter(self._waiting.items()))
+            raise UserError(
+                f"The gold patch of {len(self._waiting)} instances could not be graded here, of "
+                f"{name} because of: {' '.join(why.split())[-300:]} Run the same command again; "
+                "what is finished is kept."
+            )
 
     def _validate(self, blocks: list[Block], started: float) -> bool:
         """Every preflight before the first server starts; what is left is the ceiling.
@@ -126,6 +136,8 @@ class Scheduler:
                 if self._late(started):
                     return False
                 self._preflighted(block)
+        for name in [name for name, one in self._gold.items() if unknown(one)]:
+            del self._gold[name]  # its block asks again
         asked, names = len(names), [name for name in names if name in self._gold]
         gold = {name: self._gold[name] for name in names}
         invalid = {
@@ -197,6 +209,10 @@ class Scheduler:
     def _block(self, block: Block) -> None:
         """All arms of a block; what is left of a block that broke is put aside first."""
         self._preflighted(block)
+        here = [name for name in block.instances if not self._supply.absent(name)]
+        if waits := {name: one.detail for name in here if unknown(one := self._gold[name])}:
+            self._waiting |= waits
+            return
         self._grade_again(block)
         if all(self._directory.done(trial) for trial in self._trials(block)):
             return
@@ -243,11 +259,9 @@ class Scheduler:
         return foreign or len(builds - {""}) > 1 or self._old(block)
 
     def _invalid(self, name: str) -> bool:
-        """Its gold patch does not resolve here; a sandbox that failed says nothing about it."""
-        graded = self._gold[name]
-        unknown = graded.verdict is Verdict.GRADING_FAILED and graded.applies is None
-        ours = graded.verdict is Verdict.NOT_GRADED
-        return graded.verdict is not Verdict.RESOLVED and not unknown and not ours
+        """Its gold patch does not resolve here."""
+        gold = self._gold[name]
+        return gold.verdict is not Verdict.RESOLVED and not unknown(gold)
 
     def _arm(self, block: Block, arm: Arm) -> None:
         """All trials of one arm in one block; infrastructure failures are tried again, twice.

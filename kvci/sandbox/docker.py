@@ -98,7 +98,8 @@ class Docker:
         clean = Docker(self._image, self._files, self._caps, run=self._run)
         try:
             empty = f"find {TREE} -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {{}} +"
-            clean.run(empty, Limits())
+            if clean.run(empty, diff.LIMITS).code:
+                raise SandboxFailed("Docker: a clean container's tree could not be emptied")
             with tempfile.TemporaryFile() as tree:
                 self._copy_tree(tree)
                 clean._container.put_archive("/", tree)
@@ -168,7 +169,6 @@ class Docker:
         self, command: list[str], limits: Limits, environment: dict[str, str] | None = None
     ) -> Result:
         """When the command has ended, one way or another, so has all that it started."""
-        started = time.monotonic()
         api, name = client().api, self._container.id
         kept, cap_bytes = HeadAndTail(limits.kept_bytes), limits.output_mib << 20
         bound = f'ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}; exec "$@"'
@@ -180,6 +180,7 @@ class Docker:
             made = api.exec_create(name, words, environment=environment, workdir=TREE)
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
+            started = time.monotonic()  # how long the engine took for all this is not the command's
             try:
                 over = _drain(connection, kept, started + limits.wall_s, cap_bytes, _hopeless)
             finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kvci.grade.grade import grade
-from kvci.sandbox import Limits
+from kvci.sandbox import Limits, Result, SandboxFailed
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import generate
 from kvci.tasks.row import patched_files
@@ -48,6 +48,25 @@ def test_verdict(case: str, tmp_path: Path) -> None:
     assert found.verdict is expected, found
     if case == "gold":
         assert (found.fail_to_pass, found.pass_to_pass) == ((1, 1), (4, 4))
+
+
+class Late(Bwrap):
+    """The first script takes too long, as on a disk that is busy with other things."""
+
+    late = True
+
+    def script(self, text: str, limits: Limits) -> Result:
+        if self.late:
+            self.late = False
+            return Result(b"", 137, True, 0, 60.0)
+        return super().script(text, limits)
+
+
+def test_a_patch_that_could_not_be_applied_in_time_is_no_failure_of_its_tests(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SandboxFailed, match="could not be applied"):
+        grade(BUGGY.row, GOLD, lambda: Late(BUGGY.files), tmp_path, 20.0)
 
 
 def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:

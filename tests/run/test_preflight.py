@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from kvci.errors import UserError
 from kvci.grade import Graded
+from kvci.plan import Block
 from kvci.run import grading
 from kvci.run.directory import Ceiling, RunDirectory
 from kvci.run.grading import _asked, _preflight
 from kvci.run.main import run
 from kvci.run.sandboxes import Sandboxes
+from kvci.run.scheduler import Scheduler
 from kvci.sandbox import Caps
 from kvci.spec import load
 from kvci.tasks.calibration import generate, suite
@@ -102,3 +105,68 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
     assert list(ceiling.invalid) == [broken.instance_id]
     assert "1 of 2 instances can be resolved here" in ceiling.line()
     assert {str(one.cls) for one in RunDirectory(folder).outcomes()} == {"OK", "I0"}
+
+
+OK, FAILS = (
+    Graded(verdict=Verdict.RESOLVED, applies=True),
+    Graded(verdict=Verdict.TESTS_FAIL, applies=True),
+)
+INFRA = Graded(verdict=Verdict.GRADING_FAILED, detail="Docker: gone")
+OURS = Graded(verdict=Verdict.NOT_GRADED, detail="a bug of kvci's")
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"),
+    [
+        ([OK, FAILS], Verdict.RESOLVED),
+        ([INFRA, INFRA, OK, FAILS], Verdict.RESOLVED),
+        ([INFRA, FAILS, INFRA, OK, FAILS], Verdict.RESOLVED),
+        ([FAILS, FAILS], Verdict.TESTS_FAIL),
+        ([INFRA] * 3, Verdict.GRADING_FAILED),
+        ([OURS] * 3, Verdict.NOT_GRADED),
+        ([OK, INFRA, INFRA, FAILS], Verdict.RESOLVED),
+        ([OK, INFRA, INFRA, INFRA], Verdict.GRADING_FAILED),
+        ([OK, OK], Verdict.TESTS_FAIL),
+    ],
+)
+def test_infrastructure_is_no_answer_to_a_preflight(
+    answers: list[Graded], verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(answers)
+    monkeypatch.setattr(grading, "_once", lambda *asked, network=False: left.pop(0))
+    assert _asked(Sandboxes("bwrap", tmp_path, Caps()), GOOD, tmp_path, 1.0).verdict is verdict
+    assert not left
+
+
+def test_a_block_whose_gold_is_not_known_is_left_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = "calibration:split=test,functions=3,count=2"
+    instances = suite(dataset)
+    script(instances)[0].write(tmp_path / "script.json")
+    asked = {
+        "model": {"name": "kvci-calibration", "package": "kvci.calibration.model:plain"},
+        "arms": ["f16/f16"],
+        "dataset": dataset,
+        "engine": f"replay:{tmp_path / 'script.json'}",
+        "context": 4096,
+        "block_size": 1,
+        "out": str(tmp_path),
+    }
+    first = instances[0].row.instance_id
+    known = Scheduler._preflighted
+
+    def preflighted(self: Scheduler, block: Block) -> None:
+        known(self, block)
+        if first in block.instances and first in self._gold:
+            self._gold[first] = INFRA
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Scheduler, "_preflighted", preflighted)
+        with pytest.raises(UserError, match=f"of {first} because of: Docker: gone"):
+            run(load(None, asked), "r", Console(quiet=True))
+    done = {one.instance for one in RunDirectory(tmp_path / "r").outcomes()}
+    assert done == {instances[1].row.instance_id}
+    (tmp_path / "r" / "preflight").rename(tmp_path / "old")
+    _, summary = run(load(None, asked), "r", Console(quiet=True))
+    assert summary.arms[0].done == 2
