@@ -21,6 +21,12 @@ class Verbs(click.Group):
         except UserError as error:
             click.echo(f"kvci: {error}", err=True)
             ctx.exit(2)
+        except Exception as error:
+            # An engine that is sick may fail anywhere, and that is no bug of kvci's.
+            if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):
+                raise
+            click.echo(f"kvci: Docker: {str(error)[:500]}; see to its service.", err=True)
+            ctx.exit(2)
 
 
 @click.group(cls=Verbs)
@@ -615,7 +621,10 @@ def _spec(
     except ValueError:
         raise UserError(f"--seeds {seeds} are not whole numbers with commas between.") from None
     names, form = asked.pop("instances", None), asked.pop("inputs", None)
-    lists = {"arms": list(arms) or None, "instances": names.split(",") if names else None}
+    lists = {
+        "arms": list(arms) or None,
+        "instances": [name.strip() for name in names.split(",")] if names else None,
+    }
     given = asked | lists | {"seeds": numbers}
     return _over(form, experiment, given) if form else load(experiment, given)
 
@@ -710,7 +719,9 @@ def ci_review(ctx: click.Context, number: int, repository: str) -> None:
     web = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
     run = os.environ.get("GITHUB_RUN_ID")
     url = f"{web}/{repository}/actions/runs/{run}" if run else ""
-    done = review_pull(github_of(repository), number, web, url)
+    event = os.environ.get("GITHUB_EVENT_PATH")
+    told = json.loads(Path(event).read_text()) if event else None
+    done = review_pull(github_of(repository), number, web, url, told)
     if done is None:
         click.echo(f"#{number} touches no results")
         return

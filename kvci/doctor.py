@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from docker.errors import DockerException
+from urllib3.exceptions import HTTPError
 
 from kvci.calibration.model import plain
 from kvci.errors import UserError
@@ -73,6 +75,10 @@ def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
         found, remedy = look()
     except UserError as error:
         return Check(name=name, found="", remedy=str(error))
+    except (OSError, DockerException, HTTPError) as error:
+        return Check(
+            name=name, found="", remedy=f"It fails: {str(error)[:200]}; see to its service."
+        )
     return Check(name=name, found=found, remedy=remedy)
 
 

@@ -25,6 +25,8 @@ class Document(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{path} does not exist.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         except ValidationError as error:
             raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
 

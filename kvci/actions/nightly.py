@@ -112,7 +112,7 @@ def _model_sha256(spec: Spec) -> str:
 def _records(github: GitHub, branch: str) -> dict[str, Record]:
     """Path -> record, of this work tree and, over it, of the branch of unmerged rows."""
     here = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
-    for path, sha in github.tree(branch).items():
+    for path, sha in github.tree(branch, absent=True).items():
         if path.startswith(f"{RESULTS}/") and not _is_here(path, sha):
             here[path] = parse(github.blob(sha), path)
     return {path: record for path, record in here.items() if isinstance(record, Record)}

@@ -1,9 +1,12 @@
 """The review job: a pull request's results, read through the API, held against their evidence."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.publish.branch import BENCHMARKS, RESULTS
-from kvci.publish.github import GitHub
+from kvci.publish.github import GitHub, PullRequest
 from kvci.publish.review import Review, comment, review
 
 CONTEXT = "kvci/results"
@@ -11,37 +14,83 @@ LABEL = "kvci: accept unattested"
 """Only who may write to the repository can give it."""
 MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
+MAX_LISTED = 3000
+"""GitHub lists no more of a pull request's files."""
+Event = Mapping[str, Any]
 
 
-def review_pull(github: GitHub, number: int, web: str, job_url: str) -> tuple[Review, bool] | None:
+def review_pull(
+    github: GitHub, number: int, web: str, job_url: str, event: Event | None = None
+) -> tuple[Review, bool] | None:
     """Set the status of the pull request's head, and write the one comment; what was found, and
     whether it passes.
 
-    None if it touches no results. Nothing of its head is ever run. Raises UserError.
+    None if it touches no results. `event` is what started the job, as GitHub tells it. Nothing of
+    the head is ever run. Raises UserError; then, too, the status says failure.
     """
     pull = github.pull(number)
-    paths = [path for path in github.changed(number) if _is_result(path)]
-    if not paths:
+
+    def say(state: str, line: str) -> None:
+        github.status(pull.head, state, CONTEXT, line, job_url)
+
+    say("pending", "its results are read")
+    try:
+        done = _reviewed(github, number, pull, web, event or {})
+    except Exception as error:
+        say("failure", str(error) if isinstance(error, UserError) else "kvci failed; see its log")
+        raise
+    if done is None:
+        say("success", "it touches no results")
         return None
-    fork = github.merge_base(pull.base, pull.head)
-    base, head = (_results(github, commit) for commit in (fork, pull.head))
-    if github.pull(number).head != pull.head:
-        raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
-    found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
-    accepted = LABEL in pull.labels
+    found, accepted, text = done
     passes = found.passes(accepted)
-    text = f"{MARK}\n{comment(found, accepted)}"
-    github.status(pull.head, passes, CONTEXT, _line(found, accepted), job_url)
+    say("success" if passes else "failure", _line(found, accepted))
     github.comment(number, MARK, text)
     summary(text)
     return found, passes
 
 
+def _reviewed(
+    github: GitHub, number: int, pull: PullRequest, web: str, event: Event
+) -> tuple[Review, bool, str] | None:
+    """What was found, whether a maintainer accepts what is unattested, and the comment."""
+    changed = github.changed(number)
+    if len(changed) < MAX_LISTED and not any(map(_is_result, changed)):
+        return None
+    if pull.into != pull.default:
+        raise UserError(
+            f"#{number} asks to merge into {pull.into[:80]}, and results are merged into "
+            f"{pull.default} alone."
+        )
+    fork = github.merge_base(pull.base, pull.head)
+    base, head = (_results(github, commit) for commit in (fork, pull.head))
+    if github.pull(number).head != pull.head:
+        raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
+    found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
+    memory = f"<!-- accepted {pull.head} -->"
+    given = _labelled(event) == pull.head or memory in github.commented(number, MARK)
+    accepted = LABEL in pull.labels and given
+    lines = [MARK, *([memory] if accepted else []), comment(found, accepted)]
+    return found, accepted, "\n".join(lines)
+
+
+def _labelled(event: Event) -> str:
+    """The head that a maintainer looked at who gave the label just now; what is pushed later, with
+    the label still there, is not accepted by it."""
+    if event.get("action") != "labeled" or event.get("label", {}).get("name") != LABEL:
+        return ""
+    return str(event["pull_request"]["head"]["sha"])
+
+
 def _line(found: Review, accepted: bool) -> str:
     if found.problems:
         return f"{len(found.problems)} problems: the rows cannot be believed as they are"
-    if found.unattested and not accepted:
-        return f"unattested; the label '{LABEL}' accepts it"
+    if found.unattested:
+        return (
+            "a maintainer accepts it; its evidence was not checked"
+            if accepted
+            else f"unattested; the label '{LABEL}' accepts this head"
+        )
     return f"{len(found.new)} new records are what their evidence gives"
 
 

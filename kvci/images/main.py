@@ -14,7 +14,7 @@ from kvci.images.shelf import Kept
 from kvci.images.supply import supply_of
 from kvci.plan import blocks, select
 from kvci.sandbox import engine
-from kvci.sandbox.history import STRIPPED
+from kvci.sandbox.history import OF, STRIPPED
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
@@ -69,6 +69,9 @@ def prune(built: bool) -> str:
             if name.startswith(f"{STRIPPED}:"):
                 with contextlib.suppress(APIError):  # a container has it
                     images.remove(name)
+    for image in images.list(all=True, filters={"label": OF, "dangling": True}):
+        with contextlib.suppress(APIError):  # another image is made of it
+            images.remove(image.id)
     for image in images.list(filters={"label": BUILT}) if built else []:
         try:
             for name in image.tags:

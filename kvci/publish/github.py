@@ -48,6 +48,10 @@ class PullRequest:
     """The commit that it asks to merge."""
     base: str = ""
     """The commit that it asks to merge it into."""
+    into: str = ""
+    """That commit's branch."""
+    default: str = ""
+    """The repository's default branch."""
     labels: tuple[str, ...] = ()
 
 
@@ -166,12 +170,12 @@ class GitHub:
         answer = self._call("GET", f"/compare/{base}...{head}", params={"per_page": 1})
         return str(answer["merge_base_commit"]["sha"])
 
-    def tree(self, commit: str) -> dict[str, str]:
-        """Path -> blob of all files of a commit or a branch; none if it is not there."""
+    def tree(self, commit: str, absent: bool = False) -> dict[str, str]:
+        """Path -> blob of all files of a commit or a branch; none if it is `absent` and may be."""
         try:
             answer = self._try("GET", f"/git/trees/{commit}", params={"recursive": "1"})
         except Refused as error:
-            if error.status == 404:
+            if error.status == 404 and absent:
                 return {}
             raise _final(error) from None
         if answer["truncated"]:
@@ -181,20 +185,31 @@ class GitHub:
     def blob(self, sha: str) -> bytes:
         return base64.b64decode(self._call("GET", f"/git/blobs/{sha}")["content"])
 
-    def status(self, commit: str, passes: bool, context: str, line: str, url: str) -> None:
-        """Beside the commit, wherever it is shown."""
-        said = {"state": "success" if passes else "failure", "context": context}
+    def status(self, commit: str, state: str, context: str, line: str, url: str) -> None:
+        """Beside the commit, wherever it is shown: pending, success or failure."""
+        said = {"state": state, "context": context}
         said |= {"description": line[:140]} | ({"target_url": url} if url else {})
         self._call("POST", f"/statuses/{commit}", said)
 
     def comment(self, number: int, mark: str, text: str) -> None:
         """The comment of ours that begins with the mark, written anew; one if there is none."""
         body = {"body": text if len(text) <= MAX_COMMENT else f"{text[:MAX_COMMENT]}\n\nCut here."}
+        if there := self._ours(number, mark):
+            self._call("PATCH", f"/issues/comments/{there['id']}", body)
+        else:
+            self._call("POST", f"/issues/{number}/comments", body)
+
+    def commented(self, number: int, mark: str) -> str:
+        """What the comment of ours says that begins with the mark; empty if there is none."""
+        there = self._ours(number, mark)
+        return str(there["body"]) if there else ""
+
+    def _ours(self, number: int, mark: str) -> dict[str, Any] | None:
         for one in self._pages(f"/issues/{number}/comments"):
-            if one["body"].startswith(mark) and one["user"]["type"] == "Bot":
-                self._call("PATCH", f"/issues/comments/{one['id']}", body)
-                return
-        self._call("POST", f"/issues/{number}/comments", body)
+            user = one["user"] or {}  # that of a user who is gone is null
+            if (one["body"] or "").startswith(mark) and user.get("type") == "Bot":
+                return one
+        return None
 
     def _pages(self, path: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -354,5 +369,7 @@ def _pull(answer: dict[str, Any]) -> PullRequest:
         answer["html_url"],
         answer["head"]["sha"],
         answer["base"]["sha"],
-        tuple(label["name"] for label in answer["labels"]),
+        into=answer["base"]["ref"],
+        default=answer["base"].get("repo", {}).get("default_branch", ""),
+        labels=tuple(label["name"] for label in answer["labels"]),
     )

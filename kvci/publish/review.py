@@ -164,7 +164,9 @@ def _placeless(record: Record) -> Record:
 
 def comment(found: Review, accepted: bool) -> str:
     """For the pull request: verdict first."""
-    lines = ["**The rows are what their evidence gives.**" if not found.problems else ""]
+    lines = ["**The rows are what their evidence gives.**"]
+    if found.unattested:
+        lines = ["**Nobody has checked these rows: not all of their evidence can be had.**"]
     if found.problems:
         lines = ["**The rows cannot be believed as they are:**", ""]
         lines += [f"- {_plain(problem)}" for problem in found.problems]

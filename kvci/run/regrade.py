@@ -15,7 +15,7 @@ from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.grade.harness import differences, evaluate
 from kvci.plan import Trial, blocks
-from kvci.run.directory import Manifest, Outcome, RunDirectory
+from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.grading import Grader
 from kvci.run.sandboxes import Sandboxes, choose, supplies
 from kvci.run.settle import settle
@@ -97,6 +97,17 @@ def regrade(
     And those that could not be begun, because their images, which are fetched, cannot be had.
     Raises UserError if the dataset is not the one of the run.
     """
+    changed, left = [], []
+    for part in shards(folder) or [folder]:
+        some, late = _regrade(part, everything, say)
+        changed += some
+        left += late
+    return changed, left
+
+
+def _regrade(
+    folder: Path, everything: bool, say: Callable[[str], None]
+) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
     spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     if dataset_sha256(instances.values()) != manifest.dataset_sha256:
@@ -140,6 +151,11 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
 
     Where it writes no report, kvci must have said that there is none to write. Raises UserError.
     """
+    found = [_beside_harness(part, say) for part in shards(folder) or [folder]]
+    return sum(count for count, _ in found), [line for _, lines in found for line in lines]
+
+
+def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
     spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     rows = [one.row for one in instances.values()]

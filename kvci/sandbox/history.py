@@ -23,7 +23,9 @@ KEPT = (
 )
 """Of the git folder; all else in it tells of what was done: reflogs, messages, other work trees."""
 TOLD = " ".join(["-mindepth 1 -maxdepth 1 ! -empty", *(f"! -name {name}" for name in KEPT)])
-CLEAN, NOT_CLEAN = 0, 3
+CLEAN, NOT_CLEAN, UNFIT = 0, 3, 4
+NO_REPOSITORY = 128
+"""git's own."""
 OF = "kvci.image"
 """A label: the id of the image that this one is without its future."""
 STRIP = rf"""
@@ -38,6 +40,12 @@ past() {{
 all() {{ git cat-file --batch-all-objects --batch-check='%(objectname)' | sort -u; }}
 clean() {{ [ -z "$(comm -13 <(past) <(all))" ]; }}
 forget() {{ find "$folder" {TOLD} "$@"; }}
+litter() {{
+  find "$folder"/info "$folder"/objects -type f \( -name grafts -o -name 'tmp_*' \) || true
+  for file in "$folder"/objects/pack/*; do
+    if [ -e "$file" ] && [ ! -e "${{file%.*}}.idx" ]; then echo "$file"; fi
+  done
+}}
 strip() {{
   git remote | while read -r name; do git remote remove "$name"; done
   branch=$(git symbolic-ref -q HEAD || true)
@@ -55,12 +63,14 @@ strip() {{
   git -c gc.cruftPacks=false gc -q --prune=now
 }}
 folder=$(git rev-parse --absolute-git-dir)
-if clean && [ -z "$(forget)" ]; then exit {CLEAN}; fi
+if clean && [ -z "$(forget)" ] && [ -z "$(litter)" ]; then exit {CLEAN}; fi
 forget -exec rm -rf {{}} +
+litter | while read -r file; do rm -f "$file"; done
 if ! clean; then strip; fi
 if clean; then exit {NOT_CLEAN}; fi
-echo "objects of another time are left"; exit 1
+echo "objects of another time are left"; exit {UNFIT}
 """
+"""What git does not see, such as a pack without its index, is removed before it is asked."""
 
 
 class Unfit(SandboxFailed):
@@ -113,13 +123,15 @@ def _make(image: str, digest: str) -> None:
         made.start()
         code = made.wait(timeout=1800)["StatusCode"]
         if code not in (CLEAN, NOT_CLEAN):
-            failed = SandboxFailed if full() else Unfit
+            # Killed, or without room, it says nothing of the image.
+            failed = Unfit if code in (UNFIT, NO_REPOSITORY) and not full() else SandboxFailed
             raise failed(f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}")
         # Without an owner, else each container of the image would be this process's.
         labels = {"Labels": {OWNER: "", OF: digest}}
         clean = engine.images.get(digest)
         if code == NOT_CLEAN:
-            clean = made.commit(conf=labels, pause=False)
+            name, tag = name_of(digest).split(":")  # a commit without a name would never go
+            clean = made.commit(name, tag, conf=labels, pause=False)
         for name in {name_of(digest), name_of(clean.id)}:
             clean.tag(*name.split(":"))
     finally:

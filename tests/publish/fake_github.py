@@ -183,7 +183,8 @@ class Fake:
     def pull(self, asked: Json) -> Json:
         number = len(self.pulls) + 1
         head = {"ref": asked["head"], "label": f"owner:{asked['head']}", "sha": "1" * 40}
-        more = {"base": {"ref": asked["base"], "sha": "2" * 40}, "labels": []}
+        base = {"ref": asked["base"], "sha": "2" * 40, "repo": {"default_branch": "main"}}
+        more = {"base": base, "labels": []}
         url = f"https://github.com/owner/name/pull/{number}"
         text = {"title": asked["title"], "body": asked["body"]}
         return {"number": number, "state": "open", "html_url": url, "head": head} | more | text

@@ -28,7 +28,7 @@ class Opened:
     def review(self, **other: Any) -> tuple[bool, str, str]:
         """Whether it passes, the status's words, and the comment."""
         web = other.get("web", self.fake.url)
-        done = review_pull(self.github, 1, web, "https://x/runs/1")
+        done = review_pull(self.github, 1, web, "https://x/runs/1", other.get("event"))
         assert done is not None
         (comment,) = self.fake.comments
         return done[1], self.fake.statuses[-1]["description"], comment["body"]
@@ -55,10 +55,41 @@ def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opene
     passes, words, _ = opened.review()
     assert not passes and LABEL in words
     opened.fake.labels = [LABEL]
-    passes, _, comment = opened.review()
-    assert passes and "accepted by a maintainer" in comment
+    head = {"head": {"sha": opened.fake.head(1)}}
+    event = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
+    passes, words, comment = opened.review(event=event)
+    assert passes and "accepted by a maintainer" in comment and "was not checked" in words
+    assert "**Nobody has checked these rows" in comment
+    assert opened.review()[0], "it is remembered"
+    _push(opened)
+    assert not opened.review()[0], "and accepts no head that came after"
     opened.fake.assets |= {name: b"x" for name in kept}
-    assert not opened.review()[0], "forged evidence is no matter of a label"
+    head["head"]["sha"] = opened.fake.head(1)
+    assert not opened.review(event=event)[0], "forged evidence is no matter of a label"
+
+
+def test_results_are_merged_into_the_default_branch_alone(opened: Opened) -> None:
+    opened.fake.pulls[0]["base"]["ref"] = "old"
+    with pytest.raises(UserError, match="asks to merge into old"):
+        opened.review()
+    assert opened.fake.statuses[-1]["state"] == "failure"
+
+
+def test_a_bug_of_ours_is_no_success(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened.review()[0]
+    monkeypatch.setattr("kvci.actions.review.review", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        opened.review()
+    assert opened.fake.statuses[-1]["state"] == "failure"
+
+
+def _push(opened: Opened) -> None:
+    """A commit that changes nothing."""
+    bare = git.Repo(opened.origin)
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
+    tip = str(bare.git.rev_parse("kvci/results"))
+    made = bare.git.execute([*words, f"{tip}^{{tree}}", "-p", tip, "-m", "next"])
+    bare.git.update_ref("refs/heads/kvci/results", str(made))
 
 
 def test_evidence_that_lies_elsewhere_is_not_fetched(opened: Opened) -> None:
@@ -71,23 +102,19 @@ def test_a_pull_request_of_other_things_is_no_matter_of_ours(opened: Opened) -> 
     bare = git.Repo(opened.origin)
     bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
     assert review_pull(opened.github, 1, opened.fake.url, "") is None
-    assert not opened.fake.statuses and not opened.fake.comments
+    assert opened.fake.statuses[-1]["state"] == "success" and not opened.fake.comments
 
 
 def test_a_head_that_moves_while_it_is_read_is_not_judged(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = git.Repo(opened.origin)
     read = opened.github.blob
 
     def moves(sha: str) -> bytes:
-        words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
-        tip = str(bare.git.rev_parse("kvci/results"))
-        made = bare.git.execute([*words, f"{tip}^{{tree}}", "-p", tip, "-m", "next"])
-        bare.git.update_ref("refs/heads/kvci/results", str(made))
+        _push(opened)
         return read(sha)
 
     monkeypatch.setattr(opened.github, "blob", moves)
     with pytest.raises(UserError, match="has changed while it was read"):
         opened.review()
-    assert not opened.fake.statuses and not opened.fake.comments
+    assert opened.fake.statuses[-1]["state"] == "failure" and not opened.fake.comments

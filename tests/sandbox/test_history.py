@@ -1,5 +1,6 @@
 """What a model could read of the time after its base: nothing, wherever it was put."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from kvci.sandbox import Limits, SandboxFailed, engine, history
 from kvci.sandbox.docker import Docker
 from kvci.sandbox.engine import OWNER
-from kvci.sandbox.history import without_future
+from kvci.sandbox.history import Unfit, without_future
 from tests.made_images import calibration_image
 
 FILES = {"a.py": "x = 1\n"}
@@ -144,3 +145,68 @@ def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
     finally:
         box.close()
         engine.client().images.remove(f"{NAME}:bare", force=True)
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_what_git_does_not_see_is_removed_too(dirty: bool) -> None:
+    """A pack without its index, one that was never finished, and grafts."""
+    plant = """
+set -e; cd /testbed; git config user.name x; git config user.email x
+git checkout -q --detach; echo planted > a.py; git commit -qam planted; late=$(git rev-parse HEAD)
+git checkout -q main
+echo "$late" | git pack-objects --revs -q /tmp/made > /tmp/name
+cp /tmp/made-$(cat /tmp/name).pack .git/objects/pack/pack-$(cat /tmp/name).pack
+cp /tmp/made-$(cat /tmp/name).pack .git/objects/pack/tmp_pack_x
+echo "$(git rev-parse HEAD) $late" > .git/info/grafts
+rm -rf .git/logs /tmp/made* .git/ORIG_HEAD
+"""
+    if not dirty:
+        plant += "git -c gc.cruftPacks=false gc -q --prune=now; rm -rf .git/logs\n"
+        plant = plant.replace('echo "$(git', 'late=$late; echo "$(git')
+    box = Docker(calibration_image(), FILES)
+    try:
+        done = box.script(plant, Limits())
+        assert done.code == 0, done.output
+        box._container.commit(NAME, "litter")
+    finally:
+        box.close()
+    name = f"{NAME}:litter"
+    try:
+        clean = Docker(without_future(name))
+        try:
+            left = clean.script(
+                "cd /testbed; ls .git/objects/pack .git/info; git log --oneline", Limits()
+            )
+            said = left.output.decode()
+            assert "tmp_pack" not in said and "grafts" not in said and "planted" not in said
+            for pack in re.findall(r"(pack-\w+)\.pack", said):
+                assert f"{pack}.idx" in said
+            indexed = clean.script(
+                "cd /testbed; git fsck; git cat-file --batch-all-objects --batch | grep -a planted",
+                Limits(),
+            )
+            assert b"planted" not in indexed.output
+        finally:
+            clean.close()
+    finally:
+        remove(name)
+
+
+def test_a_strip_that_was_killed_says_nothing_of_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "STRIP", "exit 137")
+    box = Docker(calibration_image(), FILES)
+    try:
+        box._container.commit(NAME, "killed")
+    finally:
+        box.close()
+    try:
+        with pytest.raises(SandboxFailed) as failed:
+            without_future(f"{NAME}:killed")
+        assert type(failed.value) is SandboxFailed
+        monkeypatch.setattr(history, "STRIP", f"exit {history.UNFIT}")
+        with pytest.raises(Unfit):
+            without_future(f"{NAME}:killed")
+    finally:
+        remove(f"{NAME}:killed")
