@@ -19,13 +19,15 @@ from steps import Failed, Step, arguments, file, run, take
 USER, HOME = "kvci", Path("/var/lib/kvci")
 HERE, VENV, COMMAND = Path(__file__).parents[2], Path("/opt/kvci/venv"), Path("/usr/local/bin/kvci")
 PYTHON = (3, 11)
-PACKAGES = ("python3-venv", "git", "make", "cmake", "ninja-build", "g++", "docker.io")
+PACKAGES = ("python3-venv", "git", "make", "cmake", "ninja-build", "g++", "libicu-dev")
+DOCKER = "docker.io"
 NAMESPACES = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 SYSCTL = Path("/etc/sysctl.d/60-kvci.conf")
 
 
 def lacking() -> list[str]:
-    return [name for name in PACKAGES if not _installed(name)]
+    docker = () if shutil.which("docker") else (DOCKER,)  # Docker's own packages will do
+    return [name for name in (*PACKAGES, *docker) if not _installed(name)]
 
 
 def _installed(name: str) -> bool:
@@ -101,7 +103,12 @@ def main() -> None:
     words += ["/bin/bash", USER]
     runs = HOME / "runs"
     steps = [
-        Step(f"packages {' '.join(PACKAGES)}", lambda: not lacking(), install, "apt-get install"),
+        Step(
+            f"packages {' '.join(PACKAGES)}, and Docker",
+            lambda: not lacking(),
+            install,
+            "apt-get install",
+        ),
         Step(f"user {USER} with {HOME}", user, lambda: _run(*words), " ".join(words)),
         Step(
             f"{USER} may use Docker",

@@ -94,6 +94,10 @@ def check(server: Path, number: int, commit: str, pairs: tuple[str, ...]) -> boo
     return True
 
 
+def no_compiler() -> None:
+    raise Failed("nvcc is neither on the PATH nor in /usr/local/cuda/bin; install cuda-toolkit.")
+
+
 def build(source: Path, folder: Path, options: dict[str, str], jobs: int) -> None:
     """Compile in `<folder>.work`, and keep the server alone."""
     work = folder.with_name(f"{folder.name}.work")
@@ -157,8 +161,15 @@ def main() -> None:
         part.symlink_to(server)
         part.replace(link)
 
+    os.environ["PATH"] += ":/usr/local/cuda/bin"  # sudo has a PATH of its own
     take(
         [
+            Step(
+                "CUDA's compiler",
+                lambda: shutil.which("nvcc") is not None,
+                no_compiler,
+                "nothing: install NVIDIA's package cuda-toolkit",
+            ),
             Step(
                 f"llama.cpp's source in {source}",
                 (source / "CMakeLists.txt").is_file,

@@ -25,6 +25,8 @@ SCRIPTS = ("steps.py", "jit.py", "hook.py", "clean.py")
 HOOK = "#!/bin/sh\nexec /usr/bin/python3 /opt/kvci/runner/hook.py\n"
 RUNNER = """[Unit]
 Description=One job of GitHub Actions, then the next
+StartLimitIntervalSec=600
+StartLimitBurst=20
 Wants=network-online.target
 After=network-online.target docker.service
 

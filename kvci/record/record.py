@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
-from kvci.run.directory import Outcome
+from kvci.run.directory import INSTANT, RUN_ID, Outcome
 from kvci.serve.effective import Effective
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
@@ -44,8 +44,8 @@ class Record(Document):
     4: the evidence is one archive, and its digests are those of the redacted files."""
     kind: Literal["run"] = "run"
     row_id: str = Field(pattern=ROW_ID)
-    run_id: str
-    start: str
+    run_id: str = Field(pattern=RUN_ID)
+    start: str = Field(pattern=INSTANT)
     dataset: str
     arm: str
     position: int

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from kvci import __version__
 from kvci.errors import UserError
@@ -20,12 +20,15 @@ from kvci.serve.effective import asked_of, judge, read
 from kvci.spec import Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
+INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
+
 
 class Manifest(Document):
     """What was found when the run was created."""
 
-    run_id: str
-    start: str
+    run_id: str = Field(pattern=RUN_ID)
+    start: str = Field(pattern=INSTANT)
     spec_sha256: str
     model_sha256: str
     dataset_sha256: str

@@ -11,7 +11,7 @@ from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
-from kvci.run.directory import Manifest, RunDirectory, shards
+from kvci.run.directory import RUN_ID, Manifest, RunDirectory, shards
 from kvci.run.progress import Progress
 from kvci.run.regrade import dataset_sha256
 from kvci.run.sandboxes import Sandboxes, choose, supplies
@@ -36,7 +36,7 @@ def folder_of(out: str, name: str, shard: str) -> Path:
 
     Raises UserError for a run's id that is no folder's name, or a shard that is none.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name):
+    if not re.fullmatch(RUN_ID, name):
         raise UserError(
             f"'{name[:80]}' cannot name a run; use letters, digits and . _ + -, at most 200."
         )
