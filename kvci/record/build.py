@@ -1,7 +1,9 @@
 """A run directory -> its records, one an arm."""
 
+import json
 import re
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from kvci.errors import UserError
@@ -14,6 +16,7 @@ from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.settle import settle
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Spec
+from kvci.taxonomy import Verdict
 
 
 def build(run: Path, row: bool = True) -> list[Record]:
@@ -33,6 +36,7 @@ def _build(run: Path, row: bool) -> list[Record]:
             f"The log of {server} does not prove what was asked ({'; '.join(problems)}); "
             f"take the run up again with --run-id {manifest.run_id}."
         )
+    _hold(run, manifest, spec)
     outcomes = settle(RunDirectory(run).outcomes())
     if row and not (spec.verified and all(outcome.verified for outcome in outcomes)):
         raise UserError(
@@ -46,6 +50,35 @@ def _build(run: Path, row: bool) -> list[Record]:
         _record(run, manifest, spec, position, outcomes, superseded)
         for position in range(len(spec.arms))
     ]
+
+
+def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
+    """Each trial is one that was planned, once, and lies where it says; and so do its patch, its
+    tests' report and the log that proves it. Raises UserError."""
+    arms, planned = {arm.id for arm in spec.arms}, set(manifest.planned)
+    found = (run.glob(f"{where}/*/*/*/outcome.json") for where in ("trials", "superseded/*"))
+    for path in chain(*found):
+        one, shown = Outcome.read(path), path.relative_to(run)
+        if path.parts[-4:-1] != (one.arm, one.instance, str(one.seed)):
+            raise UserError(f"{shown} is of {one.arm}, {one.instance}, seed {one.seed}.")
+        if not (one.arm in arms and one.instance in planned and one.seed in spec.seeds):
+            raise UserError(f"{shown} was never planned.")
+        patch = path.with_name("patch.diff")
+        if patch.exists() and sha256_of(patch.read_bytes()) != one.patch_sha256:
+            raise UserError(f"{shown} names another patch than the one beside it.")
+        report = path.parent / "grade" / "report.json"
+        if report.exists() and _resolved(report) != (one.verdict is Verdict.RESOLVED):
+            raise UserError(f"{shown} says {one.verdict}, and the report of its tests does not.")
+        log = run / "servers" / f"{one.server}.log"
+        if spec.verified and one.server and not log.exists():
+            raise UserError(f"{shown} names the log {log.name}, which is not there.")
+
+
+def _resolved(report: Path) -> bool:
+    try:
+        return bool(json.loads(report.read_bytes())["resolved"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{report} is no report of swebench's.") from None
 
 
 def _record(

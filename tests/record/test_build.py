@@ -1,13 +1,15 @@
 """A run directory becomes records, or a sentence says why not."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.errors import UserError
-from kvci.files import write_atomic
+from kvci.files import sha256_of, write_atomic
 from kvci.record.build import build
 from kvci.record.record import Record, read, read_all
 from kvci.report.main import record_run
@@ -147,4 +149,38 @@ def test_an_outcome_whose_class_and_verdict_do_not_go_together_is_refused(tmp_pa
     path = run / "trials" / "f16-f16" / "a" / "0" / "outcome.json"
     path.write_text(path.read_text().replace('"resolved"', '"empty_patch"'))
     with pytest.raises(UserError, match="do not go together"):
+        build(run)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ({"instance": "b"}, "is of f16-f16, b, seed 0"),
+        ({"arm": "q4_0-q4_0"}, "is of q4_0-q4_0"),
+        ({"seed": 1}, "seed 1"),
+        ({"verdict": Verdict.TESTS_FAIL, "cls": Class.A11A}, "the report of its tests does not"),
+        ({"patch_sha256": "1" * 64}, "names another patch"),
+        ({"server": "f16-f16.7"}, "names the log f16-f16.7.log"),
+    ],
+)
+def test_a_trial_is_held_against_what_lies_beside_it(
+    spoil: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    run = made(tmp_path / "run")
+    folder = run / "trials" / "f16-f16" / "a" / "0"
+    patch, report = b"+x\n", {"resolved": True}
+    write_atomic(folder / "patch.diff", patch)
+    write_atomic(folder / "grade" / "report.json", json.dumps(report).encode())
+    good = outcome("f16-f16", "a", patch_sha256=sha256_of(patch))
+    put(run, good)
+    build(run)
+    write_atomic(folder / "outcome.json", good.model_copy(update=spoil).model_dump_json())
+    with pytest.raises(UserError, match=says):
+        build(run)
+
+
+def test_a_trial_that_was_never_planned_is_told(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    put(run, outcome("f16-f16", "c"))
+    with pytest.raises(UserError, match="was never planned"):
         build(run)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from kvci.errors import UserError
+from kvci.files import sha256_of
 from kvci.record.build import build
 from kvci.record.evidence import unpack, write
+from kvci.run.directory import Outcome
 from tests.record.test_build import made
 from tests.record.test_merge import shard
 
@@ -23,7 +25,10 @@ def telling(path: Path) -> None:
     folder = path / "trials" / "f16-f16" / "a" / "0"
     lines = [json.dumps({"step": 1, "observation": text}), '{"half": "']
     (folder / "trajectory.jsonl").write_text("\n".join(lines))
-    (folder / "patch.diff").write_bytes(b"+/home/jane \xff\n")
+    patch = b"+/home/jane \xff\n"
+    (folder / "patch.diff").write_bytes(patch)
+    told = Outcome.read(folder / "outcome.json")
+    told.model_copy(update={"patch_sha256": sha256_of(patch)}).write(folder / "outcome.json")
     (path / "servers" / "f16-f16.0.log").write_text(text, errors="surrogateescape")
 
 
