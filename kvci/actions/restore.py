@@ -10,7 +10,7 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.publish.github import GitHub
 from kvci.record.evidence import unpack
-from kvci.run.directory import Manifest, RunDirectory
+from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.main import folder_of
 
 MAX_BYTES = 2 << 30
@@ -70,9 +70,12 @@ def restore(before: Path, out: str, run_id: str, shard: str) -> str:
     found = unpack(archive, place)
     part = found / folder.name if shard != "1/1" else found
     theirs, ours = _done(part), _done(folder)
-    if ours and not ours < theirs:
+    if ours and theirs <= ours:
         shutil.rmtree(place)
         return f"this machine has all of it ({len(ours)} trials)"
+    if ours - theirs - _aside(part) and len(ours) >= len(theirs):
+        shutil.rmtree(place)
+        return f"this machine has more of it ({len(ours)} trials, and {len(theirs)} were uploaded)"
     manifest = Manifest.read(part / "manifest.json")
     if manifest.run_id != run_id:
         raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
@@ -92,6 +95,12 @@ def began(before: Path) -> str:
             found = unpack(archive, Path(place))
             starts += [Manifest.read(path).start for path in found.rglob("manifest.json")]
     return min(starts, default="")
+
+
+def _aside(folder: Path) -> set[tuple[str, str, int, str]]:
+    """Trials of blocks that broke, which another machine put aside and ran again."""
+    paths = folder.glob("superseded/*/*/*/*/outcome.json")
+    return {(one.arm, one.instance, one.seed, one.start) for one in map(Outcome.read, paths)}
 
 
 def _done(folder: Path) -> set[tuple[str, str, int, str]]:

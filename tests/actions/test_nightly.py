@@ -16,11 +16,11 @@ from kvci.errors import UserError
 from kvci.publish.github import GitHub
 from kvci.record.build import build
 from kvci.record.evidence import pack
-from kvci.run.directory import Manifest, RunDirectory
+from kvci.run.directory import Manifest, Outcome, RunDirectory
 from tests.compare.made import run as run_of
 from tests.conftest import ROOT
 from tests.publish.fake_github import Fake, serving
-from tests.record.test_build import made
+from tests.record.test_build import made, put
 from tests.record.test_merge import shard
 
 
@@ -145,3 +145,21 @@ def test_what_this_machine_has_and_the_other_has_not_stays(work: Path) -> None:
 def test_what_names_no_run_is_a_sentence(work: Path, run_id: str, shard_: str) -> None:
     with pytest.raises(UserError):
         restore(work, str(work), run_id, shard_)
+
+
+def test_what_another_machine_put_aside_and_ran_again_is_not_run_a_third_time(work: Path) -> None:
+    """Night one here ends within a block, night two there runs the block again and goes on."""
+    before, here = work / "before", work / "here"
+    before.mkdir()
+    there = made(work / "there" / "run")
+    made(here / "run")
+    old = here / "run" / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
+    half = Outcome.read(old).model_copy(update={"start": "2026-01-01T00:00:07Z"})
+    half.write(old)
+    archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
+    archive.write_bytes(pack(there))
+    assert "this machine has more of it" in restore(before, str(here), "run", "1/1")
+    put(there, half, "superseded/0")
+    archive.write_bytes(pack(there))
+    assert "3 trials, of which 3 were here" in restore(before, str(here), "run", "1/1")
+    assert not [o for o in RunDirectory(here / "run").outcomes() if o.start == half.start]
