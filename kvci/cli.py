@@ -740,7 +740,8 @@ def ci_restore(before: Path, out: str, run_id: str, shard: str) -> None:
     """Go on with what another machine did, if this one knows less of it."""
     from kvci.actions.restore import restore
 
-    click.echo(restore(before, out, run_id, shard))
+    for line in restore(before, out, run_id, shard):
+        click.echo(line)
 
 
 @ci.command("nightly")

@@ -1,6 +1,7 @@
 """The nightly job: which experiment goes on tonight, and whether a runner took last night's."""
 
 import hashlib
+import itertools
 import tomllib
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from kvci.serve.model import locate
 from kvci.spec import Spec, load
 from kvci.tasks.dataset import load as load_dataset
 
-WORKFLOW = "benchmark.yml"
+WORKFLOW, JOB = "benchmark.yml", "run"
 
 
 class Nightly(Document):
@@ -32,13 +33,19 @@ class Nightly(Document):
 
 
 def nightly(github: GitHub, branch: str, results: str) -> bool:
-    """Start the next experiment's workflow; False if last night's still waits for a runner.
+    """Start the next experiment's workflow; False if no runner took last night's.
 
     `branch` is the workflow's, `results` the one of unmerged rows. Raises UserError.
     """
     asked = _asked(EXPERIMENTS / "nightly.toml")
-    if since := github.queued_since(WORKFLOW):
-        summary(f"**No runner has taken the benchmark since {since}.** Nothing more is started.\n")
+    runs = github.runs(WORKFLOW, JOB)
+    if working := next((run for run in runs if run.state == "works"), None):
+        summary(f"**The benchmark of {working.created} is at work.** Nothing more is started.\n")
+        return True
+    lost = list(itertools.takewhile(lambda run: run.state in ("waits", "given up"), runs))
+    untaken = f"**No runner has taken the benchmark since {lost[-1].created}.**" if lost else ""
+    if any(run.state == "waits" for run in lost):
+        summary(f"{untaken} Nothing more is started.\n")
         return False
     records = _records(github, results).values()
     lines, chosen = [], ""
@@ -56,8 +63,9 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
             lines.append(f"- {name}: goes on, {done} of {total} trials are done" if mine
                          else f"- {name}: begins")  # fmt: skip
     head = f"Tonight: {chosen}" if chosen else "All experiments are done"
-    summary("\n".join([f"**{head}**", "", *lines, ""]))
-    return True
+    heads = [untaken, ""] if untaken else []
+    summary("\n".join([*heads, f"**{head}**", "", *lines, ""]))
+    return not untaken
 
 
 def _form(asked: Nightly, name: str, run_id: str) -> dict[str, str]:

@@ -54,16 +54,19 @@ def _only_file(archive: bytes, name: str) -> bytes:
         raise UserError(f"The artifact {name} is not what kvci uploads: {error}.") from None
 
 
-def restore(before: Path, out: str, run_id: str, shard: str) -> str:
-    """Take up a shard from the evidence in `before`, if this machine knows less of it; in words.
+def restore(before: Path, out: str, run_id: str, shard: str) -> list[str]:
+    """Take up a shard from the evidence below `before`, where this machine knows less of it; in
+    words.
 
     What another machine knows and this one too stays this one's: it is not redacted. Raises
     UserError.
     """
-    archive = before / f"{artifact_name(run_id, shard)}.tar.gz"
-    folder = folder_of(out, run_id, shard)
-    if not archive.exists():
-        return "no earlier job left evidence of it"
+    name, folder = f"{artifact_name(run_id, shard)}.tar.gz", folder_of(out, run_id, shard)
+    said = [_take_up(path, folder, run_id, shard) for path in sorted(before.rglob(name))]
+    return said or ["no earlier job left evidence of it"]
+
+
+def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     place = folder.parent / f".{folder.name}-before"
     shutil.rmtree(place, ignore_errors=True)  # of a job that was cut off
     place.mkdir(parents=True)
@@ -81,7 +84,9 @@ def restore(before: Path, out: str, run_id: str, shard: str) -> str:
         raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
     manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
     if folder.exists():
-        folder.rename(folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}")
+        aside = folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}"
+        shutil.rmtree(aside, ignore_errors=True)  # the same trials, or fewer
+        folder.rename(aside)
     part.rename(folder)
     shutil.rmtree(place, ignore_errors=True)
     return f"taken up from an earlier job: {len(theirs)} trials, of which {len(ours)} were here"

@@ -8,7 +8,7 @@ import itertools
 import re
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -18,6 +18,7 @@ API = "https://api.github.com"
 TRIES = 5
 TIMEOUT_S = 60.0
 PAGE = 100
+LAST_RUNS = 10
 MAX_COMMENT = 60_000
 """GitHub takes 65,536 characters."""
 REMEDIES = {
@@ -62,6 +63,14 @@ class Artifact:
     branch: str
     foreign: bool
     """Of a fork's workflow."""
+
+
+@dataclass(frozen=True)
+class WorkflowRun:
+    created: str
+    state: Literal["waits", "works", "given up", "done"]
+    """Its jobs wait for a runner; some job is at work; they ended without ever having a runner;
+    else."""
 
 
 @dataclass
@@ -236,11 +245,20 @@ class GitHub:
         url = f"{self.api}/repos/{self.repository}/actions/artifacts/{number}/zip"
         return fetch(url, max_bytes, dict(self._http.headers))
 
-    def queued_since(self, workflow: str) -> str:
-        """When the oldest run of a workflow was made that waits for a runner; empty if none."""
+    def runs(self, workflow: str, job: str) -> list[WorkflowRun]:
+        """The last runs of a workflow, the newest first, by what became of their jobs named
+        `job` and something."""
         path = f"/actions/workflows/{workflow}/runs"
-        found = self._call("GET", path, params={"status": "queued", "per_page": PAGE})
-        return min((str(one["created_at"]) for one in found["workflow_runs"]), default="")
+        found = self._call("GET", path, params={"per_page": LAST_RUNS})["workflow_runs"]
+        return [
+            WorkflowRun(str(one["created_at"]), _state(one, self._jobs(one["id"], job)))
+            for one in found
+        ]
+
+    def _jobs(self, run: int, name: str) -> list[dict[str, Any]]:
+        found = self._call("GET", f"/actions/runs/{run}/jobs", params={"per_page": PAGE})["jobs"]
+        # called from another workflow, its job's name stands before it
+        return [one for one in found if re.search(rf"(^|/ ){re.escape(name)} ", one["name"])]
 
     def run_created(self, number: int) -> str:
         """When a workflow's run was made, in UTC; its attempts do not change that."""
@@ -300,6 +318,14 @@ def _asset(release: dict[str, Any], name: str, size: int) -> str:
         if asset["name"] == name and asset["state"] == "uploaded" and asset["size"] == size:
             return str(asset["browser_download_url"])
     return ""
+
+
+def _state(run: dict[str, Any], jobs: list[dict[str, Any]]) -> Any:
+    """A job that no runner takes is ended after a day; a run is then completed as any other."""
+    untaken = [one for one in jobs if not one["runner_id"]]
+    if run["status"] == "completed":
+        return "given up" if jobs and untaken == jobs else "done"
+    return "waits" if jobs and untaken == jobs else "works"
 
 
 def fetch(url: str, max_bytes: int, headers: dict[str, str] | None = None) -> bytes:

@@ -61,7 +61,9 @@ runs:
   using: composite
   steps:
     - shell: bash
-      run: mkdir -p "$TO" && cp -r "$FAKE_ARTIFACTS"/$PATTERN "$TO/"
+      run: |
+        mkdir -p "$TO"
+        for one in "$FAKE_ARTIFACTS"/$PATTERN; do [ ! -e "$one" ] || cp -r "$one" "$TO/"; done
       env: {PATTERN: "${{ inputs.pattern || inputs.name }}", TO: "${{ inputs.path }}"}
 """,
 }

@@ -136,7 +136,8 @@ def test_a_night_starts_the_next_experiment(here: GitHubHere) -> None:
     (asked,) = here.fake.dispatched
     assert asked["path"].endswith("/workflows/benchmark.yml/dispatches")
     assert asked["inputs"]["run_id"] == _run_id(asked["inputs"]["experiment"])
-    here.fake.queued = ["2026-11-21T20:23:00Z"]
+    job = {"id": 1, "name": "run 1/1", "status": "queued", "runner_id": None}
+    here.fake.runs = [("2026-11-21T20:23:00Z", "queued", [job])]
     waits = here.act("schedule", "nightly.yml")
     assert waits.code == 1 and "No runner has taken the benchmark since 2026-11-21" in waits.log
     assert len(here.fake.dispatched) == 1

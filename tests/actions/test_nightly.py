@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,12 +81,49 @@ def bare(work: Path) -> Path:
     return work / "origin.git"
 
 
-def test_a_runner_that_took_nothing_is_said_and_nothing_is_piled_up(fake: Fake, work: Path) -> None:
-    fake.queued = ["2026-11-21T20:23:00Z", "2026-11-20T20:23:00Z"]
-    assert not nightly(github(fake), "main", "kvci/results")
-    said = (work / "summary.md").read_text()
-    assert "No runner has taken the benchmark since 2026-11-20T20:23:00Z" in said
-    assert not fake.dispatched
+def started(at: int, status: str, *jobs: tuple[str, int | None]) -> tuple[str, str, list[Any]]:
+    """A run of a night, and its jobs with their runners."""
+    named = [{"id": 1, "name": name, "status": status, "runner_id": who} for name, who in jobs]
+    return f"2026-11-{at}T20:23:00Z", status, named
+
+
+@pytest.mark.parametrize(
+    ("runs", "says", "starts", "fine"),
+    [
+        ([started(21, "queued", ("plan", 1), ("run 1/1", None))], "since 2026-11-21", False, False),
+        (
+            [
+                started(21, "queued", ("plan", 1), ("run 1/1", None)),
+                started(20, "completed", ("plan", 1), ("benchmark / run 1/1", 0)),
+                started(19, "completed", ("plan", 1), ("run 1/1", 7)),
+            ],
+            "since 2026-11-20",
+            False,
+            False,
+        ),
+        ([started(21, "completed", ("run 1/1", None))], "since 2026-11-21", True, False),
+        ([started(21, "completed", ("run 1/1", 7))], "Tonight: one", True, True),
+        ([started(21, "completed", ("plan", 1))], "Tonight: one", True, True),
+        ([started(21, "in_progress", ("run 1/2", 7), ("run 2/2", None))], "at work", False, True),
+        ([started(21, "in_progress", ("plan", 1))], "at work", False, True),
+        (
+            [
+                started(21, "queued", ("run 1/1", None)),
+                started(20, "in_progress", ("run 1/1", 7)),
+            ],
+            "2026-11-20T20:23:00Z is at work",
+            False,
+            True,
+        ),
+    ],
+)
+def test_a_runner_that_takes_nothing_is_told_from_one_that_works(
+    runs: list[Any], says: str, starts: bool, fine: bool, fake: Fake, work: Path
+) -> None:
+    fake.origin, fake.runs = bare(work), runs
+    assert nightly(github(fake), "main", "kvci/results") is fine
+    assert says in (work / "summary.md").read_text()
+    assert bool(fake.dispatched) is starts
 
 
 def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:
@@ -118,13 +156,30 @@ def test_another_machine_goes_on_with_what_was_uploaded(
     assert planned.before == 2
     assert planned.start == Manifest.read(run / "shard-1-of-2" / "manifest.json").start
     for number in (1, 2):
-        said = restore(work / "before", str(work / "here"), "run", f"{number}/2")
+        (said,) = restore(work / "before", str(work / "here"), "run", f"{number}/2")
         assert "taken up" in said
-        again = restore(work / "before", str(work / "here"), "run", f"{number}/2")
+        (again,) = restore(work / "before", str(work / "here"), "run", f"{number}/2")
         assert "this machine has all of it" in again
     assert pack(work / "here" / "run") == pack(run)
     assert [one.row_id for one in build(work / "here" / "run")] == [o.row_id for o in build(run)]
     assert not list((work / "here" / "run").glob(".*"))
+
+
+def one(lines: list[str]) -> str:
+    (line,) = lines
+    return line
+
+
+def test_an_earlier_attempt_of_the_job_is_gone_on_with(work: Path) -> None:
+    """Plan's evidence is of the night before, the attempt's of an hour ago."""
+    before, name = work / "before", artifact_name("run", "1/1")
+    (before / name).mkdir(parents=True)
+    there = made(work / "there" / "run")
+    (before / name / f"{name}.tar.gz").write_bytes(pack(there))
+    next((there / "trials").rglob("outcome.json")).unlink()
+    (before / f"{name}.tar.gz").write_bytes(pack(there))
+    assert len(restore(before, str(work / "here"), "run", "1/1")) == 2
+    assert len(RunDirectory(work / "here" / "run").outcomes()) == 3
 
 
 def test_what_this_machine_has_and_the_other_has_not_stays(work: Path) -> None:
@@ -134,9 +189,9 @@ def test_what_this_machine_has_and_the_other_has_not_stays(work: Path) -> None:
     made(here / "run")
     archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
     archive.write_bytes(pack(there))
-    assert "has all of it" in restore(before, str(here), "run", "1/1")
+    assert "has all of it" in one(restore(before, str(here), "run", "1/1"))
     next((here / "run" / "trials").rglob("outcome.json")).unlink()
-    assert "3 trials, of which 2 were here" in restore(before, str(here), "run", "1/1")
+    assert "3 trials, of which 2 were here" in one(restore(before, str(here), "run", "1/1"))
     assert len(RunDirectory(here / "run").outcomes()) == 3
     assert [path.name for path in here.glob(".*")] == [".run.2-of-3"]
 
@@ -158,8 +213,8 @@ def test_what_another_machine_put_aside_and_ran_again_is_not_run_a_third_time(wo
     half.write(old)
     archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
     archive.write_bytes(pack(there))
-    assert "this machine has more of it" in restore(before, str(here), "run", "1/1")
+    assert "this machine has more of it" in one(restore(before, str(here), "run", "1/1"))
     put(there, half, "superseded/0")
     archive.write_bytes(pack(there))
-    assert "3 trials, of which 3 were here" in restore(before, str(here), "run", "1/1")
+    assert "3 trials, of which 3 were here" in one(restore(before, str(here), "run", "1/1"))
     assert not [o for o in RunDirectory(here / "run").outcomes() if o.start == half.start]

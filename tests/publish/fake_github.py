@@ -41,8 +41,8 @@ class Fake:
     artifacts: list[Json] = field(default_factory=list)
     zips: dict[int, bytes] = field(default_factory=dict)
     """An artifact's number -> its content."""
-    queued: list[str] = field(default_factory=list)
-    """When the runs were made that wait for a runner."""
+    runs: list[tuple[str, str, list[Json]]] = field(default_factory=list)
+    """Of benchmark.yml: when it was made, its status, its jobs."""
     pulls: list[Json] = field(default_factory=list)
     releases: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)
@@ -130,9 +130,16 @@ class Fake:
             found_ = {"total_count": len(some), "artifacts": some}
             return 200, self.fits(schema.ReposOwnerRepoActionsArtifactsGetResponse200, found_)
         if path == "/actions/workflows/benchmark.yml/runs":
-            runs = [{"id": n, "created_at": at} for n, at in enumerate(self.queued)]
+            runs = [
+                {"id": n, "created_at": at, "status": status}
+                for n, (at, status, _) in enumerate(self.runs)
+            ]
             waiting = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdRunsGetResponse200
             return 200, self.fits(waiting, {"total_count": len(runs), "workflow_runs": runs})
+        if found := re.fullmatch(r"/actions/runs/(\d+)/jobs", path):
+            some = self.runs[int(found[1])][2]
+            listed = schema.ReposOwnerRepoActionsRunsRunIdJobsGetResponse200
+            return 200, self.fits(listed, {"total_count": len(some), "jobs": some})
         if found := re.fullmatch(r"/compare/(\w+)\.\.\.(\w+)", path):
             sha = self.git("merge-base", *found.groups())
             return 200, self.fits(schema.CommitComparison, {"merge_base_commit": {"sha": sha}})
