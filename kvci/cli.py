@@ -519,7 +519,12 @@ def publish(
     found = publish(folder, target, None if dry_run else github_of(repository))
     if dry_run:
         click.echo(f"{found.title}\n\n{found.body}")
-    click.echo(found.url or ("nothing was sent" if dry_run else "the base has all rows already"))
+    said = found.url or ("nothing was sent" if dry_run else "the base has all rows already")
+    click.echo(said)
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from kvci.actions.outputs import summary
+
+        summary(f"**{found.title}**\n\n{said}\n")
 
 
 @main.group()

@@ -4,14 +4,24 @@ import os
 import tempfile
 from pathlib import Path
 
-from kvci.actions.outputs import output
+from kvci.actions.outputs import bars, output, summary
 from kvci.actions.restore import artifact_name
+from kvci.plan import INTERIM
 from kvci.record.evidence import write
+from kvci.report.tables import row
+from kvci.run.directory import Manifest, RunDirectory
 from kvci.run.main import folder_of
+from kvci.run.settle import settle
+from kvci.run.summary import summarize
+from kvci.spec import Spec
+from kvci.taxonomy import titled
+
+HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "How they ended")
 
 
 def evidence(out: str, run_id: str, shard: str) -> None:
-    """The outputs name the archive and its artifact; none if the run has not begun.
+    """The outputs name the archive and its artifact; none if the run has not begun. The summary
+    has counts: what they mean only all shards together say.
 
     Raises UserError for what cannot name a run or a shard.
     """
@@ -24,3 +34,22 @@ def evidence(out: str, run_id: str, shard: str) -> None:
     part = "" if folder == whole else folder.name
     print(f"{archive}, sha256 {write(whole, archive, part)}")
     output(archive=str(archive), artifact=name)
+    summary(told(folder))
+
+
+def told(folder: Path) -> str:
+    """The counts of one shard, first how far it is."""
+    manifest, spec = Manifest.read(folder / "manifest.json"), Spec.read(folder / "spec.json")
+    count = len(manifest.planned) * len(spec.seeds)
+    outcomes = settle(RunDirectory(folder).outcomes())
+    found = summarize(manifest.run_id, [arm.id for arm in spec.arms], count, outcomes)
+    rows = [
+        (arm.arm, f"{arm.done}/{arm.planned}", str(arm.resolved), str(arm.infrastructure),
+         ", ".join(f"{number} {titled(cls)}" for cls, number in arm.classes.items()))
+        for arm in found.arms
+    ]  # fmt: skip
+    done, asked = (sum(getattr(arm, what) for arm in found.arms) for what in ("done", "planned"))
+    head = f"**{done} of {asked} trials are done**" + ("" if found.complete else f" ({INTERIM})")
+    shares = [arm.resolved / max(1, arm.done) for arm in found.arms]
+    plot = bars("Resolved of the trials done, %", [arm.arm for arm in found.arms], shares)
+    return "\n".join([head, "", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), "", plot])

@@ -20,7 +20,9 @@ INPUTS_MAX_CHARS = 65_535
 
 Form = TypeVar("Form", bound=Document)
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,150}$"
-Number = Annotated[int, Field(gt=0)]
+Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
+SHARDS_MAX, BUDGET_MAX_MINUTES = 256, 5 * 24 * 60 - 60
+"""GitHub's own limits: of a matrix, and of a self-hosted job less an hour for what comes after."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(max_length=500)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -40,10 +42,10 @@ class Inputs(Document):
     limit: Number | None = None
     context: Number | None = None
     slots: Number | None = None
-    seeds: Annotated[str, Field(pattern=r"^\d+(, *\d+)*$")] | None = None
-    shards: Number | None = None
+    seeds: Annotated[str, Field(pattern=r"^\d{1,9}(, *\d{1,9})*$", max_length=500)] | None = None
+    shards: Annotated[int, Field(gt=0, le=SHARDS_MAX)] | None = None
     margin: Share | None = None
-    time_budget: Number | None = None
+    time_budget: Annotated[int, Field(gt=0, le=BUDGET_MAX_MINUTES)] | None = None
     """Minutes."""
     base_rate: Share | None = None
     """The share that the baseline is expected to resolve, for the plan alone."""
@@ -102,6 +104,8 @@ def _form(text: str, kind: type[Form]) -> Form:
             raise UserError(f"The input {bad[0][:40]!r} holds a line's end or a control character.")
         filled = {name: value for name, value in given.items() if not _empty(value)}
         return kind.model_validate(filled)
+    except RecursionError:
+        raise UserError("The workflow's inputs are no JSON that a form makes.") from None
     except ValueError as error:
         raise UserError(f"The workflow's inputs are not valid: {first_problem(error)}.") from None
 

@@ -3,12 +3,16 @@
 Its files come as bytes; the base is trusted, the head and the evidence are not.
 """
 
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from kvci.compare.comparison import compare
+from kvci.compare.evidence import Comparison
 from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.files import sha256_of
@@ -16,10 +20,12 @@ from kvci.publish.branch import BENCHMARKS, RESULTS
 from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Imported, Record, by_run, file_name, parse
-from kvci.report.benchmarks import render
-from kvci.report.comparison import markdown
+from kvci.report.benchmarks import EMPTY, prose, render
+from kvci.report.comparison import markdown, verdict
+from kvci.report.tables import row
 from kvci.taxonomy import INFRASTRUCTURE
 
+HEADER = ("New row", "Trials", "Resolved", "Verdict")
 MAX_RECORD_BYTES = 20 << 20
 Files = Mapping[str, bytes]
 """Path in the repository -> content, of BENCHMARKS.md and the records."""
@@ -34,6 +40,8 @@ class Review:
     new: tuple[Record, ...]
     problems: tuple[str, ...]
     unattested: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What a person should look at."""
 
     def passes(self, accepted: bool) -> bool:
         return not self.problems and (accepted or not self.unattested)
@@ -65,7 +73,11 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
     unattested: list[str] = []
     for arms in by_run(new).values():
         _attest(arms, fetch, problems, unattested)
-    return Review(tuple(new), tuple(problems), tuple(unattested))
+    changed = _prose(base, head, records)
+    problems += [f"{BENCHMARKS} has a line like a row's that is none: {x[:200]}" for x in changed
+                 if re.search(r"[|<]|```|~~~", x)]  # fmt: skip
+    notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in changed]
+    return Review(tuple(new), tuple(problems), tuple(unattested), (*notes, *_notes(new)))
 
 
 def _record(path: str, content: bytes) -> Record | Imported:
@@ -114,6 +126,32 @@ def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
         return []
     wrong = next((line for line in old if line not in new), "a line is missing")
     return [f"{BENCHMARKS} is not what the records give: {wrong[:300]}"]
+
+
+def _prose(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
+    """Lines outside of kvci's tables that neither the base has nor the records give."""
+    try:
+        known = prose(render(base.get(BENCHMARKS, EMPTY.encode()).decode(), list(records.values())))
+        there = prose(head.get(BENCHMARKS, b"").decode())
+    except (UserError, UnicodeDecodeError):
+        return []  # it is among the problems
+    return list((Counter(there) - Counter(known)).elements())
+
+
+def _notes(new: Sequence[Record]) -> list[str]:
+    found = []
+    for arms in by_run(new).values():
+        if (asked := len(arms[0].spec["arms"])) > len(arms):
+            found.append(f"{arms[0].run_id}: {asked - len(arms)} of {asked} arms have no record")
+        for record in arms:
+            dropped = sum(trial.cls in INFRASTRUCTURE for trial in record.counted)
+            old = sum(trial.superseded for trial in record.trials)
+            lacking = record.total - len(record.counted)
+            counts = ((lacking, "not done yet"), (dropped, "ended by infrastructure"),
+                      (old, "superseded"))  # fmt: skip
+            if told := ", ".join(f"{count} {what}" for count, what in counts if count):
+                found.append(f"{record.row_id}: trials {told}")
+    return found
 
 
 def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: list[str]) -> None:
@@ -174,18 +212,36 @@ def comment(found: Review, accepted: bool) -> str:
         head = "accepted by a maintainer" if accepted else "a maintainer's label may accept it"
         lines += ["", f"Unattested ({head}):", ""]
         lines += [f"- {_plain(line)}" for line in found.unattested]
-    for arms in by_run(found.new).values():
-        lines += ["", f"# {_plain(arms[0].run_id)}", ""]
-        if not arms[0].rerun and len(arms) > 1:
-            lines.append(markdown(compare([own_side(record) for record in arms])))
-        for record in arms:
-            dropped = sum(trial.cls in INFRASTRUCTURE for trial in record.counted)
-            old = sum(trial.superseded for trial in record.trials)
-            lines.append(
-                f"- {_plain(record.row_id)}: {len(record.counted)} of {record.total} trials, "
-                f"{dropped} ended by infrastructure, {old} superseded"
-            )
+    made = {run: _compared(arms) for run, arms in by_run(found.new).items()}
+    if found.new:
+        lines += ["", row(HEADER), "|---" * len(HEADER) + "|"]
+        lines += [row(cells) for run, arms in by_run(found.new).items()
+                  for cells in _cells(arms, made[run])]  # fmt: skip
+    notes = [*found.notes, *(w for one in made.values() if one for w in one.warnings)]
+    if notes:
+        lines += ["", "Look at:", "", *(f"- {_plain(note)}" for note in notes)]
+    for run, one in made.items():
+        if one:
+            name = by_run(found.new)[run][0].run_id
+            lines += ["", f"<details><summary>{escape(name)}, compared</summary>", ""]
+            lines += [markdown(one), "", "</details>"]
     return "\n".join(lines)
+
+
+def _compared(arms: Sequence[Record]) -> Comparison | None:
+    alone = arms[0].rerun or len(arms) < 2
+    return None if alone else compare([own_side(record) for record in arms])
+
+
+def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[str, ...]]:
+    words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
+    for record in arms:
+        yield (
+            _plain(record.row_id),
+            f"{len(record.counted)}/{record.total}",
+            str(record.resolved),
+            "targeted rerun" if record.rerun else words.get(record.row_id, "the baseline"),
+        )
 
 
 def _plain(text: str) -> str:

@@ -117,3 +117,12 @@ def _fill(
     new = [tables.row(texts) for name, texts in wanted.items() if name not in kept]
     rows = [*new, *kept.values()] if new_on_top else [*kept.values(), *new]
     return tables.replace(lines, table, rows)
+
+
+def prose(text: str) -> list[str]:
+    """The lines of a text that are in none of kvci's tables. Raises UserError."""
+    lines = tables.lines_of(text)
+    headers = (LOG, RERUNS, *(own.header for own in OWN), earlier.HEADER)
+    found = [table for header in headers if (table := tables.find(lines, header))]
+    ours = {number for table in found for number in range(table.first - 2, table.last)}
+    return [line.strip() for number, line in enumerate(lines) if number not in ours]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kvci.actions.collect import collect, told
+from kvci.actions.evidence import evidence
 from kvci.errors import UserError
 from kvci.record.evidence import pack
 from tests.record.test_build import made
@@ -25,6 +26,19 @@ def test_shards_become_one_run_and_a_summary_with_its_verdict_first(tmp_path: Pa
     assert plot.startswith("```mermaid\nxychart-beta") and 'x-axis ["f16-f16", "q8_0-q8_0"]' in plot
     with pytest.raises(UserError, match="is there already"):
         collect(tmp_path / "evidence", tmp_path / "made")
+
+
+def test_a_shard_says_how_far_it_is_and_claims_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "run")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
+    evidence(str(tmp_path), "run", "1/1")
+    head, table, plot = (tmp_path / "summary.md").read_text().strip().split("\n\n")
+    assert head == "**3 of 4 trials are done** (interim, no verdict)"
+    assert "| q8_0-q8_0 | 1/2 | 1 | 0 |" in table and plot.startswith("```mermaid")
+    assert (tmp_path / "evidence-run.tar.gz").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x1f\x8b\x08\x00junk"])

@@ -66,6 +66,10 @@ def test_a_form_becomes_a_spec_s_words() -> None:
         ("margin", "nan"),
         ("margin", "2"),
         ("shards", "1e9x"),
+        ("shards", "257"),
+        ("time_budget", "999999999999"),
+        ("seeds", "9" * 5000),
+        ("limit", "9" * 5000),
         ("unknown", "x"),
         ("publish", "perhaps"),
     ],
@@ -75,7 +79,9 @@ def test_what_is_hostile_or_wrong_is_a_sentence(name: str, value: str) -> None:
         inputs(json.dumps({name: value}))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"a": 1' + " " * 70_000])
+@pytest.mark.parametrize(
+    "text", ["[" * 60_000, "", "{", "[]", "3", "null", '{"a": 1' + " " * 70_000]
+)
 def test_what_is_no_form_is_a_sentence(text: str) -> None:
     with pytest.raises(UserError):
         inputs(text)

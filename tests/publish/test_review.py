@@ -69,7 +69,9 @@ def test_what_its_evidence_gives_passes(case: Case) -> None:
     assert found.passes(accepted=False)
     said = comment(found, accepted=False)
     assert said.startswith("**The rows are what their evidence gives.**")
-    assert "2 of 2 trials, 0 ended by infrastructure, 0 superseded" in said
+    first, table, *rest = said.split("\n\n")
+    assert table.count("\n") == 3 and "| 2/2 | 2 | the baseline |" in table
+    assert first.count("**") == 2 and rest[0].startswith("<details>")
 
 
 def test_evidence_that_cannot_be_had_needs_a_maintainer(case: Case) -> None:
@@ -124,6 +126,28 @@ def test_a_forged_row_is_told(case: Case) -> None:
     says(BASE, case.head | {BENCHMARKS: text.replace(line, "").encode()}, case.fetch, "records")
     doubled = text.replace(line, line.replace(case.records[1].row_id, "x-kv-f16-f16"))
     says(BASE, case.head | {BENCHMARKS: doubled.encode()}, case.fetch, "has no record")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "| Date | Run\u200b ID |\n|---|---|\n| 2026-01-01 | best |",
+        "``` x`y\n| Date | Model |",
+        "<!--",
+    ],
+)
+def test_a_table_that_only_looks_like_one_of_ours_is_told(lines: str, case: Case) -> None:
+    text = case.head[BENCHMARKS].decode() + f"\n{lines}\n"
+    says(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch, "like a row's that is none")
+
+
+def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
+    text = case.head[BENCHMARKS].decode() + "\nAll of it is fine.\n"
+    found = review(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch)
+    assert found.passes(accepted=False)
+    assert "changed by hand: All of it is fine." in comment(found, accepted=False)
+    alone = review(BASE, tree(case.records[0]), case.fetch)
+    assert "1 of 2 arms have no record" in comment(alone, accepted=False)
 
 
 def test_records_of_the_base_stay(case: Case) -> None:
