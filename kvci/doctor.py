@@ -92,6 +92,8 @@ def _gpu() -> tuple[str, str]:
     """Who else is on it counts as a failure: two would spoil each other's speed and memory."""
     found = gpu()
     if not found:
+        if shutil.which("nvidia-smi"):
+            return "nvidia-smi is there and names none", "Restart the machine, or its driver."
         return "none; the CPU computes", ""
     free = _nvidia("--query-gpu=memory.free", "nounits")
     found = f"{found}; {' + '.join(free)} MiB free"

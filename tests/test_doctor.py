@@ -71,6 +71,14 @@ def test_who_else_is_on_the_gpu(gpu: Path) -> None:
     assert "in use by 77, python, 900 MiB" in said and remedy
 
 
+def test_a_driver_that_does_not_answer_is_no_machine_without_a_gpu(gpu: Path) -> None:
+    gpu.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
+    _, remedy = doctor._gpu()
+    assert "driver" in remedy
+    gpu.unlink()
+    assert doctor._gpu() == ("none; the CPU computes", "")
+
+
 def test_another_s_server_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
 

@@ -12,7 +12,9 @@ from typing import Any
 from urllib.request import parse_http_list, parse_keqv_list
 
 import httpx
+from docker import auth
 from docker.auth import resolve_repository_name
+from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
 HUB, HUB_API = "docker.io", "registry-1.docker.io"
@@ -25,6 +27,9 @@ ACCEPT = ", ".join(
         "oci.image.index.v1",
     )
 )
+
+
+NAMED = ("username", "password")
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
     registry, repository, tag = parts(image)
     host = HUB_API if registry == HUB else registry
     local = host.partition(":")[0] in ("localhost", "127.0.0.1")
-    login = known_to(registry, login)
+    login = known_to(registry, login) or kept(registry)
     url = f"{'http' if local else 'https'}://{host}/v2/{repository}/manifests/{tag}"
     try:
         with httpx.Client(timeout=timeout_s, follow_redirects=True) as client:
@@ -101,6 +106,16 @@ def login() -> Login | None:
 def known_to(registry: str, login: Login | None) -> Login | None:
     """The login, if it is this registry's."""
     return login if login and login.registry == registry else None
+
+
+def kept(registry: str) -> Login | None:
+    """The one that `docker login` left for this registry."""
+    try:
+        found = auth.load_config().resolve_authconfig(registry) or {}
+    except (DockerException, OSError, ValueError):
+        return None  # a helper that is not there
+    user, password = (found.get(part) or found.get(part.title()) for part in NAMED)
+    return Login(user, password, registry) if user and password else None
 
 
 def mirrored(image: str, mirror: str | None) -> str:

@@ -92,18 +92,21 @@ def run(
         progress = Progress(console, arms, count, spec.slots, directory.outcomes())
         mine = [instances[name] for name in names]
         supply = supplies(spec, mine, directory.path / "images.json", console.print)
+        late = False
         try:
             with progress:
                 scheduler = Scheduler(
                     spec, model, instances, directory, sandboxes, progress, supply
                 )
                 scheduler.run(planned)
+                late = scheduler.late
         except Stopped:
             console.print(f"Stopped; kvci run with --run-id {manifest.run_id} goes on.")
         finally:
             sandboxes.sweep(own=True)
         outcomes = settle(directory.outcomes())
         summary = summarize(manifest.run_id, arms, count, outcomes)
+        summary = summary.model_copy(update={"late": late})
         summary.write(directory.path / "summary.json")
         console.print(table(summary))
         for line in [*infrastructure(outcomes), *supply.missing()]:

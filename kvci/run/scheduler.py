@@ -86,6 +86,8 @@ class Scheduler:
         self._longest_s = 0.0
         self._waiting: dict[str, str] = {}
         """Instances whose gold patch infrastructure kept from being graded -> why."""
+        self.late = False
+        """The time budget ended the run."""
 
     def run(self, blocks: list[Block]) -> None:
         """Raises UserError if a server does not prove what was asked, a block takes a day, or
@@ -98,10 +100,12 @@ class Scheduler:
         todo = [block for block in blocks if not self._complete(block)]
         try:
             in_time = not self._spec.preflight_first or self._validate(blocks, started)
+            self.late = not in_time
             for wave in self._supply.waves(todo) if in_time else ():
                 in_time = self._wave(wave, started)
                 for future in self._graded:
                     future.result()
+                self.late = not in_time
                 if not in_time:
                     break
         except BaseException:

@@ -27,13 +27,16 @@ class Summary(Document):
     run_id: str
     complete: bool
     arms: tuple[ArmSummary, ...]
+    late: bool = False
+    """The time budget ended it; another job goes on."""
 
     @property
     def happened(self) -> bool:
-        """What was asked for happened: all trials are done, none by a fault of kvci's own, and no
-        arm has infrastructure failures alone."""
+        """What was asked for happened: all trials are done, or as many as the time budget let, none
+        by a fault of kvci's own, and no arm has infrastructure failures alone."""
         faults = any(arm.classes.get(Class.I4) for arm in self.arms)
-        return self.complete and not faults and all(a.done > a.infrastructure for a in self.arms)
+        enough = self.complete or self.late
+        return enough and not faults and all(a.done > a.infrastructure for a in self.arms)
 
 
 def summarize(

@@ -21,6 +21,8 @@ RUN = "kvci.run"
 """A label: the run that it is for."""
 FLOOR_BYTES = 1 << 30
 """A disk with less room than this, or than a twentieth of it, is full."""
+FLOOR_FILES = 10_000
+"""Or for fewer files than that, which the file system counts apart."""
 ANSWER_S, SOON_S = 5.0, 1.0
 PATIENCE_S = 900.0
 """An engine may take so long to come back, or its disk to have room again."""
@@ -138,7 +140,8 @@ def full() -> bool:
     if disk is None:
         return False
     floor = min(FLOOR_BYTES, disk.f_blocks * disk.f_frsize // 20)
-    return disk.f_bavail * disk.f_frsize < floor
+    files = min(FLOOR_FILES, disk.f_files // 20)  # 0 where a file system has no such limit
+    return disk.f_bavail * disk.f_frsize < floor or disk.f_favail < files
 
 
 def wait(patience_s: float = PATIENCE_S) -> None:

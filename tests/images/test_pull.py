@@ -1,6 +1,8 @@
 """Pulls from a real registry that fails as registries do."""
 
+import base64
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -288,6 +290,17 @@ def test_a_token_is_asked_for_with_the_login(registry: Registry, image: str) -> 
     mine = Login("me", "secret", registry.address)
     assert asked.ask(image, mine).status == 200
     assert Puller(login=mine).pull(image).state == "pulled"
+
+
+def test_what_docker_login_left_is_told_too(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = base64.b64encode(b"me:secret").decode()
+    kept = {"auths": {registry.address: {"auth": key}}, "credHelpers": {"gone.invalid": "nope"}}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert asked.kept(registry.address) == Login("me", "secret", registry.address)
+    assert asked.kept("gone.invalid") is None and asked.kept("docker.io") is None
 
 
 def test_a_login_is_told_to_its_registry_alone(registry: Registry, image: str) -> None:

@@ -14,13 +14,14 @@ from kvci.run.directory import Outcome, RunDirectory, now
 from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes
 from kvci.run.scheduler import Scheduler
+from kvci.run.summary import summarize
 from kvci.sandbox import Caps
 from kvci.serve.replay import Script
 from kvci.spec import Spec
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
 from kvci.tasks.script import behave
-from kvci.taxonomy import Class, Exit
+from kvci.taxonomy import Class, Exit, Verdict
 from tests.run.made import outcome
 
 INSTANCES = {i.row.instance_id: i for i in suite("calibration:functions=3,count=2")}
@@ -111,6 +112,18 @@ def test_near_the_time_budget_no_new_block_begins(
     found = run(spec(tmp_path, time_budget_s=0.1))
     assert {o.instance for o in found} == {FIRST} and len(found) == 2
     assert len(run(spec(tmp_path))) == 4
+
+
+def test_a_night_that_ended_in_time_is_no_failure_and_one_that_did_nothing_is() -> None:
+    some = [outcome(arm, FIRST) for arm in ARMS]
+    unfinished = summarize("r", list(ARMS), 2, some)
+    assert not unfinished.happened
+    assert unfinished.model_copy(update={"late": True}).happened
+    nothing = summarize("r", list(ARMS), 2, [])
+    assert not nothing.model_copy(update={"late": True}).happened
+    broken = [*some[:1], outcome(ARMS[1], FIRST, verdict=Verdict.GRADING_FAILED, cls=Class.I3)]
+    infra = summarize("r", list(ARMS), 2, broken)
+    assert not infra.model_copy(update={"late": True}).happened
 
 
 def test_superseded_trials_are_numbered(tmp_path: Path) -> None:
