@@ -16,6 +16,7 @@ from kvci.record.build import build
 from kvci.record.evidence import pack
 from kvci.record.record import Record, by_run
 from kvci.report.comparison import markdown
+from kvci.report.tables import inert
 from kvci.run.directory import Manifest, shards
 
 MAX_BODY = 60_000
@@ -115,7 +116,7 @@ def _located(records: Sequence[Record], archive: bytes, target: Target) -> list[
 def _title(records: Sequence[Record]) -> str:
     names = sorted({f"{record.spec['model']['name']} on {record.dataset}" for record in records})
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return f"Results: {', '.join(names[:2])}{more}" if names else "No new rows"
+    return inert(f"Results: {', '.join(names[:2])}{more}") if names else "No new rows"
 
 
 def _body(records: Sequence[Record], target: Target) -> str:
@@ -125,7 +126,9 @@ def _body(records: Sequence[Record], target: Target) -> str:
     for arms in runs:
         parts.append(f"# {arms[0].run_id}\n")
         if arms[0].rerun:
-            parts.append(f"A targeted rerun, of {arms[0].rerun}; it is compared with nothing.\n")
+            parts.append(
+                f"A targeted rerun, of {inert(arms[0].rerun)}; it is compared with nothing.\n"
+            )
         elif len(arms) > 1:
             parts.append(markdown(compare([own_side(record) for record in arms])))
         parts += [f"- [{record.row_id}]({record.evidence.where})" for record in arms]

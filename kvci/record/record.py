@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
-from kvci.run.directory import INSTANT, RUN_ID, Outcome
+from kvci.run.directory import ARM, INSTANCE, INSTANT, RUN_ID, Outcome
 from kvci.serve.effective import Effective
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
@@ -47,7 +47,7 @@ class Record(Document):
     run_id: str = Field(pattern=RUN_ID)
     start: str = Field(pattern=INSTANT)
     dataset: str
-    arm: str
+    arm: str = Field(pattern=ARM)
     position: int
     """Of the arm in the spec; 0 is the baseline."""
     spec: dict[str, Any]
@@ -58,7 +58,7 @@ class Record(Document):
     kvci: str
     python: str
     sandbox: str
-    planned: tuple[str, ...]
+    planned: tuple[Annotated[str, Field(pattern=INSTANCE)], ...]
     effective: tuple[Effective, ...]
     """What the servers' logs proved; starts that proved the same are one."""
     trials: tuple[Trial, ...]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvci.compare.evidence import ArmComparison, Comparison, Inference, SeedLine
-from kvci.report.tables import row
+from kvci.report.tables import inert, row
 from kvci.stats.proportion import Interval
 from kvci.taxonomy import legend
 
@@ -28,10 +28,10 @@ class Section:
 def markdown(found: Comparison) -> str:
     lines: list[str] = []
     for section in sections(found):
-        lines += [f"## {section.heading}", "", *(f"{words}\n" for words in section.words)]
+        lines += [f"## {section.heading}", "", *(f"{inert(words)}\n" for words in section.words)]
         if section.rows:
             lines += [row(section.header), "|---" * len(section.header) + "|"]
-            lines += [*map(row, section.rows), ""]
+            lines += [*(row([inert(cell) for cell in cells]) for cells in section.rows), ""]
     return "\n".join(lines)
 
 

@@ -38,6 +38,13 @@ def row(texts: Sequence[str]) -> str:
     return "| " + " | ".join(shown) + " |"
 
 
+def inert(text: str) -> str:
+    """Free text in a comment: no HTML, no link, no code, and nobody is mentioned by it."""
+    for sign, shown in (("<", "&lt;"), ("[", "\\["), ("`", "'"), ("@", "@\u200b")):
+        text = text.replace(sign, shown)
+    return text
+
+
 def find(lines: Sequence[str], header: Cells) -> Table | None:
     """The table with this header, outside of code blocks. Raises UserError if there are two."""
     found: list[Table] = []

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ from kvci.spec import Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
+ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 
 
@@ -43,7 +44,7 @@ class Manifest(Document):
     sandbox: str
     demo: bool
     """A demo never becomes a row of the repository's BENCHMARKS.md."""
-    planned: tuple[str, ...]
+    planned: tuple[Annotated[str, Field(pattern=INSTANCE)], ...]
     """Instance ids, in the dataset's order."""
     redacted: bool = False
     """This is published evidence: what must not be told is out of it already."""
@@ -65,8 +66,8 @@ class Ceiling(Document):
 class Outcome(Document):
     """One trial, finished. Times are UTC; `attempts` counts this one."""
 
-    arm: str
-    instance: str
+    arm: str = Field(pattern=ARM)
+    instance: str = Field(pattern=INSTANCE)
     seed: int
     shard: str
     block: int

@@ -8,12 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
+from kvci.compare.comparison import compare
+from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.publish.github import GitHub
 from kvci.publish.main import Target, publish
 from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
+from kvci.report.comparison import markdown
 from tests.publish.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
 from tests.record.test_build import made
@@ -80,3 +83,15 @@ def test_the_verb(
     monkeypatch.setenv("GITHUB_API_URL", fake.url)
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0 and done.output == "https://github.com/owner/name/pull/1\n"
+
+
+def test_free_text_is_inert_in_a_comment(tmp_path: Path) -> None:
+    hostile = "@octocat <img src=x> [safe](https://evil) `x`"
+    run = made(tmp_path / "run")
+    records = [one.model_copy(update={"gpu": hostile, "host": hostile}) for one in build(run)]
+    other = [records[0], records[1].model_copy(update={"gpu": "H200", "python": hostile})]
+    text = markdown(compare([own_side(record) for record in other]))
+    assert "octocat" in text
+    for live in ("@octocat", "<img", "`x`"):
+        assert live not in text
+    assert "[safe]" not in text.replace("\\[safe]", "")
