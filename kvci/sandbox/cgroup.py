@@ -1,6 +1,7 @@
 """Memory and process limits for one sandbox, by cgroup v2 where delegated or v1 where writable."""
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -83,9 +84,9 @@ def _remove(folder: Path) -> None:
     for _ in range(100):
         try:
             folder.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                return  # it was never made, as in a tree that systemd mounts read-only
             time.sleep(0.02)
         else:
             return

@@ -50,7 +50,7 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
 
     review = here.act("workflow_dispatch", "review.yml", number="1")
     assert (review.code, review.jobs) == (0, {"review": "success"}), review.log[-5000:]
-    (status,) = here.fake.statuses
+    status = here.fake.statuses[-1]
     assert (status["state"], status["sha"]) == ("success", here.fake.head(1))
     (comment,) = here.fake.comments
     assert "The rows are what their evidence gives" in comment["body"]

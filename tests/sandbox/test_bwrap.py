@@ -1,5 +1,6 @@
 """What only bubblewrap has: its check, its groups, what a killed kvci left."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -105,3 +106,16 @@ def test_head_and_tail() -> None:
     whole = HeadAndTail(10)
     whole.add(b"0123456789")
     assert whole.bytes() == b"0123456789"
+
+
+def test_a_group_that_cannot_be_made_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd mounts the folder above version 1's controllers read-only."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    slept: list[float] = []
+    monkeypatch.setattr("kvci.sandbox.cgroup.time.sleep", slept.append)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "rmdir", refuse)
+    assert Cgroup.create(64, 8) is None and not slept
