@@ -205,6 +205,7 @@ def test_pulling_beside_keeps_the_budget_too(
     assert shelves.most <= HOLDS
 
 
+@pytest.mark.faults
 def test_grading_again_fetches_what_was_let_go(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -231,6 +232,7 @@ def test_the_time_budget_ends_pulls_too(
     assert happened and found == table(instances)
 
 
+@pytest.mark.faults
 def test_a_stop_while_images_are_pulled(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
