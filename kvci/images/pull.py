@@ -21,6 +21,8 @@ from kvci.sandbox.history import Unfit, without_future
 
 State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "let go"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
+MIRROR_PATIENCE_S = 60.0
+"""Of a mirror, which must not cost more than it saves: then the image's own registry is asked."""
 LIMITED = ("toomanyrequests", "too many requests", "rate limit")
 ABSENT = ("manifest unknown", "name unknown", "invalid reference format")
 DENIED = ("access denied", "unauthorized", "authentication required")
@@ -97,10 +99,16 @@ class Puller:
     until_s: float = math.inf
     """On the monotonic clock; then every pull is given up."""
     gate: Gate = field(default_factory=Gate)
+    own_gate: Gate = field(default_factory=Gate)
+    """Of the images' own registries, where a mirror is asked first."""
+    mirror_down: threading.Event = field(default_factory=threading.Event)
+    """It failed for so long that it is asked no more."""
     say: Callable[[str], None] = print
 
-    def pull(self, image: str) -> Entry:
-        """Get one image, stripped of its future, and mark it as ours."""
+    def pull(self, image: str, base: str) -> Entry:
+        """Get one image, stripped of what came after its base commit, and mark it as ours."""
+        if self.mirror and self.mirror_down.is_set():
+            return self._past_the_mirror.pull(image, base)
         began, attempts, why = time.monotonic(), 0, ""
         while True:
             self.gate.wait(self.until_s)
@@ -109,17 +117,19 @@ class Puller:
                 return self._entry(image, "failed", began, attempts, why=why)
             attempts += 1
             try:
-                name = self._pull(image)
+                name = self._pull(image, base)
                 return self._entry(image, "pulled", began, attempts, id=name)
             except Absent as error:
                 if self.mirror:
-                    return replace(self, mirror=None).pull(image)
+                    return self._past_the_mirror.pull(image, base)
                 return self._entry(image, "absent", began, attempts, why=str(error))
             except (NoRoom, SandboxFailed) as error:
                 state: State = "absent" if isinstance(error, Unfit) else "failed"
                 return self._entry(image, state, began, attempts, why=str(error))
             except Failed as error:
                 why, patience_s = str(error), self.patience_s
+                if self.mirror:
+                    patience_s = min(patience_s, MIRROR_PATIENCE_S)
                 wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1))
                 if isinstance(error, Limited):
                     said = registry.ask(mirrored(image, self.mirror), self.login)
@@ -128,10 +138,19 @@ class Puller:
                     patience_s += max(said.wait_s or 0.0, window_s or 0.0)
                     self.gate.close(wait_s)
                 if time.monotonic() - began + wait_s > patience_s:
+                    if self.mirror and not self.stopped():
+                        self.mirror_down.set()
+                        self.say(f"{self.mirror} is given up ({why}); images come from their own")
+                        return self._past_the_mirror.pull(image, base)
                     return self._entry(image, "failed", began, attempts, why=why)
                 if not self.stopped():
                     self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
             ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
+
+    @property
+    def _past_the_mirror(self) -> "Puller":
+        """Asks the registries that images name."""
+        return replace(self, mirror=None, gate=self.own_gate)
 
     def stopped(self) -> str:
         """Why no pull goes on; empty if they do."""
@@ -145,7 +164,7 @@ class Puller:
         seconds = round(time.monotonic() - began, 3)
         return Entry(image=image, state=state, why=why, attempts=attempts, seconds=seconds, id=id)
 
-    def _pull(self, image: str) -> str:
+    def _pull(self, image: str, base: str) -> str:
         """The id of the image. Raises Failed, SandboxFailed."""
         source = mirrored(image, self.mirror)
         try:
@@ -165,7 +184,7 @@ class Puller:
                 images.get(source).tag(*_repository_and_tag(image))
                 images.remove(source)
             shelf.mark(image)
-            return self._strip(image)
+            return self._strip(image, base)
         except (APIError, ImageNotFound) as error:
             raise _failure(str(error.explanation or error)) from None
         except engine.GONE as error:
@@ -186,11 +205,11 @@ class Puller:
         finally:
             api.close()
 
-    def _strip(self, image: str) -> str:
+    def _strip(self, image: str, base: str) -> str:
         """The image without its future takes the name, so that the other's bytes can go."""
         images = engine.client().images
         pulled = images.get(image)
-        stripped = images.get(without_future(image))
+        stripped = images.get(without_future(image, base))
         if stripped.id != pulled.id:
             stripped.tag(*_repository_and_tag(image))
             shelf.mark(image)

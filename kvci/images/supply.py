@@ -7,7 +7,7 @@ stay until the next wave needs the room.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from kvci.images.registry import login
 from kvci.images.shelf import Kept
 from kvci.plan import Block
 from kvci.sandbox import SandboxFailed, engine
-from kvci.sandbox.history import Unfit, without_future
+from kvci.sandbox.history import Unfit, name_of, without_future
 from kvci.spec import Spec
 from kvci.tasks.instance import Instance
 from kvci.threads import background
@@ -56,11 +56,11 @@ class Gathered:
 
 
 class Supply:
-    """Supplies blocks with images. `images` are those of the instances that have one."""
+    """Supplies blocks with the images of those of their instances that have one."""
 
     def __init__(
         self,
-        images: Mapping[str, str],
+        instances: Iterable[Instance],
         budget: Budget,
         puller: Puller,
         ledger: Path,
@@ -68,7 +68,10 @@ class Supply:
         beside: bool = False,
     ) -> None:
         """With `beside` the next wave is pulled while this one runs, in half the budget each."""
-        self._images, self._budget, self._puller = images, budget, puller
+        rows = [instance.row for instance in instances]
+        self._images = {row.instance_id: row.image for row in rows}
+        self._bases = {row.image: row.base_commit for row in rows}
+        self._budget, self._puller = budget, puller
         self._path, self._beside = ledger, beside
         self._workers = threading.Semaphore(workers)
         known = Ledger.read(ledger).images if ledger.exists() else ()
@@ -77,6 +80,8 @@ class Supply:
         self._held: set[str] = set()
         self._kept: list[Kept] = []
         """What is on the shelf; asking anew takes seconds, so it is done once a wave."""
+        self._names: dict[str, set[str]] = {}
+        """Of each image that is here: its own, and that of what it is without its future."""
 
     def waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         """The blocks in their order, a wave at a time, with their images here.
@@ -142,6 +147,7 @@ class Supply:
         raise UserError(f"Docker fails again and again: {why}")
 
     def _gather_once(self, todo: list[Block], keep: set[str]) -> Gathered:
+        self._names.clear()
         self._hold(keep)
         self._kept = self._kept or shelf.ours()
         wave, lacking = self._choose(todo, keep)
@@ -149,6 +155,8 @@ class Supply:
         self._make_room(keep | self._of(wave), lacking)
         for future in [background(self._supply, image) for image in self._in_order(wave)]:
             future.result()
+        self._names.clear()
+        self._hold(keep | self._of(wave))
         failed = [block for block in wave if self._lacking(block)]
         here = self._within([block for block in wave if block not in failed], keep)
         return Gathered([*failed, *here], here)
@@ -159,7 +167,7 @@ class Supply:
     def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
         """The next wave, and the bytes that its images will take as far as can be known."""
         each = max((one.unshared_bytes for one in self._kept), default=0)
-        here = cache(engine.has)
+        here = cache(self._is_here)
         wave: list[Block] = []
         lacking = 0
         for block in todo:
@@ -172,8 +180,21 @@ class Supply:
                 break  # what an image costs is known when the first ones are here
         return wave, lacking
 
-    def _fits(self, needed: AbstractSet[str], more_bytes: int) -> bool:
-        staying = self._staying(needed)
+    def _named(self, images: AbstractSet[str]) -> set[str]:
+        """All names of these images, as far as they are here."""
+        for image in images - self._names.keys():
+            if stripped := name_of(image, self._bases[image]):
+                self._names[image] = {image, stripped}
+        return set(images).union(*(self._names.get(image, ()) for image in images))
+
+    def _is_here(self, image: str) -> bool:
+        """As trials need it."""
+        names = self._named({image})
+        return len(names) == 2 and all(map(engine.has, names))
+
+    def _fits(self, images: AbstractSet[str], more_bytes: int) -> bool:
+        staying = self._staying(images)
+        needed = self._named(images)
         going = sum(
             one.unshared_bytes
             for one in self._kept
@@ -186,11 +207,13 @@ class Supply:
             return False
         return free is None or free + going - more_bytes >= self._budget.reserve_bytes
 
-    def _staying(self, needed: AbstractSet[str]) -> int:
+    def _staying(self, images: AbstractSet[str]) -> int:
+        needed = self._named(images)
         return sum(one.unshared_bytes for one in self._kept if not needed.isdisjoint(one.names))
 
-    def _make_room(self, needed: AbstractSet[str], more_bytes: int) -> None:
+    def _make_room(self, images: AbstractSet[str], more_bytes: int) -> None:
         """Let go what is needed least recently, as far as these bytes and the reserve ask."""
+        needed = self._named(images)
         total = sum(one.unshared_bytes for one in self._kept)
         for one in [one for one in self._kept if needed.isdisjoint(one.names)]:
             free = engine.free_bytes()
@@ -207,12 +230,13 @@ class Supply:
                         gone = {"state": "let go", "why": "to make room"}
                         self._note(self._ledger[name].model_copy(update=gone))
 
-    def _hold(self, needed: AbstractSet[str]) -> None:
+    def _hold(self, images: AbstractSet[str]) -> None:
+        needed = self._named(images)
         for image in self._held - needed:
             holds.release(image)
         for image in needed - self._held:
             holds.hold(image)
-        self._held = set(needed)
+        self._held = needed
 
     def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
         """What is within the budget now that the costs are known."""
@@ -242,7 +266,7 @@ class Supply:
             if shelf.is_ours(image) or (before and before.state == "pulling"):
                 shelf.mark(image)
             try:
-                name = without_future(image)
+                name = without_future(image, self._bases[image])
             except SandboxFailed as error:
                 state: State = "absent" if isinstance(error, Unfit) else "failed"
                 self._note(Entry(image=image, state=state, why=str(error)))
@@ -250,7 +274,7 @@ class Supply:
             self._note(Entry(image=image, state="present", id=name))
             return
         self._note(Entry(image=image, state="pulling"))
-        self._note(self._puller.pull(image))
+        self._note(self._puller.pull(image, self._bases[image]))
 
     def _note(self, entry: Entry) -> None:
         with self._lock:
@@ -269,5 +293,4 @@ def supply_of(
     until = time.monotonic() + (spec.time_budget_s or math.inf)
     puller = Puller(spec.mirror, login(), reserve, until_s=until, say=say)
     budget = Budget(reserve, None if ours is None else int(1e9 * ours))
-    images = {one.row.instance_id: one.row.image for one in instances}
-    return Supply(images, budget, puller, ledger, spec.pull_workers, spec.pull_beside)
+    return Supply(instances, budget, puller, ledger, spec.pull_workers, spec.pull_beside)

@@ -48,8 +48,8 @@ class Sandboxes:
             from kvci.sandbox.docker import Docker
             from kvci.sandbox.history import without_future
 
-            image = instance.row.image
-            name = image if instance.files else without_future(image)
+            image, base = instance.row.image, instance.row.base_commit
+            name = image if instance.files else without_future(image, base)
             return Docker(name, instance.files, self.caps, network, self.run)
         try:
             return Bwrap(instance.files, self.scratch, self.caps)

@@ -1,7 +1,7 @@
 """The history of an instance's image: nothing in it that its base does not reach.
 
-A fix lies in later commits, tags, reflogs, stashes, or in objects that nothing names any more. It
-is enough to look at the objects: where the base reaches each of them, nothing can name the fix.
+A fix may lie in later commits, tags, reflogs, stashes, or in objects that nothing names any more.
+It is enough to look at the objects: where the base reaches each of them, nothing can name the fix.
 """
 
 import threading
@@ -9,6 +9,7 @@ import threading
 from docker.errors import ImageNotFound
 
 from kvci.errors import UserError
+from kvci.files import sha256_of
 from kvci.host import process
 from kvci.sandbox import TREE, SandboxFailed
 from kvci.sandbox.engine import GONE, OWNER, PATIENCE_S, client, full, has
@@ -21,18 +22,17 @@ KEPT = (
     *("HEAD", "config", "description", "hooks", "index", "info", "modules", "objects"),
     *("packed-refs", "refs", "shallow"),
 )
-"""Of the git folder; all else in it tells of what was done: reflogs, messages, other work trees."""
+"""Of a git folder; all else in it tells of what was done: reflogs, messages, other work trees."""
 TOLD = " ".join(["-mindepth 1 -maxdepth 1 ! -empty", *(f"! -name {name}" for name in KEPT)])
+ON_TOP_MAX = 1
+"""The official images have what their set-up changed in a commit on top of the base."""
 CLEAN, NOT_CLEAN, UNFIT = 0, 3, 4
-NO_REPOSITORY = 128
-"""git's own."""
 OF = "kvci.image"
 """A label: the id of the image that this one is without its future."""
 STRIP = rf"""
 set -eo pipefail
-cd {TREE}
 export GIT_NO_REPLACE_OBJECTS=1
-git() {{ command git -c safe.directory='*' "$@"; }}
+git() {{ command git -c safe.directory='*' --git-dir="$folder" "$@"; }}
 past() {{
   git for-each-ref --merged HEAD --format='%(refname)' refs/heads refs/tags |
     git rev-list --objects --no-object-names --stdin HEAD | sort -u
@@ -46,6 +46,12 @@ litter() {{
     if [ -e "$file" ] && [ ! -e "${{file%.*}}.idx" ]; then echo "$file"; fi
   done
 }}
+unfit() {{ echo "$@"; exit {UNFIT}; }}
+at_base() {{
+  git rev-parse -q --verify --end-of-options "$BASE^{{commit}}" > /dev/null &&
+    git merge-base --is-ancestor "$BASE" HEAD &&
+    [ "$(git rev-list --count "$BASE..HEAD")" -le {ON_TOP_MAX} ]
+}}
 strip() {{
   git remote | while read -r name; do git remote remove "$name"; done
   branch=$(git symbolic-ref -q HEAD || true)
@@ -56,37 +62,57 @@ strip() {{
       git update-ref --no-deref -d "$ref"
     fi
   done
-  git reset -q
+  git rev-parse -q --verify 'HEAD^{{commit}}' > /dev/null || unfit "$folder has no commit"
+  git read-tree HEAD
+  git update-index -q --refresh > /dev/null || true
   forget -exec rm -rf {{}} +
   rm -rf "$folder"/objects/pack/*.keep "$folder"/objects/pack/*.promisor
   rm -rf "$folder"/objects/info/commit-graph*
   git -c gc.cruftPacks=false gc -q --prune=now
 }}
-folder=$(git rev-parse --absolute-git-dir)
-if clean && [ -z "$(forget)" ] && [ -z "$(litter)" ]; then exit {CLEAN}; fi
-forget -exec rm -rf {{}} +
-litter | while read -r file; do rm -f "$file"; done
-if ! clean; then strip; fi
-if clean; then exit {NOT_CLEAN}; fi
-echo "objects of another time are left"; exit {UNFIT}
+work() {{
+  if clean && [ -z "$(forget)" ] && [ -z "$(litter)" ]; then return; fi
+  code={NOT_CLEAN}
+  forget -exec rm -rf {{}} +
+  litter | while read -r file; do rm -f "$file"; done
+  if ! clean; then strip; fi
+  clean || unfit "objects of another time are left in $folder"
+}}
+cd {TREE} || unfit "there is no {TREE}"
+code={CLEAN}
+folder=$(command git -c safe.directory='*' rev-parse --absolute-git-dir) || unfit "no git"
+at_base || unfit "its HEAD is not $BASE, nor the one commit on top of it that a set-up makes"
+own=$folder
+work
+while read -r head; do
+  folder=$(dirname "$head")
+  if [ -d "$folder/objects" ] && [ -d "$folder/refs" ]; then work; fi
+done < <(
+  find "$own/modules" -name HEAD 2> /dev/null || true
+  find {TREE} -mindepth 2 -path "$own" -prune -o -path '*/.git/HEAD' -print
+)
+exit $code
 """
-"""What git does not see, such as a pack without its index, is removed before it is asked."""
+"""What git does not see, such as a pack without its index, is removed before it is asked.
+
+A submodule's history, and that of another repository in the tree, ends with what is checked out.
+"""
 
 
 class Unfit(SandboxFailed):
     """An image whose history cannot be stripped, however often it is tried."""
 
 
-def without_future(image: str) -> str:
-    """The name of an image whose history ends with its base; made once an image.
+def without_future(image: str, base: str) -> str:
+    """The name of an image whose history ends with its base commit; made once an image.
 
     Raises SandboxFailed if it is not here (no trial waits for a registry), Unfit.
     """
     try:
         digest = client().images.get(image).id
         with LOCK:
-            if not has(name := name_of(digest)):
-                _make(image, digest)
+            if not has(name := _name(digest, base)):
+                _make(image, digest, base)
         return name
     except ImageNotFound:
         raise SandboxFailed(f"Docker has no image {image}; kvci images pull gets it") from None
@@ -103,12 +129,19 @@ def identity(image: str) -> str:
     return str(found.labels.get(OF) or found.id)
 
 
-def name_of(digest: str) -> str:
-    """Of the image without its future of the image with this id."""
-    return f"{STRIPPED}:{digest.removeprefix('sha256:')[:24]}"
+def name_of(image: str, base: str) -> str:
+    """The name that it has, or will have, without its future; empty if it is not here."""
+    try:
+        return _name(client().images.get(image).id, base)
+    except ImageNotFound:
+        return ""
 
 
-def _make(image: str, digest: str) -> None:
+def _name(digest: str, base: str) -> str:
+    return f"{STRIPPED}:{sha256_of(f'{digest} {base}'.encode())[:24]}"
+
+
+def _make(image: str, digest: str, base: str) -> None:
     # A disk that is slow for a while takes minutes for a commit, and more of them for two.
     engine = client(PATIENCE_S)
     made = engine.containers.create(
@@ -117,6 +150,7 @@ def _make(image: str, digest: str) -> None:
         entrypoint="/bin/bash",
         user="root",
         network_mode="none",
+        environment={"BASE": base},
         labels={OWNER: process()},
     )
     try:
@@ -124,15 +158,15 @@ def _make(image: str, digest: str) -> None:
         code = made.wait(timeout=1800)["StatusCode"]
         if code not in (CLEAN, NOT_CLEAN):
             # Killed, or without room, it says nothing of the image.
-            failed = Unfit if code in (UNFIT, NO_REPOSITORY) and not full() else SandboxFailed
+            failed = Unfit if code == UNFIT and not full() else SandboxFailed
             raise failed(f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}")
         # Without an owner, else each container of the image would be this process's.
         labels = {"Labels": {OWNER: "", OF: digest}}
         clean = engine.images.get(digest)
         if code == NOT_CLEAN:
-            name, tag = name_of(digest).split(":")  # a commit without a name would never go
+            name, tag = _name(digest, base).split(":")  # a commit without a name would never go
             clean = made.commit(name, tag, conf=labels, pause=False)
-        for name in {name_of(digest), name_of(clean.id)}:
+        for name in {_name(digest, base), _name(clean.id, base)}:
             clean.tag(*name.split(":"))
     finally:
         made.remove(force=True, v=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from kvci.images import pull, shelf
 from kvci.images import registry as asked
-from kvci.images import shelf
 from kvci.images.pull import Entry, Puller
 from kvci.images.registry import Login
 from kvci.sandbox import Limits, engine
@@ -98,9 +98,9 @@ def everything() -> set[str]:
 def test_an_image_is_pulled_marked_as_ours_and_goes_whole(image: str) -> None:
     """It is stripped, and takes what both take."""
     before, said = everything(), list[str]()
-    entry = Puller(say=said.append).pull(image)
+    entry = Puller(say=said.append).pull(image, "HEAD")
     assert (entry.state, entry.attempts, said) == ("pulled", 1, [])
-    assert shelf.is_ours(image) and engine.has(name_of(entry.id))
+    assert shelf.is_ours(image) and engine.has(name_of(image, "HEAD"))
     (kept,) = [one for one in shelf.ours() if image in one.names]
     assert kept.id == entry.id and LAYER_BYTES < kept.unshared_bytes < 2 * LAYER_BYTES
     assert len(everything() - before) == 2
@@ -113,7 +113,7 @@ def test_what_passes_is_tried_again(registry: Registry, image: str, status: int,
     registry.fault = fail(1.5, status, wait)
     said: list[str] = []
     began = time.monotonic()
-    entry = Puller(say=said.append).pull(image)
+    entry = Puller(say=said.append).pull(image, "HEAD")
     assert (entry.state, entry.attempts) == ("pulled", 2)
     assert time.monotonic() - began > (4 if wait else 2)
     assert f"the next try in {wait or 2} s" in said[0]
@@ -133,19 +133,19 @@ def test_cut_connections_and_silence_are_tried_again(registry: Registry, image: 
         return True
 
     registry.fault = fault
-    entry = Puller(say=lambda _: None, stall_s=20).pull(image)
+    entry = Puller(say=lambda _: None, stall_s=20).pull(image, "HEAD")
     assert entry.state == "pulled" and len(seen) == 2 and entry.seconds < 300
 
 
 def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Path) -> None:
-    absent = Puller(patience_s=1).pull(f"{registry.address}/kvci-test/none-429:latest")
+    absent = Puller(patience_s=1).pull(f"{registry.address}/kvci-test/none-429:latest", "HEAD")
     assert absent.state == "absent" and "unknown" in absent.why
-    assert Puller(patience_s=1).pull(f"{registry.address}/Not/A-Name:x").state == "absent"
+    assert Puller(patience_s=1).pull(f"{registry.address}/Not/A-Name:x", "HEAD").state == "absent"
     registry.fault = fail(60, 503)
-    failed = Puller(patience_s=1, say=lambda _: None).pull(image)
+    failed = Puller(patience_s=1, say=lambda _: None).pull(image, "HEAD")
     assert failed.state == "failed" and failed.attempts == 1
     registry.fault = fail(60, 429)
-    limited = Puller(patience_s=1, say=lambda _: None).pull(image)
+    limited = Puller(patience_s=1, say=lambda _: None).pull(image, "HEAD")
     assert limited.state == "failed" and "slow down" in limited.why
 
 
@@ -153,11 +153,11 @@ def test_whoever_meets_a_limit_makes_all_wait(registry: Registry, image: str) ->
     registry.fault = fail(1, 429, "4")
     said: list[str] = []
     puller = Puller(say=said.append)
-    limited = background(puller.pull, image)
+    limited = background(puller.pull, image, "HEAD")
     while not said:
         time.sleep(0.05)
     before = list(registry.asked)
-    other = background(puller.pull, f"{registry.address}/kvci-test/none:latest")
+    other = background(puller.pull, f"{registry.address}/kvci-test/none:latest", "HEAD")
     time.sleep(2.5)
     assert registry.asked == before
     assert (limited.result().state, other.result().state) == ("pulled", "absent")
@@ -172,12 +172,12 @@ def test_a_limit_is_waited_for_as_long_as_its_window(registry: Registry, image: 
         return time.monotonic() < until
 
     registry.fault = fault
-    assert Puller(patience_s=1, say=lambda _: None).pull(image).state == "pulled"
+    assert Puller(patience_s=1, say=lambda _: None).pull(image, "HEAD").state == "pulled"
 
 
 def test_a_limit_without_a_wait_is_given_up_too(registry: Registry, image: str) -> None:
     registry.fault = fail(60, 429, "0")
-    entry = Puller(patience_s=3, say=lambda _: None).pull(image)
+    entry = Puller(patience_s=3, say=lambda _: None).pull(image, "HEAD")
     assert entry.state == "failed" and entry.attempts <= 3 and entry.seconds < 30
 
 
@@ -193,24 +193,35 @@ def test_what_a_mirror_has_not_is_asked_of_the_registry(registry: Registry, imag
         return True
 
     registry.fault = fault
-    entry = Puller(mirror=registry.address, say=lambda _: None).pull(image)
+    entry = Puller(mirror=registry.address, say=lambda _: None).pull(image, "HEAD")
     assert entry.state == "pulled" and seen
+
+
+def test_a_mirror_that_is_down_is_asked_no_more(
+    registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "MIRROR_PATIENCE_S", 1.0)
+    said: list[str] = []
+    puller = Puller(mirror="localhost:1", say=said.append)
+    for _ in range(2):
+        assert puller.pull(image, "HEAD").state == "pulled"
+    assert len(said) == 1 and "localhost:1 is given up" in said[0]
 
 
 def test_no_pull_goes_beyond_the_time_budget(registry: Registry, image: str) -> None:
     for fault, why in ((fail(60, 503), "503"), (fail(60, 429, "50"), "slow down"), (drip, "")):
         registry.fault = fault
         began = time.monotonic()
-        entry = Puller(say=lambda _: None, until_s=began + 3).pull(image)
+        entry = Puller(say=lambda _: None, until_s=began + 3).pull(image, "HEAD")
         assert time.monotonic() - began < 8
         assert entry.state == "failed" and entry.why.startswith("the time budget is over")
         assert why in entry.why
     registry.asked.clear()
-    assert Puller(until_s=time.monotonic()).pull(image).attempts == 0 and not registry.asked
+    assert Puller(until_s=time.monotonic()).pull(image, "HEAD").attempts == 0 and not registry.asked
 
 
 def test_an_image_that_another_process_needs_is_not_let_go(image: str) -> None:
-    Puller().pull(image)
+    Puller().pull(image, "HEAD")
     (kept,) = [one for one in shelf.ours() if image in one.names]
     with subprocess.Popen([sys.executable, "-c", HOLD, image], stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline() == b"held\n"
@@ -220,7 +231,7 @@ def test_an_image_that_another_process_needs_is_not_let_go(image: str) -> None:
 
 
 def test_many_may_ask_for_sizes_at_once(image: str) -> None:
-    Puller().pull(image)
+    Puller().pull(image, "HEAD")
     box = Docker(image, {})  # with a container it takes an older engine seconds
     try:
         with ThreadPoolExecutor(4) as pool:
@@ -231,13 +242,13 @@ def test_many_may_ask_for_sizes_at_once(image: str) -> None:
 
 
 def test_the_reserve_is_never_used(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Puller(reserve_bytes=1 << 60).pull(image)
+    entry = Puller(reserve_bytes=1 << 60).pull(image, "HEAD")
     assert entry.state == "failed" and "reserve" in entry.why and not engine.has(image)
 
 
 def test_a_mirror_is_asked_in_place_of_the_registry(registry: Registry) -> None:
     name = f"registry.invalid/{REPOSITORY}:latest"
-    entry = Puller(mirror=registry.address).pull(name)
+    entry = Puller(mirror=registry.address).pull(name, "HEAD")
     try:
         assert entry.state == "pulled" and shelf.is_ours(name)
         assert not engine.has(f"{registry.address}/{REPOSITORY}:latest")
@@ -248,7 +259,7 @@ def test_a_mirror_is_asked_in_place_of_the_registry(registry: Registry) -> None:
 
 
 def test_what_is_another_s_is_never_let_go(image: str) -> None:
-    Puller().pull(image)
+    Puller().pull(image, "HEAD")
     engine.client().images.get(image).tag("kvci-test", "mine")
     try:
         assert not [one for one in shelf.ours() if image in one.names]
@@ -289,7 +300,7 @@ def test_a_token_is_asked_for_with_the_login(registry: Registry, image: str) -> 
     registry.fault = fault
     mine = Login("me", "secret", registry.address)
     assert asked.ask(image, mine).status == 200
-    assert Puller(login=mine).pull(image).state == "pulled"
+    assert Puller(login=mine).pull(image, "HEAD").state == "pulled"
 
 
 def test_what_docker_login_left_is_told_too(
@@ -314,5 +325,5 @@ def test_a_login_is_told_to_its_registry_alone(registry: Registry, image: str) -
     registry.fault = fault
     for known in (Login("me", "secret"), Login("me", "secret", registry.address)):
         asked.ask(image, known)
-        Puller(login=known, patience_s=0.1, say=lambda _: None).pull(image)
+        Puller(login=known, patience_s=0.1, say=lambda _: None).pull(image, "HEAD")
         assert bool(told) == (known.registry == registry.address)

@@ -18,6 +18,9 @@ from kvci.images.supply import Ledger, supply_of
 from kvci.plan import blocks
 from kvci.run.directory import RunDirectory
 from kvci.run.regrade import regrade
+from kvci.sandbox import Limits, engine
+from kvci.sandbox.docker import Docker
+from kvci.sandbox.history import name_of
 from kvci.spec import load
 from kvci.tasks import row
 from kvci.tasks.calibration import suite
@@ -25,6 +28,8 @@ from kvci.tasks.instance import Instance
 from tests.images import runs
 from tests.images.registry import Fault, Handler, Registry, serving, synthetic
 from tests.images.runs import Found, Shelves, budget_gb, table
+from tests.made_images import calibration_image
+from tests.sandbox.test_history import remove
 
 LAYER_BYTES = 8 << 20
 COUNT, HOLDS = 6, 2
@@ -132,6 +137,46 @@ def test_no_other_lets_go_what_a_wave_needs(
         said = subprocess.run([sys.executable, "-c", ask, *images], capture_output=True, text=True)
         assert set(said.stdout.split()) == {free}, said
         list(waves)  # to its end
+
+
+@pytest.mark.faults
+def test_what_is_made_of_images_that_were_here_is_within_the_budget(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    """Each loses a commit, and what is left of it is packed anew: a layer of its own."""
+    plant = f"""
+set -e; cd /testbed; git config user.name x; git config user.email x
+head -c {LAYER_BYTES} /dev/urandom > made; git add made; git commit -qm base
+git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
+    some, stripped = [], set[str]()
+    for number, instance in enumerate(instances):
+        box = Docker(calibration_image(), instance.files)
+        try:
+            assert box.script(plant, Limits(file_mib=1024)).code == 0
+            box._container.commit("kvci-test", f"built{number}")
+        finally:
+            box.close()
+        row = instance.row.model_copy(update={"image": f"kvci-test:built{number}"})
+        some.append(Instance(row))
+    spec = load(None, runs.asked(tmp_path, instances, tmp_path, BUDGET))
+    try:
+        supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
+        asked, most = [], 0
+        for wave in supply.waves(blocks([one.row.instance_id for one in some], spec)):
+            names = [name for block in wave for name in block.instances]
+            asked += names
+            mine = {name_of(one.row.image, "HEAD") for one in some}
+            here = {name for name in mine if engine.has(name)}
+            stripped |= here
+            most = max(most, len(here))
+            for one in some:
+                if one.row.instance_id in names:
+                    assert name_of(one.row.image, "HEAD") in here
+        assert asked == [one.row.instance_id for one in some]
+        assert len(stripped) == COUNT and most <= HOLDS
+    finally:
+        for one in some:
+            remove(one.row.image)
 
 
 @pytest.mark.faults

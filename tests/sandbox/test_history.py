@@ -54,7 +54,7 @@ def remove(image: str) -> None:
     """With all that was made of it."""
     if engine.has(image):
         images = engine.client().images
-        clean = history.name_of(images.get(image).id)
+        clean = history.name_of(image, "HEAD")
         if engine.has(clean):
             images.remove(images.get(clean).id, force=True)
         if engine.has(image):
@@ -78,23 +78,23 @@ def image() -> Iterator[str]:
 
 def test_an_image_that_tells_nothing_is_taken_as_it_is(image: str) -> None:
     images = engine.client().images
-    clean = images.get(without_future(image)).id
+    clean = images.get(without_future(image, "HEAD")).id
     assert clean != images.get(image).id, "it has reflogs"
     for name in (image, clean):
-        assert images.get(without_future(name)).id == clean
+        assert images.get(without_future(name, "HEAD")).id == clean
         assert history.identity(name) == images.get(image).id
 
 
 def test_what_only_a_message_tells_is_removed_too(image: str) -> None:
     """No object is of another time here."""
-    box = Docker(without_future(image))
+    box = Docker(without_future(image, "HEAD"))
     told = "git update-ref -m planted_message HEAD HEAD --create-reflog && mkdir .git/rebase-apply"
     told = f"{told} && echo planted_patch > .git/rebase-apply/patch && ls .git/logs"
     try:
         done = box.script(told, Limits())
         assert done.code == 0, done.output
         box._container.commit(NAME, "future")
-        seen = Docker(without_future(f"{NAME}:future"))
+        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
         try:
             assert seen.script(EVERYTHING, Limits()).output == b""
         finally:
@@ -113,8 +113,8 @@ def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str)
         for kind in (*kinds, "worktree", "annotated", "message", "loose", "staged"):
             assert f"planted_{kind}" in everything, kind
         box._container.commit(NAME, "future")
-        stripped = without_future(f"{NAME}:future")
-        assert stripped == without_future(f"{NAME}:future")
+        stripped = without_future(f"{NAME}:future", "HEAD")
+        assert stripped == without_future(f"{NAME}:future", "HEAD")
         labels = engine.client().images.get(stripped).labels
         assert not labels.get(OWNER), "every container of it would be taken for ours"
         seen = Docker(stripped)
@@ -133,15 +133,68 @@ def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str)
         box.close()
 
 
+def test_a_head_beyond_its_base_is_refused(image: str) -> None:
+    """The set-up's own commit on top of the base is no future; another one may be."""
+    box = Docker(image)
+    commits = "git commit -qm one --allow-empty; {}git rev-parse HEAD~{} HEAD~1"
+    try:
+        done = box.script(f"cd /testbed; {commits.format('', 1)}", Limits())
+        base = done.output.decode().split()[0]
+        box._container.commit(NAME, "future")
+        assert without_future(f"{NAME}:future", base)
+        for other in ("0" * 40, "--help", "past; rm -rf /testbed"):
+            with pytest.raises(Unfit, match=r"cannot be stripped.*its HEAD is not"):
+                without_future(f"{NAME}:future", other)
+        box.script("cd /testbed; git commit -qm two --allow-empty", Limits())
+        box._container.commit(NAME, "past")
+        with pytest.raises(Unfit, match="its HEAD is not"):
+            without_future(f"{NAME}:past", base)
+    finally:
+        box.close()
+
+
+def test_a_submodule_s_future_goes_and_what_is_checked_out_stays(image: str) -> None:
+    plant = """
+set -e; export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=protocol.file.allow GIT_CONFIG_VALUE_0=always
+git config --global user.name x; git config --global user.email x
+git init -q /sub; cd /sub; echo part > part.py; git add .; git commit -qm part
+git commit -qm planted_later --allow-empty; echo planted_later > part.py; git commit -qam later
+cd /testbed; git submodule -q add /sub part; git -C part checkout -q HEAD~2
+git init -q inner; cd inner; echo own > own.py; git add .; git commit -qm own
+echo planted_inner > own.py; git commit -qam planted_inner; git reset -q --hard HEAD~1
+cd ..; git add part; git commit -qm base; rm -rf /sub ~/.gitconfig
+"""
+    box = Docker(image)
+    look = """
+cd /testbed; for folder in .git .git/modules/part inner/.git; do
+  git --git-dir=$folder cat-file --batch-all-objects --batch; git --git-dir=$folder fsck
+  find $folder -type f -exec zgrep -la planted {} +
+done; git submodule status; git status --porcelain; git -C inner log --oneline"""
+    try:
+        done = box.script(plant, Limits())
+        assert done.code == 0, done.output
+        assert box.script(look, Limits()).output.count(b"planted_inner") > 1
+        box._container.commit(NAME, "future")
+        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
+        try:
+            said = seen.script(look, Limits()).output
+            assert b"planted" not in said and b"part (" in said and b" own\n" in said, said
+            assert b"+part" in said or b" M part" not in said
+        finally:
+            seen.close()
+    finally:
+        box.close()
+
+
 def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
     with pytest.raises(SandboxFailed, match="kvci images pull"):
-        without_future("kvci-test:nowhere")
+        without_future("kvci-test:nowhere", "HEAD")
     box = Docker(calibration_image())
     try:
         box.script("mkdir -p /testbed", Limits())
         box._container.commit(NAME, "bare")
         with pytest.raises(SandboxFailed, match="cannot be stripped"):
-            without_future(f"{NAME}:bare")
+            without_future(f"{NAME}:bare", "HEAD")
     finally:
         box.close()
         engine.client().images.remove(f"{NAME}:bare", force=True)
@@ -172,7 +225,7 @@ rm -rf .git/logs /tmp/made* .git/ORIG_HEAD
         box.close()
     name = f"{NAME}:litter"
     try:
-        clean = Docker(without_future(name))
+        clean = Docker(without_future(name, "HEAD"))
         try:
             left = clean.script(
                 "cd /testbed; ls .git/objects/pack .git/info; git log --oneline", Limits()
@@ -203,10 +256,10 @@ def test_a_strip_that_was_killed_says_nothing_of_the_image(
         box.close()
     try:
         with pytest.raises(SandboxFailed) as failed:
-            without_future(f"{NAME}:killed")
+            without_future(f"{NAME}:killed", "HEAD")
         assert type(failed.value) is SandboxFailed
         monkeypatch.setattr(history, "STRIP", f"exit {history.UNFIT}")
         with pytest.raises(Unfit):
-            without_future(f"{NAME}:killed")
+            without_future(f"{NAME}:killed", "HEAD")
     finally:
         remove(f"{NAME}:killed")
