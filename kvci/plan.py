@@ -2,8 +2,8 @@
 
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from kvci.errors import UserError
 from kvci.spec import Spec
@@ -29,9 +29,12 @@ class Block:
     instances: tuple[str, ...]
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
+    of_arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Arm -> those of the instances that it runs, where that is not all."""
 
     def trials(self, arm: str) -> list[Trial]:
-        return [Trial(arm, name, seed) for seed in self.seeds for name in self.instances]
+        names = self.of_arms.get(arm, self.instances)
+        return [Trial(arm, name, seed) for seed in self.seeds for name in names]
 
 
 def select(ids: Sequence[str], spec: Spec) -> list[str]:
@@ -62,5 +65,6 @@ def blocks(ids: Sequence[str], spec: Spec) -> list[Block]:
         arms = [arm.id for arm in spec.arms]
         random.Random(f"{spec.order_seed}/{chosen[start]}").shuffle(arms)
         names = tuple(chosen[start : start + spec.block_size])
-        made.append(Block(number, names, tuple(arms), spec.seeds))
+        of_arms = {arm: spec.of_arm(arm, names) for arm in arms}
+        made.append(Block(number, names, tuple(arms), spec.seeds, of_arms))
     return made

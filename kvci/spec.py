@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import tomllib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,6 +133,8 @@ class Rerun(Document):
     """The run's id."""
     filter: str
     """Classes and a pattern, in words."""
+    instances: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Arm -> those of which its trials are repeated; of an arm that is not named, all."""
 
 
 OUTSIDE = {
@@ -245,9 +248,20 @@ class Spec(Document):
     def baseline(self) -> Arm:
         return self.arms[0]
 
+    def of_arm(self, arm: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Of these instances those that the arm runs: all, but in a rerun."""
+        again = self.rerun.instances.get(arm) if self.rerun else None
+        return tuple(name for name in names if again is None or name in again)
+
+    def trials_of_arms(self, names: Collection[str]) -> dict[str, int]:
+        """How many trials of these instances each arm has."""
+        seeds = len(self.seeds)
+        return {arm.id: seeds * len(self.of_arm(arm.id, names)) for arm in self.arms}
+
     @property
     def dataset_name(self) -> str:
-        stem = Path(self.dataset.partition(":")[0]).stem if self.dataset else "data"
+        name = self.dataset.partition(":")[0].partition("@")[0]
+        stem = Path(name).stem if name else "data"
         return re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip("-") or "data"
 
     def identity(self, model_sha256: str, dataset_sha256: str) -> dict[str, Any]:

@@ -40,9 +40,8 @@ def evidence(out: str, run_id: str, shard: str) -> None:
 def told(folder: Path) -> str:
     """The counts of one shard, first how far it is."""
     manifest, spec = Manifest.read(folder / "manifest.json"), Spec.read(folder / "spec.json")
-    count = len(manifest.planned) * len(spec.seeds)
     outcomes = settle(RunDirectory(folder).outcomes())
-    found = summarize(manifest.run_id, [arm.id for arm in spec.arms], count, outcomes)
+    found = summarize(manifest.run_id, spec.trials_of_arms(manifest.planned), outcomes)
     rows = [
         (arm.arm, f"{arm.done}/{arm.planned}", str(arm.resolved), str(arm.infrastructure),
          ", ".join(f"{number} {titled(cls)}" for cls, number in arm.classes.items()))

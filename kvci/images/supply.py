@@ -166,7 +166,9 @@ class Supply:
 
     def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
         """The next wave, and the bytes that its images will take as far as can be known."""
-        each = max((one.unshared_bytes for one in self._kept), default=0)
+        mine = self._named(set(self._bases))
+        alike = [one.unshared_bytes for one in self._kept if not mine.isdisjoint(one.names)]
+        each = max(alike, default=0)
         here = cache(self._is_here)
         wave: list[Block] = []
         lacking = 0
@@ -279,7 +281,10 @@ class Supply:
     def _note(self, entry: Entry) -> None:
         with self._lock:
             self._ledger[entry.image] = entry
-            Ledger(images=tuple(self._ledger.values())).write(self._path)
+            try:
+                Ledger(images=tuple(self._ledger.values())).write(self._path)
+            except OSError as error:
+                raise UserError(f"{self._path} cannot be written: {error.strerror}.") from None
 
 
 def supply_of(

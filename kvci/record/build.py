@@ -55,13 +55,13 @@ def _build(run: Path, row: bool) -> list[Record]:
 def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
     """Each trial is one that was planned, once, and lies where it says; and so do its patch, its
     tests' report and the log that proves it. Raises UserError."""
-    arms, planned = {arm.id for arm in spec.arms}, set(manifest.planned)
+    planned = {arm.id: set(spec.of_arm(arm.id, manifest.planned)) for arm in spec.arms}
     found = (run.glob(f"{where}/*/*/*/outcome.json") for where in ("trials", "superseded/*"))
     for path in chain(*found):
         one, shown = Outcome.read(path), path.relative_to(run)
         if path.parts[-4:-1] != (one.arm, one.instance, str(one.seed)):
             raise UserError(f"{shown} is of {one.arm}, {one.instance}, seed {one.seed}.")
-        if not (one.arm in arms and one.instance in planned and one.seed in spec.seeds):
+        if one.instance not in planned.get(one.arm, ()) or one.seed not in spec.seeds:
             raise UserError(f"{shown} was never planned.")
         patch = path.with_name("patch.diff")
         if patch.exists() and sha256_of(patch.read_bytes()) != one.patch_sha256:
@@ -107,7 +107,7 @@ def _record(
         kvci=manifest.kvci,
         python=manifest.python,
         sandbox=manifest.sandbox,
-        planned=manifest.planned,
+        planned=spec.of_arm(arm.id, manifest.planned),
         effective=_effective(run, arm),
         trials=tuple(trials),
         evidence=Evidence(files=_files(run, arm, manifest.redacted)),

@@ -14,7 +14,7 @@ from kvci.children import worker
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.grade import Graded
-from kvci.host import cache
+from kvci.host import cache, host
 from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import Sandbox, SandboxFailed
 from kvci.tasks.instance import Instance
@@ -127,7 +127,7 @@ def _known(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | No
     except Exception:
         return None  # it is not here; asking for the sandbox will say so
     bounds = f"{sandboxes.caps} {sandboxes.grade_network} {test_s}"
-    asked = f"{image} {bounds} {instance.row.model_dump_json()}"
+    asked = f"{host()} {image} {bounds} {instance.row.model_dump_json()}"
     return cache() / "preflight" / f"{sha256_of(asked.encode())}.json" if image else None
 
 

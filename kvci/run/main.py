@@ -88,8 +88,8 @@ def run(
             revision,
             _start(spec, path),
         )
-        arms, count = [arm.id for arm in spec.arms], len(names) * len(spec.seeds)
-        progress = Progress(console, arms, count, spec.slots, directory.outcomes())
+        trials = spec.trials_of_arms(names)
+        progress = Progress(console, trials, spec.slots, directory.outcomes())
         mine = [instances[name] for name in names]
         supply = supplies(spec, mine, directory.path / "images.json", console.print)
         late = False
@@ -105,7 +105,7 @@ def run(
         finally:
             sandboxes.sweep(own=True)
         outcomes = settle(directory.outcomes())
-        summary = summarize(manifest.run_id, arms, count, outcomes)
+        summary = summarize(manifest.run_id, trials, outcomes)
         summary = summary.model_copy(update={"late": late})
         summary.write(directory.path / "summary.json")
         console.print(table(summary))

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from rich.console import Console, Group
@@ -27,14 +27,12 @@ class Progress:
     def __init__(
         self,
         console: Console,
-        arms: Iterable[str],
-        trials_per_arm: int,
+        planned: Mapping[str, int],
         slots: int,
         before: Iterable[Outcome] = (),
     ) -> None:
-        """`before` are the outcomes of earlier sessions."""
-        self._console, self._arms, self._slots = console, list(arms), slots
-        self._per_arm = trials_per_arm
+        """`planned` has each arm's trials; `before` are the outcomes of earlier sessions."""
+        self._console, self._planned, self._slots = console, planned, slots
         self._lock = threading.Lock()
         self._done: Counter[str] = Counter()
         self._resolved: Counter[str] = Counter()
@@ -62,7 +60,7 @@ class Progress:
     def outcome(self, outcome: Outcome) -> None:
         with self._lock:
             self._count(outcome)
-            left = self._per_arm * len(self._arms) - self._done.total()
+            left = sum(self._planned.values()) - self._done.total()
             due = not left or time.monotonic() - self._line_at >= LINE_S
             if due:
                 self._line_at = time.monotonic()
@@ -79,10 +77,10 @@ class Progress:
             self._busy += change
 
     def line(self) -> str:
-        done, planned = self._done.total(), self._per_arm * len(self._arms)
+        done, planned = self._done.total(), sum(self._planned.values())
         arms = ", ".join(
-            f"{arm} {self._done[arm]}/{self._per_arm} ({self._resolved[arm]} resolved)"
-            for arm in self._arms
+            f"{arm} {self._done[arm]}/{count} ({self._resolved[arm]} resolved)"
+            for arm, count in self._planned.items()
         )
         interim = f" ({INTERIM})" if done < planned else ""
         return f"{done}/{planned} trials{interim}: {arms}; {self._pace()}"
@@ -91,9 +89,9 @@ class Progress:
         table = Table(box=None, pad_edge=False)
         for column in ("Arm", "Done", "Resolved so far", "Infrastructure"):
             table.add_column(column, justify="left" if column == "Arm" else "right")
-        for arm in self._arms:
+        for arm, count in self._planned.items():
             cells = (self._resolved[arm], self._infrastructure[arm])
-            table.add_row(arm, f"{self._done[arm]}/{self._per_arm}", *(str(cell) for cell in cells))
+            table.add_row(arm, f"{self._done[arm]}/{count}", *(str(cell) for cell in cells))
         return Group(table, Text(f"{INTERIM}; {self._pace()}"))
 
     def _pace(self) -> str:
@@ -104,7 +102,7 @@ class Progress:
             span_s = min(WINDOW_S, max(1.0, now - self._started))
             tokens = sum(count for _, count in self._tokens) / span_s
             here = self._done.total() - self._earlier
-            left = self._per_arm * len(self._arms) - self._done.total()
+            left = sum(self._planned.values()) - self._done.total()
             left_s = (now - self._started) / here * left if here else None
         shown = "" if left_s is None else f", about {_duration(left_s)} left"
         return f"{tokens:.0f} tokens/s, {self._busy} of {self._slots} slots in use{shown}"

@@ -14,6 +14,7 @@ from kvci.agent.protocol import PROTOCOLS
 from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.grade.harness import differences, evaluate
+from kvci.host import host
 from kvci.plan import Trial, blocks
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.grading import Grader
@@ -94,8 +95,8 @@ def regrade(
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
     """Each trial before and after: those that could not be graded, or all that have a patch.
 
-    And those that could not be begun, because their images, which are fetched, cannot be had.
-    Raises UserError if the dataset is not the one of the run.
+    And those that could not be begun, because their images, which are fetched, cannot be had, or
+    because they were on another machine. Raises UserError if the dataset is not the one of the run.
     """
     changed, left = [], []
     for part in shards(folder) or [folder]:
@@ -120,6 +121,13 @@ def _regrade(
         changed: list[tuple[Outcome, Outcome]] = []
         left = [one for one in directory.outcomes() if can_be(one)]
         left = [one for one in left if everything or ungraded(one)]
+        foreign = [one for one in left if one.host != host()]
+        if foreign:
+            say(
+                f"{len(foreign)} trials of {folder} were on {foreign[0].host}: grade them there, "
+                "so that a pair has one machine"
+            )
+            left = [one for one in left if one not in foreign]
         late, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
         try:
             for wave in _waves(spec, instances, {one.instance for one in left}, folder, say):
@@ -138,12 +146,11 @@ def _regrade(
         finally:
             grader.close(wait=len(changed) == len(futures))
             sandboxes.sweep(own=True)
-        arms, count = [arm.id for arm in spec.arms], len(manifest.planned) * len(spec.seeds)
-        outcomes = settle(directory.outcomes())
-        summarize(manifest.run_id, arms, count, outcomes).write(directory.path / "summary.json")
+        trials, outcomes = spec.trials_of_arms(manifest.planned), settle(directory.outcomes())
+        summarize(manifest.run_id, trials, outcomes).write(directory.path / "summary.json")
     for before, _ in changed:
         late.pop((before.arm, before.instance, before.seed))
-    return changed, list(late.values())
+    return changed, [*late.values(), *foreign]
 
 
 def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:

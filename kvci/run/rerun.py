@@ -14,9 +14,10 @@ from kvci.taxonomy import INFRASTRUCTURE, Class
 
 
 def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bool) -> Spec:
-    """The spec of a new run: the instances that match, under the arms in which they did.
+    """The spec of a new run of the trials that match, on the rows that the run had.
 
-    `classes` are names with commas between; `errors` are those of infrastructure. Raises UserError.
+    `classes` are names with commas between; `errors` are those of infrastructure. With several
+    seeds an instance is run with each that matched anywhere. Raises UserError.
     """
     parts = shards(folder) or [folder]
     spec = Spec.read(parts[0] / "spec.json")
@@ -39,15 +40,24 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     if not chosen:
         raise UserError(f"No trial of {folder} is of that kind.")
     words = [word for word in (",".join(sorted(wanted)), filter) if word]
-    arms, names = {one.arm for one in chosen}, {one.instance for one in chosen}
+    manifest = Manifest.read(parts[0] / "manifest.json")
+    of_arms = {
+        arm.id: tuple(sorted({one.instance for one in chosen if one.arm == arm.id}))
+        for arm in spec.arms
+    }
+    dataset, revision = spec.dataset, manifest.dataset_revision
+    of = Rerun(of=manifest.run_id, filter=" ".join(words), instances=of_arms)
     again = {
-        "arms": tuple(arm for arm in spec.arms if arm.id in arms),
-        "instances": tuple(sorted(names)),
+        "dataset": f"{dataset.partition('@')[0]}@{revision}" if revision else dataset,
+        "arms": tuple(arm for arm in spec.arms if of_arms[arm.id]),
+        "instances": tuple(sorted({one.instance for one in chosen})),
+        "seeds": tuple(seed for seed in spec.seeds if seed in {one.seed for one in chosen}),
         "filter": "",
         "limit": None,
         "shard": "1/1",
         "start": None,
-        "rerun": Rerun(of=Manifest.read(parts[0] / "manifest.json").run_id, filter=" ".join(words)),
+        "time_budget_s": None,
+        "rerun": of,
     }
     try:
         return Spec.model_validate(spec.model_dump() | again)

@@ -1,6 +1,7 @@
 """Outcomes -> counts per arm. Counts only: what they mean is for the comparison to say."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.table import Table
 
@@ -39,17 +40,16 @@ class Summary(Document):
         return enough and not faults and all(a.done > a.infrastructure for a in self.arms)
 
 
-def summarize(
-    run_id: str, arms: list[str], planned_per_arm: int, outcomes: list[Outcome]
-) -> Summary:
+def summarize(run_id: str, planned: Mapping[str, int], outcomes: list[Outcome]) -> Summary:
+    """`planned` has each arm's trials."""
     made = []
-    for arm in arms:
+    for arm, count in planned.items():
         mine = [outcome for outcome in outcomes if outcome.arm == arm]
         classes = Counter(outcome.cls for outcome in mine)
         made.append(
             ArmSummary(
                 arm=arm,
-                planned=planned_per_arm,
+                planned=count,
                 done=len(mine),
                 submitted=sum(outcome.patch_bytes > 0 for outcome in mine),
                 resolved=classes[Class.OK],

@@ -13,6 +13,21 @@ PATCH_MAX_BYTES = 16 << 20
 LIMITS = Limits(wall_s=120, cpu_s=240, output_mib=64, kept_bytes=4 * PATCH_MAX_BYTES)
 PRODUCTS = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
 """What a build makes: where the base has no such file, it is no part of a patch."""
+FOLDERS = ("*.egg-info", "build", "dist")
+"""Of them the folders; where the base has files in one, what is new there is no product."""
+FOLDERS_OF_THE_BASE = r"""
+folders=()
+while IFS= read -r -d '' path; do
+  before=''
+  while [[ $path == */* ]]; do
+    before=$before${path%%/*}/
+    case ${path%%/*} in @FOLDERS@) folders+=(":(literal)$before"); break ;; esac
+    path=${path#*/}
+  done
+done < <(git ls-files -z -- @PATHS@)
+""".replace("@FOLDERS@", "|".join(FOLDERS)).replace(
+    "@PATHS@", shlex.join(f":(glob)**/{name}/**" for name in FOLDERS)
+)
 RULES_OF_THE_BASE = r"""
 rules=(':(glob)**/.gitattributes' ':(glob)**/.gitignore')
 find . -name .git -prune -o \( -name .gitattributes -o -name .gitignore \) -print0 > $scratch/rules
@@ -49,8 +64,9 @@ done < $scratch/rules
 def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
     """A bash script that writes the diff; `scratch` is an empty folder for objects and index."""
     tests = shlex.join(f":(exclude,literal){path}" for path in exclude)
-    products = shlex.join(
-        f":(exclude,glob)**/{name}{end}" for name in PRODUCTS for end in ("", "/**")
+    products, small = (
+        shlex.join(f":(exclude,glob)**/{name}{end}" for name in some for end in ("", "/**"))
+        for some in (PRODUCTS, [name for name in PRODUCTS if name not in FOLDERS])
     )
     git = f"git --git-dir={git_folder} --work-tree={TREE} -c core.hooksPath=/dev/null"
     git += " -c core.fsmonitor=false -c core.attributesFile=/dev/null -c core.quotePath=true"
@@ -62,9 +78,13 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         f" GIT_OBJECT_DIRECTORY={scratch}/objects GIT_INDEX_FILE={scratch}/index"
         " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_ATTR_NOSYSTEM=1\n"
         f'git() {{ command {git} "$@"; }}; scratch={scratch}\n'
-        f"git read-tree HEAD\n{RULES_OF_THE_BASE}"
+        f"git read-tree HEAD\n{FOLDERS_OF_THE_BASE}{RULES_OF_THE_BASE}"
         f"git add -u -- . {tests} > /dev/null 2>&1\n"
         f"git add -A -- . {tests} {products} > /dev/null 2>&1\n"
+        'if [ "${#folders[@]}" -gt 0 ]; then\n'
+        f'  git ls-files -z -o --exclude-standard -- "${{folders[@]}}" {tests} {small} |\n'
+        "    sed -z '/\\/$/d' | git update-index --add -z --stdin > /dev/null 2>&1\n"
+        "fi\n"
         "mapfile -t binary < <(git diff --cached --numstat --no-renames HEAD -- |"
         " sed -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
         "shown='--cached --no-ext-diff --no-textconv --no-color --no-renames'\n"

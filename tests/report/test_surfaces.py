@@ -58,14 +58,14 @@ def console(shown: Iterable[object]) -> str:
 
 def summary(records: list[Record], _: Path) -> str:
     outcomes = [trial for record in records for trial in record.counted]
-    made = summarize("run", [record.arm for record in records], 40, list(outcomes))
+    made = summarize("run", {record.arm: 40 for record in records}, list(outcomes))
     return console([table(made), *infrastructure(list(outcomes))]) + made.model_dump_json()
 
 
 def live(records: list[Record], _: Path) -> str:
     outcomes = [trial for record in records for trial in record.counted]
     arms = [record.arm for record in records]
-    shown = Progress(Console(file=io.StringIO()), arms, 40, 1, outcomes)
+    shown = Progress(Console(file=io.StringIO()), dict.fromkeys(arms, 40), 1, outcomes)
     return console([shown.view(), shown.line()])
 
 

@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Callable[..., list[Outcome]]:
                 known,
                 directory,
                 sandboxes,
-                Progress(Console(quiet=True), ARMS, 2, 1),
+                Progress(Console(quiet=True), dict.fromkeys(ARMS, 2), 1),
             )
             scheduler.run(blocks(list(known), asked))
             return directory.outcomes()
@@ -116,13 +116,13 @@ def test_near_the_time_budget_no_new_block_begins(
 
 def test_a_night_that_ended_in_time_is_no_failure_and_one_that_did_nothing_is() -> None:
     some = [outcome(arm, FIRST) for arm in ARMS]
-    unfinished = summarize("r", list(ARMS), 2, some)
+    unfinished = summarize("r", dict.fromkeys(ARMS, 2), some)
     assert not unfinished.happened
     assert unfinished.model_copy(update={"late": True}).happened
-    nothing = summarize("r", list(ARMS), 2, [])
+    nothing = summarize("r", dict.fromkeys(ARMS, 2), [])
     assert not nothing.model_copy(update={"late": True}).happened
     broken = [*some[:1], outcome(ARMS[1], FIRST, verdict=Verdict.GRADING_FAILED, cls=Class.I3)]
-    infra = summarize("r", list(ARMS), 2, broken)
+    infra = summarize("r", dict.fromkeys(ARMS, 2), broken)
     assert not infra.model_copy(update={"late": True}).happened
 
 

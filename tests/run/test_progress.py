@@ -14,7 +14,9 @@ ARMS = ("f16-f16", "q8_0-q8_0")
 
 def test_elsewhere_a_line_now_and_then() -> None:
     out = io.StringIO()
-    with Progress(Console(file=out, width=200), ARMS, 2, 4, [outcome(ARMS[0], "a")]) as shown:
+    with Progress(
+        Console(file=out, width=200), dict.fromkeys(ARMS, 2), 4, [outcome(ARMS[0], "a")]
+    ) as shown:
         shown.slot(+1)
         shown.outcome(outcome(ARMS[0], "b", cls=Class.A6, verdict=Verdict.EMPTY_PATCH))
         assert out.getvalue() == ""  # too soon after the start
@@ -28,7 +30,7 @@ def test_elsewhere_a_line_now_and_then() -> None:
 def test_on_a_terminal_a_live_view() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100)
-    with Progress(console, ARMS, 3, 4) as shown:
+    with Progress(console, dict.fromkeys(ARMS, 3), 4) as shown:
         shown.tokens(500)
         shown.outcome(outcome(ARMS[0], "a"))
         shown.outcome(outcome(ARMS[1], "a", cls=Class.I1))
@@ -38,7 +40,7 @@ def test_on_a_terminal_a_live_view() -> None:
 
 
 def test_only_the_last_minute_counts_for_speed() -> None:
-    shown = Progress(Console(file=io.StringIO()), ARMS, 3, 4)
+    shown = Progress(Console(file=io.StringIO()), dict.fromkeys(ARMS, 3), 4)
     shown._tokens.append((shown._started - progress.WINDOW_S - 1, 10_000))
     assert "0 tokens/s" in shown.line()
 

@@ -151,7 +151,8 @@ def test_a_rerun_has_the_instances_and_arms_of_what_is_run_again(
     after = outcomes(tmp_path / "again")
     assert {name: one.cls for name, one in after.items()} == {n: before[n].cls for n in some}
     spec = Spec.read(tmp_path / "again" / "spec.json")
-    assert spec.rerun == Rerun(of="r", filter="A6,OK") and spec.instances == tuple(some)
+    of = Rerun(of="r", filter="A6,OK", instances={"f16-f16": tuple(some)})
+    assert spec.rerun == of and spec.instances == tuple(some)
     began = Spec.read(folder / "spec.json").model_copy(update={"start": "2026-01-01T00:00:00Z"})
     (tmp_path / "other").mkdir()
     began.write(tmp_path / "other" / "spec.json")

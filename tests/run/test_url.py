@@ -39,7 +39,7 @@ def test_trials_against_a_url_are_unverified_and_give_no_row(tmp_path: Path) -> 
         with RunDirectory(tmp_path / "run") as directory:
             directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", False, (name,))
             sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
-            progress = Progress(Console(quiet=True), ["f16-f16"], 1, 1)
+            progress = Progress(Console(quiet=True), {"f16-f16": 1}, 1)
             scheduler = Scheduler(
                 spec, Path("none"), {name: instance}, directory, sandboxes, progress
             )

@@ -54,11 +54,12 @@ def remove(image: str) -> None:
     """With all that was made of it."""
     if engine.has(image):
         images = engine.client().images
-        clean = history.name_of(image, "HEAD")
-        if engine.has(clean):
-            images.remove(images.get(clean).id, force=True)
+        digest = images.get(image).id
+        for made in images.list(history.STRIPPED):
+            if made.labels.get(history.OF) == digest:
+                images.remove(made.id, force=True)
         if engine.has(image):
-            images.remove(image, force=True)
+            images.remove(images.get(image).id, force=True)
 
 
 @pytest.fixture
@@ -151,6 +152,7 @@ def test_a_head_beyond_its_base_is_refused(image: str) -> None:
             without_future(f"{NAME}:past", base)
     finally:
         box.close()
+        remove(f"{NAME}:future")
 
 
 def test_a_submodule_s_future_goes_and_what_is_checked_out_stays(image: str) -> None:

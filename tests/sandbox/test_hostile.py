@@ -155,10 +155,18 @@ def test_diff_is_text_changes_without_products_and_tests(box: Sandbox) -> None:
         assert absent not in patch
 
 
-def test_a_file_of_the_base_is_no_build_product_whatever_its_name(box: Sandbox) -> None:
-    box.run("sed -i s/3/4/ package/build/c.py; echo new > package/build/d.py", SHORT)
+def test_a_folder_of_the_base_holds_no_build_products_whatever_its_name(box: Sandbox) -> None:
+    box.run(
+        "sed -i s/3/4/ package/build/c.py; echo new > package/build/d.py;"
+        "mkdir -p build package/dist package/build/x; echo made | tee build/b package/dist/b;"
+        "echo made > package/build/x/y.pyc; echo too > package/build/x/y.py",
+        SHORT,
+    )
     patch = box.diff()
-    assert b"-z = 3\n+z = 4\n" in patch and b"new" not in patch
+    assert b"-z = 3\n+z = 4\n" in patch and b"+new" in patch and b"+too" in patch
+    assert b"made" not in patch
+    box.run("rm -r package/build", SHORT)
+    assert b"-z = 3" in box.diff()
 
 
 def test_an_untouched_tree_has_no_diff(box: Sandbox) -> None:
