@@ -347,25 +347,25 @@ def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> N
     type=click.Path(path_type=Path),
     help="Of the dataset, a .jsonl file of instance_id and model_patch.",
 )
-@click.option("--filter", default="", help="A regular expression on instance ids.")
-@click.option("--sandbox", default="auto", show_default=True)
-@click.option("--test-s", type=float, default=1800.0, show_default=True)
+@click.option("--filter", help="A regular expression on instance ids.")
+@click.option("--sandbox", help="auto, bwrap or docker.")
+@click.option("--test-s", type=float, help="Seconds that an instance's tests may take [1800].")
+@_asks_of_images
 @click.option("--out", type=click.Path(path_type=Path), default=Path("graded"), show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_context
 def grade(
     ctx: click.Context,
+    /,
     folder: Path | None,
     everything: bool,
     with_harness: bool,
     dataset: str | None,
     gold: bool,
     predictions: Path | None,
-    filter: str,
-    sandbox: str,
-    test_s: float,
     out: Path,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Grade again what of a RUN could not be graded, or patches of a dataset.
 
@@ -373,6 +373,7 @@ def grade(
     """
     from kvci.run.grade import grade_patches
     from kvci.run.regrade import beside_harness, regrade
+    from kvci.spec import without_model
 
     if bool(folder) == bool(dataset):
         raise UserError("Give either a run's folder or --dataset.")
@@ -394,7 +395,8 @@ def grade(
     if gold == bool(predictions):
         raise UserError("Say which patches: give either --gold or --predictions FILE.")
     chosen = None if gold else predictions
-    graded = grade_patches(str(dataset), filter, chosen, sandbox, test_s, out)
+    spec = without_model({"dataset": dataset} | asked)
+    graded = grade_patches(spec, chosen, out, lambda line: click.echo(line, err=True))
     if as_json:
         shown = {name: json.loads(one.model_dump_json()) for name, one in graded.items()}
         click.echo(json.dumps(shown, indent=1))
@@ -550,6 +552,7 @@ def show(as_json: bool) -> None:
 @images.command()
 @INPUTS
 @click.option("--dataset", help="As for kvci run.")
+@click.option("--instances", help="Ids with commas between.")
 @click.option("--filter", help="A regular expression on instance ids.")
 @click.option("--limit", type=int)
 @click.option("--shard", help="I/N")
@@ -558,11 +561,12 @@ def show(as_json: bool) -> None:
     "--ledger", type=click.Path(dir_okay=False, path_type=Path), default=Path("images.json")
 )
 @click.pass_context
-def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
+def pull(ctx: click.Context, /, ledger: Path, instances: str | None, **asked: Any) -> None:
     """Get those that the disk holds, before a run; exit 1 if it is not all of them."""
     from kvci.images.main import pull as pull_images
     from kvci.spec import without_model
 
+    asked["instances"] = _names(instances)
     if form := asked.pop("inputs"):
         spec = _over(form, None, asked)
     elif asked["dataset"]:
@@ -625,13 +629,17 @@ def _spec(
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         raise UserError(f"--seeds {seeds} are not whole numbers with commas between.") from None
-    names, form = asked.pop("instances", None), asked.pop("inputs", None)
+    names, form = _names(asked.pop("instances", None)), asked.pop("inputs", None)
     lists = {
         "arms": list(arms) or None,
-        "instances": [name.strip() for name in names.split(",")] if names else None,
+        "instances": names,
     }
     given = asked | lists | {"seeds": numbers}
     return _over(form, experiment, given) if form else load(experiment, given)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",")] if text else None
 
 
 def _over(form: str, experiment: Path | None, options: dict[str, Any]) -> Any:

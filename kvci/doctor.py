@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 from docker.errors import DockerException
+from docker.utils import version_lt
 from urllib3.exceptions import HTTPError
 
 from kvci.calibration.model import plain
@@ -17,8 +18,8 @@ from kvci.errors import UserError
 from kvci.files import Document, sha256_of_file
 from kvci.host import ended, gpu, gpu_to_itself
 from kvci.plan import select
+from kvci.serve.model import cache_mib, header, locate
 from kvci.serve.model import check as check_model
-from kvci.serve.model import header, locate
 from kvci.serve.server import Server, ServerFailed, resolve
 from kvci.spec import Model, Spec
 from kvci.tasks.dataset import load
@@ -27,7 +28,11 @@ from kvci.tasks.instance import Instance
 SKEW_MAX_S = 60.0
 MEMORY_BESIDE_MIB = 2048
 """Beside the model's weights and one sandbox for each slot."""
+GPU_BESIDE_MIB = 1024
+"""Beside weights and cache: what computing takes, and the driver's own."""
 RUN_FOLDER_BYTES = 1 << 30
+DOCKER_MIN = "1.41"
+"""The API of Docker 20.10, the oldest that kvci is tried with."""
 
 
 class Check(Document):
@@ -51,7 +56,7 @@ def examine(spec: Spec) -> Iterator[Check]:
 
     yield _check("dataset", dataset)
     yield _check("model", lambda: _model(spec))
-    yield _check("GPU", _gpu)
+    yield _check("GPU", lambda: _gpu(spec))
     yield _check("memory", lambda: _memory(spec))
     yield _check("llama-server", lambda: _server(spec))
     yield _check("other servers", _others)
@@ -62,7 +67,7 @@ def examine(spec: Spec) -> Iterator[Check]:
         yield _check("clock", lambda: _clock(None))
         return
     yield _check("Docker", _docker)
-    yield _check("Docker's disk", lambda: _disk(spec))
+    yield _check("Docker's disk", lambda: _disk(spec, images))
     yield _check("leftovers", _leftovers)
     yield _check("images", lambda: _images(images))
     yield _check("registry", lambda: _registry(spec, images))
@@ -88,7 +93,7 @@ def _model(spec: Spec) -> tuple[str, str]:
     return f"{path.name}, {path.stat().st_size >> 20} MiB, sha256 {sha256_of_file(path)[:12]}", ""
 
 
-def _gpu() -> tuple[str, str]:
+def _gpu(spec: Spec) -> tuple[str, str]:
     """Who else is on it counts as a failure: two would spoil each other's speed and memory."""
     found = gpu()
     if not found:
@@ -97,11 +102,27 @@ def _gpu() -> tuple[str, str]:
         return "none; the CPU computes", ""
     free = _nvidia("--query-gpu=memory.free", "nounits")
     found = f"{found}; {' + '.join(free)} MiB free"
+    needed = _needed_mib(spec)
+    found = f"{found}, {needed} MiB needed" if needed else found
     users = _nvidia("--query-compute-apps=pid,process_name,used_memory")
     if users:
         return f"{found}; in use by {'; '.join(users)}", "End what else is on the GPU."
+    if needed and needed > sum(int(mib) for mib in free if mib.isdecimal()):
+        return found, "Lower --context or --slots, or take a smaller model."
     with gpu_to_itself():
         return found, ""
+
+
+def _needed_mib(spec: Spec) -> int | None:
+    """Of the GPUs' memory, by the largest arm; None where that cannot be told beforehand."""
+    try:
+        path = locate(spec.model)
+        model = header(path)
+    except UserError:
+        return None  # the model's own check says why
+    if not model.whole_cache or spec.gpu_layers < model.layers:
+        return None
+    return int(path.stat().st_size / (1 << 20) + cache_mib(spec, model)) + GPU_BESIDE_MIB
 
 
 def _nvidia(query: str, *more: str) -> list[str]:
@@ -187,18 +208,37 @@ def _bubblewrap() -> tuple[str, str]:
 def _docker() -> tuple[str, str]:
     from kvci.sandbox import engine
 
-    return f"{engine.check()}, {engine.cpus()} CPUs", ""
+    said = engine.client().version()
+    found = f"{said['Version']}, {said['Os']}/{said['Arch']}, {engine.cpus()} CPUs"
+    if (said["Os"], said["Arch"]) != ("linux", "amd64"):
+        return found, "SWE-bench's images are for Linux on x86-64; use an engine of that kind."
+    if version_lt(said["ApiVersion"], DOCKER_MIN):
+        return found, "It is older than Docker 20.10; take a newer one."
+    return found, ""
 
 
-def _disk(spec: Spec) -> tuple[str, str]:
+def _disk(spec: Spec, instances: dict[str, Instance]) -> tuple[str, str]:
+    """Held against what is to come: as many images as a block needs, each like the largest here."""
+    from kvci.images import shelf
     from kvci.sandbox import engine
 
     free = engine.free_bytes()
     if free is None:
-        return "another machine's", ""
+        return "another machine's, which is looked at when a command finds it full", ""
     found = f"{free >> 20} MiB free, the reserve is {spec.disk_reserve_gb:g} GB"
     if free < 1e9 * spec.disk_reserve_gb:
         return found, "Make room (kvci images prune), or lower --disk-reserve."
+    missing = sum(not engine.has(one.row.image) for one in instances.values())
+    kept = shelf.ours() if missing else []
+    if kept:
+        each = max(one.unshared_bytes for one in kept)
+        going = sum(one.unshared_bytes for one in kept)
+        room = free - 1e9 * spec.disk_reserve_gb + going
+        if spec.disk_budget_gb is not None:
+            room = min(room, 1e9 * spec.disk_budget_gb)
+        found = f"{found}; room for {room / max(1, each):.0f} images like the largest here"
+        if room < each * min(spec.block_size, missing):
+            return found, "Make room, or make block_size smaller: one block's images must fit."
     return found, ""
 
 
@@ -232,6 +272,10 @@ def _registry(spec: Spec, instances: dict[str, Instance]) -> tuple[str, str]:
         return "not needed", ""
     answer = ask(mirrored(image, spec.mirror), login())
     left = "" if answer.remaining is None else f", {answer.remaining} pulls left"
+    missing = sum(not engine.has(one.row.image) for one in instances.values())
+    if answer.remaining is not None and answer.remaining < missing:
+        window = f" of {answer.window_s / 3600:.0f} h" if answer.window_s else ""
+        left += f" for {missing} images: the rest waits for its window{window}"
     if answer.status != 200:
         return answer.why, "Check the network, log in (docker login), or give a --mirror."
     return f"{answer.why}{left}", "" if answer.remaining != 0 else "Wait, log in, or give a mirror."

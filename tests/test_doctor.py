@@ -1,6 +1,7 @@
 """What would spoil a run, found before it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from kvci import doctor
 from kvci.cli import main
 from kvci.doctor import Check, examine, with_own
 from kvci.sandbox import engine
+from kvci.serve.model import Header, locate
 from kvci.spec import Spec, load
 from tests.conftest import data
 
@@ -65,18 +67,71 @@ def test_what_would_spoil_a_run_has_a_remedy_and_an_exit(
 
 
 def test_who_else_is_on_the_gpu(gpu: Path) -> None:
-    assert doctor._gpu() == ("NVIDIA H100 80GB HBM3, 570.1; 70000 MiB free", "")
+    assert doctor._gpu(spec()) == (
+        "NVIDIA H100 80GB HBM3, 570.1; 70000 MiB free, 1069 MiB needed",
+        "",
+    )
     gpu.write_text(NVIDIA.format(apps='echo "77, python, 900 MiB"'))
-    said, remedy = doctor._gpu()
+    said, remedy = doctor._gpu(spec())
     assert "in use by 77, python, 900 MiB" in said and remedy
+
+
+def test_what_the_gpu_must_hold(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and the largest arm's cache; of a model with windows nobody can say."""
+    shape = Header("x", 1 << 20, 36, 128, 128, 8, True, True)
+    monkeypatch.setattr(doctor, "header", lambda _: shape)
+    large = spec(arms=["q8_0/q8_0", "f16/f16"], context=65536, slots=8)
+    said, remedy = doctor._gpu(large)
+    needed = 8 * 65536 * 36 * 8 * 2 * 128 * 2 >> 20
+    weights = locate(large.model).stat().st_size >> 20
+    assert f"{needed + weights + 1024} MiB needed" in said and "lower" in remedy.lower()
+    assert not doctor._gpu(large.model_copy(update={"slots": 4}))[1]
+    monkeypatch.setattr(doctor, "header", lambda _: replace(shape, whole_cache=False))
+    assert "needed" not in doctor._gpu(large)[0]
+
+
+def test_an_engine_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"Version": "20.10.1", "Os": "linux", "Arch": "amd64", "ApiVersion": "1.41"}
+
+    class Client:
+        def version(self) -> dict[str, str]:
+            return said
+
+    monkeypatch.setattr(engine, "client", Client)
+    monkeypatch.setattr(engine, "cpus", lambda: 2)
+    assert doctor._docker() == ("20.10.1, linux/amd64, 2 CPUs", "")
+    said["Arch"] = "arm64"
+    assert "x86-64" in doctor._docker()[1]
+    said |= {"Arch": "amd64", "ApiVersion": "1.40"}
+    assert "newer" in doctor._docker()[1]
+
+
+def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvci.images import registry, shelf
+    from kvci.images.shelf import Kept
+    from kvci.tasks.calibration import suite
+
+    some = {one.row.instance_id: one for one in suite("calibration:count=5")}
+    kept = Kept(id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed="")
+    monkeypatch.setattr(engine, "has", lambda _: False)
+    monkeypatch.setattr(engine, "free_bytes", lambda: 12 * 10**9)
+    monkeypatch.setattr(shelf, "ours", lambda: [kept])
+    said, remedy = doctor._disk(spec(block_size=3), some)
+    assert "room for 3 images like the largest here" in said and not remedy
+    assert "block_size" in doctor._disk(spec(block_size=4), some)[1]
+    assert "block_size" in doctor._disk(spec(block_size=3, disk_budget_gb=2.0), some)[1]
+    answer = registry.Answer(200, "it answers 200", remaining=4, window_s=21600.0)
+    monkeypatch.setattr(registry, "ask", lambda *_: answer)
+    said, remedy = doctor._registry(spec(), some)
+    assert "4 pulls left for 5 images: the rest waits for its window of 6 h" in said and not remedy
 
 
 def test_a_driver_that_does_not_answer_is_no_machine_without_a_gpu(gpu: Path) -> None:
     gpu.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
-    _, remedy = doctor._gpu()
+    _, remedy = doctor._gpu(spec())
     assert "driver" in remedy
     gpu.unlink()
-    assert doctor._gpu() == ("none; the CPU computes", "")
+    assert doctor._gpu(spec()) == ("none; the CPU computes", "")
 
 
 def test_another_s_server_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

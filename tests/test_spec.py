@@ -88,9 +88,9 @@ def test_hash_covers_what_can_change_a_trial(tmp_path: Path) -> None:
 
 
 def test_model_header_limits(tmp_path: Path) -> None:
-    check(spec(tmp_path), Header("llama", 65536, 8, 64, 64, True))
+    check(spec(tmp_path), Header("llama", 65536, 8, 64, 64, 8, True, True))
     with pytest.raises(UserError, match="trained with"):
-        check(spec(tmp_path), Header("llama", 65535, 8, 64, 64, True))
+        check(spec(tmp_path), Header("llama", 65535, 8, 64, 64, 8, True, True))
     with pytest.raises(UserError, match="head size 80"):
-        check(spec(tmp_path), Header("llama", 65536, 8, 80, 64, True))
-    check(spec(tmp_path, arms=["f16/bf16"]), Header("llama", 65536, 8, 80, 80, True))
+        check(spec(tmp_path), Header("llama", 65536, 8, 80, 64, 8, True, True))
+    check(spec(tmp_path, arms=["f16/bf16"]), Header("llama", 65536, 8, 80, 80, 8, True, True))

@@ -1,21 +1,22 @@
 """Patches of others, or the gold ones, through kvci's grading."""
 
 import json
-import re
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
 from kvci.grade import Graded
+from kvci.plan import Block, blocks
 from kvci.run.directory import RunDirectory
 from kvci.run.grading import Grader
-from kvci.run.sandboxes import Kind, Sandboxes, choose
+from kvci.run.sandboxes import Kind, Sandboxes, choose, supplies
 from kvci.run.stop import Stopped, stopping
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
+from kvci.taxonomy import Verdict
 
 
 class Prediction(Document):
@@ -27,66 +28,68 @@ class Prediction(Document):
 
 
 def grade_patches(
-    dataset: str, filter: str, predictions: Path | None, sandbox: str, test_s: float, out: Path
+    asked: Spec, predictions: Path | None, out: Path, say: Callable[[str], None] = print
 ) -> dict[str, Graded]:
     """Instance id -> what grading said; without predictions, of the gold patches.
 
-    Logs and patches lie in `out` by instance. Raises UserError.
+    Their images are fetched, a wave at a time. Logs and patches lie in `out` by instance. Raises
+    UserError.
     """
-    instances = {instance.row.instance_id: instance for instance in load(dataset)}
+    instances = {instance.row.instance_id: instance for instance in load(asked.dataset)}
     if predictions:
         patches = _read(predictions)
         unknown = sorted(patches.keys() - instances.keys())
         if unknown:
-            raise UserError(f"{unknown[0]} of {predictions} is no instance of {dataset}.")
+            raise UserError(f"{unknown[0]} of {predictions} is no instance of {asked.dataset}.")
     else:
         patches = {name: instance.row.patch for name, instance in instances.items()}
-    try:
-        chosen = [name for name in instances if name in patches and re.search(filter, name)]
-        asked = Spec.model_validate(
-            {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]}
-            | {"dataset": dataset, "sandbox": sandbox, "test_s": test_s}
-        )
-    except re.error as error:
-        raise UserError(f"--filter {filter} is not a regular expression: {error}.") from None
-    except ValidationError as error:
-        raise UserError(f"What to grade is not valid: {first_problem(error)}.") from None
-    if not chosen:
-        raise UserError(f"No instance of {dataset} is left to grade; widen --filter.")
-    kind, _ = choose(asked, (instances[name] for name in chosen))
-    some = {name: (instances[name], patches[name]) for name in chosen}
+    with_patch = [name for name in instances if name in patches]
+    if not with_patch:
+        raise UserError(f"{predictions} holds no patch.")
+    planned = blocks(with_patch, asked.model_copy(update={"block_size": 1}))
+    some = {name: instances[name] for block in planned for name in block.instances}
+    kind, _ = choose(asked, some.values())
     try:
         with RunDirectory(out.resolve()) as directory, stopping():
-            return _grade(kind, directory, asked, some)
+            return _grade(kind, directory, asked, planned, some, patches, say)
     except Stopped:
         raise UserError(f"Stopped; what was graded until then lies in {out}.") from None
 
 
 def _grade(
-    kind: Kind, directory: RunDirectory, asked: Spec, chosen: dict[str, tuple[Instance, str]]
+    kind: Kind,
+    directory: RunDirectory,
+    asked: Spec,
+    planned: list[Block],
+    instances: dict[str, Instance],
+    patches: dict[str, str],
+    say: Callable[[str], None],
 ) -> dict[str, Graded]:
     sandboxes = Sandboxes.of(asked, kind, directory.scratch, directory.path.name)
     sandboxes.sweep()
+    supply = supplies(asked, instances.values(), directory.path / "images.json", say)
     grader = Grader(sandboxes, asked.test_s)
     graded: dict[str, Graded] = {}
+    ended = False
+
+    def submit(name: str) -> Future[Graded]:
+        patch, folder = patches[name].encode(errors="surrogateescape"), directory.path / name
+        return grader.submit(instances[name], patch, folder, lambda _: None, None)
+
     try:
-        futures = {
-            name: grader.submit(
-                instance,
-                patch.encode(errors="surrogateescape"),
-                directory.path / name,
-                lambda _: None,
-                None,
-            )
-            for name, (instance, patch) in chosen.items()
-        }
-        for name, future in futures.items():
-            graded[name] = future.result()
-            graded[name].write(directory.path / name / "graded.json")
+        for wave in supply.waves(planned):
+            futures = {name: submit(name) for block in wave for name in block.instances}
+            for name, future in futures.items():
+                graded[name] = future.result()
+                graded[name].write(directory.path / name / "graded.json")
+        ended = True
     finally:
-        grader.close(wait=len(graded) == len(chosen))
+        grader.close(wait=ended)
         sandboxes.sweep(own=True)
-    return graded
+    for line in supply.missing():
+        say(line)
+    lacking = Graded(verdict=Verdict.GRADING_FAILED, detail="its image could not be had")
+    return {name: graded.get(name, lacking) for name in instances}
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -83,7 +83,7 @@ def images_with_sizes() -> list[dict[str, Any]]:
     An engine before API 1.42 measures its containers all the same, which takes it seconds, and
     does it for one at a time, whoever asks. Raises UserError if it does not answer.
     """
-    api = client().api
+    api = client(PATIENCE_S).api
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -139,9 +139,14 @@ def full() -> bool:
     disk = room()
     if disk is None:
         return False
-    floor = min(FLOOR_BYTES, disk.f_blocks * disk.f_frsize // 20)
-    files = min(FLOOR_FILES, disk.f_files // 20)  # 0 where a file system has no such limit
-    return disk.f_bavail * disk.f_frsize < floor or disk.f_favail < files
+    free, whole = (blocks * disk.f_frsize for blocks in (disk.f_bavail, disk.f_blocks))
+    return short(free, whole, disk.f_favail, disk.f_files)
+
+
+def short(free_bytes: int, whole_bytes: int, free_files: int, whole_files: int) -> bool:
+    """True of a disk with so little left; one without a limit of files says 0 for them."""
+    floor_bytes = min(FLOOR_BYTES, whole_bytes // 20)
+    return free_bytes < floor_bytes or free_files < min(FLOOR_FILES, whole_files // 20)
 
 
 def wait(patience_s: float = PATIENCE_S) -> None:

@@ -11,6 +11,9 @@ from kvci.files import sha256_of_file
 from kvci.hub import RESERVE_BYTES, fetch
 from kvci.spec import KV_BLOCK_ELEMENTS, Model, Spec
 
+PARTIAL = (".sliding_window", ".ssm.", ".kv_lora_rank", ".shared_kv_layers", ".wkv.")
+"""Keys of models whose cache is smaller than layers, heads and tokens say."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -20,6 +23,10 @@ class Header:
     layers: int
     head_k: int
     head_v: int
+    kv_heads: int
+    """Of the layer that has most."""
+    whole_cache: bool
+    """Each layer keeps K and V of every token: no sliding window, no state instead of a cache."""
     chat_template: bool
     """The file holds one. Without it llama-server would take one of its own, and not say so."""
 
@@ -82,12 +89,26 @@ def _header(path: Path) -> Header:
             layers=number("block_count"),
             head_k=number("attention.key_length", head),
             head_v=number("attention.value_length", head),
+            kv_heads=number("attention.head_count_kv", number("attention.head_count")),
+            whole_cache=not any(mark in key for key in fields for mark in PARTIAL),
             chat_template="tokenizer.chat_template" in fields,
         )
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise UserError(
             f"{path} is not a GGUF model that kvci can read: {str(error).rstrip('.')}."
         ) from None
+
+
+def cache_mib(spec: Spec, model: Header) -> float:
+    """What the KV cache of the largest arm takes, in MiB: of all slots, each with its context."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    def bytes_of(kind: str, head: int) -> float:
+        elements, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+        return float(head * size / elements)
+
+    token = max(bytes_of(a.k, model.head_k) + bytes_of(a.v, model.head_v) for a in spec.arms)
+    return token * model.kv_heads * model.layers * spec.slots * spec.context / (1 << 20)
 
 
 def check(spec: Spec, model: Header) -> None:

@@ -10,6 +10,7 @@ from kvci.cli import main
 from kvci.grade import Graded
 from kvci.host import host
 from kvci.run.grade import grade_patches
+from kvci.spec import without_model
 from kvci.taxonomy import Verdict
 from tests.conftest import MODEL, data
 from tests.made_images import real_images
@@ -21,7 +22,8 @@ INSTANCE = "pallets__flask-5063"
 def test_the_gold_patch_resolves_as_the_harness_says(tmp_path: Path) -> None:
     real_images(INSTANCE)
     dataset = str(data("swe-bench-lite.v5.jsonl"))
-    found = grade_patches(dataset, INSTANCE, None, "auto", 600.0, tmp_path / "out")[INSTANCE]
+    asked = without_model({"dataset": dataset, "filter": INSTANCE, "test_s": 600.0})
+    found = grade_patches(asked, None, tmp_path / "out")[INSTANCE]
     assert found.verdict is Verdict.RESOLVED
     assert (found.fail_to_pass, found.pass_to_pass) == ((2, 2), (54, 54))
 

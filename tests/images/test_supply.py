@@ -1,5 +1,6 @@
 """Runs whose images come from a registry and do not all fit."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -10,7 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from docker.errors import ImageNotFound
 
+from kvci.cli import main
 from kvci.errors import UserError
 from kvci.images import shelf
 from kvci.images.pull import Puller
@@ -103,7 +107,8 @@ def test_a_run_larger_than_the_disk_goes_through_in_waves(
         with Shelves(registry) as shelves:
             folder, happened, found = ran(rows, instances, tmp_path)
     finally:
-        engine.client().images.remove(f"{STRIPPED}:tiny")
+        with contextlib.suppress(ImageNotFound):  # it made room
+            engine.client().images.remove(f"{STRIPPED}:tiny")
     assert happened and found == table(instances)
     assert 1 <= shelves.most <= HOLDS
     ledger = Ledger.read(folder / "images.json").images
@@ -265,6 +270,35 @@ def test_grading_again_fetches_what_was_let_go(
         again, left = regrade(folder, everything=True)
     assert {(o.instance, o.arm): str(o.cls) for _, o in again} == found and not left
     assert shelves.most <= HOLDS
+
+
+@pytest.mark.faults
+def test_patches_of_others_have_their_images_fetched(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    words = ["grade", "--dataset", str(rows), "--gold", "--out", str(tmp_path), "--json"]
+    words += ["--disk-budget", str(budget_gb(HOLDS, LAYER_BYTES)), "--disk-reserve", "1"]
+    with Shelves(registry) as shelves:
+        done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    found = {name: one["verdict"] for name, one in json.loads(done.stdout).items()}
+    assert found == {one.row.instance_id: "resolved" for one in instances}
+    assert 1 <= shelves.most <= HOLDS
+
+
+def test_a_pull_of_some_says_where_its_ledger_cannot_be(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    """It was taken for the engine's failing, again and again."""
+    name = instances[1].row.instance_id
+    words = ["images", "pull", "--dataset", str(rows), "--instances", name, "--ledger"]
+    done = CliRunner().invoke(main, [*words, "/proc/images.json"])
+    assert done.exit_code == 2 and "/proc/images.json cannot be written" in done.output
+    ledger = tmp_path / "images.json"
+    done = CliRunner().invoke(main, [*words, str(ledger), "--disk-reserve", "1"])
+    assert done.exit_code == 0 and "1 of 1 blocks" in done.output
+    (entry,) = Ledger.read(ledger).images
+    assert "/s1:" in entry.image and entry.state == "pulled"
 
 
 @pytest.mark.faults

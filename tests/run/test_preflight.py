@@ -72,7 +72,9 @@ def test_what_an_image_answered_is_not_asked_again(
     _preflight(sandboxes, GOOD, tmp_path, 20.0)
     _preflight(sandboxes, GOOD, tmp_path, 40.0)
     _preflight(sandboxes, changed(GOOD, version="other"), tmp_path, 20.0)
-    assert len(asked) == 4
+    monkeypatch.setattr(grading, "host", lambda: "another, with the same home")
+    _preflight(sandboxes, GOOD, tmp_path, 20.0)
+    assert len(asked) == 5
 
 
 def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from rich.console import Console
 
 from kvci.cli import main
 from kvci.grade import Graded
-from kvci.plan import Trial
-from kvci.run.directory import Outcome, RunDirectory
+from kvci.plan import Trial, blocks
+from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
 from kvci.run.rerun import rerun_spec
 from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import script
-from kvci.taxonomy import Class, Verdict
+from kvci.taxonomy import Class, Exit, Verdict
 
 DATASET = "calibration:split=test,functions=4,count=9"
 """As many as have to be for each behaviour that grading judges."""
@@ -124,6 +124,52 @@ def test_a_verdict_stays_when_grading_again_fails(
     done = CliRunner().invoke(main, ["grade", str(folder), "--all"])
     assert done.exit_code == 1 and "I3, was OK" in done.output
     assert outcomes(folder) == before
+
+
+def test_trials_of_another_machine_are_graded_there(made: tuple[Spec, Path]) -> None:
+    _, folder = made
+    before = outcomes(folder)
+    name = next(name for name, one in before.items() if one.cls is Class.OK)
+    spoil(folder, name, host="0123456789ab", cls=Class.I3, verdict=Verdict.GRADING_FAILED)
+    try:
+        for words in ([], ["--all"]):
+            done = CliRunner().invoke(main, ["grade", str(folder), *words])
+            assert done.exit_code == 1 and "1 trials" in done.output
+            assert "were on 0123456789ab: grade them there" in done.output
+            assert f"{name}: not graded, and still I3" in done.output
+            assert outcomes(folder)[name].verdict is Verdict.GRADING_FAILED
+    finally:
+        before[name].write(RunDirectory(folder).trial(Trial("f16-f16", name, 0)) / "outcome.json")
+
+
+def test_a_rerun_is_of_just_the_trials_that_match_on_the_run_s_own_rows(
+    made: tuple[Spec, Path], tmp_path: Path
+) -> None:
+    spec, folder = made
+    two = tmp_path / "two"
+    (two / "trials").mkdir(parents=True)
+    arms = spec.model_validate(spec.model_dump() | {"arms": ["f16/f16", "q8_0/q8_0", "q4_0/q4_0"]})
+    arms.model_copy(update={"dataset": "lite", "time_budget_s": 60.0}).write(two / "spec.json")
+    manifest = Manifest.read(folder / "manifest.json")
+    manifest.model_copy(update={"dataset_revision": "abc"}).write(two / "manifest.json")
+    first, second, *_ = some = list(outcomes(folder).values())
+    lost = {"exit": Exit.SANDBOX_FAILED, "cls": Class.I1, "verdict": Verdict.NOT_GRADED}
+    ended = {"f16-f16": (first, second), "q8_0-q8_0": (second,), "q4_0-q4_0": ()}
+    for arm, failed in ended.items():
+        for one in some:
+            other = one.model_copy(update={"arm": arm} | (lost if one in failed else {}))
+            other.write(two / "trials" / arm / one.instance / "0" / "outcome.json")
+    again = rerun_spec(two, "I1", None, False)
+    assert again.dataset == "lite@abc" and again.dataset_name == "lite"
+    assert [arm.id for arm in again.arms] == ["f16-f16", "q8_0-q8_0"] and not again.time_budget_s
+    trials = {
+        (trial.arm, trial.instance)
+        for block in blocks(sorted(outcomes(folder)), again)
+        for arm in block.arms
+        for trial in block.trials(arm)
+    }
+    assert trials == {(arm, one.instance) for arm, failed in ended.items() for one in failed}
+    assert again.trials_of_arms(again.instances) == {"f16-f16": 2, "q8_0-q8_0": 1}
 
 
 def test_another_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> None:

@@ -130,6 +130,29 @@ def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyP
         box.close()
 
 
+def test_a_disk_that_cannot_be_looked_at_is_asked_of_a_clean_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine may be another machine's; what the model says of its disk is not believed."""
+    monkeypatch.setattr(docker, "room", lambda: None)
+    monkeypatch.setattr(docker, "full", lambda: False)
+    box = Docker(calibration_image(), FILES)
+    says = "echo 'write error: No space left on device'; exit 1"
+    try:
+        assert box.run(says, Limits()).code == 1
+        box.run("echo 'echo 4096 1000 0 100 0' > /usr/bin/stat", Limits())
+        assert box.run(says, Limits()).code == 1
+        monkeypatch.setattr(engine, "FLOOR_BYTES", 1 << 60)
+        monkeypatch.setattr(docker, "short", lambda *of: engine.short(*of) or of[0] < of[1])
+        assert box.run("true", Limits()).code == 0
+        with pytest.raises(SandboxFailed, match="its disk is full"):
+            box.run(says, Limits())
+        monkeypatch.setattr(docker, "HOG_BYTES", 0)
+        assert box.run(says, Limits()).code == 1
+    finally:
+        box.close()
+
+
 def test_an_engine_is_waited_for_and_a_full_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
     calibration_image()
     answers = iter([True, False])

@@ -7,7 +7,9 @@ from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.serve.effective import Asked, Effective, judge, read
-from tests.conftest import GOLDEN, data
+from kvci.serve.model import cache_mib, header, locate
+from kvci.spec import load
+from tests.conftest import GOLDEN, MODEL, data
 
 ASKED = Asked(kv_type="q8_0/q8_0", context=2048, slots=2)
 BUILDS = ["b11434-cpu", "xllamacpp-cpu"]
@@ -154,3 +156,12 @@ def test_inspect_exits_1_and_says_why() -> None:
     assert "KV type is q8_0/q8_0, asked was q4_0/q4_0" in wrong.stdout
     for bad in (["no-such.log"], [log, "--kv", "q9"]):
         assert CliRunner().invoke(main, ["inspect", *bad]).exit_code == 2
+
+
+@pytest.mark.parametrize("kv", ["f16-f16", "q8_0-q8_0", "q4_0-q4_0", "q8_0-q4_0"])
+def test_a_cache_takes_what_was_foretold(kv: str) -> None:
+    """Of the calibration model, on a GPU."""
+    found = read(golden(f"b11434-cuda-{kv}"))
+    asked = {"model": str(MODEL), "arms": [kv.replace("-", "/")], "dataset": "calibration"}
+    spec = load(None, asked | {"context": found.context_per_slot, "slots": found.slots})
+    assert cache_mib(spec, header(locate(spec.model))) == found.kv_mib
