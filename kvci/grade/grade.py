@@ -81,20 +81,19 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
     run = sandbox.script(row.eval_script, whole)
     log = folder / "test_output.txt"
     write_atomic(log, run.output)
-    text = run.output.decode(errors="replace")
-    if run.timed_out and START_TEST_OUTPUT in text:
+    started = START_TEST_OUTPUT.encode() in run.output
+    if run.timed_out and started:
         (folder / "report.json").unlink(missing_ok=True)
         return Graded(verdict=Verdict.TEST_TIMEOUT, applies=True, eval_s=run.wall_s)
-    if START_TEST_OUTPUT not in text or END_TEST_OUTPUT not in text:
-        missing = "end" if START_TEST_OUTPUT in text else "start"
+    if not marked(run.output):
+        missing = "end" if started else "start"
         detail = f"the test log has no {missing} marker"
         return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
-    report = _report(row, patch or b"none", log)
-    write_atomic(folder / "report.json", json.dumps(report, indent=1))
-    tests = report.get("tests_status", {})
-    f2p, p2p = (_counts(tests.get(kind, {})) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS"))
+    found = report(row, patch or b"none", log)
+    write_atomic(folder / "report.json", json.dumps(found, indent=1))
+    f2p, p2p = counts(found)
     verdict = Verdict.TESTS_FAIL
-    if report.get("resolved"):
+    if found.get("resolved"):
         verdict = Verdict.RESOLVED
     elif broken:
         verdict = Verdict.SYNTAX_ERROR
@@ -132,7 +131,13 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     return ", ".join(broken)
 
 
-def _report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
+def marked(log: bytes) -> bool:
+    """The tests began and ended."""
+    return START_TEST_OUTPUT.encode() in log and END_TEST_OUTPUT.encode() in log
+
+
+def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
+    """What swebench says of the log of an instance's tests."""
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch.decode(errors="replace"),
@@ -147,6 +152,11 @@ def _report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
     return reports[row.instance_id]
 
 
-def _counts(tests: dict[str, list[str]]) -> tuple[int, int]:
-    passed = len(tests.get("success", []))
-    return passed, passed + len(tests.get("failure", []))
+def counts(report: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of FAIL_TO_PASS and of PASS_TO_PASS: how many pass, and how many there are."""
+    tests = report.get("tests_status", {})
+    found = [tests.get(kind, {}) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS")]
+    (f2p, f2f), (p2p, p2f) = (
+        (len(one.get("success", [])), len(one.get("failure", []))) for one in found
+    )
+    return (f2p, f2p + f2f), (p2p, p2p + p2f)

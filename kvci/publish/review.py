@@ -20,6 +20,7 @@ from kvci.publish.branch import BENCHMARKS, RESULTS
 from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Imported, Record, by_run, file_name, parse
+from kvci.record.verdicts import unlike
 from kvci.report.benchmarks import EMPTY, prose, render
 from kvci.report.comparison import markdown, verdict
 from kvci.report.tables import row
@@ -71,12 +72,13 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
         if isinstance(record, Imported) and path not in base
     ]
     unattested: list[str] = []
+    unread: list[str] = []
     for arms in by_run(new).values():
-        _attest(arms, fetch, problems, unattested)
+        _attest(arms, fetch, problems, unattested, unread)
     changed = _prose(base, head, records)
     problems += [f"{BENCHMARKS} has a line like a row's that is none: {x[:200]}" for x in changed
                  if re.search(r"[|<]|```|~~~", x)]  # fmt: skip
-    notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in changed]
+    notes = [*unread, *(f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in changed)]
     return Review(tuple(new), tuple(problems), tuple(unattested), (*notes, *_notes(new)))
 
 
@@ -154,8 +156,15 @@ def _notes(new: Sequence[Record]) -> list[str]:
     return found
 
 
-def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: list[str]) -> None:
-    """Build the records of one run again from the archive that they name."""
+def _attest(
+    arms: list[Record],
+    fetch: Fetch,
+    problems: list[str],
+    unattested: list[str],
+    unread: list[str],
+) -> None:
+    """Build the records of one run again from the archive that they name, and its verdicts from the
+    logs of the tests; `unread` has why that could not be."""
     name = arms[0].run_id
     for record in arms:
         if not all(trial.verified for trial in record.trials):
@@ -177,22 +186,30 @@ def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: l
         problems.append(f"the evidence of {name} is not what its records say (sha256)")
         return
     try:
-        again = _built(archive)
+        again, wrong, why = _built(archive)
     except UserError as error:
         problems.append(f"the evidence of {name} makes no record: {str(error).rstrip('.')}")
         return
+    problems += [f"{name}: {line}" for line in wrong]
+    unread += [f"the verdicts of {name} are as the runner says: {why}"] if why else []
     for record in arms:
         if again.get(record.arm) != _placeless(record):
             problems.append(f"{record.row_id} is not what its evidence gives")
 
 
-def _built(archive: bytes) -> dict[str, Record]:
+def _built(archive: bytes) -> tuple[dict[str, Record], list[str], str]:
+    """The records by arm, verdicts that the tests' logs do not give, and why nobody looked."""
     with tempfile.TemporaryDirectory(prefix="kvci-review-") as folder:
         place = Path(folder, "evidence.tar.gz")
         place.write_bytes(archive)
         run = Path(folder, "run")
         run.mkdir()
-        return {record.arm: _placeless(record) for record in build(unpack(place, run))}
+        found = unpack(place, run)
+        records = {record.arm: _placeless(record) for record in build(found)}
+        try:
+            return records, unlike(found), ""
+        except UserError as error:
+            return records, [], str(error).rstrip(".")
 
 
 def _placeless(record: Record) -> Record:

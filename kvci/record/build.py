@@ -16,7 +16,10 @@ from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.settle import settle
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Spec
-from kvci.taxonomy import Verdict
+from kvci.taxonomy import Exit, Verdict
+
+UNSERVED = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED}
+"""Of such trials no server may have answered."""
 
 
 def build(run: Path, row: bool = True) -> list[Record]:
@@ -69,9 +72,19 @@ def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
         report = path.parent / "grade" / "report.json"
         if report.exists() and _resolved(report) != (one.verdict is Verdict.RESOLVED):
             raise UserError(f"{shown} says {one.verdict}, and the report of its tests does not.")
-        log = run / "servers" / f"{one.server}.log"
-        if spec.verified and one.server and not log.exists():
-            raise UserError(f"{shown} names the log {log.name}, which is not there.")
+        if spec.verified and (one.server or one.exit not in UNSERVED):
+            _hold_server(run, one, str(shown))
+
+
+def _hold_server(run: Path, one: Outcome, shown: str) -> None:
+    """The log that proves the trial is there, of its arm and of its build."""
+    log = run / "servers" / f"{one.server or 'none'}.log"
+    if not log.exists():
+        raise UserError(f"{shown} names the log {log.name}, which is not there.")
+    if one.server.rpartition(".")[0] != one.arm:
+        raise UserError(f"{shown} names the log {log.name}, which is another arm's.")
+    if (build := Effective.read(log.with_suffix(".json")).build or "") != one.server_build:
+        raise UserError(f"{shown} names the build {one.server_build}, and its log {build}.")
 
 
 def _resolved(report: Path) -> bool:

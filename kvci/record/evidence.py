@@ -41,6 +41,9 @@ def published(path: Path, run: Path, redacted: bool) -> bytes:
         text = json.dumps(redact_json(json.loads(text), run), indent=1)
     elif path.suffix == ".jsonl":
         text = "\n".join(_line(line, run) for line in text.split("\n"))
+    elif path.parent.name == "servers":
+        # Whoever reads what it proves must find its words: a user may be called `build`.
+        text = redact(text, run, after="/@")
     else:
         text = redact(text, run)
     return text.encode(errors="surrogateescape")

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
 from kvci.run.directory import ARM, INSTANCE, INSTANT, RUN_ID, Outcome
 from kvci.serve.effective import Effective
+from kvci.spec import Arm, Rerun
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 ROW_ID = r"^(\.{3})?[A-Za-z0-9][A-Za-z0-9._+-]{0,249}$"
@@ -35,6 +37,27 @@ class Evidence(Document):
     files: dict[str, str]
 
 
+class AskedModel(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    weights: str
+
+
+class Asked(BaseModel):
+    """What is read of a record's spec; whatever else was asked is kept, and hashed with it."""
+
+    model_config = ConfigDict(extra="allow")
+    model: AskedModel
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    model_sha256: str
+    dataset_sha256: str
+    primary: str
+    alpha: float = Field(gt=0, lt=1)
+    margin: float | None
+    rerun: Rerun | None = None
+
+
 class Record(Document):
     """One arm of one run. Whatever a row says is recomputed from here."""
 
@@ -48,7 +71,7 @@ class Record(Document):
     start: str = Field(pattern=INSTANT)
     dataset: str
     arm: str = Field(pattern=ARM)
-    position: int
+    position: int = Field(ge=0)
     """Of the arm in the spec; 0 is the baseline."""
     spec: dict[str, Any]
     """What was asked, as it is hashed."""
@@ -68,6 +91,18 @@ class Record(Document):
     def _is_its_own_spec(self) -> Self:
         if spec_hash(self.spec) != self.spec_sha256:
             raise ValueError("the spec does not have the hash that the record gives")
+        asked = Asked.model_validate(self.spec)
+        if [arm.id for arm in asked.arms][self.position : self.position + 1] != [self.arm]:
+            raise ValueError(f"{self.arm} is not the spec's arm {self.position}")
+        counted = Counter((trial.instance, trial.seed) for trial in self.counted)
+        if twice := [name for (name, _), count in counted.items() if count > 1]:
+            raise ValueError(f"{twice[0]} is counted twice")
+        planned = set(product(self.planned, asked.seeds))
+        for trial in self.trials:
+            if trial.arm != self.arm or (trial.instance, trial.seed) not in planned:
+                raise ValueError(
+                    f"{trial.arm}, {trial.instance}, seed {trial.seed} was never planned"
+                )
         return self
 
     @property

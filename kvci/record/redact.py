@@ -18,15 +18,17 @@ PROSE = frozenset({"detail", "why"})
 """Fields of the run directory's documents that hold what a program said."""
 
 
-def redact(text: str, run: Path, names: bool = True) -> str:
-    """Tokens, the run's folder, home folders, and the machine's and the user's `names`."""
+def redact(text: str, run: Path, names: bool = True, after: str = "") -> str:
+    """Tokens, the run's folder, home folders, and the machine's and the user's `names`; where
+    `after` is given, names that follow one of its characters alone."""
     text = TOKEN.sub("[token]", text)
     text = text.replace(str(run.resolve()), "[run]")
     text = text.replace(str(Path.home()), "[home]") if Path.home() != Path("/") else text
     text = HOME.sub("[home]", text)
     for name, shown in ((platform.node(), "[host]"), (_user(), "[user]")):
         if names and name and name != "root":
-            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", shown, text)
+            before = f"(?<=[{after}])" if after else r"(?<!\w)"
+            text = re.sub(rf"{before}{re.escape(name)}(?!\w)", shown, text)
     return text
 
 

@@ -16,12 +16,13 @@ from kvci.errors import UserError
 from kvci.files import Document
 from kvci.host import gpu, host
 from kvci.plan import Trial
-from kvci.serve.effective import asked_of, judge, read
+from kvci.serve.effective import Effective, asked_of, judge, read
 from kvci.spec import Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
 ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+SHARD = r"^[1-9]\d{0,3}/[1-9]\d{0,3}$"
 INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 
 
@@ -69,7 +70,7 @@ class Outcome(Document):
     arm: str = Field(pattern=ARM)
     instance: str = Field(pattern=INSTANCE)
     seed: int
-    shard: str
+    shard: str = Field(pattern=SHARD)
     block: int
     host: str
     start: str
@@ -242,7 +243,7 @@ class RunDirectory:
     def judge(self, spec: Spec) -> dict[str, tuple[str, ...]]:
         """Server -> the problems that its whole log shows, of those under which trials ran.
 
-        What each log shows is written beside it anew.
+        What each log shows is written beside it, where that is not there.
         """
         ran = {outcome.server for outcome in self.outcomes()}
         found: dict[str, tuple[str, ...]] = {}
@@ -250,7 +251,10 @@ class RunDirectory:
             for log in self.server_logs(arm.id):
                 if log.stem in ran:
                     effective = judge(read(log.read_text(errors="replace")), asked_of(spec, arm))
-                    effective.write(log.with_suffix(".json"))
+                    known = log.with_suffix(".json")
+                    # Else evidence would change while it is looked at, if but in a space.
+                    if not known.exists() or Effective.read(known) != effective:
+                        effective.write(known)
                     if effective.problems:
                         found[log.stem] = effective.problems
         return found

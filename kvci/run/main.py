@@ -11,7 +11,7 @@ from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
-from kvci.run.directory import RUN_ID, Manifest, RunDirectory, shards
+from kvci.run.directory import RUN_ID, SHARD, Manifest, RunDirectory, shards
 from kvci.run.progress import Progress
 from kvci.run.regrade import dataset_sha256
 from kvci.run.sandboxes import Sandboxes, choose, supplies
@@ -40,7 +40,7 @@ def folder_of(out: str, name: str, shard: str) -> Path:
         raise UserError(
             f"'{name[:80]}' cannot name a run; use letters, digits and . _ + -, at most 200."
         )
-    if not re.fullmatch(r"[1-9]\d{0,3}/[1-9]\d{0,3}", shard):
+    if not re.fullmatch(SHARD, shard):
         raise UserError(f"'{shard[:80]}' is not a shard; give one as 1/4.")
     whole = Path(out) / name
     return whole if shard == "1/1" else whole / f"shard-{shard.replace('/', '-of-')}"

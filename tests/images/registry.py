@@ -87,11 +87,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(found: str = "") -> Iterator[Registry]:
-    """By the program that was found, if it was; skips where there is none, with CI=true fails."""
+def serving(found: str = "", kept: Path | None = None) -> Iterator[Registry]:
+    """By the program that was found, if it was; skips where there is none, with CI=true fails.
+
+    What it holds lies in `kept`, for the next one, or is gone when it ends.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
-        (folder / "config.yml").write_text(CONFIG.format(folder=folder / "data", port=port))
+        data = kept or folder / "data"
+        (folder / "config.yml").write_text(CONFIG.format(folder=data, port=port))
         words = [found or program(folder), "serve", str(folder / "config.yml")]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

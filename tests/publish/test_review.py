@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from kvci.publish.main import Target, _located
 from kvci.publish.review import Fetch, Files, comment, review
 from kvci.record.build import build
 from kvci.record.evidence import pack
-from kvci.record.record import Record
+from kvci.record.record import Record, spec_hash
 from kvci.report.benchmarks import EMPTY, render
 from tests.record.made import record
 from tests.record.test_build import made
@@ -56,6 +57,14 @@ def gone(url: str) -> bytes:
     raise UserError("404.")
 
 
+def hostile(change: Callable[[dict[str, Any]], object]) -> bytes:
+    """A record that is its own spec's, and none that kvci makes."""
+    made = json.loads(record().model_dump_json())
+    change(made)
+    made["spec_sha256"] = spec_hash(made["spec"])
+    return json.dumps(made).encode()
+
+
 def says(base: Files, head: Files, fetch: Fetch, words: str) -> None:
     found = review(base, head, fetch)
     assert not found.passes(accepted=True)
@@ -71,7 +80,8 @@ def test_what_its_evidence_gives_passes(case: Case) -> None:
     assert said.startswith("**The rows are what their evidence gives.**")
     first, table, *rest = said.split("\n\n")
     assert table.count("\n") == 3 and "| 2/2 | 2 | the baseline |" in table
-    assert first.count("**") == 2 and rest[0].startswith("<details>")
+    assert first.count("**") == 2 and rest[2].startswith("<details>")
+    assert rest[0] == "Look at:" and "the verdicts of run are as the runner says" in rest[1]
 
 
 def test_evidence_that_cannot_be_had_needs_a_maintainer(case: Case) -> None:
@@ -80,6 +90,13 @@ def test_evidence_that_cannot_be_had_needs_a_maintainer(case: Case) -> None:
     assert "cannot be had: 404" in found.unattested[0]
     bare = review(BASE, tree(record()), gone)
     assert not bare.passes(accepted=False) and "names no evidence" in bare.unattested[0]
+
+
+def test_verdicts_that_the_tests_do_not_give_are_told(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvci.publish.review.unlike", lambda run: ["f16-f16, a, seed 0: resolved"])
+    says(BASE, case.head, case.fetch, "run: f16-f16, a, seed 0: resolved")
 
 
 def forged(case: Case, change: Callable[[dict[str, object]], None]) -> Tree:
@@ -170,6 +187,20 @@ def test_a_run_may_go_on(case: Case, tmp_path: Path) -> None:
         (b"\xff", "is not a record"),
         (b'{"kind": "run"}', "is not a record"),
         (b" " * (21 << 20), "is larger than"),
+        (hostile(lambda m: m.update(spec={})), "Field required"),
+        (hostile(lambda m: m["spec"].update(arms=[])), "at least 1 item"),
+        (hostile(lambda m: m["spec"].update(seeds="x")), "valid array"),
+        (hostile(lambda m: m["spec"]["model"].update(name="|")), "match pattern"),
+        (hostile(lambda m: m["spec"].update(rerun={"of": 3})), "Input should be a valid string"),
+        (hostile(lambda m: m.update(position=99)), "is not the spec's arm 99"),
+        (hostile(lambda m: m.update(position=-1)), "greater than or equal to 0"),
+        (hostile(lambda m: m.update(arm="q4_0-q4_0")), "is not the spec's arm 1"),
+        (hostile(lambda m: m["trials"][0].update(shard="x/y")), "match pattern"),
+        (hostile(lambda m: m["trials"][0].update(arm="f16-f16")), "was never planned"),
+        (hostile(lambda m: m["trials"][0].update(instance="c")), "was never planned"),
+        (hostile(lambda m: m["trials"][0].update(seed=7)), "was never planned"),
+        (hostile(lambda m: m["trials"].append(m["trials"][0])), "is counted twice"),
+        (b"[" * 100_000, "is not a record"),
     ],
 )
 def test_what_is_no_record_is_told(case: Case, content: bytes, words: str) -> None:

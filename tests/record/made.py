@@ -13,6 +13,8 @@ SPEC = Spec.model_validate(
         "model": {"name": "small", "path": "/x/small.gguf", "weights": "Q4_K_M"},
         "arms": ["f16/f16", "q8_0/q8_0"],
         "dataset": "calibration:count=2",
+        "context": 2048,
+        "slots": 2,
     }
 )
 EFFECTIVE = Effective(

@@ -14,8 +14,11 @@ from kvci.record.build import build
 from kvci.record.record import Record, read, read_all
 from kvci.report.main import record_run
 from kvci.run.directory import Outcome, RunDirectory
+from kvci.serve.effective import asked_of, judge
+from kvci.serve.effective import read as read_log
 from kvci.spec import Spec
 from kvci.taxonomy import Class, Exit, Verdict
+from tests.conftest import GOLDEN
 from tests.record.made import EFFECTIVE, SPEC
 from tests.run.made import outcome
 
@@ -29,7 +32,17 @@ FAILED = {
 }
 
 
+LOGS = {arm: (GOLDEN / f"b11434-cpu-{arm}.log").read_text() for arm in ("f16-f16", "q8_0-q8_0")}
+"""Of a real server, which prove what SPEC asks for."""
+PROVED = {arm.id: judge(read_log(LOGS[arm.id]), asked_of(SPEC, arm)) for arm in SPEC.arms}
+
+
 def put(path: Path, found: Outcome, where: str = "trials") -> None:
+    """A trial under the first server of its arm."""
+    if found.exit is not Exit.SERVER_FAILED:
+        build = PROVED[found.arm].build
+        served = {"server": found.server or f"{found.arm}.0", "server_build": build}
+        found = found.model_copy(update=served)
     folder = path / where / found.arm / found.instance / "0"
     write_atomic(folder / "outcome.json", found.model_dump_json())
     write_atomic(folder / "trajectory.jsonl", "{}\n")
@@ -41,10 +54,18 @@ def made(path: Path, spec: Spec = SPEC, demo: bool = False) -> Path:
     for name in ("a", "b"):
         put(path, outcome("f16-f16", name))
     put(path, outcome("q8_0-q8_0", "a", detail=f"{path}/x.log of {Path.home()}/y"))
-    for server in ("q8_0-q8_0.0", "q8_0-q8_0.1", "q8_0-q8_0+ts0.5.0"):
-        EFFECTIVE.write(path / "servers" / f"{server}.json")
-        (path / "servers" / f"{server}.log").touch()
+    serve(path, "f16-f16.0", "q8_0-q8_0.0", "q8_0-q8_0.1")
+    EFFECTIVE.write(path / "servers" / "q8_0-q8_0+ts0.5.0.json")
+    (path / "servers" / "q8_0-q8_0+ts0.5.0.log").touch()
     return path
+
+
+def serve(path: Path, *servers: str) -> None:
+    """The logs of these starts."""
+    for server in servers:
+        arm = server.rpartition(".")[0]
+        write_atomic(path / "servers" / f"{server}.log", LOGS[arm])
+        PROVED[arm].write(path / "servers" / f"{server}.json")
 
 
 def record(*words: str) -> tuple[int, str]:
@@ -56,7 +77,7 @@ def test_one_record_an_arm_and_a_resumed_run_writes_its_own_again(tmp_path: Path
     run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
     base, arm = record_run(run, results, file).records
     assert (base.complete, arm.complete, arm.total) == (True, False, 2)
-    assert arm.effective == (EFFECTIVE,)
+    assert arm.effective == (PROVED["q8_0-q8_0"],)
     assert str(tmp_path) not in (results / f"{arm.row_id}.json").read_text()
     assert set(arm.evidence.files) == {
         "servers/q8_0-q8_0.0.json",
@@ -139,7 +160,7 @@ def test_bad_words(tmp_path: Path) -> None:
 
 def test_trials_under_a_log_that_fails_its_last_judgement_give_no_record(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
-    put(run, outcome("q8_0-q8_0", "b", server="q8_0-q8_0.0"))
+    (run / "servers" / "q8_0-q8_0.0.log").write_text(LOGS["f16-f16"])
     with pytest.raises(UserError, match="does not prove what was asked"):
         build(run)
 
@@ -161,6 +182,9 @@ def test_an_outcome_whose_class_and_verdict_do_not_go_together_is_refused(tmp_pa
         ({"verdict": Verdict.TESTS_FAIL, "cls": Class.A11A}, "the report of its tests does not"),
         ({"patch_sha256": "1" * 64}, "names another patch"),
         ({"server": "f16-f16.7"}, "names the log f16-f16.7.log"),
+        ({"server": ""}, "names the log none.log"),
+        ({"server": "q8_0-q8_0.0"}, "which is another arm's"),
+        ({"server_build": "b2"}, "names the build b2"),
     ],
 )
 def test_a_trial_is_held_against_what_lies_beside_it(
@@ -171,8 +195,8 @@ def test_a_trial_is_held_against_what_lies_beside_it(
     patch, report = b"+x\n", {"resolved": True}
     write_atomic(folder / "patch.diff", patch)
     write_atomic(folder / "grade" / "report.json", json.dumps(report).encode())
-    good = outcome("f16-f16", "a", patch_sha256=sha256_of(patch))
-    put(run, good)
+    put(run, outcome("f16-f16", "a", patch_sha256=sha256_of(patch)))
+    good = Outcome.read(folder / "outcome.json")
     build(run)
     write_atomic(folder / "outcome.json", good.model_copy(update=spoil).model_dump_json())
     with pytest.raises(UserError, match=says):

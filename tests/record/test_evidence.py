@@ -29,7 +29,8 @@ def telling(path: Path) -> None:
     (folder / "patch.diff").write_bytes(patch)
     told = Outcome.read(folder / "outcome.json")
     told.model_copy(update={"patch_sha256": sha256_of(patch)}).write(folder / "outcome.json")
-    (path / "servers" / "f16-f16.0.log").write_text(text, errors="surrogateescape")
+    with (path / "servers" / "f16-f16.0.log").open("a", errors="surrogateescape") as log:
+        log.write(f"{Path.home()}/x /home/jane\n{SECRET} é \udc80 user@{platform.node()}")
 
 
 def test_the_same_records_are_built_from_the_archive(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_user_may_be_called_as_the_model_is(
 ) -> None:
     run = made(tmp_path / "run")
     name = build(run)[0].spec["model"]["name"]
-    for word in (name, "a", "calibration", "q8_0"):
+    for word in (name, "a", "calibration", "q8_0", "build", "slots", "CPU"):
         monkeypatch.setattr("kvci.record.redact._user", lambda word=word: word)
         write(run, tmp_path / f"{word}.tar.gz")
         again = unpack(tmp_path / f"{word}.tar.gz", tmp_path / word)

@@ -8,8 +8,8 @@ from kvci.errors import UserError
 from kvci.record.build import build
 from kvci.report.main import record_run
 from kvci.run.directory import RunDirectory
-from tests.record.made import EFFECTIVE, SPEC
-from tests.record.test_build import put
+from tests.record.made import SPEC
+from tests.record.test_build import PROVED, put, serve
 from tests.run.made import outcome
 
 START = "2026-02-01T10:00:00Z"
@@ -23,8 +23,7 @@ def shard(run: Path, number: int, names: tuple[str, ...], start: str = START) ->
     for arm in SPEC.arms:
         for name in names:
             put(path, outcome(arm.id, name, shard=text))
-        EFFECTIVE.write(path / "servers" / f"{arm.id}.0.json")
-        (path / "servers" / f"{arm.id}.0.log").touch()
+        serve(path, f"{arm.id}.0")
     return path
 
 
@@ -38,7 +37,7 @@ def test_the_shards_of_a_run_are_one_record_an_arm(tmp_path: Path) -> None:
         assert record.planned == ("a", "b", "c", "d", "e")
         assert (record.complete, record.total, record.resolved) == (True, 5, 5)
         assert record.row_id.endswith("20260201_100000")
-        assert record.effective == (EFFECTIVE,)
+        assert record.effective == (PROVED[record.arm],)
         files = record.evidence.files
         assert f"shard-2-of-2/trials/{record.arm}/b/0/outcome.json" in files
         assert all((run / name).exists() for name in files)

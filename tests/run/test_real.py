@@ -5,17 +5,27 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
+from kvci.images import shelf
+from kvci.images.main import prune
+from kvci.images.supply import Ledger
 from kvci.run.directory import Ceiling, RunDirectory
+from kvci.sandbox import engine
 from kvci.serve.replay import Script, Step
 from kvci.tasks import row
 from kvci.tasks.row import Row, patched_files
+from kvci.threads import background
 from tests.conftest import data
+from tests.images.registry import program, serving
 from tests.made_images import ROWS, real_images
+from tests.own_daemon import own_daemon
 
 FLASK = [f"pallets__flask-{number}" for number in (4045, 4992, 5063)]
 REQUESTS = [f"psf__requests-{number}" for number in (2317, 3362)]
@@ -55,31 +65,84 @@ def behave(one: Row, behaviour: str) -> tuple[Step, ...]:
     }[behaviour]
 
 
-@pytest.mark.faults
-@pytest.mark.timeout(3600)
-def test_three_arms_give_the_known_table_through_a_kill(tmp_path: Path) -> None:
+BUDGET_GB = 2.0
+DISK_BYTES = 16 << 30
+
+
+class Most:
+    """The most bytes that images of ours had while trials ran, and how many images those were."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._stop, self.bytes, self.images = folder, threading.Event(), 0, 0
+
+    def __enter__(self) -> Self:
+        self._looking = background(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._looking.result()
+
+    def _look(self) -> None:
+        while not self._stop.wait(2):
+            before = len(self._trials())
+            kept = shelf.ours()
+            if before and len(self._trials()) > before:
+                self.bytes = max(self.bytes, sum(one.unshared_bytes for one in kept))
+                self.images = max(self.images, len(kept))
+
+    def _trials(self) -> list[Path]:
+        return list(self._folder.glob("trials/*/*/*/trajectory.jsonl"))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Iterator[Path]:
+    """The real instances, their images in a registry that a daemon of the tests' own pulls from."""
     real_images(*NAMES)
-    rows = [one for one in row.load(data(ROWS)) if one.instance_id in NAMES]
+    some = [one for one in row.load(data(ROWS)) if one.instance_id in NAMES]
+    held, found = tmp_path / "registry", program(tmp_path)
+    with serving(found, held) as outside:
+        for one in some:
+            outside.push(one.image, f"real/{one.instance_id}".lower())
+    with own_daemon(DISK_BYTES), serving(found, held) as inside:
+        names = {one.instance_id: f"real/{one.instance_id}:latest".lower() for one in some}
+        moved = [
+            one.model_copy(update={"image": f"{inside.address}/{names[one.instance_id]}"})
+            for one in some
+        ]
+        file = tmp_path / "rows.jsonl"
+        file.write_text("\n".join(one.model_dump_json() for one in moved))
+        yield file
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(7200)
+def test_three_arms_give_the_known_table_through_a_kill_and_within_the_disk(
+    rows: Path, tmp_path: Path
+) -> None:
+    known_rows = row.load(rows)
     order = list(EXPECTED)
-    given = {one.instance_id: order[number % len(order)] for number, one in enumerate(rows)}
-    answers = {one.instance_id: behave(one, given[one.instance_id]) for one in rows}
+    given = {one.instance_id: order[n % len(order)] for n, one in enumerate(known_rows)}
+    answers = {one.instance_id: behave(one, given[one.instance_id]) for one in known_rows}
     Script(answers=answers).write(tmp_path / "script.json")
     words = [sys.executable, "-c", "from kvci.cli import main; main()", "run"]
     words += ["--model", str(Path(__file__).parents[2] / "ci" / "models" / "calibration.toml")]
-    words += ["--dataset", str(data(ROWS)), "--instances", ",".join(NAMES), "--validate"]
+    words += ["--dataset", str(rows), "--disk-budget", str(BUDGET_GB), "--disk-reserve", "1"]
     words += ["--engine", f"replay:{tmp_path / 'script.json'}", "--slots", "2"]
     words += ["--context", "4096", "--max-steps", "8", "--out", str(tmp_path), "--run-id", "r"]
+    words += ["--validate"]
     words += [word for arm in ARMS for word in ("--kv", arm)]
     folder = tmp_path / "r"
     killed = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    until = time.monotonic() + 1800
+    until = time.monotonic() + 3000
     while len(list(folder.glob("trials/*/*/*/outcome.json"))) < 25 and time.monotonic() < until:
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.2)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = {path: path.read_bytes() for path in folder.glob("trials/*/*/*/outcome.json")}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
+    with Most(folder) as most:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=4000)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {(o.arm, o.instance): str(o.cls) for o in RunDirectory(folder).outcomes()}
     known = {name: "I0" if name in REQUESTS else EXPECTED[given[name]] for name in given}
@@ -89,5 +152,11 @@ def test_three_arms_give_the_known_table_through_a_kill(tmp_path: Path) -> None:
     assert all(path.read_bytes() == content for path, content in before.items())
     ceiling = Ceiling.read(folder / "ceiling.json")
     assert set(ceiling.invalid) == set(REQUESTS) and len(ceiling.valid) == len(NAMES) - 2
+    ledger = Ledger.read(folder / "images.json").images
+    print(most.bytes, most.images, [(one.state, round(one.seconds)) for one in ledger])
+    assert 0 < most.bytes <= 1e9 * BUDGET_GB and most.images < len(NAMES)
+    assert sum(one.state == "let go" for one in ledger) > len(NAMES) / 2
+    prune(built=False)
+    assert not shelf.ours() and not engine.client().containers.list(all=True)
     patches = [json.loads(path.read_text())["patch_bytes"] for path in before]
     assert max(patches) < 20_000, "build products are no part of a patch"

@@ -10,8 +10,10 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from kvci.cli import main
+from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.plan import Trial, blocks
+from kvci.record.verdicts import unlike
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
@@ -106,6 +108,56 @@ def test_what_a_fault_of_kvci_s_kept_from_grading_is_graded_too(made: tuple[Spec
     spoil(folder, name, verdict=Verdict.NOT_GRADED, cls=Class.I4)
     done = CliRunner().invoke(main, ["grade", str(folder)])
     assert (done.exit_code, done.output) == (0, f"f16-f16 {name}: OK, was I4\n")
+
+
+def test_verdicts_are_recomputed_from_the_logs_of_tests(made: tuple[Spec, Path]) -> None:
+    _, folder = made
+    assert unlike(folder) == []
+    before = outcomes(folder)
+    first = next(one for one in before.values() if one.cls is Class.OK)
+    failed = next(one for one in before.values() if one.verdict is Verdict.TESTS_FAIL)
+    place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
+    other = RunDirectory(folder).trial(Trial("f16-f16", failed.instance, 0))
+    log = place / "grade" / "test_output.txt"
+    kept = {
+        path: path.read_bytes() for path in (place / "outcome.json", other / "outcome.json", log)
+    }
+    spoils: tuple[tuple[Path, bytes, str], ...] = (
+        (place / "outcome.json", b"", "it counts (0, 1)"),
+        (other / "outcome.json", b"", "resolved, and its tests say not resolved"),
+        (log, kept[log].replace(b"PASSED", b"FAILED"), "resolved, and its tests say not resolved"),
+        (log, b"nothing", "resolved, and no test ended"),
+    )
+    for path, content, says in spoils:
+        changes: dict[str, object] = {"fail_to_pass": (0, 1)}
+        if path.parent == other:
+            changes = {"verdict": Verdict.RESOLVED, "cls": Class.OK}
+        one = first if path.parent != other else failed
+        changed = one.model_copy(update=changes).model_dump_json().encode()
+        path.write_bytes(content or changed)
+        (line,) = unlike(folder)
+        assert f"f16-f16, {one.instance}, seed 0: " in line and says in line, line
+        path.write_bytes(kept[path])
+    log.unlink()
+    assert "without a log of its tests" in unlike(folder)[0]
+    log.write_bytes(kept[log])
+
+
+def test_rows_that_not_everybody_has_prove_nothing(made: tuple[Spec, Path], tmp_path: Path) -> None:
+    spec, folder = made
+    (tmp_path / "trials").symlink_to(folder / "trials")
+    manifest = Manifest.read(folder / "manifest.json")
+    cases: tuple[tuple[dict[str, object], dict[str, object], str], ...] = (
+        ({"dataset": "someone/lite"}, {}, "are not had here"),
+        ({"dataset": "../x.jsonl"}, {}, "are not had here"),
+        ({}, {"dataset_sha256": "0" * 64}, "is not what the run had"),
+        ({}, {"planned": ("x",)}, "x is no instance"),
+    )
+    for asked, found, says in cases:
+        spec.model_copy(update=asked).write(tmp_path / "spec.json")
+        manifest.model_copy(update=found).write(tmp_path / "manifest.json")
+        with pytest.raises(UserError, match=says):
+            unlike(tmp_path)
 
 
 def test_a_verdict_stays_when_grading_again_fails(
