@@ -36,7 +36,7 @@ class Inputs(Document):
     model: Name | None = None
     """The name of a file in ci/models."""
     kv: Text | None = None
-    """Arms with commas between; the first is the baseline."""
+    """Arms with commas between, or semicolons where flags hold commas; the baseline first."""
     dataset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./:=,@-]*$")] | None = None
     filter: Text | None = None
     limit: Number | None = None
@@ -60,7 +60,7 @@ class Inputs(Document):
         same = self.model_dump(include={"dataset", "filter", "limit", "context", "slots", "margin"})
         lists = {
             "model": self.model and str(MODELS / f"{self.model}.toml"),
-            "arms": self.kv and [arm.strip() for arm in self.kv.split(",")],
+            "arms": self.kv and _arms(self.kv),
             "seeds": self.seeds and [int(seed) for seed in self.seeds.split(",")],
             "shard": self.shards and f"1/{self.shards}",
             "time_budget_s": self.time_budget and 60.0 * self.time_budget,
@@ -81,6 +81,11 @@ class RerunInputs(Document):
     filter: Text | None = None
     errors: bool = False
     publish: bool = False
+
+
+def _arms(text: str) -> list[str]:
+    arms = text.split(";" if ";" in text else ",")
+    return [arm.strip() for arm in arms if arm.strip()]
 
 
 def inputs(text: str) -> Inputs:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -12,7 +13,7 @@ from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.files import Document, first_problem, sha256_of_file
 from kvci.publish.branch import RESULTS
-from kvci.publish.github import GitHub
+from kvci.publish.github import GitHub, WorkflowRun
 from kvci.record.record import Record, file_name, parse, read_all
 from kvci.run.regrade import dataset_sha256
 from kvci.serve.model import locate
@@ -20,6 +21,9 @@ from kvci.spec import Spec, load
 from kvci.tasks.dataset import load as load_dataset
 
 WORKFLOW, JOB = "benchmark.yml", "run"
+STUCK_NIGHTS, STUCK_DAYS = 3, 7
+"""An experiment that got no new trial in so many nights running lets the next one go on; in a week
+it is tried again."""
 
 
 class Nightly(Document):
@@ -33,7 +37,7 @@ class Nightly(Document):
 
 
 def nightly(github: GitHub, branch: str, results: str) -> bool:
-    """Start the next experiment's workflow; False if no runner took last night's.
+    """Start the next experiment's workflow; False if no runner took last night's, or one is stuck.
 
     `branch` is the workflow's, `results` the one of unmerged rows. Raises UserError.
     """
@@ -48,7 +52,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
         summary(f"{untaken} Nothing more is started.\n")
         return False
     records = _records(github, results).values()
-    lines, chosen = [], ""
+    lines, chosen, stuck = [], "", False
     for name in asked.experiments:
         run_id = _run_id(name)
         mine = [record for record in records if record.run_id == run_id]
@@ -57,15 +61,36 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
             lines.append(f"- {name}: done, {total} trials")
         elif chosen:
             lines.append(f"- {name}: waits")
+        elif _stuck(name, mine, runs):
+            stuck = True
+            lines.append(
+                f"- {name}: **stuck**, {STUCK_NIGHTS} nights without a new trial, {done} of "
+                f"{total} are done; see the summaries of its runs"
+            )
         else:
             chosen = name
             github.dispatch(WORKFLOW, branch, _form(asked, name, run_id))
             lines.append(f"- {name}: goes on, {done} of {total} trials are done" if mine
                          else f"- {name}: begins")  # fmt: skip
-    head = f"Tonight: {chosen}" if chosen else "All experiments are done"
+    left = "What is left is stuck" if stuck else "All experiments are done"
+    head = f"Tonight: {chosen}" if chosen else left
     heads = [untaken, ""] if untaken else []
     summary("\n".join([*heads, f"**{head}**", "", *lines, ""]))
-    return not untaken
+    return not (untaken or stuck)
+
+
+def _stuck(name: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
+    """The last nights of this experiment were lost on it."""
+    last = max((trial.end for record in mine for trial in record.trials), default="")
+    week = (datetime.now(UTC) - timedelta(days=STUCK_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    lost = [
+        run
+        for run in runs
+        if run.title.partition(" on ")[0] == f"benchmark {name}"
+        and run.state == "done"
+        and run.created > max(last, week)
+    ]
+    return len(lost) >= STUCK_NIGHTS
 
 
 def _form(asked: Nightly, name: str, run_id: str) -> dict[str, str]:
@@ -120,7 +145,8 @@ def _model_sha256(spec: Spec) -> str:
 def _records(github: GitHub, branch: str) -> dict[str, Record]:
     """Path -> record, of this work tree and, over it, of the branch of unmerged rows."""
     here = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
-    for path, sha in github.tree(branch, absent=True).items():
+    commit = github.branch(branch)
+    for path, sha in github.tree(commit).items() if commit else ():
         if path.startswith(f"{RESULTS}/") and not _is_here(path, sha):
             here[path] = parse(github.blob(sha), path)
     return {path: record for path, record in here.items() if isinstance(record, Record)}

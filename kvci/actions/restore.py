@@ -4,6 +4,7 @@ import io
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _only_file(archive: bytes, name: str) -> bytes:
             if only.file_size > MAX_BYTES:
                 raise UserError(f"The artifact {name} is larger than {MAX_BYTES >> 30} GiB.")
             return packed.read(only)
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"The artifact {name} is not what kvci uploads: {error}.") from None
 
 

@@ -1,5 +1,6 @@
 """The review job: a pull request's results, read through the API, held against their evidence."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,7 +96,8 @@ def _line(found: Review, accepted: bool) -> str:
 
 
 def _is_result(path: str) -> bool:
-    return path == BENCHMARKS or path.startswith(f"{RESULTS}/")
+    """What else lies in the folder, such as a page about it, is nobody's row."""
+    return path == BENCHMARKS or bool(re.fullmatch(rf"{RESULTS}/[^/]+\.json", path))
 
 
 def _results(github: GitHub, commit: str) -> dict[str, bytes]:

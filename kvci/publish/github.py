@@ -68,6 +68,7 @@ class Artifact:
 @dataclass(frozen=True)
 class WorkflowRun:
     created: str
+    title: str
     state: Literal["waits", "works", "given up", "done"]
     """Its jobs wait for a runner; some job is at work; they ended without ever having a runner;
     else."""
@@ -179,14 +180,18 @@ class GitHub:
         answer = self._call("GET", f"/compare/{base}...{head}", params={"per_page": 1})
         return str(answer["merge_base_commit"]["sha"])
 
-    def tree(self, commit: str, absent: bool = False) -> dict[str, str]:
-        """Path -> blob of all files of a commit or a branch; none if it is `absent` and may be."""
+    def branch(self, name: str) -> str:
+        """Its commit; empty if there is no such branch."""
         try:
-            answer = self._try("GET", f"/git/trees/{commit}", params={"recursive": "1"})
+            return str(self._try("GET", f"/git/ref/heads/{name}")["object"]["sha"])
         except Refused as error:
-            if error.status == 404 and absent:
-                return {}
+            if error.status == 404:
+                return ""
             raise _final(error) from None
+
+    def tree(self, commit: str) -> dict[str, str]:
+        """Path -> blob of all files of a commit."""
+        answer = self._call("GET", f"/git/trees/{commit}", params={"recursive": "1"})
         if answer["truncated"]:
             raise UserError(f"{self.repository} has too many files for GitHub to list them.")
         return {one["path"]: one["sha"] for one in answer["tree"] if one["type"] == "blob"}
@@ -234,9 +239,9 @@ class GitHub:
         found = self._call("GET", "/actions/artifacts", params={"name": name, "per_page": PAGE})
         made = []
         for one in found["artifacts"]:
-            run = one["workflow_run"]
-            foreign = run["head_repository_id"] != run["repository_id"]
-            if not one["expired"]:
+            run = one["workflow_run"]  # null if it is gone, and then nobody knows whose it was
+            if run and not one["expired"]:
+                foreign = run["head_repository_id"] != run["repository_id"]
                 made.append(Artifact(one["id"], one["created_at"], run["head_branch"], foreign))
         return made
 
@@ -251,7 +256,11 @@ class GitHub:
         path = f"/actions/workflows/{workflow}/runs"
         found = self._call("GET", path, params={"per_page": LAST_RUNS})["workflow_runs"]
         return [
-            WorkflowRun(str(one["created_at"]), _state(one, self._jobs(one["id"], job)))
+            WorkflowRun(
+                str(one["created_at"]),
+                str(one["display_title"]),
+                _state(one, self._jobs(one["id"], job)),
+            )
             for one in found
         ]
 

@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
@@ -29,6 +30,9 @@ NAME = re.compile(
 )
 MAX_BYTES = 4 << 30
 MAX_FILES = 200_000
+MAX_HEADER_BYTES = 1 << 20
+HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 
 
 def published(path: Path, run: Path, redacted: bool) -> bytes:
@@ -77,6 +81,17 @@ def write(run: Path, archive: Path, shard: str = "") -> str:
     return sha256_of(content)
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose header, which is read whole into memory, is of a header's size."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in HEADERS and found.size > MAX_HEADER_BYTES:
+            raise tarfile.TarError("it has a header that is no header")
+        return found
+
+
 def unpack(archive: Path, folder: Path) -> Path:
     """The run directory that an archive holds, in an empty folder; nothing of it is trusted.
 
@@ -85,7 +100,10 @@ def unpack(archive: Path, folder: Path) -> Path:
     """
     total = count = 0
     try:
-        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as packed:
+        with (
+            gzip.open(archive) as stream,
+            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as packed,
+        ):
             for member in packed:
                 total, count = total + member.size, count + 1
                 if total > MAX_BYTES or count > MAX_FILES:

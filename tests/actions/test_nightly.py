@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from kvci.actions.inputs import inputs
 from kvci.actions.nightly import _run_id, nightly
 from kvci.actions.plan import plan
-from kvci.actions.restore import artifact_name, restore
+from kvci.actions.restore import artifact_name, fetch, restore
 from kvci.errors import UserError
 from kvci.publish.github import GitHub
 from kvci.record.build import build
@@ -126,6 +127,27 @@ def test_a_runner_that_takes_nothing_is_told_from_one_that_works(
     assert bool(fake.dispatched) is starts
 
 
+def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work: Path) -> None:
+    """Its trials so far are of an earlier night than the last three, or there are none at all."""
+    fake.origin = bare(work)
+    nights = [(datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+              for days in (1, 2, 3)]  # fmt: skip
+    fake.runs = [(at, "completed", [{"id": 1, "name": "run 1/1", "runner_id": 7}]) for at in nights]
+    for trials in (0, 1):
+        if trials:
+            finish(work, "one", trials)
+        assert not nightly(github(fake), "main", "kvci/results")
+        assert fake.dispatched[-1]["inputs"]["experiment"] == "two"
+        assert "one: **stuck**, 3 nights without a new trial" in (work / "summary.md").read_text()
+    for runs, title in ((fake.runs[:2], fake.title), (fake.runs, "benchmark three")):
+        fake.runs, fake.title = runs, title
+        assert nightly(github(fake), "main", "kvci/results")
+        assert fake.dispatched[-1]["inputs"]["experiment"] == "one"
+    long_ago = [(f"2026-01-0{day}T20:23:00Z", "completed", fake.runs[0][2]) for day in (3, 2, 1)]
+    fake.runs, fake.title = long_ago, "benchmark one on the experiment"
+    assert nightly(github(fake), "main", "kvci/results"), "after a week it is tried again"
+
+
 def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -150,6 +172,8 @@ def test_another_machine_goes_on_with_what_was_uploaded(
         artifact(fake, name, pack(run, f"shard-{number}-of-2"))
         artifact(fake, name, b"poison", head_branch="other")
         artifact(fake, name, b"poison", head_repository_id=8)
+        artifact(fake, name, b"poison")
+        fake.artifacts[-1]["workflow_run"] = None
     monkeypatch.setenv("GITHUB_REF_NAME", "main")
     form = {"experiment": "one", "run_id": "run", "shards": "2"}
     planned = plan(inputs(json.dumps(form)), work / "before", github(fake))
@@ -163,6 +187,23 @@ def test_another_machine_goes_on_with_what_was_uploaded(
     assert pack(work / "here" / "run") == pack(run)
     assert [one.row_id for one in build(work / "here" / "run")] == [o.row_id for o in build(run)]
     assert not list((work / "here" / "run").glob(".*"))
+
+
+def test_an_artifact_that_cannot_be_read_is_a_sentence(fake: Fake, work: Path) -> None:
+    name = artifact_name("run", "1/1")
+    artifact(fake, name, b"x" * 100)
+    for was, now in ((b"\x00\x00\x00\x00", b"\x00\x00\x01\x00"), (b"PK\x01\x02", b"PK\x01\x03")):
+        whole = fake.zips[0]
+        fake.zips[0] = whole.replace(was, now)
+        with pytest.raises(UserError, match="is not what kvci uploads"):
+            fetch(github(fake), "run", ["1/1"], "main", work / "before")
+        fake.zips[0] = whole
+    locked = bytearray(fake.zips[0])
+    for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(head) + flags] |= 1
+    fake.zips[0] = bytes(locked)
+    with pytest.raises(UserError, match="is not what kvci uploads"):
+        fetch(github(fake), "run", ["1/1"], "main", work / "before")
 
 
 def one(lines: list[str]) -> str:

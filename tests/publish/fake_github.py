@@ -43,6 +43,8 @@ class Fake:
     """An artifact's number -> its content."""
     runs: list[tuple[str, str, list[Json]]] = field(default_factory=list)
     """Of benchmark.yml: when it was made, its status, its jobs."""
+    title: str = "benchmark one on the experiment"
+    """Of each of them."""
     pulls: list[Json] = field(default_factory=list)
     releases: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class Fake:
             return 200, self.fits(schema.ReposOwnerRepoActionsArtifactsGetResponse200, found_)
         if path == "/actions/workflows/benchmark.yml/runs":
             runs = [
-                {"id": n, "created_at": at, "status": status}
+                {"id": n, "created_at": at, "status": status, "display_title": self.title}
                 for n, (at, status, _) in enumerate(self.runs)
             ]
             waiting = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdRunsGetResponse200
@@ -143,10 +145,13 @@ class Fake:
         if found := re.fullmatch(r"/compare/(\w+)\.\.\.(\w+)", path):
             sha = self.git("merge-base", *found.groups())
             return 200, self.fits(schema.CommitComparison, {"merge_base_commit": {"sha": sha}})
-        if found := re.fullmatch(r"/git/trees/([\w/]+)", path):
-            refs = self.git("for-each-ref", "--format=%(refname:short)").split()
-            if found[1] not in refs and not re.fullmatch(r"[0-9a-f]{40}", found[1]):
+        if found := re.fullmatch(r"/git/ref/heads/([\w/]+)", path):
+            ref = f"refs/heads/{found[1]}"
+            if ref not in self.git("for-each-ref", "--format=%(refname)").split():
                 return 404, {"message": "Not Found"}
+            said = {"ref": ref, "object": {"type": "commit", "sha": self.commit(ref)}}
+            return 200, self.fits(schema.GitRef, said)
+        if found := re.fullmatch(r"/git/trees/([0-9a-f]{40})", path):
             lines = self.git("ls-tree", "-r", found[1]).splitlines()
             some = [dict(zip(("mode", "type", "sha", "path"), one.split(), strict=True))
                     for one in lines]  # fmt: skip

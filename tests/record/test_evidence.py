@@ -1,9 +1,11 @@
 """Published evidence: whoever has it builds the same records, and it tells nothing else."""
 
+import gzip
 import io
 import json
 import platform
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,24 @@ def test_what_is_no_archive_or_too_large(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("kvci.record.evidence.MAX_BYTES", 100)
     with pytest.raises(UserError, match="too much"):
         unpack(path, tmp_path / "z")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_would_fill_the_memory_is_refused(kind: bytes, tmp_path: Path) -> None:
+    size = 64 << 20
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as out:
+        header = tarfile.TarInfo("manifest.json")
+        header.type, header.size = kind, size
+        out.write(tarfile.TarInfo("images.json").tobuf())
+        out.write(header.tobuf())
+        out.write(bytes(size))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="is no header"):
+            unpack(tmp_path / "a.tar.gz", tmp_path / "x")
+        assert tracemalloc.get_traced_memory()[1] < size / 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_run_that_is_not_redacted_is_refused(tmp_path: Path) -> None:
