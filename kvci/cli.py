@@ -784,5 +784,7 @@ def ci_rerun(ctx: click.Context, form: str, out: str, run_id: str) -> None:
 
     asked = rerun_inputs(form)
     folder = folder_of(out, asked.run, "1/1")
+    if not folder.is_dir():
+        raise UserError(f"{asked.run} is not below {out}: rerun it on the machine that ran it.")
     spec = rerun_spec(folder, asked.classes, asked.filter, asked.errors)
     _run(ctx, spec.model_copy(update={"out": out}), run_id)

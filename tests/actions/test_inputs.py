@@ -43,6 +43,11 @@ def test_a_form_becomes_a_spec_s_words() -> None:
     }
 
 
+def test_arms_whose_flags_hold_commas_have_semicolons_between() -> None:
+    _, asked = inputs(json.dumps({"kv": "f16/f16; q8_0/q8_0 -ts 3,1;"})).asked()
+    assert asked["arms"] == ["f16/f16", "q8_0/q8_0 -ts 3,1"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -105,6 +105,22 @@ def test_a_pull_request_of_other_things_is_no_matter_of_ours(opened: Opened) -> 
     assert opened.fake.statuses[-1]["state"] == "success" and not opened.fake.comments
 
 
+def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:
+    bare = git.Repo(opened.origin)
+    tip, results = str(bare.git.rev_parse("kvci/results")), "ci/results/README.md"
+    blob = bare.git.hash_object("-w", __file__)
+    index = {"GIT_INDEX_FILE": str(opened.origin / "index-of-test")}
+    with bare.git.custom_environment(**index):
+        bare.git.read_tree(tip)
+        bare.git.update_index("--add", "--cacheinfo", f"100644,{blob},{results}")
+        made = bare.git.write_tree()
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
+    commit = str(bare.git.execute([*words, made, "-p", tip, "-m", "page"]))
+    bare.git.update_ref("refs/heads/kvci/results", commit)
+    passes, words_, _ = opened.review()
+    assert passes and words_ == "2 new records are what their evidence gives"
+
+
 def test_a_head_that_moves_while_it_is_read_is_not_judged(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
