@@ -1,13 +1,17 @@
 """What every workflow keeps to."""
 
 import re
+import tomllib
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 import yaml
 
 import kvci
+from kvci.actions.nightly import Nightly
+from kvci.spec import Model, load
 from tests.conftest import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -85,3 +89,19 @@ def test_a_form_and_a_call_take_the_same(path: Path) -> None:
     triggers = yaml.safe_load(path.read_text())[True]
     if "workflow_call" in triggers and triggers.get("workflow_dispatch"):
         assert set(form(path, "workflow_dispatch")) == set(form(path, "workflow_call"))
+
+
+def test_the_experiments_of_the_adoption_page_are_valid(tmp_path: Path) -> None:
+    page = (ROOT / "ci" / "README.md").read_text()
+    texts = [dedent(text) for text in re.findall(r"```toml\n(.*?)```", page, re.S)]
+    (experiment,) = [text for text in texts if "arms" in text]
+    (nightly,) = [text for text in texts if "experiments" in text]
+    models = [text for text in texts if text.startswith("name")]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "your-model.toml").write_text(models[0])
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "name.toml").write_text(experiment)
+    assert load(tmp_path / "experiments" / "name.toml", {}).seeds == (0, 1)
+    assert Nightly.model_validate(tomllib.loads(nightly)).experiments == ("name",)
+    assert len(models) == 2
+    Model.model_validate(tomllib.loads(models[1].replace('"..."', f'"{"0" * 64}"')))
