@@ -775,16 +775,26 @@ def ci_nightly(ctx: click.Context, repository: str, branch: str, results: str) -
 @click.option("--inputs", "form", envvar="KVCI_INPUTS", required=True, help="As JSON.")
 @click.option("--out", envvar="KVCI_RUNS", default="runs", help="The folder of runs.")
 @click.option("--run-id", required=True)
+@click.option("--before", type=click.Path(path_type=Path), default=Path("before"))
 @click.pass_context
-def ci_rerun(ctx: click.Context, form: str, out: str, run_id: str) -> None:
-    """Run some instances of a run again that lies on this machine."""
+def ci_rerun(ctx: click.Context, form: str, out: str, run_id: str, before: Path) -> None:
+    """Run some instances of a run again, which lies on this machine, or its evidence in BEFORE."""
     from kvci.actions.inputs import rerun_inputs
-    from kvci.run.main import folder_of
-    from kvci.run.rerun import rerun_spec
+    from kvci.actions.rerun import rerun
 
-    asked = rerun_inputs(form)
-    folder = folder_of(out, asked.run, "1/1")
-    if not folder.is_dir():
-        raise UserError(f"{asked.run} is not below {out}: rerun it on the machine that ran it.")
-    spec = rerun_spec(folder, asked.classes, asked.filter, asked.errors)
+    spec = rerun(rerun_inputs(form), out, before)
     _run(ctx, spec.model_copy(update={"out": out}), run_id)
+
+
+@ci.command("find")
+@click.option("--inputs", "form", envvar="KVCI_INPUTS", required=True, help="As JSON.")
+@click.option("--repository", envvar="GITHUB_REPOSITORY", required=True, help="OWNER/NAME.")
+@click.option("--branch", envvar="GITHUB_REF_NAME", default="main", show_default=True)
+@click.option("--before", type=click.Path(path_type=Path), default=Path("before"))
+def ci_find(form: str, repository: str, branch: str, before: Path) -> None:
+    """Get the evidence of the run whose instances are to be run again."""
+    from kvci.actions.inputs import rerun_inputs
+    from kvci.actions.rerun import find
+    from kvci.publish.main import github_of
+
+    find(rerun_inputs(form), branch, before, github_of(repository))

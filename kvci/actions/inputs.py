@@ -74,7 +74,7 @@ class RerunInputs(Document):
     """Of rerun.yml: which trials of which run."""
 
     run: Annotated[str, Field(pattern=RUN_ID)]
-    """Its id; its folder lies on the runner."""
+    """Its id."""
     classes: Annotated[str, Field(pattern=r"^[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*$")] | None = (
         None
     )

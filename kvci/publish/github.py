@@ -245,6 +245,17 @@ class GitHub:
                 made.append(Artifact(one["id"], one["created_at"], run["head_branch"], foreign))
         return made
 
+    def artifact_names(self) -> set[str]:
+        """Of the newest thousand of them."""
+        names: set[str] = set()
+        for page in range(1, 11):
+            asked = {"per_page": PAGE, "page": page}
+            some = self._call("GET", "/actions/artifacts", params=asked)["artifacts"]
+            names |= {str(one["name"]) for one in some}
+            if len(some) < PAGE:
+                break
+        return names
+
     def artifact(self, number: int, max_bytes: int) -> bytes:
         """As GitHub gives it, a zip. Raises UserError if it is larger."""
         url = f"{self.api}/repos/{self.repository}/actions/artifacts/{number}/zip"

@@ -128,7 +128,7 @@ class Fake:
             start = 100 * (int(query["page"]) - 1)
             return 200, [self.fits(schema.DiffEntry, {"filename": n}) for n in names[start:][:100]]
         if path == "/actions/artifacts":
-            some = [one for one in self.artifacts if one["name"] == query["name"]]
+            some = [one for one in self.artifacts if query.get("name") in (None, one["name"])]
             found_ = {"total_count": len(some), "artifacts": some}
             return 200, self.fits(schema.ReposOwnerRepoActionsArtifactsGetResponse200, found_)
         if path == "/actions/workflows/benchmark.yml/runs":

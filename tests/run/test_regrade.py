@@ -268,10 +268,3 @@ def test_a_rerun_has_the_instances_and_arms_of_what_is_run_again(
         assert done.exit_code == 2 and sentence in done.output
     done = CliRunner().invoke(main, ["rerun", str(tmp_path / "again"), "--filter", "x"])
     assert done.exit_code == 2 and "is a rerun itself" in done.output
-
-
-def test_a_rerun_s_run_must_be_on_this_machine(tmp_path: Path) -> None:
-    form = '{"run": "elsewhere", "errors": true}'
-    words = ["ci", "rerun", "--inputs", form, "--out", str(tmp_path), "--run-id", "again"]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 2 and "rerun it on the machine that ran it" in done.output

@@ -1,0 +1,76 @@
+"""Trials of a run that another machine ran are run again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.actions.inputs import rerun_inputs
+from kvci.actions.rerun import find, rerun
+from kvci.cli import main
+from kvci.errors import UserError
+from kvci.record.evidence import pack
+from kvci.spec import Spec
+from tests.actions.test_nightly import artifact, github
+from tests.publish.fake_github import Fake, serving
+from tests.record.test_build import made
+from tests.record.test_merge import shard
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    with serving() as one:
+        yield one
+
+
+ASKED = rerun_inputs('{"run": "run", "filter": "."}')
+
+
+def test_what_is_on_this_machine_is_taken_first(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    spec = rerun(ASKED, str(tmp_path), tmp_path / "none")
+    assert spec.rerun and spec.rerun.of == "run"
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_else_the_evidence_of_all_its_shards(
+    shards: int, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there" / "run"
+    if shards == 1:
+        made(there)
+        artifact(fake, "evidence-run", pack(there))
+    else:
+        for number, name in ((1, "a"), (2, "b")):
+            shard(there, number, (name,))
+            content = pack(there, f"shard-{number}-of-2")
+            artifact(fake, f"evidence-run-shard-{number}-of-2", content)
+    artifact(fake, "evidence-run-2", b"of another run")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    find(ASKED, "main", tmp_path / "before", github(fake))
+    assert (tmp_path / "output").read_text() == "before=true\n"
+    spec = rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
+    assert spec.rerun and spec.rerun.of == "run" and spec.instances == ("a", "b")
+    assert spec.shard == "1/1" and spec.engine == "auto"
+
+
+def test_an_engine_that_is_not_here_is_looked_for(fake: Fake, tmp_path: Path) -> None:
+    there = tmp_path / "there" / "run"
+    made(there)
+    asked = Spec.read(there / "spec.json").model_copy(update={"engine": "/nowhere/llama-server"})
+    asked.write(there / "spec.json")
+    artifact(fake, "evidence-run", pack(there))
+    find(ASKED, "main", tmp_path / "before", github(fake))
+    assert rerun(ASKED, str(tmp_path / "here"), tmp_path / "before").engine == "auto"
+
+
+def test_a_run_that_nobody_has_is_a_sentence(fake: Fake, tmp_path: Path) -> None:
+    find(ASKED, "main", tmp_path / "before", github(fake))
+    with pytest.raises(UserError, match="rerun it on the machine that ran it"):
+        rerun(ASKED, str(tmp_path), tmp_path / "before")
+    form = json.dumps({"run": "run", "errors": True})
+    words = ["ci", "rerun", "--inputs", form, "--out", str(tmp_path), "--run-id", "again"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and "rerun it on the machine" in done.output
