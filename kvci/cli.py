@@ -562,7 +562,7 @@ def show(as_json: bool) -> None:
 )
 @click.pass_context
 def pull(ctx: click.Context, /, ledger: Path, instances: str | None, **asked: Any) -> None:
-    """Get those that the disk holds, before a run; exit 1 if it is not all of them."""
+    """Get those that the disk holds, before a run; exit 1 if no block has its images."""
     from kvci.images.main import pull as pull_images
     from kvci.spec import without_model
 

@@ -25,8 +25,7 @@ SCRIPTS = ("steps.py", "jit.py", "hook.py", "clean.py")
 HOOK = "#!/bin/sh\nexec /usr/bin/python3 /opt/kvci/runner/hook.py\n"
 RUNNER = """[Unit]
 Description=One job of GitHub Actions, then the next
-StartLimitIntervalSec=600
-StartLimitBurst=20
+StartLimitIntervalSec=0
 Wants=network-online.target
 After=network-online.target docker.service
 
@@ -44,7 +43,7 @@ ExecStartPre=/bin/cp -R /opt/kvci/actions-runner /var/lib/kvci/actions-runner
 ExecStartPre=+/usr/bin/python3 /opt/kvci/runner/jit.py
 ExecStart=/bin/sh -c '. /run/kvci-runner/jit && exec /var/lib/kvci/actions-runner/run.sh'
 Restart=always
-RestartSec=15
+RestartSec=30
 KillMode=mixed
 TimeoutStopSec=60
 

@@ -65,7 +65,7 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
         start=began(before) or started(github),
         shards=found.shards,
         before=left,
-        timeout_minutes=budget + AFTER_MINUTES if budget else NO_BUDGET_MINUTES,
+        timeout_minutes=_limit_minutes(budget),
         publish=asked.publish,
     )
     output(
@@ -78,6 +78,11 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     )
     summary(_summary(planned, found, asked, known))
     return planned
+
+
+def _limit_minutes(budget: int | None) -> int:
+    """Of the job: images are pulled before the run, and each has the whole budget at most."""
+    return min(2 * budget + AFTER_MINUTES, NO_BUDGET_MINUTES) if budget else NO_BUDGET_MINUTES
 
 
 def earlier(spec: Spec, results: Path) -> Earlier | None:

@@ -69,7 +69,9 @@ def _reviewed(
         raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
     found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
     memory = f"<!-- accepted {pull.head} -->"
-    given = _labelled(event) == pull.head or memory in github.commented(number, MARK)
+    # Its second line and no other: what follows may hold anybody's words.
+    before = github.commented(number, MARK).split("\n")[1:2]
+    given = _labelled(event) == pull.head or before == [memory]
     accepted = LABEL in pull.labels and given
     lines = [MARK, *([memory] if accepted else []), comment(found, accepted)]
     return found, accepted, "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from docker.errors import APIError, ImageNotFound
@@ -44,18 +45,23 @@ def chosen(spec: Spec) -> list[Instance]:
 
 
 def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
-    """Have the first wave's images here; True if that is all of them, or none is needed."""
+    """Have as many blocks' images here as the disk holds; False if not one block can begin.
+
+    What is left comes while the run goes on, a wave at a time.
+    """
     mine = chosen(spec)
     planned = blocks([instance.row.instance_id for instance in mine], spec)
     if any(instance.files for instance in mine):
         say(f"the instances of {spec.dataset} need no images of their own")
         return True
     supply = supply_of(spec, mine, ledger, say)
-    wave = next(supply.waves(planned), [])
+    # What an image costs is known when the first block's are here; so two waves.
+    waves = list(islice(supply.waves(planned), 2))
     for line in supply.missing():
         say(line)
-    say(f"{len(wave)} of {len(planned)} blocks have their images here; {ledger} says more")
-    return len(wave) == len(planned) and not supply.missing()
+    count = sum(map(len, waves))
+    say(f"{count} of {len(planned)} blocks have had their images; {ledger} says more")
+    return bool(count)
 
 
 def prune(built: bool) -> str:

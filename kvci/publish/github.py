@@ -277,8 +277,14 @@ class GitHub:
 
     def _jobs(self, run: int, name: str) -> list[dict[str, Any]]:
         found = self._call("GET", f"/actions/runs/{run}/jobs", params={"per_page": PAGE})["jobs"]
-        # called from another workflow, its job's name stands before it
-        return [one for one in found if re.search(rf"(^|/ ){re.escape(name)} ", one["name"])]
+        # Called from another workflow, its job's name stands before it. One that was skipped,
+        # because the plan failed, waited for no runner.
+        return [
+            one
+            for one in found
+            if re.search(rf"(^|/ ){re.escape(name)} ", one["name"])
+            and one["conclusion"] != "skipped"
+        ]
 
     def run_created(self, number: int) -> str:
         """When a workflow's run was made, in UTC; its attempts do not change that."""

@@ -20,14 +20,17 @@ from kvci.publish.branch import BENCHMARKS, RESULTS
 from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Imported, Record, by_run, file_name, parse
-from kvci.record.verdicts import unlike
+from kvci.record.verdicts import Unknown, unlike
 from kvci.report.benchmarks import EMPTY, prose, render
 from kvci.report.comparison import markdown, verdict
 from kvci.report.tables import row
-from kvci.taxonomy import INFRASTRUCTURE
+from kvci.run.directory import Manifest, shards
+from kvci.taxonomy import INFRASTRUCTURE, Class
 
 HEADER = ("New row", "Trials", "Resolved", "Verdict")
 MAX_RECORD_BYTES = 20 << 20
+HOSTILE = (UserError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError)
+"""What reading evidence may raise that somebody has made."""
 Files = Mapping[str, bytes]
 """Path in the repository -> content, of BENCHMARKS.md and the records."""
 Fetch = Callable[[str], bytes]
@@ -72,13 +75,12 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
         if isinstance(record, Imported) and path not in base
     ]
     unattested: list[str] = []
-    unread: list[str] = []
     for arms in by_run(new).values():
-        _attest(arms, fetch, problems, unattested, unread)
+        _attest(arms, fetch, problems, unattested)
     changed = _prose(base, head, records)
     problems += [f"{BENCHMARKS} has a line like a row's that is none: {x[:200]}" for x in changed
                  if re.search(r"[|<]|```|~~~", x)]  # fmt: skip
-    notes = [*unread, *(f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in changed)]
+    notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in changed]
     return Review(tuple(new), tuple(problems), tuple(unattested), (*notes, *_notes(new)))
 
 
@@ -111,10 +113,8 @@ def _goes_on(was: Record | Imported, now: Record | Imported | None) -> bool:
     if not isinstance(was, Record) or not isinstance(now, Record) or was.key != now.key:
         return False
     kept = {(t.instance, t.seed, t.start, t.patch_sha256) for t in now.trials}
-    return (
-        not was.complete
-        and {(t.instance, t.seed, t.start, t.patch_sha256) for t in was.trials} <= kept
-    )
+    open_ = not was.complete or any(trial.cls in (Class.I3, Class.I4) for trial in was.counted)
+    return open_ and {(t.instance, t.seed, t.start, t.patch_sha256) for t in was.trials} <= kept
 
 
 def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
@@ -156,15 +156,9 @@ def _notes(new: Sequence[Record]) -> list[str]:
     return found
 
 
-def _attest(
-    arms: list[Record],
-    fetch: Fetch,
-    problems: list[str],
-    unattested: list[str],
-    unread: list[str],
-) -> None:
+def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: list[str]) -> None:
     """Build the records of one run again from the archive that they name, and its verdicts from the
-    logs of the tests; `unread` has why that could not be."""
+    dataset's rows and the logs of the tests."""
     name = arms[0].run_id
     for record in arms:
         if not all(trial.verified for trial in record.trials):
@@ -187,11 +181,11 @@ def _attest(
         return
     try:
         again, wrong, why = _built(archive)
-    except UserError as error:
+    except HOSTILE as error:
         problems.append(f"the evidence of {name} makes no record: {str(error).rstrip('.')}")
         return
     problems += [f"{name}: {line}" for line in wrong]
-    unread += [f"the verdicts of {name} are as the runner says: {why}"] if why else []
+    unattested += [f"the verdicts of {name} are as the runner says: {why}"] if why else []
     for record in arms:
         if again.get(record.arm) != _placeless(record):
             problems.append(f"{record.row_id} is not what its evidence gives")
@@ -205,11 +199,13 @@ def _built(archive: bytes) -> tuple[dict[str, Record], list[str], str]:
         run = Path(folder, "run")
         run.mkdir()
         found = unpack(place, run)
+        if any(Manifest.read(part / "manifest.json").demo for part in shards(found) or [found]):
+            raise UserError("a demo is no evidence of a row")
         records = {record.arm: _placeless(record) for record in build(found)}
         try:
             return records, unlike(found), ""
-        except UserError as error:
-            return records, [], str(error).rstrip(".")
+        except Unknown as error:
+            return records, [], str(error)
 
 
 def _placeless(record: Record) -> Record:

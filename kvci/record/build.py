@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
@@ -16,8 +18,12 @@ from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.settle import settle
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Spec
-from kvci.taxonomy import Exit, Verdict
+from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
+BLOCK_MAX = timedelta(days=2)
+"""No arm of a block begins after a day, and its last trials may begin a while later."""
+UNGRADED = {Verdict.NOT_GRADED, Verdict.GRADING_FAILED}
+NOT_HAD = INFRASTRUCTURE | {Class.A12}
 UNSERVED = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED}
 """Of such trials no server may have answered."""
 
@@ -41,6 +47,7 @@ def _build(run: Path, row: bool) -> list[Record]:
         )
     _hold(run, manifest, spec)
     outcomes = settle(RunDirectory(run).outcomes())
+    _hold_blocks(outcomes)
     if row and not (spec.verified and all(outcome.verified for outcome in outcomes)):
         raise UserError(
             f"The trials of {run} are unverified, because no server log proves their arms; "
@@ -66,9 +73,7 @@ def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
             raise UserError(f"{shown} is of {one.arm}, {one.instance}, seed {one.seed}.")
         if one.instance not in planned.get(one.arm, ()) or one.seed not in spec.seeds:
             raise UserError(f"{shown} was never planned.")
-        patch = path.with_name("patch.diff")
-        if patch.exists() and sha256_of(patch.read_bytes()) != one.patch_sha256:
-            raise UserError(f"{shown} names another patch than the one beside it.")
+        _hold_patch(one, path.with_name("patch.diff"), str(shown))
         report = path.parent / "grade" / "report.json"
         if report.exists() and _resolved(report) != (one.verdict is Verdict.RESOLVED):
             raise UserError(f"{shown} says {one.verdict}, and the report of its tests does not.")
@@ -76,12 +81,42 @@ def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
             _hold_server(run, one, str(shown))
 
 
+def _hold_patch(one: Outcome, patch: Path, shown: str) -> None:
+    """The patch beside the trial is its own, and what is said of a patch is said of it."""
+    content = patch.read_bytes() if patch.exists() else b""
+    if patch.exists() and sha256_of(content) != one.patch_sha256:
+        raise UserError(f"{shown} names another patch than the one beside it.")
+    if patch.exists() and len(content) != one.patch_bytes:
+        raise UserError(f"{shown} says {one.patch_bytes} bytes of a patch of {len(content)}.")
+    if one.exit in UNSERVED and (one.cls not in NOT_HAD or one.patch_bytes):
+        raise UserError(f"{shown} says {one.cls} of a conversation that was none.")
+    said_empty = one.verdict is Verdict.EMPTY_PATCH
+    if patch.exists() and one.verdict not in UNGRADED and said_empty != (not content.strip()):
+        raise UserError(f"{shown} says {one.verdict} of a patch of {len(content)} bytes.")
+
+
+def _hold_blocks(outcomes: Iterable[Outcome]) -> None:
+    """What was paired ran on one machine, with one build, within a day or a little more."""
+    blocks: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        blocks[one.shard, one.block].append(one)
+    for (shard, number), some in blocks.items():
+        name = f"Block {number} of shard {shard}"
+        starts = [datetime.fromisoformat(one.start) for one in some]
+        if len({one.host for one in some}) > 1:
+            raise UserError(f"{name} was on several machines.")
+        if len({one.server_build for one in some} - {""}) > 1:
+            raise UserError(f"{name} was with several builds of the server.")
+        if max(starts) - min(starts) > BLOCK_MAX:
+            raise UserError(f"{name} took longer than two days.")
+
+
 def _hold_server(run: Path, one: Outcome, shown: str) -> None:
     """The log that proves the trial is there, of its arm and of its build."""
     log = run / "servers" / f"{one.server or 'none'}.log"
     if not log.exists():
         raise UserError(f"{shown} names the log {log.name}, which is not there.")
-    if one.server.rpartition(".")[0] != one.arm:
+    if not re.fullmatch(rf"{re.escape(one.arm)}\.\d+", one.server):
         raise UserError(f"{shown} names the log {log.name}, which is another arm's.")
     if (build := Effective.read(log.with_suffix(".json")).build or "") != one.server_build:
         raise UserError(f"{shown} names the build {one.server_build}, and its log {build}.")
@@ -159,15 +194,28 @@ def _files(run: Path, arm: Arm, redacted: bool) -> dict[str, str]:
 
 
 def write(records: Iterable[Record], folder: Path) -> None:
-    """Raises UserError, before anything is written, if another run's record is in the way."""
-    some = list(records)
-    for record in some:
+    """A record that has trials which this one lacks, because a slower publisher comes late, stays.
+
+    Raises UserError, before anything is written, if another run's record is in the way.
+    """
+    some = []
+    for record in records:
         path = folder / file_name(record.row_id)
         if path.exists():
             there = read(path)
-            mine = (record.run_id, record.start, record.spec_sha256)
-            if isinstance(there, Record) and (there.run_id, there.start, there.spec_sha256) == mine:
+            mine = _of_run(record)
+            if not isinstance(there, Record) or mine != _of_run(there):
+                raise UserError(f"{path} is the record of another run; it is never overwritten.")
+            if not _keys(there) <= _keys(record):
                 continue
-            raise UserError(f"{path} is the record of another run; it is never overwritten.")
+        some.append(record)
     for record in some:
         record.write(folder / file_name(record.row_id))
+
+
+def _keys(record: Record) -> set[tuple[str, int, str]]:
+    return {(trial.instance, trial.seed, trial.start) for trial in record.trials}
+
+
+def _of_run(record: Record) -> tuple[str, str, str]:
+    return record.run_id, record.start, record.spec_sha256

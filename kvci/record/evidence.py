@@ -108,7 +108,8 @@ def unpack(archive: Path, folder: Path) -> Path:
                 total, count = total + member.size, count + 1
                 if total > MAX_BYTES or count > MAX_FILES:
                     raise tarfile.TarError("it holds too much")
-                if not member.isfile() or not NAME.fullmatch(member.name):
+                plain = NAME.fullmatch(member.name) and member.name.isprintable()
+                if not member.isfile() or not plain:
                     raise tarfile.TarError(f"{member.name[:80]!r} is no file of a run")
                 content = packed.extractfile(member)
                 place = folder / member.name
@@ -118,7 +119,7 @@ def unpack(archive: Path, folder: Path) -> Path:
             while stream.read(1 << 16):  # what follows the last file; cut off, it raises
                 if (total := total + (1 << 16)) > MAX_BYTES:
                     raise tarfile.TarError("it holds too much")
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{archive} is no evidence of a run: {error}.") from None
     for part in shards(folder) or [folder]:
         if not Manifest.read(part / "manifest.json").redacted:

@@ -5,23 +5,28 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.grade.grade import counts, marked, report
-from kvci.plan import Trial
+from kvci.plan import Trial, select
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
-from kvci.run.regrade import dataset_sha256
+from kvci.run.regrade import WITHOUT_PATCH, actions, dataset_sha256
 from kvci.spec import Spec
 from kvci.tasks.dataset import NAMED, load
-from kvci.tasks.row import Row
-from kvci.taxonomy import Verdict
+from kvci.tasks.row import Row, patched_files
+from kvci.taxonomy import Class, Evidence, Verdict, classify
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
 """Of such a verdict there is a log; the others need the patch to be applied again."""
 
 
-def unlike(run: Path) -> list[str]:
-    """A line for each trial whose verdict its tests' log does not give.
+class Unknown(Exception):
+    """Nobody here can say: the dataset is not to be had."""
 
-    Raises UserError if the dataset is not one that everybody has: the calibration suite, or one of
-    the hub's that has a short name; a file, or a repository of anybody's, proves nothing.
+
+def unlike(run: Path) -> list[str]:
+    """A line for each thing that the dataset's rows, and the logs of its tests, say otherwise.
+
+    Raises UserError if the dataset is not what the run says, Unknown if it is not one that
+    everybody has: the calibration suite, one of the hub's with a short name, a file of this work
+    tree.
     """
     return [line for part in shards(run) or [run] for line in _unlike(part)]
 
@@ -29,24 +34,54 @@ def unlike(run: Path) -> list[str]:
 def _unlike(run: Path) -> Iterator[str]:
     spec, manifest = Spec.read(run / "spec.json"), Manifest.read(run / "manifest.json")
     rows = _rows(spec.dataset, manifest)
+    if tuple(select(list(rows), spec)) != manifest.planned:
+        yield "what was planned is not what its spec selects"
     directory = RunDirectory(run)
     for one in directory.outcomes():
         folder = directory.trial(Trial(one.arm, one.instance, one.seed))
-        if one.verdict in TESTED and (said := _said(rows[one.instance], one, folder)):
+        row = rows[one.instance]
+        said = _said(row, one, folder) if one.verdict in TESTED and one.cls is not Class.I0 else ""
+        if said := said or _other_class(row, one, folder, spec.prompt):
             yield f"{one.arm}, {one.instance}, seed {one.seed}: {said}"
 
 
 def _rows(dataset: str, manifest: Manifest) -> dict[str, Row]:
-    name = dataset.partition("@")[0]
-    if dataset.partition(":")[0] != "calibration" and name not in {*NAMED, *NAMED.values()}:
-        raise UserError(f"the rows of {dataset} are not had here")
-    instances = load(dataset, manifest.dataset_revision)
+    name, file = dataset.partition("@")[0], Path(dataset)
+    own = dataset.partition(":")[0] == "calibration"
+    here = file.is_file() and not file.is_absolute() and ".." not in file.parts
+    if not (own or here or name in {*NAMED, *NAMED.values()}):
+        raise Unknown(f"the rows of {dataset} are not had here")
+    try:
+        instances = load(dataset, manifest.dataset_revision)
+    except UserError as error:
+        if own:
+            raise
+        raise Unknown(str(error).rstrip(".")) from None
     if dataset_sha256(instances) != manifest.dataset_sha256:
         raise UserError(f"{dataset} is not what the run had")
     rows = {one.row.instance_id: one.row for one in instances}
     if unknown := sorted(set(manifest.planned) - rows.keys()):
         raise UserError(f"{unknown[0]} is no instance of {dataset}")
     return rows
+
+
+def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
+    """How the class of a trial differs from what its conversation and its patch give."""
+    if one.exit in WITHOUT_PATCH:
+        return ""
+    trajectory, patch = folder / "trajectory.jsonl", folder / "patch.diff"
+    if not (trajectory.exists() and patch.exists()):
+        return f"{one.exit}, without a conversation and its patch"
+    evidence = Evidence(
+        exit=one.exit,
+        verdict=one.verdict,
+        last_actions=actions(trajectory, prompt, one.exit),
+        server_failures=one.server_failures,
+        patched_files=patched_files(patch.read_text(errors="replace")),
+        gold_files=patched_files(row.patch),
+    )
+    found, why = classify(evidence)
+    return "" if found is one.cls else f"its class is {found} ({why}), not {one.cls}"
 
 
 def _said(row: Row, one: Outcome, folder: Path) -> str:

@@ -64,6 +64,10 @@ class Ceiling(Document):
         return f"{len(self.valid)} of {self.asked} instances can be resolved here{dropped}"
 
 
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Seconds = Annotated[float, Field(ge=0, lt=1e9)]
+
+
 class Outcome(Document):
     """One trial, finished. Times are UTC; `attempts` counts this one."""
 
@@ -71,12 +75,12 @@ class Outcome(Document):
     instance: str = Field(pattern=INSTANCE)
     seed: int
     shard: str = Field(pattern=SHARD)
-    block: int
+    block: Count
     host: str
     start: str
     end: str
-    attempts: int
-    server_failures: int = 0
+    attempts: Count
+    server_failures: Count = 0
     """Attempts, this one included, that ended with the server failing."""
     server_build: str
     server: str = ""
@@ -87,24 +91,24 @@ class Outcome(Document):
     verdict: Verdict
     cls: Class
     why: str
-    steps: int
-    prefill_tokens: int
+    steps: Count
+    prefill_tokens: Count
     """Tokens that the server computed for prompts; what its cache held is not among them."""
-    prefill_s: float
-    answer_tokens: int
-    decode_s: float
-    depth_tokens: int
+    prefill_s: Seconds
+    answer_tokens: Count
+    decode_s: Seconds
+    depth_tokens: Count
     """The deepest context reached, prompt and answer."""
-    loops: int
+    loops: Count
     """Steps at which the last actions repeated."""
-    malformed: int
-    solve_s: float
-    eval_s: float
+    malformed: Count
+    solve_s: Seconds
+    eval_s: Seconds
     applies: bool | None
-    fail_to_pass: tuple[int, int]
-    pass_to_pass: tuple[int, int]
+    fail_to_pass: tuple[Count, Count]
+    pass_to_pass: tuple[Count, Count]
     patch_sha256: str
-    patch_bytes: int
+    patch_bytes: Count
     answers_sha256: str = ""
     """Of all that the model said, so that it can be told whether a token differs."""
 

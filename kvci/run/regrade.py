@@ -63,7 +63,7 @@ def again(
     evidence = Evidence(
         exit=outcome.exit,
         verdict=Verdict.NOT_GRADED,
-        last_actions=_actions(folder / "trajectory.jsonl", prompt, outcome.exit),
+        last_actions=actions(folder / "trajectory.jsonl", prompt, outcome.exit),
         server_failures=outcome.server_failures,
         patched_files=patched_files(patch.decode(errors="replace")),
         gold_files=patched_files(instance.row.patch),
@@ -231,7 +231,7 @@ def _hear(changed: list[tuple[Outcome, Outcome]], before: Outcome) -> Callable[[
     return lambda after: changed.append((before, after))
 
 
-def _actions(trajectory: Path, prompt: str, ended: Exit) -> tuple[str, ...]:
+def actions(trajectory: Path, prompt: str, ended: Exit) -> tuple[str, ...]:
     """The last things that the model did, as the conversation read them."""
     entries = [json.loads(line) for line in trajectory.read_text().splitlines()]
     steps = [entry for entry in entries if "step" in entry]

@@ -188,9 +188,10 @@ class Scheduler:
         return [trial for arm in block.arms for trial in block.trials(arm)]
 
     def _complete(self, block: Block) -> bool:
-        """Every trial has its outcome, and none waits to be graded again."""
+        """Every trial has its outcome, and none waits to be graded again on this machine."""
         there = self._there(block)
-        return len(there) == len(self._trials(block)) and not any(map(ungraded, there))
+        waits = any(ungraded(one) and one.host == self._host for one in there)
+        return len(there) == len(self._trials(block)) and not waits
 
     def _preflight(self, block: Block) -> None:
         """Have the gold patches of a block graded, beside whatever else goes on."""
@@ -217,11 +218,13 @@ class Scheduler:
         if waits := {name: one.detail for name in here if unknown(one := self._gold[name])}:
             self._waiting |= waits
             return
-        self._grade_again(block)
         if all(self._directory.done(trial) for trial in self._trials(block)):
+            self._grade_again(block)
             return
+        # Before anything is graded again, which would write a trial that was put aside anew.
         if self._broken(block, ""):
             self._directory.supersede(self._trials(block))
+        self._grade_again(block)
         for _ in range(ATTEMPTS_MAX):
             try:
                 for arm in block.arms:
@@ -239,8 +242,11 @@ class Scheduler:
         raise UserError("The server changes its build from one start to the next; hold it still.")
 
     def _grade_again(self, block: Block) -> None:
-        """What infrastructure kept from being graded is graded from its stored patch."""
-        for outcome in filter(ungraded, self._there(block)):
+        """What infrastructure kept from being graded is graded from its stored patch, on the
+        machine that its pair has."""
+        for outcome in (one for one in self._there(block) if one.host == self._host):
+            if not ungraded(outcome):
+                continue
             gold = resolved(self._gold[outcome.instance])
             instance, prompt = self._instances[outcome.instance], self._spec.prompt
             self._graded.append(

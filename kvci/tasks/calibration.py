@@ -18,6 +18,7 @@ from kvci.tasks.instance import Instance
 from kvci.tasks.row import Row
 
 VERSION = "3"
+COUNT_MAX = 10_000
 IMAGE = "kvci/calibration:1"
 TESTS = "tests/test_all.py"
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvz" for second in "aeiou")
@@ -195,5 +196,7 @@ def suite(text: str) -> list[Instance]:
                 f"'{part}' says nothing about the calibration suite; it has {json.dumps(asked)}."
             )
         asked[key] = int(value) if number else value
+    if asked["count"] > COUNT_MAX:
+        raise UserError(f"The calibration suite has {COUNT_MAX} instances at a time; lower count.")
     seeds = range(asked["first"], asked["first"] + asked["count"])
     return [generate(asked["split"], seed, asked["functions"], asked["files"]) for seed in seeds]

@@ -49,6 +49,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+JOB: dict[str, Any] = {"id": 1, "name": "run 1/1", "runner_id": 7, "conclusion": "failure"}
+
+
 def github(fake: Fake) -> GitHub:
     return GitHub("owner/name", "token", fake.url)
 
@@ -84,7 +87,12 @@ def bare(work: Path) -> Path:
 
 def started(at: int, status: str, *jobs: tuple[str, int | None]) -> tuple[str, str, list[Any]]:
     """A run of a night, and its jobs with their runners."""
-    named = [{"id": 1, "name": name, "status": status, "runner_id": who} for name, who in jobs]
+    ended = "skipped" if status == "completed" and jobs[-1][1] == -1 else None
+    named = [
+        {"id": 1, "name": name, "status": status, "runner_id": who if who != -1 else 0}
+        | {"conclusion": ended if who == -1 else None}
+        for name, who in jobs
+    ]
     return f"2026-11-{at}T20:23:00Z", status, named
 
 
@@ -105,6 +113,12 @@ def started(at: int, status: str, *jobs: tuple[str, int | None]) -> tuple[str, s
         ([started(21, "completed", ("run 1/1", None))], "since 2026-11-21", True, False),
         ([started(21, "completed", ("run 1/1", 7))], "Tonight: one", True, True),
         ([started(21, "completed", ("plan", 1))], "Tonight: one", True, True),
+        (
+            [started(21, "completed", ("plan", 1), ("run ${{ matrix.shard }}", -1))],
+            "Tonight: one",
+            True,
+            True,
+        ),
         ([started(21, "in_progress", ("run 1/2", 7), ("run 2/2", None))], "at work", False, True),
         ([started(21, "in_progress", ("plan", 1))], "at work", False, True),
         (
@@ -132,7 +146,7 @@ def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work:
     fake.origin = bare(work)
     nights = [(datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
               for days in (1, 2, 3)]  # fmt: skip
-    fake.runs = [(at, "completed", [{"id": 1, "name": "run 1/1", "runner_id": 7}]) for at in nights]
+    fake.runs = [(at, "completed", [JOB]) for at in nights]
     for trials in (0, 1):
         if trials:
             finish(work, "one", trials)

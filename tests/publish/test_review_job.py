@@ -14,6 +14,12 @@ from tests.publish.fake_github import Fake
 from tests.record.test_merge import shard
 
 
+@pytest.fixture(autouse=True)
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of instances that no dataset has."""
+    monkeypatch.setattr("kvci.publish.review.unlike", lambda run: [])
+
+
 class Opened:
     """A pull request of a finished run, as publish opens it."""
 

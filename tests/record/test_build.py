@@ -43,6 +43,8 @@ def put(path: Path, found: Outcome, where: str = "trials") -> None:
         build = PROVED[found.arm].build
         served = {"server": found.server or f"{found.arm}.0", "server_build": build}
         found = found.model_copy(update=served)
+    else:
+        found = found.model_copy(update={"server_build": ""})
     folder = path / where / found.arm / found.instance / "0"
     write_atomic(folder / "outcome.json", found.model_dump_json())
     write_atomic(folder / "trajectory.jsonl", "{}\n")
@@ -181,6 +183,10 @@ def test_an_outcome_whose_class_and_verdict_do_not_go_together_is_refused(tmp_pa
         ({"seed": 1}, "seed 1"),
         ({"verdict": Verdict.TESTS_FAIL, "cls": Class.A11A}, "the report of its tests does not"),
         ({"patch_sha256": "1" * 64}, "names another patch"),
+        ({"patch_bytes": 7}, "says 7 bytes of a patch of 3"),
+        ({"verdict": Verdict.EMPTY_PATCH, "cls": Class.A6}, "says empty_patch of a patch of 3"),
+        ({"exit": Exit.NOT_STARTED, "server": ""}, "of a conversation that was none"),
+        ({"server": "f16-f16.x"}, "names the log f16-f16.x.log"),
         ({"server": "f16-f16.7"}, "names the log f16-f16.7.log"),
         ({"server": ""}, "names the log none.log"),
         ({"server": "q8_0-q8_0.0"}, "which is another arm's"),
@@ -195,7 +201,7 @@ def test_a_trial_is_held_against_what_lies_beside_it(
     patch, report = b"+x\n", {"resolved": True}
     write_atomic(folder / "patch.diff", patch)
     write_atomic(folder / "grade" / "report.json", json.dumps(report).encode())
-    put(run, outcome("f16-f16", "a", patch_sha256=sha256_of(patch)))
+    put(run, outcome("f16-f16", "a", patch_sha256=sha256_of(patch), patch_bytes=len(patch)))
     good = Outcome.read(folder / "outcome.json")
     build(run)
     write_atomic(folder / "outcome.json", good.model_copy(update=spoil).model_dump_json())

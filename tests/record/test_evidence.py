@@ -30,7 +30,9 @@ def telling(path: Path) -> None:
     patch = b"+/home/jane \xff\n"
     (folder / "patch.diff").write_bytes(patch)
     told = Outcome.read(folder / "outcome.json")
-    told.model_copy(update={"patch_sha256": sha256_of(patch)}).write(folder / "outcome.json")
+    told.model_copy(update={"patch_sha256": sha256_of(patch), "patch_bytes": len(patch)}).write(
+        folder / "outcome.json"
+    )
     with (path / "servers" / "f16-f16.0.log").open("a", errors="surrogateescape") as log:
         log.write(f"{Path.home()}/x /home/jane\n{SECRET} é \udc80 user@{platform.node()}")
 

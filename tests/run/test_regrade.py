@@ -13,7 +13,7 @@ from kvci.cli import main
 from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.plan import Trial, blocks
-from kvci.record.verdicts import unlike
+from kvci.record.verdicts import Unknown, unlike
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
@@ -148,15 +148,18 @@ def test_rows_that_not_everybody_has_prove_nothing(made: tuple[Spec, Path], tmp_
     (tmp_path / "trials").symlink_to(folder / "trials")
     manifest = Manifest.read(folder / "manifest.json")
     cases: tuple[tuple[dict[str, object], dict[str, object], str], ...] = (
-        ({"dataset": "someone/lite"}, {}, "are not had here"),
-        ({"dataset": "../x.jsonl"}, {}, "are not had here"),
         ({}, {"dataset_sha256": "0" * 64}, "is not what the run had"),
         ({}, {"planned": ("x",)}, "x is no instance"),
+        ({"dataset": "calibration:nonsense=1"}, {}, "says nothing about"),
     )
     for asked, found, says in cases:
         spec.model_copy(update=asked).write(tmp_path / "spec.json")
         manifest.model_copy(update=found).write(tmp_path / "manifest.json")
         with pytest.raises(UserError, match=says):
+            unlike(tmp_path)
+    for dataset in ("someone/lite", "../x.jsonl", "/x.jsonl"):
+        spec.model_copy(update={"dataset": dataset}).write(tmp_path / "spec.json")
+        with pytest.raises(Unknown, match="are not had here"):
             unlike(tmp_path)
 
 
