@@ -138,6 +138,7 @@ def test_a_night_starts_the_next_experiment(here: GitHubHere) -> None:
     assert asked["path"].endswith("/workflows/benchmark.yml/dispatches")
     assert asked["inputs"]["run_id"] == _run_id(asked["inputs"]["experiment"])
     job = {"id": 1, "name": "run 1/1", "status": "queued", "runner_id": None}
+    job |= {"conclusion": None}
     here.fake.runs = [("2026-11-21T20:23:00Z", "queued", [job])]
     waits = here.act("schedule", "nightly.yml")
     assert waits.code == 1 and "No runner has taken the benchmark since 2026-11-21" in waits.log
