@@ -37,7 +37,7 @@ def test_the_answer_comes_first_and_the_cost_is_said(here: Path) -> None:
     asked = said(here, trial_s="1800", time_budget="30")
     assert "cost: 2 h of one machine" in asked and "no block begins after 30 minutes" in asked
     outputs = dict(line.split("=", 1) for line in (here / "output").read_text().splitlines())
-    assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "90"
+    assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "120"
 
 
 def test_what_is_not_given_is_taken_from_the_newest_record_alike(here: Path) -> None:
