@@ -101,7 +101,12 @@ class Bwrap:
         """The base, before the model has touched anything: one git folder of ours, one of its."""
         for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "base"]):
             subprocess.run(
-                ["git", *words], cwd=self._tree, env=GIT_ENVIRONMENT, check=True, timeout=60
+                ["git", *words],
+                cwd=self._tree,
+                env=GIT_ENVIRONMENT,
+                check=True,
+                capture_output=True,  # a stop takes the tree away, and that is no news
+                timeout=60,
             )
         shutil.copytree(self._tree / ".git", self._git)
 
