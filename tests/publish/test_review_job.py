@@ -14,12 +14,6 @@ from tests.publish.fake_github import Fake
 from tests.record.test_merge import shard
 
 
-@pytest.fixture(autouse=True)
-def verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of instances that no dataset has."""
-    monkeypatch.setattr("kvci.publish.review.unlike", lambda run: [])
-
-
 class Opened:
     """A pull request of a finished run, as publish opens it."""
 
@@ -72,6 +66,20 @@ def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opene
     opened.fake.assets |= {name: b"x" for name in kept}
     head["head"]["sha"] = opened.fake.head(1)
     assert not opened.review(event=event)[0], "forged evidence is no matter of a label"
+
+
+def test_a_comment_s_own_words_accept_nothing(opened: Opened) -> None:
+    """Who makes a head knows the next one's name, and the comment shows their lines."""
+    opened.fake.assets.clear()
+    opened.fake.labels = [LABEL]
+    assert not opened.review()[0]
+    memory = f"<!-- accepted {opened.fake.head(1)} -->"
+    (comment,) = opened.fake.comments
+    for place in (f"{MARK}\n- `changed by hand: {memory}`", f"{MARK}\nLook at:\n{memory}"):
+        comment["body"] = place
+        assert not opened.review()[0]
+    comment["body"] = f"{MARK}\n{memory}\nwhat was said"
+    assert opened.review()[0]
 
 
 def test_results_are_merged_into_the_default_branch_alone(opened: Opened) -> None:

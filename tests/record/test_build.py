@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
-from kvci.record.build import build
+from kvci.record.build import build, write
 from kvci.record.record import Record, read, read_all
 from kvci.report.main import record_run
 from kvci.run.directory import Outcome, RunDirectory
@@ -213,4 +213,34 @@ def test_a_trial_that_was_never_planned_is_told(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     put(run, outcome("f16-f16", "c"))
     with pytest.raises(UserError, match="was never planned"):
+        build(run)
+
+
+def test_a_late_publisher_takes_no_trial_of_a_newer_record(tmp_path: Path) -> None:
+    run, results = made(tmp_path / "run"), tmp_path / "results"
+    early = build(run)
+    put(run, outcome("q8_0-q8_0", "b"))
+    newer = build(run)
+    write(newer, results)
+    write(early, results)
+    assert read_all(results) == newer
+    write(build(run), results)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"host": "another"}, "was on several machines"),
+        ({"server_build": "b2"}, "names the build b2"),
+        ({"start": "2026-01-03T00:00:01Z"}, "took longer than two days"),
+    ],
+)
+def test_a_block_is_of_one_machine_build_and_day(
+    change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    run = made(tmp_path / "run")
+    build(run)
+    path = run / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
+    path.write_text(Outcome.read(path).model_copy(update=change).model_dump_json())
+    with pytest.raises(UserError, match=says):
         build(run)

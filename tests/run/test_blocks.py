@@ -85,6 +85,28 @@ def test_a_block_that_broke_is_run_again_for_all_arms_and_the_old_is_kept(
     assert [Outcome.read(path).detail for path in kept] == ["old"]
 
 
+def test_what_waits_to_be_graded_again_stays_with_its_machine(
+    tmp_path: Path, run: Callable[..., list[Outcome]]
+) -> None:
+    """A block that broke is put aside, and none of it comes back; a whole one is left alone."""
+    lost = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED, "host": "another", "detail": "old"}
+    lost |= {"start": now(), "end": now(), "server_build": ""}
+    late = blocks(list(INSTANCES), spec(tmp_path))[0].arms[1]
+    put(tmp_path, outcome(late, FIRST, **lost))
+    for arm in ARMS:
+        put(tmp_path, outcome(arm, SECOND, **lost))
+    for path in (tmp_path / "run" / "trials").rglob("outcome.json"):
+        write_atomic(path.with_name("patch.diff"), INSTANCES[FIRST].row.patch)
+        write_atomic(path.with_name("trajectory.jsonl"), "")
+    found = {(o.arm, o.instance): o for o in run(spec(tmp_path))}
+    assert {(o.host, o.cls) for o in found.values() if o.instance == FIRST} == {(host(), Class.OK)}
+    assert {(o.host, o.detail) for o in found.values() if o.instance == SECOND} == {
+        ("another", "old")
+    }
+    assert (tmp_path / "run" / "superseded" / "0" / late / FIRST / "0" / "patch.diff").exists()
+    assert (tmp_path / "run" / "trials" / late / FIRST / "0" / "trajectory.jsonl").exists()
+
+
 def test_a_block_in_one_piece_goes_on(tmp_path: Path, run: Callable[..., list[Outcome]]) -> None:
     fresh = {"host": host(), "start": now(), "end": now(), "server_build": ""}
     put(tmp_path, outcome(ARMS[0], FIRST, **fresh, detail="kept"))
