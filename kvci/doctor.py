@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,13 @@ def examine(spec: Spec) -> Iterator[Check]:
         yield _check("clock", lambda: _clock(None))
         return
     yield _check("Docker", _docker)
-    yield _check("Docker's disk", lambda: _disk(spec, images))
+    names = list(dict.fromkeys(one.row.image for one in images.values()))
+    missing = cache(lambda: _missing(names))  # each costs the engine a question
+    yield _check("Docker's disk", lambda: _disk(spec, missing()))
     yield _check("leftovers", _leftovers)
-    yield _check("images", lambda: _images(images))
-    yield _check("registry", lambda: _registry(spec, images))
-    some = next((one.row.image for one in images.values()), None)
-    yield _check("clock", lambda: _clock(some))
+    yield _check("images", lambda: (f"{len(names) - len(missing())} of {len(names)} are here", ""))
+    yield _check("registry", lambda: _registry(spec, missing()))
+    yield _check("clock", lambda: _clock(next(iter(names), None)))
 
 
 def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
@@ -217,7 +219,13 @@ def _docker() -> tuple[str, str]:
     return found, ""
 
 
-def _disk(spec: Spec, instances: dict[str, Instance]) -> tuple[str, str]:
+def _missing(images: list[str]) -> list[str]:
+    from kvci.sandbox import engine
+
+    return [image for image in images if not engine.has(image)]
+
+
+def _disk(spec: Spec, missing: list[str]) -> tuple[str, str]:
     """Held against what is to come: as many images as a block needs, each like the largest here."""
     from kvci.images import shelf
     from kvci.sandbox import engine
@@ -228,7 +236,6 @@ def _disk(spec: Spec, instances: dict[str, Instance]) -> tuple[str, str]:
     found = f"{free >> 20} MiB free, the reserve is {spec.disk_reserve_gb:g} GB"
     if free < 1e9 * spec.disk_reserve_gb:
         return found, "Make room (kvci images prune), or lower --disk-reserve."
-    missing = sum(not engine.has(one.row.image) for one in instances.values())
     kept = shelf.ours() if missing else []
     if kept:
         each = max(one.unshared_bytes for one in kept)
@@ -237,7 +244,7 @@ def _disk(spec: Spec, instances: dict[str, Instance]) -> tuple[str, str]:
         if spec.disk_budget_gb is not None:
             room = min(room, 1e9 * spec.disk_budget_gb)
         found = f"{found}; room for {room / max(1, each):.0f} images like the largest here"
-        if room < each * min(spec.block_size, missing):
+        if room < each * min(spec.block_size, len(missing)):
             return found, "Make room, or make block_size smaller: one block's images must fit."
     return found, ""
 
@@ -254,28 +261,16 @@ def _leftovers() -> tuple[str, str]:
     return f"{len(left)} containers that the next run removes" if left else "none", ""
 
 
-def _images(instances: dict[str, Instance]) -> tuple[str, str]:
-    from kvci.sandbox import engine
-
-    names = {one.row.image for one in instances.values()}
-    here = sum(engine.has(name) for name in names)
-    return f"{here} of {len(names)} are here", ""
-
-
-def _registry(spec: Spec, instances: dict[str, Instance]) -> tuple[str, str]:
+def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
     from kvci.images.registry import ask, login, mirrored
-    from kvci.sandbox import engine
 
-    names = (one.row.image for one in instances.values())
-    image = next((name for name in names if not engine.has(name)), None)
-    if image is None:
+    if not missing:
         return "not needed", ""
-    answer = ask(mirrored(image, spec.mirror), login())
+    answer = ask(mirrored(missing[0], spec.mirror), login())
     left = "" if answer.remaining is None else f", {answer.remaining} pulls left"
-    missing = sum(not engine.has(one.row.image) for one in instances.values())
-    if answer.remaining is not None and answer.remaining < missing:
+    if answer.remaining is not None and answer.remaining < len(missing):
         window = f" of {answer.window_s / 3600:.0f} h" if answer.window_s else ""
-        left += f" for {missing} images: the rest waits for its window{window}"
+        left += f" for {len(missing)} images: the rest waits for its window{window}"
     if answer.status != 200:
         return answer.why, "Check the network, log in (docker login), or give a --mirror."
     return f"{answer.why}{left}", "" if answer.remaining != 0 else "Wait, log in, or give a mirror."

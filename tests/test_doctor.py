@@ -109,11 +109,9 @@ def test_an_engine_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     from kvci.images import registry, shelf
     from kvci.images.shelf import Kept
-    from kvci.tasks.calibration import suite
 
-    some = {one.row.instance_id: one for one in suite("calibration:count=5")}
+    some = ["a", "b", "c", "d", "e"]
     kept = Kept(id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed="")
-    monkeypatch.setattr(engine, "has", lambda _: False)
     monkeypatch.setattr(engine, "free_bytes", lambda: 12 * 10**9)
     monkeypatch.setattr(shelf, "ours", lambda: [kept])
     said, remedy = doctor._disk(spec(block_size=3), some)

@@ -81,14 +81,15 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
 
 def _stuck(name: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
     """The last nights of this experiment were lost on it."""
-    last = max((trial.end for record in mine for trial in record.trials), default="")
-    week = (datetime.now(UTC) - timedelta(days=STUCK_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    week = datetime.now(UTC) - timedelta(days=STUCK_DAYS)
+    ends = (datetime.fromisoformat(trial.end) for record in mine for trial in record.trials)
+    since = max(ends, default=week)
     lost = [
         run
         for run in runs
         if run.title.partition(" on ")[0] == f"benchmark {name}"
         and run.state == "done"
-        and run.created > max(last, week)
+        and datetime.fromisoformat(run.created) > max(since, week)
     ]
     return len(lost) >= STUCK_NIGHTS
 

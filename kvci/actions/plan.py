@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from kvci.actions.inputs import Inputs
@@ -12,6 +11,7 @@ from kvci.actions.restore import began, fetch
 from kvci.publish.branch import RESULTS
 from kvci.publish.github import GitHub
 from kvci.record.record import Record, read_all
+from kvci.run.directory import now
 from kvci.run.forecast import Forecast, forecast, lines
 from kvci.spec import Spec, load
 
@@ -116,7 +116,7 @@ def started(github: GitHub | None) -> str:
     number = os.environ.get("GITHUB_RUN_ID")
     if github and number:
         return github.run_created(int(number))
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return now()
 
 
 def _summary(planned: Planned, found: Forecast, asked: Inputs, known: Earlier | None) -> str:

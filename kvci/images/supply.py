@@ -81,7 +81,7 @@ class Supply:
         self._kept: list[Kept] = []
         """What is on the shelf; asking anew takes seconds, so it is done once a wave."""
         self._names: dict[str, set[str]] = {}
-        """Of each image that is here: its own, and that of what it is without its future."""
+        """Of each image its own, and, if it is here, that of what it is without its future."""
 
     def waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         """The blocks in their order, a wave at a time, with their images here.
@@ -183,11 +183,10 @@ class Supply:
         return wave, lacking
 
     def _named(self, images: AbstractSet[str]) -> set[str]:
-        """All names of these images, as far as they are here."""
+        """All names of these images; the engine is asked once a wave for each."""
         for image in images - self._names.keys():
-            if stripped := name_of(image, self._bases[image]):
-                self._names[image] = {image, stripped}
-        return set(images).union(*(self._names.get(image, ()) for image in images))
+            self._names[image] = {image, name_of(image, self._bases[image])} - {""}
+        return set().union(*(self._names[image] for image in images))
 
     def _is_here(self, image: str) -> bool:
         """As trials need it."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
 from kvci.grade import Graded
-from kvci.plan import Block, blocks
+from kvci.plan import select
 from kvci.run.directory import RunDirectory
 from kvci.run.grading import Grader
-from kvci.run.sandboxes import Kind, Sandboxes, choose, supplies
+from kvci.run.sandboxes import Kind, Sandboxes, choose, waves
 from kvci.run.stop import Stopped, stopping
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
@@ -46,12 +46,11 @@ def grade_patches(
     with_patch = [name for name in instances if name in patches]
     if not with_patch:
         raise UserError(f"{predictions} holds no patch.")
-    planned = blocks(with_patch, asked.model_copy(update={"block_size": 1}))
-    some = {name: instances[name] for block in planned for name in block.instances}
+    some = {name: instances[name] for name in select(with_patch, asked)}
     kind, _ = choose(asked, some.values())
     try:
         with RunDirectory(out.resolve()) as directory, stopping():
-            return _grade(kind, directory, asked, planned, some, patches, say)
+            return _grade(kind, directory, asked, some, patches, say)
     except Stopped:
         raise UserError(f"Stopped; what was graded until then lies in {out}.") from None
 
@@ -60,14 +59,13 @@ def _grade(
     kind: Kind,
     directory: RunDirectory,
     asked: Spec,
-    planned: list[Block],
     instances: dict[str, Instance],
     patches: dict[str, str],
     say: Callable[[str], None],
 ) -> dict[str, Graded]:
     sandboxes = Sandboxes.of(asked, kind, directory.scratch, directory.path.name)
     sandboxes.sweep()
-    supply = supplies(asked, instances.values(), directory.path / "images.json", say)
+    each = asked.model_copy(update={"block_size": 1})  # no pair has to be kept together
     grader = Grader(sandboxes, asked.test_s)
     graded: dict[str, Graded] = {}
     ended = False
@@ -77,8 +75,8 @@ def _grade(
         return grader.submit(instances[name], patch, folder, lambda _: None, None)
 
     try:
-        for wave in supply.waves(planned):
-            futures = {name: submit(name) for block in wave for name in block.instances}
+        for wave in waves(each, instances, instances.keys(), directory.path, say):
+            futures = {name: submit(name) for name in instances if name in wave}
             for name, future in futures.items():
                 graded[name] = future.result()
                 graded[name].write(directory.path / name / "graded.json")
@@ -86,8 +84,6 @@ def _grade(
     finally:
         grader.close(wait=ended)
         sandboxes.sweep(own=True)
-    for line in supply.missing():
-        say(line)
     lacking = Graded(verdict=Verdict.GRADING_FAILED, detail="its image could not be had")
     return {name: graded.get(name, lacking) for name in instances}
 

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import product
@@ -15,10 +15,10 @@ from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.grade.harness import differences, evaluate
 from kvci.host import host
-from kvci.plan import Trial, blocks
+from kvci.plan import Trial
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.grading import Grader
-from kvci.run.sandboxes import Sandboxes, choose, supplies
+from kvci.run.sandboxes import Sandboxes, choose, waves
 from kvci.run.settle import settle
 from kvci.run.stop import Stopped, stopping
 from kvci.run.summary import summarize
@@ -130,7 +130,7 @@ def _regrade(
             left = [one for one in left if one not in foreign]
         late, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
         try:
-            for wave in _waves(spec, instances, {one.instance for one in left}, folder, say):
+            for wave in waves(spec, instances, {one.instance for one in left}, folder, say):
                 for one in (one for one in left if one.instance in wave):
                     known = directory.preflight(one.instance) / "graded.json"
                     gold = Graded.read(known) if known.exists() else None
@@ -169,7 +169,7 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
     directory = RunDirectory(folder)
     outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]
     count, lines, left = 0, [], {one.instance for one in outcomes}
-    for wave in _waves(spec, instances, set(left), folder, say):
+    for wave in waves(spec, instances, set(left), folder, say):
         left -= wave
         for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
             mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm, seed))
@@ -195,24 +195,6 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
                     mine = json.loads(graded.read_text())
                 lines += [f"{arm} {name}: {line}" for line in differences(mine, theirs)]
     return count, [*lines, *(f"{name}: its image is not here" for name in sorted(left))]
-
-
-def _waves(
-    spec: Spec,
-    instances: dict[str, Instance],
-    names: set[str],
-    folder: Path,
-    say: Callable[[str], None],
-) -> Iterator[set[str]]:
-    """Those of the names whose images are here, a wave at a time; `say` hears what is missing."""
-    some = [instances[name] for name in names]
-    endless = spec.model_copy(update={"time_budget_s": None})
-    supply = supplies(endless, some, folder / "images.json", say)
-    planned = [block for block in blocks(list(instances), spec) if names & set(block.instances)]
-    for wave in supply.waves(planned) if planned else ():
-        yield names & {name for block in wave for name in block.instances}
-    for line in supply.missing():
-        say(line)
 
 
 def resolved(gold: Graded | None) -> Graded | None:

@@ -1,13 +1,14 @@
 """Which sandbox the trials of a run get: the one seam between instances and sandboxes."""
 
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
 from kvci.errors import UserError
-from kvci.plan import Block
+from kvci.plan import Block, blocks
 from kvci.sandbox import Caps, Sandbox, SandboxFailed, bwrap, cgroup
 from kvci.sandbox.bwrap import Bwrap
 from kvci.spec import Spec
@@ -107,6 +108,25 @@ def supplies(
     from kvci.images.supply import supply_of
 
     return supply_of(spec, some, ledger, say)
+
+
+def waves(
+    spec: Spec,
+    instances: Mapping[str, Instance],
+    names: AbstractSet[str],
+    folder: Path,
+    say: Callable[[str], None],
+) -> Iterator[set[str]]:
+    """For grading alone: those of the names whose images are here, a wave at a time, whatever the
+    run's time budget; `say` hears what is missing."""
+    some = [instances[name] for name in names]
+    endless = spec.model_copy(update={"time_budget_s": None})
+    supply = supplies(endless, some, folder / "images.json", say)
+    planned = [block for block in blocks(list(instances), spec) if names & set(block.instances)]
+    for wave in supply.waves(planned) if planned else ():
+        yield {name for block in wave for name in block.instances} & names
+    for line in supply.missing():
+        say(line)
 
 
 def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:

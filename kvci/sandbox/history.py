@@ -89,7 +89,7 @@ while read -r head; do
   if [ -d "$folder/objects" ] && [ -d "$folder/refs" ]; then work; fi
 done < <(
   find "$own/modules" -name HEAD 2> /dev/null || true
-  find {TREE} -mindepth 2 -path "$own" -prune -o -path '*/.git/HEAD' -print
+  find {TREE} -path "$own" -prune -o -path '*/.git/HEAD' -print
 )
 exit $code
 """

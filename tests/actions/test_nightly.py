@@ -3,7 +3,6 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,9 @@ from kvci.record.evidence import pack
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from tests.compare.made import run as run_of
 from tests.conftest import ROOT
-from tests.publish.fake_github import Fake, serving
+from tests.publish.fake_github import Fake
 from tests.record.test_build import made, put
 from tests.record.test_merge import shard
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with serving() as one:
-        yield one
 
 
 @pytest.fixture

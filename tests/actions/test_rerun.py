@@ -1,7 +1,6 @@
 """Trials of a run that another machine ran are run again."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,9 @@ from kvci.errors import UserError
 from kvci.record.evidence import pack
 from kvci.spec import Spec
 from tests.actions.test_nightly import artifact, github
-from tests.publish.fake_github import Fake, serving
+from tests.publish.fake_github import Fake
 from tests.record.test_build import made
 from tests.record.test_merge import shard
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    with serving() as one:
-        yield one
-
 
 ASKED = rerun_inputs('{"run": "run", "filter": "."}')
 

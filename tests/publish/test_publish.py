@@ -23,12 +23,6 @@ from tests.record.test_build import made
 from tests.record.test_merge import shard
 
 
-@pytest.fixture(autouse=True)
-def verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of instances that no dataset has."""
-    monkeypatch.setattr("kvci.publish.review.unlike", lambda run: [])
-
-
 def target(origin: Path) -> Target:
     return Target("owner/name", str(origin), run_url="https://x/runs/1", review="review.yml")
 

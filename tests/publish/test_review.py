@@ -54,12 +54,6 @@ def case(tmp_path: Path) -> Case:
     return Case(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of instances that no dataset has; test_regrade.py looks at real ones."""
-    monkeypatch.setattr("kvci.publish.review.unlike", lambda run: [])
-
-
 def gone(url: str) -> bytes:
     raise UserError("404.")
 
