@@ -122,9 +122,9 @@ def test_a_group_that_cannot_be_made_is_not_waited_for(monkeypatch: pytest.Monke
 
 
 def test_git_says_nothing_of_a_tree_that_a_stop_takes_away(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bwrap, "GIT_ENVIRONMENT", bwrap.GIT_ENVIRONMENT | {"GIT_DIR": "/proc/x"})
     with pytest.raises(subprocess.CalledProcessError):
-        bwrap.Bwrap({"a.py": "x = 1\n"})
+        bwrap.Bwrap({"a.py": "x = 1\n"}, tmp_path)
     assert capfd.readouterr() == ("", "")
