@@ -15,7 +15,7 @@ from docker.utils import kwargs_from_env, parse_repository_tag
 from kvci.children import ENDING
 from kvci.files import Document
 from kvci.images import registry, shelf
-from kvci.images.registry import Login, mirrored
+from kvci.images.registry import Login
 from kvci.sandbox import SandboxFailed, engine
 from kvci.sandbox.history import Unfit, without_future
 
@@ -45,6 +45,10 @@ class Failed(Exception):
     """A pull that did not come to its end."""
 
 
+class Gone(Failed):
+    """Docker itself does not answer."""
+
+
 class Limited(Failed):
     """The registry's limit of pulls is reached."""
 
@@ -59,20 +63,38 @@ class NoRoom(Failed):
 
 @dataclass
 class Gate:
-    """Whoever meets a registry's limit makes all wait."""
+    """Of a registry. Whoever meets its limit makes all wait."""
 
     opens: float = 0.0
+    came: float = 0.0
+    """When an image last came through; like all here on the monotonic clock."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self, seconds: float) -> None:
         with self.lock:
             self.opens = max(self.opens, time.monotonic() + seconds)
 
-    def wait(self, until_s: float) -> None:
-        """Return when it is open, or it is so late on the monotonic clock, or kvci ends."""
+    def wait(self, until_s: float) -> float:
+        """How long it was until it is open, or it is so late, or kvci ends."""
+        began = time.monotonic()
         while (left := min(self.opens, until_s) - time.monotonic()) > 0:
             if ENDING.wait(min(left, 1.0)):
-                return
+                break
+        return time.monotonic() - began
+
+
+@dataclass
+class Mirror:
+    """A registry that has the same repositories, asked before the images' own."""
+
+    address: str
+    gate: Gate = field(default_factory=Gate)
+    failed: set[str] = field(default_factory=set)
+    """The images that it could not give since one came."""
+
+    def is_down(self) -> bool:
+        """One image may be at fault itself."""
+        return len(self.failed) >= 2
 
 
 class _Impatient(docker.APIClient):  # type: ignore[misc]
@@ -86,39 +108,37 @@ class _Impatient(docker.APIClient):  # type: ignore[misc]
 class Puller:
     """How images are pulled. Times in seconds."""
 
-    mirror: str | None = None
-    """A registry that has the same repositories; asked before the image's own."""
+    mirror: Mirror | None = None
     login: Login | None = None
     """Of one registry; of all others what `docker login` left is taken."""
     reserve_bytes: int = 0
     """Of the engine's disk, never used."""
     patience_s: float = 900.0
-    """Without an image having come; a limit that the registry announces may take longer."""
+    """For one image, or at a registry's limit without any having come; what the registry announces
+    is waited for besides."""
     stall_s: float = 300.0
     """Without a sign of life a pull is given up and tried again."""
     until_s: float = math.inf
     """On the monotonic clock; then every pull is given up."""
     gate: Gate = field(default_factory=Gate)
-    own_gate: Gate = field(default_factory=Gate)
-    """Of the images' own registries, where a mirror is asked first."""
-    mirror_down: threading.Event = field(default_factory=threading.Event)
-    """It failed for so long that it is asked no more."""
+    """Of the images' own registries."""
     say: Callable[[str], None] = print
 
     def pull(self, image: str, base: str) -> Entry:
         """Get one image, stripped of what came after its base commit, and mark it as ours."""
-        if self.mirror and self.mirror_down.is_set():
+        if self.mirror and self.mirror.is_down():
             return self._past_the_mirror.pull(image, base)
+        gate = self.mirror.gate if self.mirror else self.gate
         began, attempts, why = time.monotonic(), 0, ""
+        limited_s = 0.0
         while True:
-            self.gate.wait(self.until_s)
+            limited_s += gate.wait(self.until_s)
             if stopped := self.stopped():
                 why = f"{stopped}; {why}" if why else stopped
                 return self._entry(image, "failed", began, attempts, why=why)
             attempts += 1
             try:
                 name = self._pull(image, base)
-                return self._entry(image, "pulled", began, attempts, id=name)
             except Absent as error:
                 if self.mirror:
                     return self._past_the_mirror.pull(image, base)
@@ -128,29 +148,46 @@ class Puller:
                 return self._entry(image, state, began, attempts, why=str(error))
             except Failed as error:
                 why, patience_s = str(error), self.patience_s
-                if self.mirror:
+                if self.mirror and not isinstance(error, Gone):
                     patience_s = min(patience_s, MIRROR_PATIENCE_S)
                 wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1))
                 if isinstance(error, Limited):
-                    said = registry.ask(mirrored(image, self.mirror), self.login)
+                    said = registry.ask(self._source(image), self.login)
                     wait_s = max(wait_s, said.wait_s or 0.0)
                     window_s = said.window_s if said.remaining == 0 else None
                     patience_s += max(said.wait_s or 0.0, window_s or 0.0)
-                    self.gate.close(wait_s)
-                if time.monotonic() - began + wait_s > patience_s:
-                    if self.mirror and not self.stopped():
-                        self.mirror_down.set()
-                        self.say(f"{self.mirror} is given up ({why}); images come from their own")
-                        return self._past_the_mirror.pull(image, base)
-                    return self._entry(image, "failed", began, attempts, why=why)
+                    gate.close(wait_s)
+                    spent_s = time.monotonic() - max(began, gate.came)
+                else:
+                    spent_s = time.monotonic() - began - limited_s
+                if spent_s + wait_s > patience_s:
+                    if not self.mirror or isinstance(error, Gone) or self.stopped():
+                        return self._entry(image, "failed", began, attempts, why=why)
+                    self._blame(self.mirror, image, why)
+                    return self._past_the_mirror.pull(image, base)
                 if not self.stopped():
                     self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
-            ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
+                if not isinstance(error, Limited):
+                    ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
+            else:
+                gate.came = time.monotonic()
+                if self.mirror:
+                    self.mirror.failed.clear()
+                return self._entry(image, "pulled", began, attempts, id=name)
+
+    def _blame(self, mirror: Mirror, image: str, why: str) -> None:
+        was_down = mirror.is_down()
+        mirror.failed.add(image)
+        if mirror.is_down() and not was_down:
+            self.say(f"{mirror.address} is given up ({why}); images come from their own registries")
 
     @property
     def _past_the_mirror(self) -> "Puller":
         """Asks the registries that images name."""
-        return replace(self, mirror=None, gate=self.own_gate)
+        return replace(self, mirror=None)
+
+    def _source(self, image: str) -> str:
+        return registry.mirrored(image, self.mirror.address if self.mirror else None)
 
     def stopped(self) -> str:
         """Why no pull goes on; empty if they do."""
@@ -166,8 +203,9 @@ class Puller:
 
     def _pull(self, image: str, base: str) -> str:
         """The id of the image. Raises Failed, SandboxFailed."""
-        source = mirrored(image, self.mirror)
+        source = self._source(image)
         try:
+            there_before = engine.has(source)
             for event in self._events(source):
                 if stopped := self.stopped():
                     raise Failed(stopped)
@@ -182,13 +220,14 @@ class Puller:
             images = engine.client().images
             if source != image:
                 images.get(source).tag(*_repository_and_tag(image))
-                images.remove(source)
+                if not there_before:  # else somebody gave it that name
+                    images.remove(source)
             shelf.mark(image)
             return self._strip(image, base)
         except (APIError, ImageNotFound) as error:
             raise _failure(str(error.explanation or error)) from None
         except engine.GONE as error:
-            raise Failed(f"Docker: {str(error)[:300]}") from None
+            raise Gone(f"Docker: {str(error)[:300]}") from None
 
     def _events(self, source: str) -> Iterator[dict[str, Any]]:
         """What the engine says while it pulls; leaving the loop ends the pull."""

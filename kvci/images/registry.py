@@ -14,8 +14,10 @@ from urllib.request import parse_http_list, parse_keqv_list
 import httpx
 from docker import auth
 from docker.auth import resolve_repository_name
-from docker.errors import DockerException
+from docker.errors import DockerException, InvalidRepository
 from docker.utils import parse_repository_tag
+
+from kvci.errors import UserError
 
 HUB, HUB_API = "docker.io", "registry-1.docker.io"
 ACCEPT = ", ".join(
@@ -63,6 +65,22 @@ def parts(image: str) -> tuple[str, str, str]:
     if registry == HUB and "/" not in repository:
         repository = f"library/{repository}"
     return registry, repository, tag or "latest"
+
+
+def short(image: str) -> str:
+    """The image's name as the engine lists it, whatever form a dataset gives it in.
+
+    Raises UserError if it is none, or is one by digest, which cannot be given to another image.
+    """
+    try:
+        registry, repository, tag = parts(image)
+    except InvalidRepository as error:
+        raise UserError(f"{image} is no image's name ({error}); see the dataset.") from None
+    if ":" in tag:
+        raise UserError(f"{image} names a digest; name the image by a tag in the dataset.")
+    if registry == HUB:
+        return f"{repository.removeprefix('library/')}:{tag}"
+    return f"{registry}/{repository}:{tag}"
 
 
 def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answer:

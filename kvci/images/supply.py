@@ -18,8 +18,8 @@ from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.images import holds, shelf
-from kvci.images.pull import Entry, Puller, State
-from kvci.images.registry import login
+from kvci.images.pull import Entry, Mirror, Puller, State
+from kvci.images.registry import login, short
 from kvci.images.shelf import Kept
 from kvci.plan import Block
 from kvci.sandbox import SandboxFailed, engine
@@ -69,8 +69,8 @@ class Supply:
     ) -> None:
         """With `beside` the next wave is pulled while this one runs, in half the budget each."""
         rows = [instance.row for instance in instances]
-        self._images = {row.instance_id: row.image for row in rows}
-        self._bases = {row.image: row.base_commit for row in rows}
+        self._images = {row.instance_id: short(row.image) for row in rows}
+        self._bases = {short(row.image): row.base_commit for row in rows}
         self._budget, self._puller = budget, puller
         self._path, self._beside = ledger, beside
         self._workers = threading.Semaphore(workers)
@@ -78,6 +78,8 @@ class Supply:
         self._ledger = {entry.image: entry for entry in known}
         self._lock = threading.Lock()
         self._held: set[str] = set()
+        self._any = False
+        """A block had all its images, within the budget."""
         self._kept: list[Kept] = []
         """What is on the shelf; asking anew takes seconds, so it is done once a wave."""
         self._names: dict[str, set[str]] = {}
@@ -157,8 +159,10 @@ class Supply:
             future.result()
         self._names.clear()
         self._hold(keep | self._of(wave))
+        had = [block for block in wave if not self._lacking(block)]
+        here = self._within(had, keep)
         failed = [block for block in wave if self._lacking(block)]
-        here = self._within([block for block in wave if block not in failed], keep)
+        self._any = self._any or bool(here)
         return Gathered([*failed, *here], here)
 
     def _lacking(self, block: Block) -> bool:
@@ -240,7 +244,10 @@ class Supply:
         self._held = needed
 
     def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
-        """What is within the budget now that the costs are known."""
+        """What is within the budget now that the costs are known.
+
+        One block that is too large does not end a run in which others are not.
+        """
         self._kept, budget = shelf.ours(), self._budget.ours_bytes
         while budget is not None:
             needed = keep | self._of(wave)
@@ -249,10 +256,16 @@ class Supply:
             if staying <= budget or not wave:
                 break
             if len(wave) == 1 and not keep:
-                raise UserError(
-                    f"The images of one block take {staying >> 20} MiB, and the disk budget is "
-                    f"{budget >> 20} MiB; raise it or make block_size smaller."
+                why = (
+                    f"the images of one block take {staying >> 20} MiB, and the disk budget is "
+                    f"{budget >> 20} MiB"
                 )
+                if not self._any:
+                    raise UserError(f"{why.capitalize()}; raise it or make block_size smaller.")
+                failed = {"state": "failed", "why": why}
+                for image in self._of(wave):
+                    self._note(self._ledger[image].model_copy(update=failed))
+                return []
             wave = wave[:-1]
         return wave
 
@@ -295,6 +308,7 @@ def supply_of(
     """
     reserve, ours = int(1e9 * spec.disk_reserve_gb), spec.disk_budget_gb
     until = time.monotonic() + (spec.time_budget_s or math.inf)
-    puller = Puller(spec.mirror, login(), reserve, until_s=until, say=say)
+    mirror = Mirror(spec.mirror) if spec.mirror else None
+    puller = Puller(mirror, login(), reserve, until_s=until, say=say)
     budget = Budget(reserve, None if ours is None else int(1e9 * ours))
     return Supply(instances, budget, puller, ledger, spec.pull_workers, spec.pull_beside)

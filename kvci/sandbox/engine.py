@@ -26,6 +26,8 @@ FLOOR_FILES = 10_000
 ANSWER_S, SOON_S = 5.0, 1.0
 PATIENCE_S = 900.0
 """An engine may take so long to come back, or its disk to have room again."""
+INVALID = 400
+"""HTTP's status for what is no name."""
 BUSY = "already running"
 """What an engine says that measures its disk for another."""
 GONE = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -73,8 +75,19 @@ def check() -> str:
 
 
 def has(image: str) -> bool:
-    """True if the engine has an image of this name. Raises UserError if it does not answer."""
-    return bool(client().images.list(image))
+    """True if the engine has an image of this name. Raises UserError if it does not answer.
+
+    Not by its list, whose filter knows the short form of a name alone.
+    """
+    try:
+        client().images.get(image)
+    except NotFound:
+        return False
+    except APIError as error:
+        if error.status_code != INVALID:
+            raise
+        return False
+    return True
 
 
 def images_with_sizes() -> list[dict[str, Any]]:

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 
+from kvci.errors import UserError
 from kvci.images import pull, shelf
 from kvci.images import registry as asked
-from kvci.images.pull import Entry, Puller
+from kvci.images.pull import Entry, Mirror, Puller
 from kvci.images.registry import Login
 from kvci.sandbox import Limits, engine
 from kvci.sandbox.docker import Docker
@@ -57,10 +59,14 @@ def image(registry: Registry) -> Iterator[str]:
     registry.asked.clear()
     name = f"{registry.address}/{REPOSITORY}:latest"
     yield name
+    let_go(name)
+    assert not engine.has(name)
+
+
+def let_go(name: str) -> None:
     for kept in shelf.ours():
         if name in kept.names:
             assert shelf.let_go(kept)
-    assert not engine.has(name)
 
 
 def fail(seconds: float, status: int, wait: str = "") -> Fault:
@@ -163,6 +169,25 @@ def test_whoever_meets_a_limit_makes_all_wait(registry: Registry, image: str) ->
     assert (limited.result().state, other.result().state) == ("pulled", "absent")
 
 
+def test_who_waits_for_another_s_limit_loses_no_patience(registry: Registry, image: str) -> None:
+    puller, late = Puller(patience_s=3, say=lambda _: None), fail(5, 500)
+    puller.gate.close(4)
+    registry.fault = late
+    assert puller.pull(image, "HEAD").state == "pulled"
+
+
+def test_a_limit_that_lets_images_come_is_no_reason_to_give_up(
+    registry: Registry, image: str
+) -> None:
+    puller = Puller(patience_s=5.5, say=lambda _: None)
+    registry.fault = fail(5, 429)
+    waits = background(puller.pull, image, "HEAD")
+    for _ in range(4):
+        time.sleep(1)
+        puller.gate.came = time.monotonic()  # as another image's pull says
+    assert waits.result().state == "pulled"
+
+
 def test_a_limit_is_waited_for_as_long_as_its_window(registry: Registry, image: str) -> None:
     until = time.monotonic() + 3
 
@@ -193,7 +218,7 @@ def test_what_a_mirror_has_not_is_asked_of_the_registry(registry: Registry, imag
         return True
 
     registry.fault = fault
-    entry = Puller(mirror=registry.address, say=lambda _: None).pull(image, "HEAD")
+    entry = Puller(mirror=Mirror(registry.address), say=lambda _: None).pull(image, "HEAD")
     assert entry.state == "pulled" and seen
 
 
@@ -202,10 +227,34 @@ def test_a_mirror_that_is_down_is_asked_no_more(
 ) -> None:
     monkeypatch.setattr(pull, "MIRROR_PATIENCE_S", 1.0)
     said: list[str] = []
-    puller = Puller(mirror="localhost:1", say=said.append)
-    for _ in range(2):
-        assert puller.pull(image, "HEAD").state == "pulled"
+    puller = Puller(mirror=Mirror("localhost:1"), say=said.append)
+    direct = image.replace(registry.address, registry.real)
+    for name in (image, direct, image):
+        assert puller.pull(name, "HEAD").state == "pulled"
+    let_go(direct)
     assert len(said) == 1 and "localhost:1 is given up" in said[0]
+
+
+def test_one_image_s_fault_or_docker_s_is_not_the_mirror_s(
+    registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "MIRROR_PATIENCE_S", 1.0)
+    registry.fault = fail(60, 500)
+    mirror = Mirror(registry.address)
+    puller = Puller(mirror=mirror, patience_s=1, say=lambda _: None)
+    direct = image.replace(registry.address, registry.real)
+    for _ in range(2):
+        registry.asked.clear()
+        assert puller.pull(direct, "HEAD").state == "pulled" and registry.asked
+    let_go(direct)
+
+    def away(*_: object) -> Iterator[dict[str, object]]:
+        raise requests.ConnectionError("nobody is there")
+
+    monkeypatch.setattr(Puller, "_events", away)
+    gone = puller.pull(image, "HEAD")
+    assert gone.state == "failed" and gone.why.startswith("Docker:")
+    assert mirror.failed == {direct} and not mirror.is_down()
 
 
 def test_no_pull_goes_beyond_the_time_budget(registry: Registry, image: str) -> None:
@@ -248,14 +297,16 @@ def test_the_reserve_is_never_used(image: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_mirror_is_asked_in_place_of_the_registry(registry: Registry) -> None:
     name = f"registry.invalid/{REPOSITORY}:latest"
-    entry = Puller(mirror=registry.address).pull(name, "HEAD")
+    there = f"{registry.address}/{REPOSITORY}:latest"
     try:
-        assert entry.state == "pulled" and shelf.is_ours(name)
-        assert not engine.has(f"{registry.address}/{REPOSITORY}:latest")
+        entry = Puller(mirror=Mirror(registry.address)).pull(name, "HEAD")
+        assert entry.state == "pulled" and shelf.is_ours(name) and not engine.has(there)
+        engine.client().images.get(calibration_image()).tag(there)
+        Puller(mirror=Mirror(registry.address)).pull(name, "HEAD")
+        assert engine.has(there), "somebody had given something that name"
     finally:
-        for kept in shelf.ours():
-            if name in kept.names:
-                shelf.let_go(kept)
+        engine.client().images.remove(there)
+        let_go(name)
 
 
 def test_what_is_another_s_is_never_let_go(image: str) -> None:
@@ -281,6 +332,20 @@ def test_the_registry_is_asked_by_the_head_alone(registry: Registry, image: str)
     assert (asked.ask(image).status, asked.ask(image).wait_s) == (429, 7)
     assert asked.ask("localhost:1/none:latest").status == 0
     assert asked.parts("debian") == ("docker.io", "library/debian", "latest")
+
+
+def test_a_name_has_one_form_as_the_engine_has_it() -> None:
+    engine.client().images.get(calibration_image()).tag("kvci-test/named", "latest")
+    try:
+        for name in ("docker.io/kvci-test/named:latest", "kvci-test/named"):
+            assert asked.short(name) == "kvci-test/named:latest" and engine.has(name)
+        assert not engine.has("docker.io/kvci-test/named:1") and not engine.has("Not/A-Name:x")
+    finally:
+        engine.client().images.remove("kvci-test/named:latest")
+    assert asked.short("localhost:5000/x/y") == "localhost:5000/x/y:latest"
+    for wrong in (f"x@sha256:{'0' * 64}", "-a.b/c", "http://x/y"):
+        with pytest.raises(UserError, match="dataset"):
+            asked.short(wrong)
 
 
 TOKEN = 'Bearer realm="http://{address}/token",service="here",scope="repository:x:pull"'

@@ -251,6 +251,33 @@ def test_a_budget_that_holds_no_block_is_refused(
         ran(rows, instances, tmp_path, block_size=4)
 
 
+def test_one_block_that_is_too_large_does_not_end_the_others(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    """It comes last, and is told."""
+    box = Docker(calibration_image(), instances[1].files)
+    fill = f"head -c {3 * LAYER_BYTES} /dev/urandom > /layer"
+    fill = f"{fill} && rm -r /testbed/.git/logs /testbed/.git/COMMIT_EDITMSG"  # nothing to strip
+    assert box.script(fill, Limits(file_mib=1024)).code == 0
+    box._container.commit("kvci-test", "large")
+    box.close()
+    large = registry.push("kvci-test:large", "kvci-test/large")
+    engine.client().images.remove("kvci-test:large", force=True)
+    some = [json.loads(line) for line in rows.read_text().splitlines()[:3]]
+    some[1]["image"] = large
+    path = tmp_path / "some.jsonl"
+    path.write_text("\n".join(map(json.dumps, some)))
+    spec = load(None, runs.asked(path, instances, tmp_path, BUDGET))
+    supply = supply_of(
+        spec, [Instance(one) for one in row.load(path)], tmp_path / "images.json", lambda _: None
+    )
+    names = [one["instance_id"] for one in some]
+    had = [name for wave in supply.waves(blocks(names, spec)) for b in wave for name in b.instances]
+    assert had == [names[0], names[2]]
+    (line,) = supply.missing()
+    assert large in line and "the disk budget is" in line
+
+
 @pytest.mark.faults
 def test_pulling_beside_keeps_the_budget_too(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
