@@ -32,19 +32,45 @@ OF = "kvci.image"
 STRIP = rf"""
 set -eo pipefail
 export GIT_NO_REPLACE_OBJECTS=1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 git() {{ command git -c safe.directory='*' --git-dir="$folder" "$@"; }}
+has_commit() {{ git rev-parse -q --verify 'HEAD^{{commit}}' > /dev/null; }}
 past() {{
-  git for-each-ref --merged HEAD --format='%(refname)' refs/heads refs/tags |
-    git rev-list --objects --no-object-names --stdin HEAD | sort -u
+  if has_commit; then
+    git for-each-ref --merged HEAD --format='%(refname)' refs/heads refs/tags |
+      git rev-list --objects --no-object-names --stdin HEAD
+  fi
 }}
-all() {{ git cat-file --batch-all-objects --batch-check='%(objectname)' | sort -u; }}
-clean() {{ [ -z "$(comm -13 <(past) <(all))" ]; }}
+all() {{ git cat-file --batch-all-objects --batch-check='%(objectname)'; }}
+clean() {{
+  past | sort -u > "$scratch/past" && all | sort -u > "$scratch/all" &&
+    [ -z "$(comm -13 "$scratch/past" "$scratch/all")" ]
+}}
+lighten() {{
+  git for-each-ref --format='%(taggerdate:unix) %(refname)' refs/tags |
+    while read -r made tag; do
+      if [ -n "$tag" ] && [ "$made" -gt "$date" ]; then
+        git update-ref "$tag" "$(git rev-parse "$tag^{{}}")"
+      fi
+    done
+}}
+indexed() {{
+  [ -e "$1.pack" ] && [ -e "$1.idx" ] &&
+    cmp -s <(tail -c 20 "$1.pack") <(tail -c 40 "$1.idx" | head -c 20) &&
+    cmp -s <(head -c -20 "$1.idx" | sha1sum | head -c 40) \
+      <(tail -c 20 "$1.idx" | od -An -v -tx1 | tr -d ' \n')
+}}
 forget() {{ find "$folder" {TOLD} "$@"; }}
 litter() {{
   find "$folder"/info "$folder"/objects -type f \( -name grafts -o -name 'tmp_*' \) || true
   for file in "$folder"/objects/pack/*; do
-    if [ -e "$file" ] && [ ! -e "${{file%.*}}.idx" ]; then echo "$file"; fi
+    if [ -e "$file" ] && ! indexed "${{file%.*}}"; then echo "$file"; fi
   done
+}}
+tracked() {{
+  command git -c safe.directory='*' --git-dir="$own" --work-tree={TREE} \
+    ls-files --error-unmatch "$1" > /dev/null 2>&1
 }}
 unfit() {{ echo "$@"; exit {UNFIT}; }}
 at_base() {{
@@ -62,15 +88,22 @@ strip() {{
       git update-ref --no-deref -d "$ref"
     fi
   done
-  git rev-parse -q --verify 'HEAD^{{commit}}' > /dev/null || unfit "$folder has no commit"
-  git read-tree HEAD
-  git update-index -q --refresh > /dev/null || true
+  if has_commit; then
+    git read-tree HEAD
+    git update-index -q --refresh > /dev/null || true
+  else
+    rm -f "$folder"/index
+  fi
   forget -exec rm -rf {{}} +
   rm -rf "$folder"/objects/pack/*.keep "$folder"/objects/pack/*.promisor
   rm -rf "$folder"/objects/info/commit-graph*
-  git -c gc.cruftPacks=false gc -q --prune=now
+  git -c gc.cruftPacks=false gc -q --prune=now || {{
+    past > /dev/null || unfit "objects are missing in $folder"
+    exit 1
+  }}
 }}
 work() {{
+  lighten
   if clean && [ -z "$(forget)" ] && [ -z "$(litter)" ]; then return; fi
   code={NOT_CLEAN}
   forget -exec rm -rf {{}} +
@@ -83,19 +116,22 @@ code={CLEAN}
 folder=$(command git -c safe.directory='*' rev-parse --absolute-git-dir) || unfit "no git"
 at_base || unfit "its HEAD is not $BASE, nor the one commit on top of it that a set-up makes"
 own=$folder
+date=$(git log -1 --format=%ct "$BASE")
 work
 while read -r head; do
   folder=$(dirname "$head")
-  if [ -d "$folder/objects" ] && [ -d "$folder/refs" ]; then work; fi
+  if [ -d "$folder/objects" ] && [ -d "$folder/refs" ] && ! tracked "$head"; then work; fi
 done < <(
   find "$own/modules" -name HEAD 2> /dev/null || true
-  find {TREE} -path "$own" -prune -o -path '*/.git/HEAD' -print
+  find {TREE} -path "$own" -prune -o -name HEAD -print
 )
 exit $code
 """
-"""What git does not see, such as a pack without its index, is removed before it is asked.
+"""What git does not see, such as a pack without a whole index, is removed before it is asked. A tag
+that was made after the base keeps its name and loses its message.
 
-A submodule's history, and that of another repository in the tree, ends with what is checked out.
+A submodule's history, and that of another repository in the tree, ends with what is checked out. A
+bare repository that the base itself has among its files is left alone.
 """
 
 

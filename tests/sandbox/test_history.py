@@ -188,6 +188,63 @@ done; git submodule status; git status --porcelain; git -C inner log --oneline""
         box.close()
 
 
+def test_a_bare_repository_and_one_without_a_commit(image: str) -> None:
+    """What the base has among its files stays as it is, and so does what tells nothing."""
+    plant = """
+set -e; cd /testbed; git config --global user.name x; git config --global user.email x
+git init -q --bare fixture.git; touch fixture.git/refs/kept fixture.git/objects/kept
+git add -f fixture.git; git commit -qm base
+git init -q /made; cd /made; echo own > own.py; git add .; git commit -qm own
+echo planted > own.py; git commit -qam planted; git clone -q --bare /made /testbed/cloned.git
+cd /testbed; git --git-dir=cloned.git update-ref HEAD HEAD~1
+git init -q empty; git init -q staged; echo planted > staged/a.py; git -C staged add a.py
+rm -rf /made ~/.gitconfig; find fixture.git | sort > /before
+"""
+    look = """
+cd /testbed; for folder in cloned.git empty/.git staged/.git fixture.git; do
+  git --git-dir=$folder cat-file --batch-all-objects --batch
+  find $folder -type f -exec zgrep -la planted {} +
+done; find fixture.git | sort | cmp - /before && ls -d empty/.git staged/.git"""
+    box = Docker(image)
+    try:
+        done = box.script(plant, Limits())
+        assert done.code == 0, done.output
+        assert box.script(look, Limits()).output.count(b"planted") > 1
+        box._container.commit(NAME, "future")
+        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
+        try:
+            done = seen.script(look, Limits())
+            assert done.code == 0 and b"planted" not in done.output, done.output
+            assert b"own" in done.output
+        finally:
+            seen.close()
+    finally:
+        box.close()
+
+
+def test_a_later_tag_on_an_earlier_commit_keeps_its_name_alone(image: str) -> None:
+    plant = """
+set -e; cd /testbed; git config user.name x; git config user.email x
+GIT_COMMITTER_DATE='2001-01-01T00:00' git tag -a -m 'earlier words' before HEAD
+GIT_COMMITTER_DATE='2090-01-01T00:00' git tag -a -m planted_words after HEAD~1
+git rev-parse HEAD~1; rm -rf .git/logs
+"""
+    box = Docker(image)
+    try:
+        done = box.script(plant, Limits())
+        assert done.code == 0, done.output
+        box._container.commit(NAME, "future")
+        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
+        try:
+            assert seen.script(EVERYTHING, Limits()).output == b""
+            said = seen.run("git rev-parse after; git tag -n1 -l before", Limits()).output
+            assert said.split()[0] == done.output.split()[-1] and b"earlier words" in said
+        finally:
+            seen.close()
+    finally:
+        box.close()
+
+
 def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
     with pytest.raises(SandboxFailed, match="kvci images pull"):
         without_future("kvci-test:nowhere", "HEAD")
@@ -200,6 +257,47 @@ def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
     finally:
         box.close()
         engine.client().images.remove(f"{NAME}:bare", force=True)
+
+
+def test_packs_whose_indexes_do_not_show_them_are_removed() -> None:
+    """One is cut, one is another pack's, one has a wrong byte; the base needs none of them."""
+    plant = """
+set -e; cd /testbed; git config user.name x; git config user.email x
+mkdir /other; git rev-parse HEAD | git pack-objects -q /other/pack > /dev/null
+for harm in cut other byte; do
+  git checkout -q --detach main; echo "planted $harm" > a.py; git commit -qam planted
+  name=$(git rev-parse HEAD | git pack-objects --revs -q .git/objects/pack/pack)
+  idx=.git/objects/pack/pack-$name.idx; chmod u+w $idx; echo $idx $harm >> /indexes; echo $name
+done
+git checkout -q main; rm -rf .git/logs .git/ORIG_HEAD .git/COMMIT_EDITMSG
+git rev-list --objects --no-object-names $(git rev-parse main) > /kept
+(cd .git/objects; find ?? -type f | tr -d /) | grep -vxFf /kept |
+  while read -r one; do rm -f .git/objects/$(echo $one | cut -c -2)/$(echo $one | cut -c 3-); done
+while read -r idx harm; do case $harm in
+  cut) truncate -s 1100 $idx ;;
+  other) cp /other/pack-*.idx $idx ;;
+  byte) printf x | dd of=$idx bs=1 seek=1040 conv=notrunc status=none ;;
+esac; done < /indexes
+"""
+    box = Docker(calibration_image(), FILES)
+    try:
+        done = box.script(plant, Limits())
+        assert done.code == 0, done.output
+        box._container.commit(NAME, "litter")
+    finally:
+        box.close()
+    name = f"{NAME}:litter"
+    try:
+        clean = Docker(without_future(name, "HEAD"))
+        try:
+            left = clean.script("cd /testbed; ls .git/objects/pack; git fsck", Limits())
+            packs = done.output.split()
+            assert left.code == 0 and len(packs) == 3
+            assert not any(pack in left.output for pack in packs), left.output
+        finally:
+            clean.close()
+    finally:
+        remove(name)
 
 
 @pytest.mark.parametrize("dirty", [False, True])
