@@ -65,16 +65,16 @@ def examine(spec: Spec) -> Iterator[Check]:
     own = spec.dataset.partition(":")[0] == "calibration"  # though it could not be loaded
     if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and own):
         yield _check("sandbox", _bubblewrap)
-        yield _check("clock", lambda: _clock(None))
+        yield _check("clock", _clock)
         return
     yield _check("Docker", _docker)
     names = list(dict.fromkeys(one.row.image for one in images.values()))
     missing = cache(lambda: _missing(names))  # each costs the engine a question
-    yield _check("Docker's disk", lambda: _disk(spec, missing()))
+    yield _check("Docker's disk", lambda: _disk(spec, names, missing()))
     yield _check("leftovers", _leftovers)
     yield _check("images", lambda: (f"{len(names) - len(missing())} of {len(names)} are here", ""))
     yield _check("registry", lambda: _registry(spec, missing()))
-    yield _check("clock", lambda: _clock(next(iter(names), None)))
+    yield _check("clock", lambda: _clock(next(iter(names), None), spec.mirror))
 
 
 def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
@@ -103,13 +103,14 @@ def _gpu(spec: Spec) -> tuple[str, str]:
             return "nvidia-smi is there and names none", "Restart the machine, or its driver."
         return "none; the CPU computes", ""
     free = _nvidia("--query-gpu=memory.free", "nounits")
-    found = f"{found}; {' + '.join(free)} MiB free"
+    shown = all(mib.isdecimal() for mib in free)
+    found = f"{found}; {' + '.join(free)} MiB free" if shown else f"{found}; free memory not shown"
     needed = _needed_mib(spec)
     found = f"{found}, {needed} MiB needed" if needed else found
     users = _nvidia("--query-compute-apps=pid,process_name,used_memory")
     if users:
         return f"{found}; in use by {'; '.join(users)}", "End what else is on the GPU."
-    if needed and needed > sum(int(mib) for mib in free if mib.isdecimal()):
+    if needed and shown and needed > sum(map(int, free)):
         return found, "Lower --context or --slots, or take a smaller model."
     with gpu_to_itself():
         return found, ""
@@ -193,6 +194,10 @@ def _others() -> tuple[str, str]:
 def _folder(spec: Spec) -> tuple[str, str]:
     folder = Path(spec.out).resolve()
     there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        return f"{folder} cannot be made: {error.strerror}", "Give another --out."
     free = shutil.disk_usage(there).free
     remedy = "" if free >= RUN_FOLDER_BYTES else "Make room there, or give another --out."
     work = os.environ.get("GITHUB_WORKSPACE")
@@ -225,24 +230,31 @@ def _missing(images: list[str]) -> list[str]:
     return [image for image in images if not engine.has(image)]
 
 
-def _disk(spec: Spec, missing: list[str]) -> tuple[str, str]:
+def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
     """Held against what is to come: as many images as a block needs, each like the largest here."""
     from kvci.images import shelf
+    from kvci.images.registry import short
     from kvci.sandbox import engine
 
     free = engine.free_bytes()
     if free is None:
         return "another machine's, which is looked at when a command finds it full", ""
     found = f"{free >> 20} MiB free, the reserve is {spec.disk_reserve_gb:g} GB"
+    if engine.full():
+        return found, "It is full, of bytes or of files; make room (kvci images prune)."
     if free < 1e9 * spec.disk_reserve_gb:
         return found, "Make room (kvci images prune), or lower --disk-reserve."
     kept = shelf.ours() if missing else []
+    if missing and not kept:
+        return f"{found}; what an image takes shows when the first one is here", ""
     if kept:
+        needed = set(map(short, names))
         each = max(one.unshared_bytes for one in kept)
-        going = sum(one.unshared_bytes for one in kept)
+        staying = sum(one.unshared_bytes for one in kept if not needed.isdisjoint(one.names))
+        going = sum(one.unshared_bytes for one in kept) - staying
         room = free - 1e9 * spec.disk_reserve_gb + going
         if spec.disk_budget_gb is not None:
-            room = min(room, 1e9 * spec.disk_budget_gb)
+            room = min(room, 1e9 * spec.disk_budget_gb - staying)
         found = f"{found}; room for {room / max(1, each):.0f} images like the largest here"
         if room < each * min(spec.block_size, len(missing)):
             return found, "Make room, or make block_size smaller: one block's images must fit."
@@ -276,12 +288,12 @@ def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
     return f"{answer.why}{left}", "" if answer.remaining != 0 else "Wait, log in, or give a mirror."
 
 
-def _clock(image: str | None) -> tuple[str, str]:
+def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, str]:
     """Against the registry's where it answers, else as systemd has it."""
     if image:
-        from kvci.images.registry import ask
+        from kvci.images.registry import ask, mirrored
 
-        skew_s = ask(image).skew_s
+        skew_s = ask(mirrored(image, mirror)).skew_s
         if skew_s is not None:
             wrong = abs(skew_s) > SKEW_MAX_S
             return f"{skew_s:+.0f} s off the registry's", "Set the clock (NTP)." if wrong else ""

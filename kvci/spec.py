@@ -126,6 +126,9 @@ class Model(Document):
         return self
 
 
+DAY_S = 86400.0
+
+
 class Rerun(Document):
     """What a targeted rerun repeats. It is never compared with anything."""
 
@@ -135,6 +138,20 @@ class Rerun(Document):
     """Classes and a pattern, in words."""
     instances: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Arm -> those of which its trials are repeated; of an arm that is not named, all."""
+    model_sha256: str = ""
+    dataset_sha256: str = ""
+
+    def check(self, model_sha256: str, dataset_sha256: str) -> None:
+        """Raises UserError where model or dataset is not what the run had."""
+        for kind, had, now in (
+            ("model", self.model_sha256, model_sha256),
+            ("dataset", self.dataset_sha256, dataset_sha256),
+        ):
+            if had and had != now:
+                raise UserError(
+                    f"The {kind} is not the one of {self.of}: its sha256 was {had[:12]} and is "
+                    f"{now[:12]}; a rerun needs the same."
+                )
 
 
 OUTSIDE = {
@@ -166,9 +183,9 @@ class Spec(Document):
     max_tokens: int = Field(4096, ge=1)
     """Tokens per answer."""
     max_total_tokens: int | None = Field(None, ge=1)
-    trial_s: float = Field(3600.0, gt=0)
-    command_s: float = Field(60.0, gt=0)
-    test_s: float = Field(1800.0, gt=0)
+    trial_s: float = Field(3600.0, gt=0, le=DAY_S)
+    command_s: float = Field(60.0, gt=0, le=DAY_S)
+    test_s: float = Field(1800.0, gt=0, le=DAY_S)
     block_size: int = Field(4, ge=1)
     order_seed: int = 0
     engine: str = "auto"

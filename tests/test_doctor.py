@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from kvci import doctor
 from kvci.cli import main
 from kvci.doctor import Check, examine, with_own
+from kvci.images.registry import Answer
 from kvci.sandbox import engine
 from kvci.serve.model import Header, locate
 from kvci.spec import Spec, load
@@ -90,6 +91,20 @@ def test_what_the_gpu_must_hold(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "needed" not in doctor._gpu(large)[0]
 
 
+def test_memory_that_a_driver_does_not_show_is_not_none(gpu: Path) -> None:
+    gpu.write_text(NVIDIA.format(apps="true").replace("70000", "'[N/A]'"))
+    said, remedy = doctor._gpu(spec())
+    assert "free memory not shown" in said and "N/A" not in said and not remedy
+
+
+def test_a_run_folder_that_cannot_be_is_found_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file" / "runs", Path("/proc/runs")):
+        said, remedy = doctor._folder(spec(out=str(wrong)))
+        assert "cannot be made" in said and "another --out" in remedy
+    assert not doctor._folder(spec(out=str(tmp_path / "new" / "runs")))[1]
+
+
 def test_an_engine_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"Version": "20.10.1", "Os": "linux", "Arch": "amd64", "ApiVersion": "1.41"}
 
@@ -114,10 +129,17 @@ def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.Mon
     kept = Kept(id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed="")
     monkeypatch.setattr(engine, "free_bytes", lambda: 12 * 10**9)
     monkeypatch.setattr(shelf, "ours", lambda: [kept])
-    said, remedy = doctor._disk(spec(block_size=3), some)
+    said, remedy = doctor._disk(spec(block_size=3), some, some)
     assert "room for 3 images like the largest here" in said and not remedy
-    assert "block_size" in doctor._disk(spec(block_size=4), some)[1]
-    assert "block_size" in doctor._disk(spec(block_size=3, disk_budget_gb=2.0), some)[1]
+    assert "block_size" in doctor._disk(spec(block_size=4), some, some)[1]
+    assert "block_size" in doctor._disk(spec(block_size=3, disk_budget_gb=2.0), some, some)[1]
+    needed = kept.model_copy(update={"names": ("f:latest", "kvci/pulled:x")})
+    monkeypatch.setattr(shelf, "ours", lambda: [needed])
+    assert "room for 2 images" in doctor._disk(spec(block_size=3), [*some, "docker.io/f"], some)[0]
+    monkeypatch.setattr(shelf, "ours", list)
+    assert "shows when the first one is here" in doctor._disk(spec(), some, some)[0]
+    monkeypatch.setattr(engine, "full", lambda: True)
+    assert "It is full" in doctor._disk(spec(), some, [])[1]
     answer = registry.Answer(200, "it answers 200", remaining=4, window_s=21600.0)
     monkeypatch.setattr(registry, "ask", lambda *_: answer)
     said, remedy = doctor._registry(spec(), some)
@@ -189,6 +211,15 @@ def test_a_dataset_with_images_needs_docker_a_disk_and_a_registry(
     assert "lower --disk-reserve" in checks["Docker's disk"].remedy
     assert checks["images"].found == "0 of 1 are here"
     assert "give a --mirror" in checks["registry"].remedy
+    mirrored: list[str] = []
+
+    def ask(name: str, *_: object) -> Answer:
+        mirrored.append(name)
+        return Answer(200, skew_s=90.0)
+
+    monkeypatch.setattr("kvci.images.registry.ask", ask)
+    assert doctor._clock(image, "localhost:2")[0].startswith("+90 s")
+    assert mirrored == ["localhost:2/none:latest"]
     assert "sandbox" not in checks
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     engine.client.cache_clear()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import chain
 from pathlib import Path
 
 from kvci.errors import UserError
@@ -74,8 +75,10 @@ def _grade(
         patch, folder = patches[name].encode(errors="surrogateescape"), directory.path / name
         return grader.submit(instances[name], patch, folder, lambda _: None, None)
 
+    empty = {name for name in instances if not patches[name].strip()}  # these need no image
+    rest = waves(each, instances, instances.keys() - empty, directory.path, say)
     try:
-        for wave in waves(each, instances, instances.keys(), directory.path, say):
+        for wave in chain([empty], rest):
             futures = {name: submit(name) for name in instances if name in wave}
             for name, future in futures.items():
                 graded[name] = future.result()

@@ -71,7 +71,9 @@ def run(
     check(spec, header(model))
     names = tuple(name for block in planned for name in block.instances)
     kind, sandbox = choose(spec, (instances[name] for name in names))
-    digest = dataset_sha256(instances.values())
+    digest, model_sha256 = dataset_sha256(instances.values()), sha256_of_file(model)
+    if spec.rerun:
+        spec.rerun.check(model_sha256, digest)
     spec = spec.model_copy(update={"sandbox": kind})
     alone = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
     with alone, RunDirectory(path.resolve()) as directory, stopping():
@@ -80,7 +82,7 @@ def run(
         manifest = directory.open(
             name,
             spec,
-            sha256_of_file(model),
+            model_sha256,
             digest,
             sandbox,
             demo,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from kvci.agent.ends import FormatError
@@ -130,8 +130,13 @@ def _regrade(
             left = [one for one in left if one not in foreign]
         late, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
         try:
-            for wave in waves(spec, instances, {one.instance for one in left}, folder, say):
-                for one in (one for one in left if one.instance in wave):
+            empty = [one for one in left if not one.patch_bytes]  # these need no image
+            rest = [one for one in left if one.patch_bytes]
+            names = {one.instance for one in rest}
+            supplied = waves(spec, instances, names, folder, say)
+            parts = ([one for one in rest if one.instance in wave] for wave in supplied)
+            for some in chain([empty], parts):
+                for one in some:
                     known = directory.preflight(one.instance) / "graded.json"
                     gold = Graded.read(known) if known.exists() else None
                     heard = _hear(changed, one)
@@ -163,6 +168,8 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
 
 
 def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
+    from kvci.grade.grade import marked  # swebench: seconds
+
     spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     rows = [one.row for one in instances.values()]
@@ -184,7 +191,8 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
             reports = evaluate(rows, patches, folder / "harness" / arm / str(seed), spec.test_s)
             count += len(patches)
             for name, outcome in trials.items():
-                unmarked = "marker" in outcome.detail
+                log = places[name] / "grade" / "test_output.txt"
+                unmarked = log.exists() and not marked(log.read_bytes())
                 if name not in reports and outcome.verdict not in UNREPORTED and not unmarked:
                     lines.append(f"{arm} {name}: the harness did not grade it")
                     continue

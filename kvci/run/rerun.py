@@ -46,7 +46,13 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
         for arm in spec.arms
     }
     dataset, revision = spec.dataset, manifest.dataset_revision
-    of = Rerun(of=manifest.run_id, filter=" ".join(words), instances=of_arms)
+    of = Rerun(
+        of=manifest.run_id,
+        filter=" ".join(words),
+        instances=of_arms,
+        model_sha256=manifest.model_sha256,
+        dataset_sha256=manifest.dataset_sha256,
+    )
     again = {
         "dataset": f"{dataset.partition('@')[0]}@{revision}" if revision else dataset,
         "arms": tuple(arm for arm in spec.arms if of_arms[arm.id]),

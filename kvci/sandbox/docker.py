@@ -21,8 +21,8 @@ from kvci.sandbox import TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, 
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.engine import GONE, OWNER, RUN, answers, client, cpus, full, room, short
 
-LIFETIME_S = 6 * 3600
-"""A container that nobody sweeps ends by itself."""
+LIFETIME_S = 72 * 3600
+"""A container that nobody sweeps ends by itself; longer than a trial or its tests can take."""
 TREE_MAX_BYTES = 2 << 30
 HOG_BYTES = 1 << 30
 """A trial that has written so much, when the disk is full, filled it."""

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
@@ -48,6 +49,19 @@ def test_predictions(tmp_path: Path) -> None:
     code, text = grade(*words)
     assert code == 0, text
     assert f"{FIRST.row.instance_id}: resolved, 1/1 2/2" in text
+    assert f"{SECOND.row.instance_id}: empty_patch" in text
+
+
+def test_an_empty_patch_needs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvci.run.grade.waves", lambda *_: iter([]))
+    file = tmp_path / "predictions.jsonl"
+    patches = {FIRST.row.instance_id: FIRST.row.patch, SECOND.row.instance_id: "\n"}
+    lines = [{"instance_id": name, "model_patch": patch} for name, patch in patches.items()]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    _, text = grade(
+        "--dataset", DATASET, "--predictions", str(file), "--out", str(tmp_path / "out")
+    )
+    assert f"{FIRST.row.instance_id}: grading_failed" in text and "image could not be had" in text
     assert f"{SECOND.row.instance_id}: empty_patch" in text
 
 

@@ -17,6 +17,7 @@ from kvci.record.verdicts import Unknown, unlike
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
+from kvci.run.regrade import regrade
 from kvci.run.rerun import rerun_spec
 from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
@@ -227,6 +228,43 @@ def test_a_rerun_is_of_just_the_trials_that_match_on_the_run_s_own_rows(
     assert again.trials_of_arms(again.instances) == {"f16-f16": 2, "q8_0-q8_0": 1}
 
 
+def test_a_rerun_on_another_model_or_dataset_is_refused(
+    made: tuple[Spec, Path], tmp_path: Path
+) -> None:
+    _, folder = made
+    for name in ("spec.json", "trials"):
+        (tmp_path / name).symlink_to(folder / name)
+    manifest = Manifest.read(folder / "manifest.json")
+    for kind in ("model", "dataset"):
+        other = manifest.model_copy(update={f"{kind}_sha256": "0" * 64})
+        other.write(tmp_path / "manifest.json")
+        words = ["rerun", str(tmp_path), "--class", "OK", "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 2 and f"The {kind} is not the one of r" in done.output
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_has_no_patch_needs_no_image(
+    made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = made
+    asked: list[set[str]] = []
+
+    def waves(_: Spec, __: object, names: set[str], *___: object) -> list[set[str]]:
+        asked.append(set(names))
+        return []
+
+    before = outcomes(folder)
+    monkeypatch.setattr("kvci.run.regrade.waves", waves)
+    changed, left = regrade(folder, everything=True)
+    empty = {
+        name for name, one in before.items() if one.exit is Exit.SUBMITTED and not one.patch_bytes
+    }
+    assert empty and {one.instance for _, one in changed} >= empty
+    assert asked == [{one.instance for one in left}] and not empty & asked[0]
+    assert outcomes(folder) == before
+
+
 def test_another_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> None:
     spec, folder = made
     other = spec.model_copy(update={"dataset": DATASET.replace("count=9", "count=10")})
@@ -252,7 +290,14 @@ def test_a_rerun_has_the_instances_and_arms_of_what_is_run_again(
     after = outcomes(tmp_path / "again")
     assert {name: one.cls for name, one in after.items()} == {n: before[n].cls for n in some}
     spec = Spec.read(tmp_path / "again" / "spec.json")
-    of = Rerun(of="r", filter="A6,OK", instances={"f16-f16": tuple(some)})
+    had = Manifest.read(folder / "manifest.json")
+    of = Rerun(
+        of="r",
+        filter="A6,OK",
+        instances={"f16-f16": tuple(some)},
+        model_sha256=had.model_sha256,
+        dataset_sha256=had.dataset_sha256,
+    )
     assert spec.rerun == of and spec.instances == tuple(some)
     began = Spec.read(folder / "spec.json").model_copy(update={"start": "2026-01-01T00:00:00Z"})
     (tmp_path / "other").mkdir()
