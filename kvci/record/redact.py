@@ -14,6 +14,8 @@ TOKEN = re.compile(
 HOME = re.compile(r"/(?:home|Users)/[^\s/:'\"\\]+|/root(?=/|\b)")
 
 
+SHOWN = ("[token]", "[run]", "[home]", "[host]", "[user]")
+"""In place of what is taken out."""
 PROSE = frozenset({"detail", "why"})
 """Fields of the run directory's documents that hold what a program said."""
 

@@ -1,11 +1,15 @@
-"""The verdicts of a run, recomputed from the logs of its tests and the dataset's own rows."""
+"""What a run's trials say, recomputed: verdicts from the logs of the tests and the dataset's own
+rows, counts from the conversations."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from kvci.errors import UserError
+from kvci.files import sha256_of
 from kvci.grade.grade import counts, marked, report
 from kvci.plan import Trial, select
+from kvci.record.redact import SHOWN
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.regrade import WITHOUT_PATCH, actions, dataset_sha256
 from kvci.spec import Spec
@@ -15,6 +19,9 @@ from kvci.taxonomy import Class, Evidence, Verdict, classify
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
 """Of such a verdict there is a log; the others need the patch to be applied again."""
+
+
+ROUNDED_S = 0.002
 
 
 class Unknown(Exception):
@@ -41,7 +48,8 @@ def _unlike(run: Path) -> Iterator[str]:
         folder = directory.trial(Trial(one.arm, one.instance, one.seed))
         row = rows[one.instance]
         said = _said(row, one, folder) if one.verdict in TESTED and one.cls is not Class.I0 else ""
-        if said := said or _other_class(row, one, folder, spec.prompt):
+        said = said or _other_class(row, one, folder, spec.prompt) or _other_counts(one, folder)
+        if said:
             yield f"{one.arm}, {one.instance}, seed {one.seed}: {said}"
 
 
@@ -82,6 +90,38 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
     )
     found, why = classify(evidence)
     return "" if found is one.cls else f"its class is {found} ({why}), not {one.cls}"
+
+
+def _other_counts(one: Outcome, folder: Path) -> str:
+    """How what a trial counts differs from what its conversation gives."""
+    if one.exit in WITHOUT_PATCH:
+        return ""
+    lines = (folder / "trajectory.jsonl").read_text().splitlines()
+    answers = [entry for entry in map(json.loads, lines) if "step" in entry]
+    timings = [entry["timings"] for entry in answers]
+    found = {
+        "prefill_tokens": sum(int(each.get("prompt_n", 0)) for each in timings),
+        "answer_tokens": sum(entry["answer_tokens"] for entry in answers),
+        "depth_tokens": max((e["prompt_tokens"] + e["answer_tokens"] for e in answers), default=0),
+        "prefill_s": sum(each.get("prompt_ms", 0.0) for each in timings) / 1000,
+        "decode_s": sum(each.get("predicted_ms", 0.0) for each in timings) / 1000,
+    }
+    for name, count in found.items():
+        said = getattr(one, name)
+        if abs(said - count) > ROUNDED_S:
+            return f"{name} is {said}, and its conversation gives {count:.12g}"
+    if not 0 <= one.steps - len(answers) <= one.malformed + 1:  # no answer came, or none was one
+        return f"it counts {one.steps} steps, and its conversation {len(answers)}"
+    messages = [entry["message"] for entry in answers]
+    calls = [[call["function"] for call in each.get("tool_calls") or []] for each in messages]
+    spoken = json.dumps(
+        [[each["content"], called] for each, called in zip(messages, calls, strict=True)],
+        sort_keys=True,
+    )
+    whole = not any(shown in spoken for shown in SHOWN)
+    if one.answers_sha256 and whole and sha256_of(spoken.encode()) != one.answers_sha256:
+        return "what the model said is not what its digest says"
+    return ""
 
 
 def _said(row: Row, one: Outcome, folder: Path) -> str:

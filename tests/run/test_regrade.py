@@ -144,6 +144,34 @@ def test_verdicts_are_recomputed_from_the_logs_of_tests(made: tuple[Spec, Path])
     log.write_bytes(kept[log])
 
 
+def test_counts_are_recomputed_from_the_conversations(made: tuple[Spec, Path]) -> None:
+    _, folder = made
+    assert unlike(folder) == []
+    first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
+    place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
+    outcome, trajectory = place / "outcome.json", place / "trajectory.jsonl"
+    kept = {path: path.read_bytes() for path in (outcome, trajectory)}
+    for name in (
+        "prefill_tokens",
+        "answer_tokens",
+        "depth_tokens",
+        "prefill_s",
+        "decode_s",
+        "steps",
+    ):
+        first.model_copy(update={name: getattr(first, name) + 7}).write(outcome)
+        (line,) = unlike(folder)
+        assert name in line and "its conversation" in line, line
+    outcome.write_bytes(kept[outcome])
+    for said, says in ((b"submit", "digest"), (b"[home] submit", "")):
+        text = kept[trajectory].replace(b"submit\\n```", said + b" \\n```")
+        assert text != kept[trajectory]
+        trajectory.write_bytes(text)
+        lines = unlike(folder)
+        assert (says in lines[0]) if says else lines == []  # what was taken out cannot be held
+    trajectory.write_bytes(kept[trajectory])
+
+
 def test_rows_that_not_everybody_has_prove_nothing(made: tuple[Spec, Path], tmp_path: Path) -> None:
     spec, folder = made
     (tmp_path / "trials").symlink_to(folder / "trials")
