@@ -337,7 +337,7 @@ def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> N
 
 
 @main.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path), required=False)
+@click.argument("folder", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
 @click.option("--all", "everything", is_flag=True, help="Of the RUN, all patches.")
 @click.option("--with-harness", is_flag=True, help="Of the RUN, compare with swebench eval.")
 @click.option("--dataset", help="As for kvci run, in place of a RUN.")
@@ -409,7 +409,7 @@ def grade(
 
 
 @main.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path), required=False)
+@click.argument("folder", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
 @click.option("--results", type=click.Path(path_type=Path), default=Path("ci/results"))
 @click.option("--benchmarks", type=click.Path(path_type=Path), default=Path("BENCHMARKS.md"))
 @click.option("--check", is_flag=True, help="Exit 1 if BENCHMARKS.md is not what the records give.")

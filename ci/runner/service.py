@@ -108,6 +108,12 @@ def no_token() -> None:
     )
 
 
+def stale(*units: str) -> bool:
+    """systemd knows one of them as it was before its file was written, if only by a call that was
+    cut off."""
+    return "NeedDaemonReload=yes" in run("systemctl", "show", *units, "--property=NeedDaemonReload")
+
+
 def enabled(unit: str) -> Step:
     def done() -> bool:
         shown = run("systemctl", "show", unit, "--property=UnitFileState,ActiveState").split()
@@ -143,11 +149,10 @@ def main() -> None:
         "kvci-clean.service": CLEAN,
         "kvci-clean.timer": TIMER,
     }
-    changed = [name for name, text in units.items() if not _is(UNITS / name, text)]
 
-    def reload() -> None:
-        _run("systemctl", "daemon-reload")  # a job that runs is left alone; the next one has them
-        changed.clear()
+    def read() -> bool:
+        written = all(_is(UNITS / name, text) for name, text in units.items())
+        return written and not stale(*units)
 
     take(
         [
@@ -165,8 +170,9 @@ def main() -> None:
             *(file(UNITS / name, text) for name, text in units.items()),
             Step(
                 "systemd has read them",
-                lambda: not changed,
-                reload,
+                read,
+                # A job that runs is left alone; the next one has them.
+                lambda: _run("systemctl", "daemon-reload"),
             ),
             enabled("kvci-clean.timer"),
             enabled("kvci-runner.service"),

@@ -13,7 +13,7 @@ from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.files import Document, first_problem, sha256_of_file
 from kvci.publish.branch import RESULTS
-from kvci.publish.github import GitHub, WorkflowRun
+from kvci.publish.github import LAST_RUNS, GitHub, WorkflowRun
 from kvci.record.record import Record, file_name, parse, read_all
 from kvci.run.regrade import dataset_sha256
 from kvci.serve.model import locate
@@ -22,8 +22,8 @@ from kvci.tasks.dataset import load as load_dataset
 
 WORKFLOW, JOB = "benchmark.yml", "run"
 STUCK_NIGHTS, STUCK_DAYS = 3, 7
-"""An experiment that got no new trial in so many nights running lets the next one go on; in a week
-it is tried again."""
+"""An experiment that got no new trial in so many nights lets the next one go on; a week after the
+last of them it is tried again, for one night."""
 
 
 class Nightly(Document):
@@ -43,11 +43,15 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     """
     asked = _asked(EXPERIMENTS / "nightly.toml")
     runs = github.runs(WORKFLOW, JOB)
+    held = [f"The benchmark of {one.created} waits for somebody's approval.\n\n"
+            for one in runs if one.state == "held"]  # fmt: skip
     if working := next((run for run in runs if run.state == "works"), None):
-        summary(f"**The benchmark of {working.created} is at work.** Nothing more is started.\n")
+        line = f"**The benchmark of {working.created} is at work.** Nothing more is started.\n"
+        summary("".join([*held, line]))
         return True
     lost = list(itertools.takewhile(lambda run: run.state in ("waits", "given up"), runs))
-    untaken = f"**No runner has taken the benchmark since {lost[-1].created}.**" if lost else ""
+    since = f"{lost[-1].created}{' or before' * (len(lost) == LAST_RUNS)}" if lost else ""
+    untaken = f"**No runner has taken the benchmark since {since}.**" if lost else ""
     if any(run.state == "waits" for run in lost):
         summary(f"{untaken} Nothing more is started.\n")
         return False
@@ -75,7 +79,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     left = "What is left is stuck" if stuck else "All experiments are done"
     head = f"Tonight: {chosen}" if chosen else left
     heads = [untaken, ""] if untaken else []
-    summary("\n".join([*heads, f"**{head}**", "", *lines, ""]))
+    summary("".join(held) + "\n".join([*heads, f"**{head}**", "", *lines, ""]))
     return not (untaken or stuck)
 
 
@@ -83,15 +87,16 @@ def _stuck(name: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
     """The last nights of this experiment were lost on it."""
     week = datetime.now(UTC) - timedelta(days=STUCK_DAYS)
     ends = (datetime.fromisoformat(trial.end) for record in mine for trial in record.trials)
-    since = max(ends, default=week)
-    lost = [
-        run
+    since = max(ends, default=datetime.min.replace(tzinfo=UTC))
+    nights = (
+        datetime.fromisoformat(run.created)
         for run in runs
         if run.title.partition(" on ")[0] == f"benchmark {name}"
         and run.state == "done"
-        and datetime.fromisoformat(run.created) > max(since, week)
-    ]
-    return len(lost) >= STUCK_NIGHTS
+        and run.by_job
+    )
+    lost = [night for night in nights if night > since]
+    return len(lost) >= STUCK_NIGHTS and max(lost) > week
 
 
 def _form(asked: Nightly, name: str, run_id: str) -> dict[str, str]:

@@ -23,12 +23,13 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
 
 
 def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
-    """What is to be run again, of the run's folder on this machine, or of its evidence in `before`.
+    """What is to be run again, of the run's folder on this machine if it is there with all shards,
+    else of its evidence in `before`.
 
     Raises UserError if there is neither.
     """
     folder = folder_of(out, asked.run, "1/1")
-    if shards(folder) or (folder / "spec.json").exists():
+    if _whole(folder) or (shards(folder) and not before.is_dir()):
         return _spec(folder, asked)
     if not before.is_dir():
         raise UserError(
@@ -40,6 +41,13 @@ def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
         spec = _spec(Path(place, "run"), asked)
     elsewhere = spec.verified and spec.engine != "embedded" and not shutil.which(spec.engine)
     return spec.model_copy(update={"engine": "auto"}) if elsewhere else spec
+
+
+def _whole(folder: Path) -> bool:
+    """The run is here with all its shards; of a matrix a machine may have had one."""
+    parts = shards(folder)
+    of = {int(part.name.rpartition("-")[2]) for part in parts}
+    return of == {len(parts)} if parts else (folder / "spec.json").exists()
 
 
 def _spec(folder: Path, asked: RerunInputs) -> Spec:

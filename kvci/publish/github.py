@@ -18,7 +18,9 @@ API = "https://api.github.com"
 TRIES = 5
 TIMEOUT_S = 60.0
 PAGE = 100
-LAST_RUNS = 10
+LAST_RUNS = 30
+BOT = "github-actions[bot]"
+"""Who does what a job does with its own token."""
 MAX_COMMENT = 60_000
 """GitHub takes 65,536 characters."""
 REMEDIES = {
@@ -69,9 +71,11 @@ class Artifact:
 class WorkflowRun:
     created: str
     title: str
-    state: Literal["waits", "works", "given up", "done"]
-    """Its jobs wait for a runner; some job is at work; they ended without ever having a runner;
-    else."""
+    state: Literal["waits", "works", "held", "given up", "done"]
+    """Its jobs wait for a runner; some job is at work; one waits for somebody's approval, and none
+    is at work; they ended without ever having a runner; else."""
+    by_job: bool
+    """A workflow started it, no person."""
 
 
 @dataclass
@@ -221,7 +225,7 @@ class GitHub:
     def _ours(self, number: int, mark: str) -> dict[str, Any] | None:
         for one in self._pages(f"/issues/{number}/comments"):
             user = one["user"] or {}  # that of a user who is gone is null
-            if (one["body"] or "").startswith(mark) and user.get("type") == "Bot":
+            if (one["body"] or "").startswith(mark) and user.get("login") == BOT:
                 return one
         return None
 
@@ -271,6 +275,7 @@ class GitHub:
                 str(one["created_at"]),
                 str(one["display_title"]),
                 _state(one, self._jobs(one["id"], job)),
+                (one["actor"] or {}).get("login") == BOT,
             )
             for one in found
         ]
@@ -351,6 +356,8 @@ def _state(run: dict[str, Any], jobs: list[dict[str, Any]]) -> Any:
     untaken = [one for one in jobs if not one["runner_id"]]
     if run["status"] == "completed":
         return "given up" if jobs and untaken == jobs else "done"
+    if run["status"] == "waiting":
+        return "held"
     return "waits" if jobs and untaken == jobs else "works"
 
 

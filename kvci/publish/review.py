@@ -187,7 +187,13 @@ def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: l
     problems += [f"{name}: {line}" for line in wrong]
     unattested += [f"the verdicts of {name} are as the runner says: {why}"] if why else []
     for record in arms:
-        if again.get(record.arm) != _placeless(record):
+        made = again.get(record.arm)
+        if made and made.schema_version > record.schema_version:
+            problems.append(
+                f"{record.row_id} has the schema {record.schema_version} of an earlier kvci, and "
+                f"this one writes {made.schema_version}: publish its run again"
+            )
+        elif made != _placeless(record):
             problems.append(f"{record.row_id} is not what its evidence gives")
 
 

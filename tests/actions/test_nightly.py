@@ -14,7 +14,7 @@ from kvci.actions.nightly import _run_id, nightly
 from kvci.actions.plan import plan
 from kvci.actions.restore import artifact_name, fetch, restore
 from kvci.errors import UserError
-from kvci.publish.github import GitHub
+from kvci.publish.github import LAST_RUNS, GitHub
 from kvci.record.build import build
 from kvci.record.evidence import pack
 from kvci.run.directory import Manifest, Outcome, RunDirectory
@@ -134,6 +134,22 @@ def test_a_runner_that_takes_nothing_is_told_from_one_that_works(
     assert bool(fake.dispatched) is starts
 
 
+def test_what_waits_for_an_approval_is_told_and_stops_nothing(fake: Fake, work: Path) -> None:
+    fake.origin = bare(work)
+    fake.runs = [started(21, "waiting", ("run 1/1", 7))]
+    assert nightly(github(fake), "main", "kvci/results") and fake.dispatched
+    assert "2026-11-21T20:23:00Z waits for somebody's approval" in (work / "summary.md").read_text()
+
+
+def test_a_night_lost_before_all_that_is_known_is_said_to_be_earlier(
+    fake: Fake, work: Path
+) -> None:
+    fake.origin = bare(work)
+    fake.runs = [started(21, "completed", ("run 1/1", None))] * LAST_RUNS
+    assert not nightly(github(fake), "main", "kvci/results")
+    assert "since 2026-11-21T20:23:00Z or before" in (work / "summary.md").read_text()
+
+
 def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work: Path) -> None:
     """Its trials so far are of an earlier night than the last three, or there are none at all."""
     fake.origin = bare(work)
@@ -150,9 +166,14 @@ def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work:
         fake.runs, fake.title = runs, title
         assert nightly(github(fake), "main", "kvci/results")
         assert fake.dispatched[-1]["inputs"]["experiment"] == "one"
+    fake.title, fake.actor = "benchmark one on the experiment", "somebody"
+    assert nightly(github(fake), "main", "kvci/results"), "a person's own runs are no nights of it"
+    fake.actor = "github-actions[bot]"
     long_ago = [(f"2026-01-0{day}T20:23:00Z", "completed", fake.runs[0][2]) for day in (3, 2, 1)]
-    fake.runs, fake.title = long_ago, "benchmark one on the experiment"
+    lately, fake.runs = fake.runs[:1], long_ago
     assert nightly(github(fake), "main", "kvci/results"), "after a week it is tried again"
+    fake.runs = [*lately, *long_ago[:2]]
+    assert not nightly(github(fake), "main", "kvci/results"), "and for one night"
 
 
 def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:

@@ -48,6 +48,23 @@ def test_else_the_evidence_of_all_its_shards(
     assert spec.shard == "1/1" and spec.engine == "auto"
 
 
+def test_a_machine_that_had_one_shard_of_two_takes_the_evidence_of_both(
+    fake: Fake, tmp_path: Path
+) -> None:
+    there, out = tmp_path / "there" / "run", tmp_path / "out"
+    for number, name in ((1, "a"), (2, "b")):
+        shard(there, number, (name,))
+        packed = pack(there, f"shard-{number}-of-2")
+        artifact(fake, f"evidence-run-shard-{number}-of-2", packed)
+    (out / "run").mkdir(parents=True)
+    (out / "run" / "shard-1-of-2").symlink_to(there / "shard-1-of-2")
+    assert rerun(ASKED, str(out), tmp_path / "before").instances == ("a",), "nobody has the other"
+    find(ASKED, "main", tmp_path / "before", github(fake))
+    assert rerun(ASKED, str(out), tmp_path / "before").instances == ("a", "b")
+    (out / "run" / "shard-2-of-2").symlink_to(there / "shard-2-of-2")
+    assert rerun(ASKED, str(out), tmp_path / "none").instances == ("a", "b")
+
+
 def test_an_engine_that_is_not_here_is_looked_for(fake: Fake, tmp_path: Path) -> None:
     there = tmp_path / "there" / "run"
     made(there)

@@ -45,6 +45,7 @@ class Fake:
     """Of benchmark.yml: when it was made, its status, its jobs."""
     title: str = "benchmark one on the experiment"
     """Of each of them."""
+    actor: str = "github-actions[bot]"
     pulls: list[Json] = field(default_factory=list)
     releases: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class Fake:
         if path == "/actions/workflows/benchmark.yml/runs":
             runs = [
                 {"id": n, "created_at": at, "status": status, "display_title": self.title}
+                | {"actor": {"login": self.actor}}
                 for n, (at, status, _) in enumerate(self.runs)
             ]
             waiting = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdRunsGetResponse200
@@ -170,7 +172,7 @@ class Fake:
             if method == "GET":
                 return 200, [self.fits(schema.IssueComment, one) for one in self.comments]
             asked = self.body(schema.ReposOwnerRepoIssuesIssueNumberCommentsPostBody, body)
-            made = {"id": len(self.comments) + 1, "user": {"type": "Bot"}} | asked
+            made = {"id": len(self.comments) + 1, "user": {"login": "github-actions[bot]"}} | asked
             self.comments.append(made)
             return 201, self.fits(schema.IssueComment, made)
         if found := re.fullmatch(r"/issues/comments/(\d+)", path):

@@ -126,6 +126,8 @@ def lost(made: dict[str, object]) -> None:
 def test_a_forged_record_is_told(case: Case) -> None:
     says(BASE, forged(case, lost), case.fetch, "is not what its evidence gives")
     says(BASE, forged(case, lambda m: m.update(gpu="H200")), case.fetch, "its evidence gives")
+    older = forged(case, lambda m: m.update(schema_version=3))
+    says(BASE, older, case.fetch, "has the schema 3 of an earlier kvci, and this one writes 4")
     unverified = forged(case, lambda m: m["trials"][0].update(verified=False))  # type: ignore[index]
     says(BASE, unverified, case.fetch, "is unverified")
 

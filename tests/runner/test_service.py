@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import service
 from githubkit_schemas.latest import models as schema
 
 from tests.answers import answer
@@ -140,3 +141,15 @@ def test_the_service_says_what_it_would_make_and_refuses_what_is_not_valid() -> 
         words = [*given]
         words[number] = wrong
         assert script("service.py", *words).returncode == 2
+
+
+def test_systemd_is_told_of_a_unit_that_a_cut_call_left_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files were as they should be, and nothing read them again."""
+    program = tmp_path / "systemctl"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for said in ("yes", "no"):
+        program.write_text(f"#!/bin/sh\necho NeedDaemonReload=no\necho NeedDaemonReload={said}\n")
+        program.chmod(0o755)
+        assert service.stale("kvci-runner.service", "kvci-clean.timer") is (said == "yes")
