@@ -104,6 +104,19 @@ class _Impatient(docker.APIClient):  # type: ignore[misc]
         return super().post(*args, **kwargs | {"timeout": self.timeout})
 
 
+@dataclass
+class Tries:
+    """At one image."""
+
+    began: float = field(default_factory=time.monotonic)
+    count: int = 0
+    at_gate_s: float = 0.0
+
+    def entry(self, image: str, state: State, why: str = "", id: str = "") -> Entry:
+        seconds = round(time.monotonic() - self.began, 3)
+        return Entry(image=image, state=state, why=why, attempts=self.count, seconds=seconds, id=id)
+
+
 @dataclass(frozen=True)
 class Puller:
     """How images are pulled. Times in seconds."""
@@ -128,58 +141,64 @@ class Puller:
         """Get one image, stripped of what came after its base commit, and mark it as ours."""
         if self.mirror and self.mirror.is_down():
             return self._past_the_mirror.pull(image, base)
-        gate = self.mirror.gate if self.mirror else self.gate
-        began, attempts, why = time.monotonic(), 0, ""
-        limited_s = 0.0
+        gate, tries, why = self._gate, Tries(), ""
         while True:
-            limited_s += gate.wait(self.until_s)
+            tries.at_gate_s += gate.wait(self.until_s)
             if stopped := self.stopped():
-                why = f"{stopped}; {why}" if why else stopped
-                return self._entry(image, "failed", began, attempts, why=why)
-            attempts += 1
+                return tries.entry(image, "failed", f"{stopped}; {why}" if why else stopped)
+            tries.count += 1
             try:
                 name = self._pull(image, base)
             except Absent as error:
                 if self.mirror:
                     return self._past_the_mirror.pull(image, base)
-                return self._entry(image, "absent", began, attempts, why=str(error))
+                return tries.entry(image, "absent", str(error))
             except (NoRoom, SandboxFailed) as error:
-                state: State = "absent" if isinstance(error, Unfit) else "failed"
-                return self._entry(image, state, began, attempts, why=str(error))
+                never = isinstance(error, Unfit)
+                return tries.entry(image, "absent" if never else "failed", str(error))
             except Failed as error:
-                why, patience_s = str(error), self.patience_s
-                if self.mirror and not isinstance(error, Gone):
-                    patience_s = min(patience_s, MIRROR_PATIENCE_S)
-                wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1))
-                if isinstance(error, Limited):
-                    said = registry.ask(self._source(image), self.login)
-                    wait_s = max(wait_s, said.wait_s or 0.0)
-                    window_s = said.window_s if said.remaining == 0 else None
-                    patience_s += max(said.wait_s or 0.0, window_s or 0.0)
-                    gate.close(wait_s)
-                    spent_s = time.monotonic() - max(began, gate.came)
-                else:
-                    spent_s = time.monotonic() - began - limited_s
-                if spent_s + wait_s > patience_s:
+                why = str(error)
+                wait_s = self._wait_s(image, error, tries)
+                if wait_s is None:
                     if not self.mirror or isinstance(error, Gone) or self.stopped():
-                        return self._entry(image, "failed", began, attempts, why=why)
+                        return tries.entry(image, "failed", why)
                     self._blame(self.mirror, image, why)
                     return self._past_the_mirror.pull(image, base)
                 if not self.stopped():
                     self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
-                if not isinstance(error, Limited):
+                if not isinstance(error, Limited):  # then all wait, at the gate
                     ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
             else:
                 gate.came = time.monotonic()
                 if self.mirror:
                     self.mirror.failed.clear()
-                return self._entry(image, "pulled", began, attempts, id=name)
+                return tries.entry(image, "pulled", id=name)
+
+    def _wait_s(self, image: str, error: Failed, tries: Tries) -> float | None:
+        """Until the next try; None if patience is over. A limit closes the gate."""
+        now, patience_s = time.monotonic(), self.patience_s
+        if self.mirror and not isinstance(error, Gone):
+            patience_s = min(patience_s, MIRROR_PATIENCE_S)
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries.count - 1))
+        spent_s = now - tries.began - tries.at_gate_s
+        if isinstance(error, Limited):
+            said = registry.ask(self._source(image), self.login)
+            wait_s = max(wait_s, said.wait_s or 0.0)
+            window_s = said.window_s if said.remaining == 0 else None
+            patience_s += max(said.wait_s or 0.0, window_s or 0.0)
+            self._gate.close(wait_s)
+            spent_s = now - max(tries.began, self._gate.came)
+        return None if spent_s + wait_s > patience_s else wait_s
 
     def _blame(self, mirror: Mirror, image: str, why: str) -> None:
         was_down = mirror.is_down()
         mirror.failed.add(image)
         if mirror.is_down() and not was_down:
             self.say(f"{mirror.address} is given up ({why}); images come from their own registries")
+
+    @property
+    def _gate(self) -> Gate:
+        return self.mirror.gate if self.mirror else self.gate
 
     @property
     def _past_the_mirror(self) -> "Puller":
@@ -194,12 +213,6 @@ class Puller:
         if ENDING.is_set():
             return "stopped"
         return "the time budget is over" if time.monotonic() >= self.until_s else ""
-
-    def _entry(
-        self, image: str, state: State, began: float, attempts: int, why: str = "", id: str = ""
-    ) -> Entry:
-        seconds = round(time.monotonic() - began, 3)
-        return Entry(image=image, state=state, why=why, attempts=attempts, seconds=seconds, id=id)
 
     def _pull(self, image: str, base: str) -> str:
         """The id of the image. Raises Failed, SandboxFailed."""
