@@ -10,6 +10,7 @@ import click
 
 from kvci import __version__
 from kvci.errors import UserError
+from kvci.files import is_full, no_room
 
 
 class Verbs(click.Group):
@@ -22,6 +23,9 @@ class Verbs(click.Group):
             click.echo(f"kvci: {error}", err=True)
             ctx.exit(2)
         except Exception as error:
+            if is_full(error):
+                click.echo(f"kvci: {no_room(getattr(error, 'filename', None) or 'it')}", err=True)
+                ctx.exit(2)
             # An engine that is sick may fail anywhere, and that is no bug of kvci's.
             if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):
                 raise
@@ -377,6 +381,11 @@ def grade(
 
     if bool(folder) == bool(dataset):
         raise UserError("Give either a run's folder or --dataset.")
+    theirs = {"--all": everything, "--with-harness": with_harness}
+    mine = {"--gold": gold, "--predictions": predictions, "--json": as_json}
+    mine |= {f"--{name.replace('_', '-')}": value for name, value in asked.items()}
+    if wrong := [name for name, value in (mine if folder else theirs).items() if value]:
+        raise UserError(f"{wrong[0]} goes with {'--dataset' if folder else 'a RUN'} alone.")
     if folder:
         changed, left = regrade(folder, everything)
         failed = bool(left)

@@ -231,9 +231,9 @@ def _missing(images: list[str]) -> list[str]:
 
 
 def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
-    """Held against what is to come: as many images as a block needs, each like the largest here."""
+    """Held against what is to come: the images of one block, each like the largest here. All else
+    that is ours makes room for them."""
     from kvci.images import shelf
-    from kvci.images.registry import short
     from kvci.sandbox import engine
 
     free = engine.free_bytes()
@@ -248,15 +248,12 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
     if missing and not kept:
         return f"{found}; what an image takes shows when the first one is here", ""
     if kept:
-        needed = set(map(short, names))
         each = max(one.unshared_bytes for one in kept)
-        staying = sum(one.unshared_bytes for one in kept if not needed.isdisjoint(one.names))
-        going = sum(one.unshared_bytes for one in kept) - staying
-        room = free - 1e9 * spec.disk_reserve_gb + going
+        room = free - 1e9 * spec.disk_reserve_gb + sum(one.unshared_bytes for one in kept)
         if spec.disk_budget_gb is not None:
-            room = min(room, 1e9 * spec.disk_budget_gb - staying)
+            room = min(room, 1e9 * spec.disk_budget_gb)
         found = f"{found}; room for {room / max(1, each):.0f} images like the largest here"
-        if room < each * min(spec.block_size, len(missing)):
+        if room < each * min(spec.block_size, len(names)):
             return found, "Make room, or make block_size smaller: one block's images must fit."
     return found, ""
 

@@ -1,5 +1,6 @@
 """Files that other processes and later runs may trust: validated, written whole or not at all."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -39,6 +40,18 @@ def first_problem(error: ValueError) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{where}: {message}" if where else message
+
+
+def is_full(error: BaseException) -> bool:
+    """The disk is, or the user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_room(path: Path | str) -> UserError:
+    return UserError(
+        f"The disk of {path} is full; make room, and run the same command again: what is finished "
+        "is kept."
+    )
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

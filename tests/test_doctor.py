@@ -133,9 +133,13 @@ def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.Mon
     assert "room for 3 images like the largest here" in said and not remedy
     assert "block_size" in doctor._disk(spec(block_size=4), some, some)[1]
     assert "block_size" in doctor._disk(spec(block_size=3, disk_budget_gb=2.0), some, some)[1]
-    needed = kept.model_copy(update={"names": ("f:latest", "kvci/pulled:x")})
-    monkeypatch.setattr(shelf, "ours", lambda: [needed])
-    assert "room for 2 images" in doctor._disk(spec(block_size=3), [*some, "docker.io/f"], some)[0]
+    full = [kept] * 12  # of an earlier wave of this very run; the next makes room for itself
+    monkeypatch.setattr(shelf, "ours", lambda: full)
+    monkeypatch.setattr(engine, "free_bytes", lambda: 10 * 10**9)
+    for budget in (None, 12.0):
+        wide = spec(block_size=3, disk_budget_gb=budget)
+        said, remedy = doctor._disk(wide, [*some, "kvci/pulled:x"], some)
+        assert "room for 12 images" in said and not remedy
     monkeypatch.setattr(shelf, "ours", list)
     assert "shows when the first one is here" in doctor._disk(spec(), some, some)[0]
     monkeypatch.setattr(engine, "full", lambda: True)

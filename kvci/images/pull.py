@@ -21,8 +21,9 @@ from kvci.sandbox.history import Unfit, without_future
 
 State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "let go"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
-MIRROR_PATIENCE_S = 60.0
+MIRROR_PATIENCE_S, MIRROR_STALL_S = 60.0, 120.0
 """Of a mirror, which must not cost more than it saves: then the image's own registry is asked."""
+DENIED_TRIES = 2
 LIMITED = ("toomanyrequests", "too many requests", "rate limit")
 ABSENT = ("manifest unknown", "name unknown", "invalid reference format")
 DENIED = ("access denied", "unauthorized", "authentication required")
@@ -49,12 +50,16 @@ class Gone(Failed):
     """Docker itself does not answer."""
 
 
+class Denied(Failed):
+    """There may be such an image for another login; Docker Hub says so of those it has not, too."""
+
+
 class Limited(Failed):
     """The registry's limit of pulls is reached."""
 
 
 class Absent(Failed):
-    """The registry has no such image, or none for this login: asking again changes nothing."""
+    """The registry has no such image: asking again changes nothing."""
 
 
 class NoRoom(Failed):
@@ -162,7 +167,8 @@ class Puller:
                 if wait_s is None:
                     if not self.mirror or isinstance(error, Gone) or self.stopped():
                         return tries.entry(image, "failed", why)
-                    self._blame(self.mirror, image, why)
+                    if not isinstance(error, Denied):
+                        self._blame(self.mirror, image, why)
                     return self._past_the_mirror.pull(image, base)
                 if not self.stopped():
                     self.say(f"{image}: {why}; the next try in {wait_s:.0f} s")
@@ -179,6 +185,8 @@ class Puller:
         now, patience_s = time.monotonic(), self.patience_s
         if self.mirror and not isinstance(error, Gone):
             patience_s = min(patience_s, MIRROR_PATIENCE_S)
+        if isinstance(error, Denied) and (self.mirror or tries.count >= DENIED_TRIES):
+            return None
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries.count - 1))
         spent_s = now - tries.began - tries.at_gate_s
         if isinstance(error, Limited):
@@ -219,34 +227,49 @@ class Puller:
         source = self._source(image)
         try:
             there_before = engine.has(source)
-            for event in self._events(source):
-                if stopped := self.stopped():
-                    raise Failed(stopped)
-                if "error" in event:
-                    raise _failure(str(event["error"]))
-                free = engine.free_bytes()
-                if free is not None and free < self.reserve_bytes:
-                    raise NoRoom(
-                        f"{free >> 20} MiB are free on Docker's disk, and "
-                        f"{self.reserve_bytes >> 20} MiB are its reserve"
-                    )
-            images = engine.client().images
-            if source != image:
-                images.get(source).tag(*_repository_and_tag(image))
-                if not there_before:  # else somebody gave it that name
-                    images.remove(source)
-            shelf.mark(image)
+            try:
+                self._listen(source)
+            except Failed:
+                if not there_before and engine.has(source):  # with its last word it came
+                    self._take(source, image, there_before)
+                raise
+            self._take(source, image, there_before)
             return self._strip(image, base)
         except (APIError, ImageNotFound) as error:
             raise _failure(str(error.explanation or error)) from None
         except engine.GONE as error:
-            raise Gone(f"Docker: {str(error)[:300]}") from None
+            kind = Failed if engine.answers() else Gone  # it waits for the registry, without a word
+            raise kind(f"Docker: {str(error)[:300]}") from None
+
+    def _listen(self, source: str) -> None:
+        """Return when it is here. Raises Failed, and what the engine does."""
+        for event in self._events(source):
+            if stopped := self.stopped():
+                raise Failed(stopped)
+            if "error" in event:
+                raise _failure(str(event["error"]))
+            free = engine.free_bytes()
+            if free is not None and free < self.reserve_bytes:
+                raise NoRoom(
+                    f"{free >> 20} MiB are free on Docker's disk, and "
+                    f"{self.reserve_bytes >> 20} MiB are its reserve"
+                )
+
+    def _take(self, source: str, image: str, there_before: bool) -> None:
+        """What came under the source's name is ours, under the image's."""
+        if source != image:
+            images = engine.client().images
+            images.get(source).tag(*_repository_and_tag(image))
+            if not there_before:  # else somebody gave it that name
+                images.remove(source)
+        shelf.mark(image)
 
     def _events(self, source: str) -> Iterator[dict[str, Any]]:
         """What the engine says while it pulls; leaving the loop ends the pull."""
         name, tag = _repository_and_tag(source)
         left_s = max(0.1, self.until_s - time.monotonic())
-        api = _Impatient(timeout=min(self.stall_s, left_s), **kwargs_from_env())
+        stall_s = min(self.stall_s, MIRROR_STALL_S) if self.mirror else self.stall_s
+        api = _Impatient(timeout=min(stall_s, left_s), **kwargs_from_env())
         known = registry.known_to(registry.parts(source)[0], self.login)
         login = {"username": known.user, "password": known.password} if known else None
         try:
@@ -284,6 +307,8 @@ def _failure(said: str) -> Failed:
         return Limited(text)
     if any(words in low for words in NO_ROOM):
         return NoRoom(text)
-    if any(words in low for words in ABSENT) and not any(words in low for words in DENIED):
+    if any(words in low for words in DENIED):
+        return Denied(f"{text}; log in (docker login), if there is such an image")
+    if any(words in low for words in ABSENT):
         return Absent(text)
     return Failed(text)

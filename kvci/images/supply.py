@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from kvci.children import ENDING
 from kvci.errors import UserError
@@ -29,6 +30,9 @@ from kvci.tasks.instance import Instance
 from kvci.threads import background
 
 TRIES = 5
+LARGE_MAX = 3
+"""So many blocks above the budget, and none within it: all the others would be pulled for
+nothing."""
 
 
 class Ledger(Document):
@@ -80,6 +84,8 @@ class Supply:
         self._held: set[str] = set()
         self._any = False
         """A block had all its images, within the budget."""
+        self._large: list[str] = []
+        """What blocks took that are larger than it."""
         self._kept: list[Kept] = []
         """What is on the shelf; asking anew takes seconds, so it is done once a wave."""
         self._names: dict[str, set[str]] = {}
@@ -90,7 +96,7 @@ class Supply:
 
         While a wave is out, no other kvci process lets its images go. Blocks whose images cannot
         be had now come last, and if that has not changed by then, not at all. Raises UserError if
-        the budget does not hold one block's images. No wave begins when the time budget is over.
+        the budget holds no block's images. No wave begins when the time budget is over.
         """
         try:
             yield from self._waves(blocks)
@@ -102,7 +108,7 @@ class Supply:
         for image in self._in_order(todo):
             self._ledger.setdefault(image, Entry(image=image, state="needed"))
         ahead: Future[Gathered] | None = None
-        while (todo or (late and not last)) and not self._puller.stopped():
+        while (todo or (late and not last)) and not self.stopped():
             if not todo:
                 todo, late, last = late, [], True
             got = ahead.result() if ahead else Gathered()
@@ -114,6 +120,8 @@ class Supply:
             ahead = background(self._gather, todo, self._of(got.here)) if beside else None
             if got.here:
                 yield got.here
+        if self._large and not self._any and not self.stopped():
+            self._refuse()
 
     def absent(self, instance: str) -> str:
         """Why this instance's image can never be had; empty if it can."""
@@ -124,6 +132,10 @@ class Supply:
         """A line for each image that could not be had."""
         found = [entry for entry in self._ledger.values() if entry.state in ("absent", "failed")]
         return [f"image {entry.image} could not be had: {entry.why}" for entry in found]
+
+    def stopped(self) -> str:
+        """Why nothing more is pulled; empty if it is."""
+        return self._puller.stopped()
 
     def _of(self, blocks: Iterable[Block]) -> set[str]:
         return set(self._in_order(blocks))
@@ -183,7 +195,10 @@ class Supply:
                 break
             wave, lacking = [*wave, block], missing * each
             if missing and not each:
-                break  # what an image costs is known when the first ones are here
+                # What an image costs is known when the first ones are here; until then there is
+                # room for such as others are.
+                guess = max((one.unshared_bytes for one in self._kept), default=0)
+                return wave, missing * guess
         return wave, lacking
 
     def _named(self, images: AbstractSet[str]) -> set[str]:
@@ -246,7 +261,7 @@ class Supply:
     def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
         """What is within the budget now that the costs are known.
 
-        One block that is too large does not end a run in which others are not.
+        A block that is too large comes last, with the others that cannot be had now.
         """
         self._kept, budget = shelf.ours(), self._budget.ours_bytes
         while budget is not None:
@@ -260,14 +275,19 @@ class Supply:
                     f"the images of one block take {staying >> 20} MiB, and the disk budget is "
                     f"{budget >> 20} MiB"
                 )
-                if not self._any:
-                    raise UserError(f"{why.capitalize()}; raise it or make block_size smaller.")
+                self._large.append(why)
+                if len(self._large) >= LARGE_MAX and not self._any:
+                    self._refuse()
                 failed = {"state": "failed", "why": why}
                 for image in self._of(wave):
                     self._note(self._ledger[image].model_copy(update=failed))
                 return []
             wave = wave[:-1]
         return wave
+
+    def _refuse(self) -> NoReturn:
+        why = self._large[0]
+        raise UserError(f"{why[0].upper()}{why[1:]}; raise it or make block_size smaller.")
 
     def _supply(self, image: str) -> None:
         """Have one image here; the ledger says what became of it."""

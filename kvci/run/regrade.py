@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -60,6 +61,8 @@ def again(
     """
     folder = directory.trial(Trial(outcome.arm, outcome.instance, outcome.seed))
     patch = (folder / "patch.diff").read_bytes()
+    # What proves the verdict that it has stays until there is another.
+    place = directory.scratch / f"grade-{outcome.arm}-{outcome.instance}-{outcome.seed}"
     evidence = Evidence(
         exit=outcome.exit,
         verdict=Verdict.NOT_GRADED,
@@ -84,10 +87,13 @@ def again(
             }
         )
         if graded.verdict not in FAILED or outcome.verdict in FAILED:
+            shutil.rmtree(folder / "grade", ignore_errors=True)
+            if place.exists():
+                shutil.move(place, folder / "grade")
             changed.write(folder / "outcome.json")
         then(changed)
 
-    return grader.submit(instance, patch, folder / "grade", write, gold)
+    return grader.submit(instance, patch, place, write, gold)
 
 
 def regrade(
@@ -185,7 +191,7 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
                 continue
             places = {name: directory.trial(Trial(arm, name, seed)) for name in trials}
             patches = {
-                name: (place / "patch.diff").read_text(errors="replace")
+                name: (place / "patch.diff").read_bytes().decode(errors="replace")
                 for name, place in places.items()
             }
             reports = evaluate(rows, patches, folder / "harness" / arm / str(seed), spec.test_s)

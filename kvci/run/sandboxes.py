@@ -84,6 +84,9 @@ class Supplies(Protocol):
     def missing(self) -> list[str]:
         """A line for each thing that could not be had."""
 
+    def stopped(self) -> str:
+        """Why nothing more is fetched, such as a time budget; empty if it is."""
+
 
 class AllHere:
     """Nothing has to be fetched."""
@@ -96,6 +99,9 @@ class AllHere:
 
     def missing(self) -> list[str]:
         return []
+
+    def stopped(self) -> str:
+        return ""
 
 
 def supplies(

@@ -17,7 +17,7 @@ import httpx
 from kvci.agent.client import Client
 from kvci.agent.loop import Conversation, Place, converse
 from kvci.errors import UserError
-from kvci.files import sha256_of, write_atomic
+from kvci.files import is_full, no_room, sha256_of, write_atomic
 from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial
@@ -100,14 +100,14 @@ class Scheduler:
         todo = [block for block in blocks if not self._complete(block)]
         try:
             in_time = not self._spec.preflight_first or self._validate(blocks, started)
-            self.late = not in_time
             for wave in self._supply.waves(todo) if in_time else ():
                 in_time = self._wave(wave, started)
                 for future in self._graded:
                     future.result()
-                self.late = not in_time
                 if not in_time:
                     break
+            cut = self._supply.stopped() and not all(map(self._complete, todo))
+            self.late = not in_time or bool(cut)
         except BaseException:
             self._stop.set()
             self._grader.close(wait=False)
@@ -140,6 +140,8 @@ class Scheduler:
                 if self._late(started):
                     return False
                 self._preflighted(block)
+        if self._supply.stopped() and not self._gold.keys() >= set(names):
+            return False
         for name in [name for name, one in self._gold.items() if unknown(one)]:
             del self._gold[name]  # its block asks again
         asked, names = len(names), [name for name in names if name in self._gold]
@@ -339,7 +341,10 @@ class Scheduler:
             except UserError:
                 self._stop.set()
                 raise
-            except Exception:
+            except Exception as error:
+                if is_full(error):
+                    self._stop.set()  # the trial has no outcome, and is run again
+                    raise no_room(self._directory.path) from None
                 talk = Conversation(exit=Exit.KVCI_FAILED, detail=traceback.format_exc())
             finally:
                 self._progress.slot(-1)

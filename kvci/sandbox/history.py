@@ -5,6 +5,7 @@ It is enough to look at the objects: where the base reaches each of them, nothin
 """
 
 import threading
+from typing import Any
 
 from docker.errors import ImageNotFound
 
@@ -31,6 +32,7 @@ OF = "kvci.image"
 """A label: the id of the image that this one is without its future."""
 STRIP = rf"""
 set -eo pipefail
+BASE=$1
 export GIT_NO_REPLACE_OBJECTS=1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -46,6 +48,11 @@ all() {{ git cat-file --batch-all-objects --batch-check='%(objectname)'; }}
 clean() {{
   past | sort -u > "$scratch/past" && all | sort -u > "$scratch/all" &&
     [ -z "$(comm -13 "$scratch/past" "$scratch/all")" ]
+}}
+mend() {{
+  git for-each-ref --format='%(refname)' refs/heads refs/tags | while read -r ref; do
+    git rev-parse -q --verify "$ref^{{}}" > /dev/null 2>&1 || git update-ref --no-deref -d "$ref"
+  done
 }}
 lighten() {{
   git for-each-ref --format='%(taggerdate:unix) %(refname)' refs/tags |
@@ -103,6 +110,7 @@ strip() {{
   }}
 }}
 work() {{
+  mend
   lighten
   if clean && [ -z "$(forget)" ] && [ -z "$(litter)" ]; then return; fi
   code={NOT_CLEAN}
@@ -127,7 +135,8 @@ done < <(
 )
 exit $code
 """
-"""What git does not see, such as a pack without a whole index, is removed before it is asked. A tag
+"""What git does not see, such as a pack without a whole index, is removed before it is asked, and
+so are names of what is missing. A tag
 that was made after the base keeps its name and loses its message.
 
 A submodule's history, and that of another repository in the tree, ends with what is checked out. A
@@ -177,16 +186,29 @@ def _name(digest: str, base: str) -> str:
     return f"{STRIPPED}:{sha256_of(f'{digest} {base}'.encode())[:24]}"
 
 
+def _as_before(image: Any) -> dict[str, Any]:
+    """What a commit would else take from the container that stripped it; what starts an image is
+    the image's own. Of an empty command the engine takes the container's in its place."""
+    config = image.attrs["Config"]
+    entry, command = config["Entrypoint"] or [], config["Cmd"] or []
+    # Without an owner, else each container of the image would be this process's.
+    return {
+        "Labels": {OWNER: "", OF: image.id},
+        "Entrypoint": entry,
+        "Cmd": command or ([] if entry else ["/bin/bash"]),
+        "User": config["User"],
+    }
+
+
 def _make(image: str, digest: str, base: str) -> None:
     # A disk that is slow for a while takes minutes for a commit, and more of them for two.
     engine = client(PATIENCE_S)
     made = engine.containers.create(
         digest,
-        ["-c", STRIP],
+        ["-c", STRIP, "-", base],
         entrypoint="/bin/bash",
         user="root",
         network_mode="none",
-        environment={"BASE": base},
         labels={OWNER: process()},
     )
     try:
@@ -196,12 +218,10 @@ def _make(image: str, digest: str, base: str) -> None:
             # Killed, or without room, it says nothing of the image.
             failed = Unfit if code == UNFIT and not full() else SandboxFailed
             raise failed(f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}")
-        # Without an owner, else each container of the image would be this process's.
-        labels = {"Labels": {OWNER: "", OF: digest}}
         clean = engine.images.get(digest)
         if code == NOT_CLEAN:
             name, tag = _name(digest, base).split(":")  # a commit without a name would never go
-            clean = made.commit(name, tag, conf=labels, pause=False)
+            clean = made.commit(name, tag, conf=_as_before(clean), pause=False)
         for name in {_name(digest, base), _name(clean.id, base)}:
             clean.tag(*name.split(":"))
     finally:

@@ -52,6 +52,15 @@ def test_predictions(tmp_path: Path) -> None:
     assert f"{SECOND.row.instance_id}: empty_patch" in text
 
 
+def test_what_goes_with_the_other_kind_is_refused(tmp_path: Path) -> None:
+    for words in (["--filter", "x"], ["--mirror", "x"], ["--gold"], ["--json"], ["--test-s", "1"]):
+        code, text = grade(str(tmp_path), *words)
+        assert code == 2 and f"{words[0]} goes with --dataset alone" in text
+    for word in ("--all", "--with-harness"):
+        code, text = grade("--dataset", DATASET, "--gold", word)
+        assert code == 2 and f"{word} goes with a RUN alone" in text
+
+
 def test_an_empty_patch_needs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvci.run.grade.waves", lambda *_: iter([]))
     file = tmp_path / "predictions.jsonl"

@@ -16,7 +16,7 @@ import requests
 from kvci.errors import UserError
 from kvci.images import pull, shelf
 from kvci.images import registry as asked
-from kvci.images.pull import Entry, Mirror, Puller
+from kvci.images.pull import Entry, Mirror, NoRoom, Puller
 from kvci.images.registry import Login
 from kvci.sandbox import Limits, engine
 from kvci.sandbox.docker import Docker
@@ -235,6 +235,53 @@ def test_a_mirror_that_is_down_is_asked_no_more(
     assert len(said) == 1 and "localhost:1 is given up" in said[0]
 
 
+def test_a_mirror_that_hangs_is_passed_by(
+    registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its silence was taken for Docker's."""
+    monkeypatch.setattr(pull, "MIRROR_PATIENCE_S", 1.0)
+    monkeypatch.setattr(pull, "MIRROR_STALL_S", 5.0)
+    until = time.monotonic() + 30
+
+    def hangs(handler: Handler) -> bool:
+        if "/blobs/" in handler.path:
+            time.sleep(max(0.0, until - time.monotonic()))
+        return False
+
+    registry.fault = hangs
+    mirror = Mirror(registry.address)
+    direct = image.replace(registry.address, registry.real)
+    entry = Puller(mirror=mirror, say=lambda _: None).pull(direct, "HEAD")
+    let_go(direct)
+    assert entry.state == "pulled" and mirror.failed == {direct}
+    assert entry.seconds < 30, "its own registry was asked"
+
+
+def test_what_is_denied_is_not_asked_for_again_and_again(registry: Registry, image: str) -> None:
+    def denies(handler: Handler) -> bool:
+        body = b'{"errors": [{"code": "DENIED", "message": "requested access is denied"}]}'
+        answer(handler, 403, body)
+        return True
+
+    registry.fault = denies
+    entry = Puller(say=lambda _: None).pull(image, "HEAD")
+    assert (entry.state, entry.attempts) == ("failed", pull.DENIED_TRIES)
+    assert "docker login" in entry.why, entry.why
+
+
+def test_what_came_with_the_last_word_is_ours(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time was over, and nobody knew the image any more."""
+    listened = Puller._listen
+
+    def late(self: Puller, source: str) -> None:
+        listened(self, source)
+        raise NoRoom("the disk is short now")
+
+    monkeypatch.setattr(Puller, "_listen", late)
+    assert Puller().pull(image, "HEAD").state == "failed"
+    assert shelf.is_ours(image)
+
+
 def test_one_image_s_fault_or_docker_s_is_not_the_mirror_s(
     registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +299,7 @@ def test_one_image_s_fault_or_docker_s_is_not_the_mirror_s(
         raise requests.ConnectionError("nobody is there")
 
     monkeypatch.setattr(Puller, "_events", away)
+    monkeypatch.setattr(engine, "answers", lambda: False)
     gone = puller.pull(image, "HEAD")
     assert gone.state == "failed" and gone.why.startswith("Docker:")
     assert mirror.failed == {direct} and not mirror.is_down()

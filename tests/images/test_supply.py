@@ -248,7 +248,7 @@ def test_a_budget_that_holds_no_block_is_refused(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="raise it or make block_size smaller"):
-        ran(rows, instances, tmp_path, block_size=4)
+        ran(rows, instances, tmp_path, block_size=3)
 
 
 def test_one_block_that_is_too_large_does_not_end_the_others(
@@ -272,10 +272,16 @@ def test_one_block_that_is_too_large_does_not_end_the_others(
         spec, [Instance(one) for one in row.load(path)], tmp_path / "images.json", lambda _: None
     )
     names = [one["instance_id"] for one in some]
-    had = [name for wave in supply.waves(blocks(names, spec)) for b in wave for name in b.instances]
-    assert had == [names[0], names[2]]
-    (line,) = supply.missing()
-    assert large in line and "the disk budget is" in line
+    for order in (names, [names[1], names[0], names[2]]):
+        waves = supply.waves(blocks(order, spec))
+        assert [n for wave in waves for b in wave for n in b.instances] == [names[0], names[2]]
+        (line,) = supply.missing()
+        assert large in line and "the disk budget is" in line
+    supply = supply_of(
+        spec, [Instance(one) for one in row.load(path)], tmp_path / "images.json", lambda _: None
+    )
+    with pytest.raises(UserError, match=r"The images of one block take \d+ MiB"):
+        list(supply.waves(blocks([names[1]], spec)))
 
 
 @pytest.mark.faults

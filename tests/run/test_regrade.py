@@ -198,7 +198,13 @@ def test_a_verdict_stays_when_grading_again_fails(
     _, folder = made
     before = outcomes(folder)
 
+    name = next(name for name, one in before.items() if one.cls is Class.OK)
+    log = RunDirectory(folder).trial(Trial("f16-f16", name, 0)) / "grade" / "test_output.txt"
+    proof = log.read_bytes()
+
     def fails(*words: Any) -> Future[Graded]:
+        words[3].mkdir(parents=True)
+        (words[3] / "test_output.txt").write_text("cut")
         ended: Future[Graded] = Future()
         ended.set_result(Graded(verdict=Verdict.GRADING_FAILED, detail="gone"))
         words[4](ended.result())
@@ -207,7 +213,7 @@ def test_a_verdict_stays_when_grading_again_fails(
     monkeypatch.setattr(Grader, "submit", fails)
     done = CliRunner().invoke(main, ["grade", str(folder), "--all"])
     assert done.exit_code == 1 and "I3, was OK" in done.output
-    assert outcomes(folder) == before
+    assert outcomes(folder) == before and log.read_bytes() == proof
 
 
 def test_trials_of_another_machine_are_graded_there(made: tuple[Spec, Path]) -> None:

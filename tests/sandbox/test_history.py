@@ -188,6 +188,43 @@ done; git submodule status; git status --porcelain; git -C inner log --oneline""
         box.close()
 
 
+def test_what_starts_an_image_is_its_own(image: str) -> None:
+    """The stripped one began the strip again, and the harness, which gives a command alone, found
+    its container ended."""
+    box = Docker(image)
+    box._container.commit(NAME, "future", conf={"Cmd": ["sleep", "7"]})
+    box.close()
+    images = engine.client().images
+    before, after = (
+        images.get(name).attrs["Config"]
+        for name in (f"{NAME}:future", without_future(f"{NAME}:future", "HEAD"))
+    )
+    assert (
+        images.get(f"{NAME}:future").id != images.get(without_future(f"{NAME}:future", "HEAD")).id
+    )
+    for key in ("Entrypoint", "Cmd", "Env", "WorkingDir"):
+        assert (after[key] or []) == (before[key] or []), key
+    done = engine.client().containers.run(
+        without_future(f"{NAME}:future", "HEAD"), "echo it runs", remove=True, network_mode="none"
+    )
+    assert done == b"it runs\n"
+
+
+def test_a_broken_tag_is_removed(image: str) -> None:
+    box = Docker(image)
+    try:
+        plant = "cd /testbed; echo 0123456789012345678901234567890123456789 > .git/refs/tags/broken"
+        assert box.script(plant, Limits()).code == 0
+        box._container.commit(NAME, "future")
+        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
+        try:
+            assert seen.run("git tag", Limits()).output.split() == [b"annotated", b"past", b"v1"]
+        finally:
+            seen.close()
+    finally:
+        box.close()
+
+
 def test_a_bare_repository_and_one_without_a_commit(image: str) -> None:
     """What the base has among its files stays as it is, and so does what tells nothing."""
     plant = """
