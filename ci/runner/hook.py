@@ -15,7 +15,8 @@ STALE_S = 86_400.0
 
 
 def clean(workspace: Path, temporary: Path) -> list[str]:
-    """What was removed. The workspace stays, empty; so do files of others and of today."""
+    """What was removed. The workspace stays, empty; so do files of others and of today, and kvci's
+    locks: one that is removed while it is held is held no more."""
     removed = []
     for path in sorted(workspace.glob("*")) if workspace.is_dir() else ():
         remove(path)
@@ -25,7 +26,8 @@ def clean(workspace: Path, temporary: Path) -> list[str]:
             found = path.lstat()
         except OSError:
             continue
-        if found.st_uid == os.geteuid() and time.time() - found.st_mtime > STALE_S:
+        lock = path.match("kvci-*.lock")
+        if not lock and found.st_uid == os.geteuid() and time.time() - found.st_mtime > STALE_S:
             remove(path)
             removed.append(str(path))
     return removed

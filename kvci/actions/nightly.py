@@ -48,7 +48,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     if working := next((run for run in runs if run.state == "works"), None):
         line = f"**The benchmark of {working.created} is at work.** Nothing more is started.\n"
         summary("".join([*held, line]))
-        return True
+        return not held
     lost = list(itertools.takewhile(lambda run: run.state in ("waits", "given up"), runs))
     since = f"{lost[-1].created}{' or before' * (len(lost) == LAST_RUNS)}" if lost else ""
     untaken = f"**No runner has taken the benchmark since {since}.**" if lost else ""
@@ -80,7 +80,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     head = f"Tonight: {chosen}" if chosen else left
     heads = [untaken, ""] if untaken else []
     summary("".join(held) + "\n".join([*heads, f"**{head}**", "", *lines, ""]))
-    return not (untaken or stuck)
+    return not (untaken or stuck or held)
 
 
 def _stuck(name: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:

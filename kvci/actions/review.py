@@ -12,7 +12,7 @@ from kvci.publish.review import Review, comment, review
 
 CONTEXT = "kvci/results"
 LABEL = "kvci: accept unattested"
-"""Only who may write to the repository can give it."""
+"""Who may give labels in the repository, from the triage role up, may accept."""
 MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
 MAX_LISTED = 3000
@@ -42,6 +42,7 @@ def review_pull(
         raise
     if done is None:
         say("success", "it touches no results")
+        summary("**It touches no results.**\n")
         return None
     found, accepted, text = done
     passes = found.passes(accepted)
@@ -57,6 +58,7 @@ def _reviewed(
     """What was found, whether a maintainer accepts what is unattested, and the comment."""
     changed = github.changed(number)
     if len(changed) < MAX_LISTED and not any(map(_is_result, changed)):
+        _still(github, number, pull)
         return None
     if pull.into != pull.default:
         raise UserError(
@@ -65,16 +67,25 @@ def _reviewed(
         )
     fork = github.merge_base(pull.base, pull.head)
     base, head = (_results(github, commit) for commit in (fork, pull.head))
-    if github.pull(number).head != pull.head:
-        raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
+    _still(github, number, pull)
     found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
+    # Another run may have been told of a label meanwhile: what is known now counts.
+    labels = _still(github, number, pull).labels
     memory = f"<!-- accepted {pull.head} -->"
     # Its second line and no other: what follows may hold anybody's words.
     before = github.commented(number, MARK).split("\n")[1:2]
     given = _labelled(event) == pull.head or before == [memory]
-    accepted = LABEL in pull.labels and given
+    accepted = LABEL in labels and given
     lines = [MARK, *([memory] if accepted else []), comment(found, accepted)]
     return found, accepted, "\n".join(lines)
+
+
+def _still(github: GitHub, number: int, pull: PullRequest) -> PullRequest:
+    """The pull request as it is now. Raises UserError if its head is another."""
+    now = github.pull(number)
+    if now.head != pull.head:
+        raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
+    return now
 
 
 def _labelled(event: Event) -> str:

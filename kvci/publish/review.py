@@ -29,7 +29,10 @@ from kvci.taxonomy import INFRASTRUCTURE, Class
 
 HEADER = ("New row", "Trials", "Resolved", "Verdict")
 MAX_RECORD_BYTES = 20 << 20
-HOSTILE = (UserError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError)
+HOSTILE = (
+    *(UserError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(RuntimeError, OSError),
+)
 """What reading evidence may raise that somebody has made."""
 Files = Mapping[str, bytes]
 """Path in the repository -> content, of BENCHMARKS.md and the records."""

@@ -207,6 +207,12 @@ def write(records: Iterable[Record], folder: Path) -> None:
             if not isinstance(there, Record) or mine != _of_run(there):
                 raise UserError(f"{path} is the record of another run; it is never overwritten.")
             if not _keys(there) <= _keys(record):
+                if not _keys(record) <= _keys(there):
+                    raise UserError(
+                        f"{path} has trials that this run lacks, and this run has others: two "
+                        f"machines went on apart. Remove {record.run_id} from this machine's runs; "
+                        "the next job takes up what was published."
+                    )
                 continue
         some.append(record)
     for record in some:

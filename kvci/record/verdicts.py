@@ -4,7 +4,10 @@ rows, counts from the conversations."""
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from kvci.agent.ends import FormatError
+from kvci.agent.protocol import PROTOCOLS
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.grade.grade import counts, marked, report
@@ -15,13 +18,15 @@ from kvci.run.regrade import WITHOUT_PATCH, actions, dataset_sha256
 from kvci.spec import Spec
 from kvci.tasks.dataset import NAMED, load
 from kvci.tasks.row import Row, patched_files
-from kvci.taxonomy import Class, Evidence, Verdict, classify
+from kvci.taxonomy import Class, Evidence, Exit, Verdict, classify, repeats
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
 """Of such a verdict there is a log; the others need the patch to be applied again."""
 
 
 ROUNDED_S = 0.002
+CUT = (Exit.ANSWER_LIMIT, Exit.CONTEXT_OVERFLOW)
+"""Ends at an answer that was cut, or before one came."""
 
 
 class Unknown(Exception):
@@ -48,8 +53,8 @@ def _unlike(run: Path) -> Iterator[str]:
         folder = directory.trial(Trial(one.arm, one.instance, one.seed))
         row = rows[one.instance]
         said = _said(row, one, folder) if one.verdict in TESTED and one.cls is not Class.I0 else ""
-        said = said or _other_class(row, one, folder, spec.prompt) or _other_counts(one, folder)
-        if said:
+        said = said or _other_class(row, one, folder, spec.prompt)
+        if said := said or _other_counts(one, folder, spec.prompt):
             yield f"{one.arm}, {one.instance}, seed {one.seed}: {said}"
 
 
@@ -92,7 +97,7 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
     return "" if found is one.cls else f"its class is {found} ({why}), not {one.cls}"
 
 
-def _other_counts(one: Outcome, folder: Path) -> str:
+def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
     """How what a trial counts differs from what its conversation gives."""
     if one.exit in WITHOUT_PATCH:
         return ""
@@ -108,9 +113,11 @@ def _other_counts(one: Outcome, folder: Path) -> str:
     }
     for name, count in found.items():
         said = getattr(one, name)
-        if abs(said - count) > ROUNDED_S:
+        if not abs(said - count) <= ROUNDED_S:  # nor is NaN any count
             return f"{name} is {said}, and its conversation gives {count:.12g}"
-    if not 0 <= one.steps - len(answers) <= one.malformed + 1:  # no answer came, or none was one
+    loops, malformed = _behaviour([entry["message"] for entry in answers], prompt, one)
+    unheard = one.malformed - malformed  # of these the server gave no answer that has an entry
+    if not 0 <= unheard <= one.steps - len(answers) <= unheard + 1:
         return f"it counts {one.steps} steps, and its conversation {len(answers)}"
     messages = [entry["message"] for entry in answers]
     calls = [[call["function"] for call in each.get("tool_calls") or []] for each in messages]
@@ -119,9 +126,29 @@ def _other_counts(one: Outcome, folder: Path) -> str:
         sort_keys=True,
     )
     whole = not any(shown in spoken for shown in SHOWN)
+    if whole and loops != one.loops:
+        return f"it counts {one.loops} loops, and its conversation {loops}"
     if one.answers_sha256 and whole and sha256_of(spoken.encode()) != one.answers_sha256:
         return "what the model said is not what its digest says"
     return ""
+
+
+def _behaviour(messages: list[Any], prompt: str, one: Outcome) -> tuple[int, int]:
+    """Loops and malformed answers; one that a limit cut off at the end was never read."""
+    actions: list[str] = []
+    loops = malformed = 0
+    for number, message in enumerate(messages, 1):
+        try:
+            action = PROTOCOLS[prompt].action(message)
+        except FormatError:
+            last = number == len(messages) and one.exit in CUT
+            malformed += not last
+        else:
+            if number == len(messages) and one.exit in CUT:
+                break
+            actions.append(action)
+            loops += repeats(tuple(actions))
+    return loops, malformed
 
 
 def _said(row: Row, one: Outcome, folder: Path) -> str:

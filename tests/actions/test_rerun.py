@@ -65,6 +65,19 @@ def test_a_machine_that_had_one_shard_of_two_takes_the_evidence_of_both(
     assert rerun(ASKED, str(out), tmp_path / "none").instances == ("a", "b")
 
 
+def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> None:
+    there, here = tmp_path / "there" / "run", tmp_path / "here"
+    made(there)
+    made(here / "run")
+    for path in (here / "run" / "trials").rglob("outcome.json"):
+        if path.parts[-3] != "a":
+            path.unlink()
+    artifact(fake, "evidence-run", pack(there))
+    find(ASKED, "main", tmp_path / "before", github(fake))
+    assert rerun(ASKED, str(here), tmp_path / "none").instances == ("a",)
+    assert rerun(ASKED, str(here), tmp_path / "before").instances == ("a", "b")
+
+
 def test_an_engine_that_is_not_here_is_looked_for(fake: Fake, tmp_path: Path) -> None:
     there = tmp_path / "there" / "run"
     made(there)

@@ -135,6 +135,41 @@ def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:
     assert passes and words_ == "2 new records are what their evidence gives"
 
 
+def test_a_label_that_is_given_while_another_run_reads_stays_given(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower run knew nothing of it, and ended last."""
+    opened.fake.assets.clear()
+    attached = opened.github.attached
+    head = {"head": {"sha": opened.fake.head(1)}}
+    event = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
+    given: list[bool] = []
+
+    def slow(url: str, web: str, max_bytes: int) -> bytes:
+        if not given:
+            given.append(True)
+            opened.fake.labels = [LABEL]
+            assert opened.review(event=event)[0]
+        return attached(url, web, max_bytes)
+
+    monkeypatch.setattr(opened.github, "attached", slow)
+    assert opened.review()[0] and given
+    assert opened.fake.statuses[-1]["state"] == "success"
+
+
+def test_a_head_that_moves_away_from_its_results_gets_no_word(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(number: int) -> list[str]:
+        _push(opened)
+        return ["README.md"]
+
+    monkeypatch.setattr(opened.github, "changed", changed)
+    with pytest.raises(UserError, match="has changed while it was read"):
+        opened.review()
+    assert opened.fake.statuses[-1]["state"] == "failure"
+
+
 def test_a_head_that_moves_while_it_is_read_is_not_judged(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Trials graded again from their stored patches."""
 
 import json
+import re
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,16 @@ def test_counts_are_recomputed_from_the_conversations(made: tuple[Spec, Path]) -
         first.model_copy(update={name: getattr(first, name) + 7}).write(outcome)
         (line,) = unlike(folder)
         assert name in line and "its conversation" in line, line
+    outcome.write_bytes(kept[outcome])
+    count = b'"answer_tokens": '
+    for wrong in (b"NaN", b"1e999"):
+        trajectory.write_bytes(re.sub(count + rb"\d+", count + wrong, kept[trajectory], count=1))
+        assert "its conversation" in unlike(folder)[0]
+    trajectory.write_bytes(kept[trajectory])
+    for name in ("loops", "malformed"):
+        first.model_copy(update={name: getattr(first, name) + 1}).write(outcome)
+        (line,) = unlike(folder)
+        assert ("loops" if name == "loops" else "steps") in line, line
     outcome.write_bytes(kept[outcome])
     for said, says in ((b"submit", "digest"), (b"[home] submit", "")):
         text = kept[trajectory].replace(b"submit\\n```", said + b" \\n```")

@@ -153,3 +153,13 @@ def test_systemd_is_told_of_a_unit_that_a_cut_call_left_unread(
         program.write_text(f"#!/bin/sh\necho NeedDaemonReload=no\necho NeedDaemonReload={said}\n")
         program.chmod(0o755)
         assert service.stale("kvci-runner.service", "kvci-clean.timer") is (said == "yes")
+
+
+def test_a_lock_that_is_held_is_never_cleaned_away(tmp_path: Path) -> None:
+    """It is as old as the machine's first run, and a second lock of its name would be free."""
+    import hook
+
+    for name in ("kvci-gpu.lock", "kvci-images.lock", "left"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    assert hook.clean(tmp_path / "none", tmp_path) == [str(tmp_path / "left")]

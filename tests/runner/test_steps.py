@@ -54,3 +54,11 @@ def test_a_command_says_what_it_said() -> None:
         steps.run("sh", "-c", "echo why >&2; exit 3")
     with pytest.raises(Failed, match="install it"):
         steps.run("no-such-command")
+
+
+def test_who_may_not_look_is_told_what_would_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    def look() -> bool:
+        raise PermissionError("/etc/kvci/token")
+
+    take([Step("the token", look, lambda: None, "nothing")], dry_run=True)
+    assert capsys.readouterr().out == "would do   the token: nothing\n"
