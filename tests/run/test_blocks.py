@@ -1,18 +1,22 @@
 """Blocks that broke, instances whose gold patch fails, time budgets: the scheduler itself."""
 
-from collections.abc import Callable
+import errno
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from kvci.agent import loop
+from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.host import host
-from kvci.plan import Trial, blocks
+from kvci.plan import Block, Trial, blocks
 from kvci.run.directory import Outcome, RunDirectory, now
 from kvci.run.progress import Progress
-from kvci.run.sandboxes import Sandboxes
+from kvci.run.sandboxes import AllHere, Sandboxes
 from kvci.run.scheduler import Scheduler
 from kvci.run.summary import summarize
 from kvci.sandbox import Caps
@@ -156,3 +160,43 @@ def test_superseded_trials_are_numbered(tmp_path: Path) -> None:
             directory.supersede([trial])
         assert not directory.done(trial)
         assert len(list((tmp_path / "run" / "superseded").glob("*/*/*/0/outcome.json"))) == 2
+
+
+def test_a_budget_that_is_over_while_images_are_pulled_is_late(tmp_path: Path) -> None:
+    """The wave that never came was taken for a failure, not for the night's end."""
+
+    class Pulls(AllHere):
+        def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
+            yield blocks[:1]
+
+        def stopped(self) -> str:
+            return "the time budget is over"
+
+    asked = spec(tmp_path, time_budget_s=1000.0)
+    with RunDirectory(tmp_path / "run") as directory:
+        sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
+        progress = Progress(Console(quiet=True), dict.fromkeys(ARMS, 2), 1)
+        words = (asked, Path("none"), INSTANCES, directory, sandboxes, progress, Pulls())
+        scheduler = Scheduler(*words)
+        scheduler.run(blocks([FIRST, SECOND], asked))
+        assert scheduler.late and len(directory.outcomes()) == 2
+
+
+def test_a_full_disk_of_the_run_folder_leaves_the_trial_for_the_next_time(
+    run: Callable[..., list[Outcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a fault of kvci's for ever."""
+    written = loop._append
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "_append", full)
+    with pytest.raises(UserError, match=r"The disk of .* is full; make room"):
+        run(spec(tmp_path))
+    assert not RunDirectory(tmp_path / "run").outcomes()
+    monkeypatch.setattr(loop, "_append", written)
+    scratch = tmp_path / "run" / "tmp"
+    while scratch.exists():  # the grading of its gold patch ends with the process, which goes on
+        shutil.rmtree(scratch, ignore_errors=True)
+    assert {one.cls for one in run(spec(tmp_path))} == {Class.OK}
