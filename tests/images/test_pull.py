@@ -133,14 +133,14 @@ def test_cut_connections_and_silence_are_tried_again(registry: Registry, image: 
             return False
         seen.append(handler.path)
         if len(seen) == 2:
-            time.sleep(300)
+            time.sleep(90)  # an engine may stay with it, whoever has given up
         handler.close_connection = True
         handler.connection.close()
         return True
 
     registry.fault = fault
     entry = Puller(say=lambda _: None, stall_s=20).pull(image, "HEAD")
-    assert entry.state == "pulled" and len(seen) == 2 and entry.seconds < 300
+    assert entry.state == "pulled" and len(seen) == 2 and entry.attempts > 1
 
 
 def test_what_does_not_pass_is_said(registry: Registry, image: str, tmp_path: Path) -> None:
