@@ -4,29 +4,25 @@ rows, counts from the conversations."""
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from kvci.agent.ends import FormatError
-from kvci.agent.protocol import PROTOCOLS
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.grade.grade import counts, marked, report
 from kvci.plan import Trial, select
 from kvci.record.redact import SHOWN
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
-from kvci.run.regrade import WITHOUT_PATCH, actions, dataset_sha256
+from kvci.run.regrade import WITHOUT_PATCH, actions, answers, dataset_sha256, read
 from kvci.spec import Spec
 from kvci.tasks.dataset import NAMED, load
 from kvci.tasks.row import Row, patched_files
-from kvci.taxonomy import Class, Evidence, Exit, Verdict, classify, repeats
+from kvci.taxonomy import Class, Evidence, Verdict, classify, repeats
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
 """Of such a verdict there is a log; the others need the patch to be applied again."""
 
 
 ROUNDED_S = 0.002
-CUT = (Exit.ANSWER_LIMIT, Exit.CONTEXT_OVERFLOW)
-"""Ends at an answer that was cut, or before one came."""
+"""Outcomes give seconds in thousandths."""
 
 
 class Unknown(Exception):
@@ -101,13 +97,12 @@ def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
     """How what a trial counts differs from what its conversation gives."""
     if one.exit in WITHOUT_PATCH:
         return ""
-    lines = (folder / "trajectory.jsonl").read_text().splitlines()
-    answers = [entry for entry in map(json.loads, lines) if "step" in entry]
-    timings = [entry["timings"] for entry in answers]
+    steps = answers(folder / "trajectory.jsonl")
+    timings = [entry["timings"] for entry in steps]
     found = {
         "prefill_tokens": sum(int(each.get("prompt_n", 0)) for each in timings),
-        "answer_tokens": sum(entry["answer_tokens"] for entry in answers),
-        "depth_tokens": max((e["prompt_tokens"] + e["answer_tokens"] for e in answers), default=0),
+        "answer_tokens": sum(entry["answer_tokens"] for entry in steps),
+        "depth_tokens": max((e["prompt_tokens"] + e["answer_tokens"] for e in steps), default=0),
         "prefill_s": sum(each.get("prompt_ms", 0.0) for each in timings) / 1000,
         "decode_s": sum(each.get("predicted_ms", 0.0) for each in timings) / 1000,
     }
@@ -115,40 +110,23 @@ def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
         said = getattr(one, name)
         if not abs(said - count) <= ROUNDED_S:  # nor is NaN any count
             return f"{name} is {said}, and its conversation gives {count:.12g}"
-    loops, malformed = _behaviour([entry["message"] for entry in answers], prompt, one)
+    did, malformed = read(steps, prompt, one.exit)
     unheard = one.malformed - malformed  # of these the server gave no answer that has an entry
-    if not 0 <= unheard <= one.steps - len(answers) <= unheard + 1:
-        return f"it counts {one.steps} steps, and its conversation {len(answers)}"
-    messages = [entry["message"] for entry in answers]
+    if not 0 <= unheard <= one.steps - len(steps) <= unheard + 1:
+        return f"it counts {one.steps} steps, and its conversation {len(steps)}"
+    messages = [entry["message"] for entry in steps]
     calls = [[call["function"] for call in each.get("tool_calls") or []] for each in messages]
     spoken = json.dumps(
         [[each["content"], called] for each, called in zip(messages, calls, strict=True)],
         sort_keys=True,
     )
     whole = not any(shown in spoken for shown in SHOWN)
+    loops = sum(repeats(tuple(did[:count])) for count in range(1, len(did) + 1))
     if whole and loops != one.loops:
         return f"it counts {one.loops} loops, and its conversation {loops}"
     if one.answers_sha256 and whole and sha256_of(spoken.encode()) != one.answers_sha256:
         return "what the model said is not what its digest says"
     return ""
-
-
-def _behaviour(messages: list[Any], prompt: str, one: Outcome) -> tuple[int, int]:
-    """Loops and malformed answers; one that a limit cut off at the end was never read."""
-    actions: list[str] = []
-    loops = malformed = 0
-    for number, message in enumerate(messages, 1):
-        try:
-            action = PROTOCOLS[prompt].action(message)
-        except FormatError:
-            last = number == len(messages) and one.exit in CUT
-            malformed += not last
-        else:
-            if number == len(messages) and one.exit in CUT:
-                break
-            actions.append(action)
-            loops += repeats(tuple(actions))
-    return loops, malformed
 
 
 def _said(row: Row, one: Outcome, folder: Path) -> str:

@@ -1,6 +1,5 @@
 """Trials graded again from their stored patches: no GPU, no model, no server."""
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -9,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 from kvci.agent.ends import FormatError
 from kvci.agent.protocol import PROTOCOLS
@@ -227,14 +227,26 @@ def _hear(changed: list[tuple[Outcome, Outcome]], before: Outcome) -> Callable[[
     return lambda after: changed.append((before, after))
 
 
-def actions(trajectory: Path, prompt: str, ended: Exit) -> tuple[str, ...]:
-    """The last things that the model did, as the conversation read them."""
-    entries = [json.loads(line) for line in trajectory.read_text().splitlines()]
-    steps = [entry for entry in entries if "step" in entry]
+def answers(trajectory: Path) -> list[dict[str, Any]]:
+    """The entries of a conversation that hold what the model said."""
+    entries = map(json.loads, trajectory.read_text().splitlines())
+    return [entry for entry in entries if "step" in entry]
+
+
+def read(steps: list[dict[str, Any]], prompt: str, ended: Exit) -> tuple[list[str], int]:
+    """The actions as the conversation read them, and how many answers were malformed."""
     if steps and steps[-1]["cut"] and ended in (Exit.ANSWER_LIMIT, Exit.CONTEXT_OVERFLOW):
-        steps.pop()  # it ended the conversation, and was never read
-    found = []
+        steps = steps[:-1]  # it ended the conversation, and was never read
+    found, malformed = [], 0
     for entry in steps:
-        with contextlib.suppress(FormatError):
+        try:
             found.append(PROTOCOLS[prompt].action(entry["message"]))
+        except FormatError:
+            malformed += 1
+    return found, malformed
+
+
+def actions(trajectory: Path, prompt: str, ended: Exit) -> tuple[str, ...]:
+    """The last things that the model did."""
+    found, _ = read(answers(trajectory), prompt, ended)
     return tuple(found[-LAST_ACTIONS:])

@@ -14,7 +14,7 @@ from kvci.cli import main
 from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.plan import Trial, blocks
-from kvci.record.verdicts import Unknown, unlike
+from kvci.record.verdicts import Unknown, _other_counts, unlike
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
@@ -181,6 +181,17 @@ def test_counts_are_recomputed_from_the_conversations(made: tuple[Spec, Path]) -
         lines = unlike(folder)
         assert (says in lines[0]) if says else lines == []  # what was taken out cannot be held
     trajectory.write_bytes(kept[trajectory])
+
+
+def test_an_answer_that_was_read_before_the_context_was_full_counts(
+    made: tuple[Spec, Path],
+) -> None:
+    """The request after it was refused; an honest run's loops were one fewer in its review."""
+    spec, folder = made
+    looped = next(one for one in outcomes(folder).values() if one.exit is Exit.LOOP)
+    full = looped.model_copy(update={"exit": Exit.CONTEXT_OVERFLOW, "steps": looped.steps + 1})
+    place = RunDirectory(folder).trial(Trial("f16-f16", looped.instance, 0))
+    assert looped.loops and _other_counts(full, place, spec.prompt) == ""
 
 
 def test_rows_that_not_everybody_has_prove_nothing(made: tuple[Spec, Path], tmp_path: Path) -> None:
