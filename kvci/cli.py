@@ -24,7 +24,10 @@ class Verbs(click.Group):
             ctx.exit(2)
         except Exception as error:
             if is_full(error):
-                click.echo(f"kvci: {no_room(getattr(error, 'filename', None) or 'it')}", err=True)
+                click.echo(
+                    f"kvci: {no_room(getattr(error, 'filename', None) or 'what was written')}",
+                    err=True,
+                )
                 ctx.exit(2)
             # An engine that is sick may fail anywhere, and that is no bug of kvci's.
             if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):

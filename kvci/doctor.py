@@ -244,17 +244,17 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
         return found, "It is full, of bytes or of files; make room (kvci images prune)."
     if free < 1e9 * spec.disk_reserve_gb:
         return found, "Make room (kvci images prune), or lower --disk-reserve."
-    kept = shelf.ours() if missing else []
-    if missing and not kept:
+    if not missing:
+        return found, ""
+    sizes = [one.unshared_bytes for one in shelf.ours()]
+    if not sizes:
         return f"{found}; what an image takes shows when the first one is here", ""
-    if kept:
-        each = max(one.unshared_bytes for one in kept)
-        room = free - 1e9 * spec.disk_reserve_gb + sum(one.unshared_bytes for one in kept)
-        if spec.disk_budget_gb is not None:
-            room = min(room, 1e9 * spec.disk_budget_gb)
-        found = f"{found}; room for {room / max(1, each):.0f} images like the largest here"
-        if room < each * min(spec.block_size, len(names)):
-            return found, "Make room, or make block_size smaller: one block's images must fit."
+    room = free - 1e9 * spec.disk_reserve_gb + sum(sizes)
+    if spec.disk_budget_gb is not None:
+        room = min(room, 1e9 * spec.disk_budget_gb)
+    found = f"{found}; room for {room / max(1, *sizes):.0f} images like the largest here"
+    if room < max(sizes) * min(spec.block_size, len(names)):
+        return found, "Make room, or make block_size smaller: one block's images must fit."
     return found, ""
 
 

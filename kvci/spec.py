@@ -127,6 +127,7 @@ class Model(Document):
 
 
 DAY_S = 86400.0
+"""A sandbox lives longer than a trial, a command or the tests may take."""
 
 
 class Rerun(Document):

@@ -33,16 +33,17 @@ def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
         there = Path(place, "run")
         if before.is_dir():
             collect(before, there)
-        if _trials(folder) >= _trials(there):
-            if not _trials(folder):
+        here, elsewhere = _trials(folder), _trials(there)
+        if here >= elsewhere:
+            if not here:
                 raise UserError(
                     f"{asked.run} is not below {out}, and no job of this branch left evidence of "
                     "it that is still there: rerun it on the machine that ran it."
                 )
             return rerun_spec(folder, asked.classes, asked.filter, asked.errors)
         spec = rerun_spec(there, asked.classes, asked.filter, asked.errors)
-    elsewhere = spec.verified and spec.engine != "embedded" and not shutil.which(spec.engine)
-    return spec.model_copy(update={"engine": "auto"}) if elsewhere else spec
+    lacking = spec.verified and spec.engine != "embedded" and not shutil.which(spec.engine)
+    return spec.model_copy(update={"engine": "auto"}) if lacking else spec
 
 
 def _trials(folder: Path) -> int:

@@ -136,8 +136,8 @@ done < <(
 exit $code
 """
 """What git does not see, such as a pack without a whole index, is removed before it is asked, and
-so are names of what is missing. A tag
-that was made after the base keeps its name and loses its message.
+so are names of what is missing. A tag that was made after the base keeps its name and loses its
+message.
 
 A submodule's history, and that of another repository in the tree, ends with what is checked out. A
 bare repository that the base itself has among its files is left alone.

@@ -1,5 +1,6 @@
 """What a model could read of the time after its base: nothing, wherever it was put."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -62,6 +63,29 @@ def remove(image: str) -> None:
             images.remove(images.get(image).id, force=True)
 
 
+@contextlib.contextmanager
+def changed(
+    image: str, change: str, files: dict[str, str] | None = None
+) -> Iterator[tuple[bytes, Docker]]:
+    """What the change of an image printed, and a container as a trial of the new image has it."""
+    name = f"{NAME}:future"
+    box = Docker(image, files)
+    try:
+        done = box.script(change, Limits())
+        assert done.code == 0, done.output
+        box._container.commit(*name.split(":"))
+    finally:
+        box.close()
+    try:
+        seen = Docker(without_future(name, "HEAD"))
+        try:
+            yield done.output, seen
+        finally:
+            seen.close()
+    finally:
+        remove(name)
+
+
 @pytest.fixture
 def image() -> Iterator[str]:
     """An image of the calibration suite with a past."""
@@ -88,20 +112,10 @@ def test_an_image_that_tells_nothing_is_taken_as_it_is(image: str) -> None:
 
 def test_what_only_a_message_tells_is_removed_too(image: str) -> None:
     """No object is of another time here."""
-    box = Docker(without_future(image, "HEAD"))
     told = "git update-ref -m planted_message HEAD HEAD --create-reflog && mkdir .git/rebase-apply"
     told = f"{told} && echo planted_patch > .git/rebase-apply/patch && ls .git/logs"
-    try:
-        done = box.script(told, Limits())
-        assert done.code == 0, done.output
-        box._container.commit(NAME, "future")
-        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
-        try:
-            assert seen.script(EVERYTHING, Limits()).output == b""
-        finally:
-            seen.close()
-    finally:
-        box.close()
+    with changed(without_future(image, "HEAD"), told) as (_, seen):
+        assert seen.script(EVERYTHING, Limits()).output == b""
 
 
 def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str) -> None:
@@ -211,18 +225,9 @@ def test_what_starts_an_image_is_its_own(image: str) -> None:
 
 
 def test_a_broken_tag_is_removed(image: str) -> None:
-    box = Docker(image)
-    try:
-        plant = "cd /testbed; echo 0123456789012345678901234567890123456789 > .git/refs/tags/broken"
-        assert box.script(plant, Limits()).code == 0
-        box._container.commit(NAME, "future")
-        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
-        try:
-            assert seen.run("git tag", Limits()).output.split() == [b"annotated", b"past", b"v1"]
-        finally:
-            seen.close()
-    finally:
-        box.close()
+    plant = "cd /testbed; echo 0123456789012345678901234567890123456789 > .git/refs/tags/broken"
+    with changed(image, plant) as (_, seen):
+        assert seen.run("git tag", Limits()).output.split() == [b"annotated", b"past", b"v1"]
 
 
 def test_a_bare_repository_and_one_without_a_commit(image: str) -> None:
@@ -266,20 +271,10 @@ GIT_COMMITTER_DATE='2001-01-01T00:00' git tag -a -m 'earlier words' before HEAD
 GIT_COMMITTER_DATE='2090-01-01T00:00' git tag -a -m planted_words after HEAD~1
 git rev-parse HEAD~1; rm -rf .git/logs
 """
-    box = Docker(image)
-    try:
-        done = box.script(plant, Limits())
-        assert done.code == 0, done.output
-        box._container.commit(NAME, "future")
-        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
-        try:
-            assert seen.script(EVERYTHING, Limits()).output == b""
-            said = seen.run("git rev-parse after; git tag -n1 -l before", Limits()).output
-            assert said.split()[0] == done.output.split()[-1] and b"earlier words" in said
-        finally:
-            seen.close()
-    finally:
-        box.close()
+    with changed(image, plant) as (printed, seen):
+        assert seen.script(EVERYTHING, Limits()).output == b""
+        said = seen.run("git rev-parse after; git tag -n1 -l before", Limits()).output
+        assert said.split()[0] == printed.split()[-1] and b"earlier words" in said
 
 
 def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
@@ -316,25 +311,11 @@ while read -r idx harm; do case $harm in
   byte) printf x | dd of=$idx bs=1 seek=1040 conv=notrunc status=none ;;
 esac; done < /indexes
 """
-    box = Docker(calibration_image(), FILES)
-    try:
-        done = box.script(plant, Limits())
-        assert done.code == 0, done.output
-        box._container.commit(NAME, "litter")
-    finally:
-        box.close()
-    name = f"{NAME}:litter"
-    try:
-        clean = Docker(without_future(name, "HEAD"))
-        try:
-            left = clean.script("cd /testbed; ls .git/objects/pack; git fsck", Limits())
-            packs = done.output.split()
-            assert left.code == 0 and len(packs) == 3
-            assert not any(pack in left.output for pack in packs), left.output
-        finally:
-            clean.close()
-    finally:
-        remove(name)
+    with changed(calibration_image(), plant, FILES) as (printed, clean):
+        left = clean.script("cd /testbed; ls .git/objects/pack; git fsck", Limits())
+        packs = printed.split()
+        assert left.code == 0 and len(packs) == 3
+        assert not any(pack in left.output for pack in packs), left.output
 
 
 @pytest.mark.parametrize("dirty", [False, True])
@@ -353,33 +334,19 @@ rm -rf .git/logs /tmp/made* .git/ORIG_HEAD
     if not dirty:
         plant += "git -c gc.cruftPacks=false gc -q --prune=now; rm -rf .git/logs\n"
         plant = plant.replace('echo "$(git', 'late=$late; echo "$(git')
-    box = Docker(calibration_image(), FILES)
-    try:
-        done = box.script(plant, Limits())
-        assert done.code == 0, done.output
-        box._container.commit(NAME, "litter")
-    finally:
-        box.close()
-    name = f"{NAME}:litter"
-    try:
-        clean = Docker(without_future(name, "HEAD"))
-        try:
-            left = clean.script(
-                "cd /testbed; ls .git/objects/pack .git/info; git log --oneline", Limits()
-            )
-            said = left.output.decode()
-            assert "tmp_pack" not in said and "grafts" not in said and "planted" not in said
-            for pack in re.findall(r"(pack-\w+)\.pack", said):
-                assert f"{pack}.idx" in said
-            indexed = clean.script(
-                "cd /testbed; git fsck; git cat-file --batch-all-objects --batch | grep -a planted",
-                Limits(),
-            )
-            assert b"planted" not in indexed.output
-        finally:
-            clean.close()
-    finally:
-        remove(name)
+    with changed(calibration_image(), plant, FILES) as (_, clean):
+        left = clean.script(
+            "cd /testbed; ls .git/objects/pack .git/info; git log --oneline", Limits()
+        )
+        said = left.output.decode()
+        assert "tmp_pack" not in said and "grafts" not in said and "planted" not in said
+        for pack in re.findall(r"(pack-\w+)\.pack", said):
+            assert f"{pack}.idx" in said
+        indexed = clean.script(
+            "cd /testbed; git fsck; git cat-file --batch-all-objects --batch | grep -a planted",
+            Limits(),
+        )
+        assert b"planted" not in indexed.output
 
 
 def test_a_strip_that_was_killed_says_nothing_of_the_image(
