@@ -275,14 +275,21 @@ def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
 
     if not missing:
         return "not needed", ""
-    answer = ask(mirrored(missing[0], spec.mirror), login())
+    image = missing[0]
+    answer, before = ask(mirrored(image, spec.mirror), login()), ""
+    if spec.mirror and answer.status != 200:  # then pulls pass it by
+        before, answer = f"{answer.why}; ", ask(image, login())
     left = "" if answer.remaining is None else f", {answer.remaining} pulls left"
     if answer.remaining is not None and answer.remaining < len(missing):
         window = f" of {answer.window_s / 3600:.0f} h" if answer.window_s else ""
         left += f" for {len(missing)} images: the rest waits for its window{window}"
     if answer.status != 200:
-        return answer.why, "Check the network, log in (docker login), or give a --mirror."
-    return f"{answer.why}{left}", "" if answer.remaining != 0 else "Wait, log in, or give a mirror."
+        remedy = "Check the network, log in (docker login), or give a --mirror."
+        return f"{before}{answer.why}", remedy
+    return (
+        f"{before}{answer.why}{left}",
+        "" if answer.remaining != 0 else "Wait, log in, or give a mirror.",
+    )
 
 
 def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, str]:

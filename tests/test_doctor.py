@@ -150,6 +150,18 @@ def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.Mon
     assert "4 pulls left for 5 images: the rest waits for its window of 6 h" in said and not remedy
 
 
+@pytest.mark.parametrize("own", [200, 404])
+def test_a_mirror_that_is_down_spoils_no_run(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(name: str, *_: object) -> Answer:
+        status = 0 if name.startswith("mirror:1/") else own
+        return Answer(status, f"{name} answers {status}")
+
+    monkeypatch.setattr("kvci.images.registry.ask", ask)
+    said, remedy = doctor._registry(spec(mirror="mirror:1"), ["registry:2/one:latest"])
+    assert said == f"mirror:1/one:latest answers 0; registry:2/one:latest answers {own}"
+    assert bool(remedy) is (own != 200)
+
+
 def test_a_driver_that_does_not_answer_is_no_machine_without_a_gpu(gpu: Path) -> None:
     gpu.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
     _, remedy = doctor._gpu(spec())

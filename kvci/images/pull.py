@@ -14,7 +14,7 @@ from docker.utils import kwargs_from_env, parse_repository_tag
 
 from kvci.children import ENDING
 from kvci.files import Document
-from kvci.images import registry, shelf
+from kvci.images import claims, registry, shelf
 from kvci.images.registry import Login
 from kvci.sandbox import SandboxFailed, engine
 from kvci.sandbox.history import Unfit, without_future
@@ -226,14 +226,16 @@ class Puller:
         """The id of the image. Raises Failed, SandboxFailed."""
         source = self._source(image)
         try:
-            there_before = engine.has(source)
+            ours = claims.claim(source)
             try:
                 self._listen(source)
-            except Failed:
-                if not there_before and engine.has(source):  # with its last word it came
-                    self._take(source, image, there_before)
+            except (Failed, APIError):
+                if ours and engine.has(source):  # with its last word it came
+                    self._take(source, image, ours)
+                claims.drop(source)
                 raise
-            self._take(source, image, there_before)
+            self._take(source, image, ours)
+            claims.drop(source)
             return self._strip(image, base)
         except (APIError, ImageNotFound) as error:
             raise _failure(str(error.explanation or error)) from None
@@ -255,14 +257,14 @@ class Puller:
                     f"{self.reserve_bytes >> 20} MiB are its reserve"
                 )
 
-    def _take(self, source: str, image: str, there_before: bool) -> None:
+    def _take(self, source: str, image: str, ours: bool) -> None:
         """What came under the source's name is ours, under the image's."""
         if source != image:
             images = engine.client().images
             images.get(source).tag(*_repository_and_tag(image))
-            if not there_before:  # else somebody gave it that name
-                images.remove(source)
         shelf.mark(image)
+        if source != image and ours:  # else somebody gave it that name
+            images.remove(source)
 
     def _events(self, source: str) -> Iterator[dict[str, Any]]:
         """What the engine says while it pulls; leaving the loop ends the pull."""

@@ -18,6 +18,7 @@ from docker.errors import DockerException, InvalidRepository
 from docker.utils import parse_repository_tag
 
 from kvci.errors import UserError
+from kvci.sandbox import engine
 
 HUB, HUB_API = "docker.io", "registry-1.docker.io"
 ACCEPT = ", ".join(
@@ -87,19 +88,17 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
     """The registry's answer about one image. It never raises for what a registry does."""
     registry, repository, tag = parts(image)
     host = HUB_API if registry == HUB else registry
-    local = host.partition(":")[0] in ("localhost", "127.0.0.1")
     login = known_to(registry, login) or kept(registry)
-    url = f"{'http' if local else 'https'}://{host}/v2/{repository}/manifests/{tag}"
-    try:
-        with httpx.Client(timeout=timeout_s, follow_redirects=True) as client:
-            answer = client.head(url, headers={"accept": ACCEPT})
-            if answer.status_code == 401:
-                challenge = answer.headers.get("www-authenticate", "")
-                bearer = challenge.lower().startswith("bearer")
-                auth = _token(client, challenge, login) if bearer else _basic(login)
-                answer = client.head(url, headers={"accept": ACCEPT}, auth=auth)
-    except (httpx.HTTPError, KeyError, ValueError) as error:
-        return Answer(0, f"{registry} does not answer as a registry: {error or type(error)}")
+    for scheme, verify in _ways(host):
+        url = f"{scheme}://{host}/v2/{repository}/manifests/{tag}"
+        try:
+            with httpx.Client(timeout=timeout_s, follow_redirects=True, verify=verify) as client:
+                answer = _head(client, url, login)
+            break
+        except (httpx.HTTPError, KeyError, ValueError) as error:
+            why = f"{registry} does not answer as a registry: {error or type(error)}"
+    else:
+        return Answer(0, why)
     left, _, window = answer.headers.get("ratelimit-remaining", "").partition(";w=")
     return Answer(
         answer.status_code,
@@ -109,6 +108,23 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
         _wait_s(answer.headers),
         _skew_s(answer.headers),
     )
+
+
+def _ways(host: str) -> list[tuple[str, bool]]:
+    """Scheme, and whether its certificate must be good; as the engine does it."""
+    if host.partition(":")[0] in ("localhost", "127.0.0.1"):
+        return [("http", True)]
+    return [("https", False), ("http", True)] if engine.trusts(host) else [("https", True)]
+
+
+def _head(client: httpx.Client, url: str, login: Login | None) -> httpx.Response:
+    answer = client.head(url, headers={"accept": ACCEPT})
+    if answer.status_code != 401:
+        return answer
+    challenge = answer.headers.get("www-authenticate", "")
+    bearer = challenge.lower().startswith("bearer")
+    auth = _token(client, challenge, login) if bearer else _basic(login)
+    return client.head(url, headers={"accept": ACCEPT}, auth=auth)
 
 
 def login() -> Login | None:

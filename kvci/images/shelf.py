@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from docker.errors import APIError, ImageNotFound
 
 from kvci.files import Document
-from kvci.images import holds
+from kvci.images import claims, holds
 from kvci.images.registry import parts
 from kvci.sandbox import engine
 from kvci.sandbox.history import STRIPPED
@@ -46,8 +46,12 @@ def is_ours(name: str) -> bool:
 def ours() -> list[Kept]:
     """The least recently needed first; an image that has another's name too is not ours.
 
-    Asking takes the engine seconds.
+    What a killed process pulled is marked before. Asking takes the engine seconds.
     """
+    for name in claims.left():
+        if engine.has(name):
+            mark(name)
+        claims.drop(name)
     kept = []
     for one in engine.images_with_sizes():
         names = _ours(one["RepoTags"] or [])

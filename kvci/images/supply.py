@@ -295,9 +295,8 @@ class Supply:
             self._have(image)
 
     def _have(self, image: str) -> None:
-        before = self._ledger.get(image)
         if engine.has(image):
-            if shelf.is_ours(image) or (before and before.state == "pulling"):
+            if shelf.is_ours(image):
                 shelf.mark(image)
             try:
                 name = without_future(image, self._bases[image])

@@ -21,6 +21,8 @@ from kvci.tasks.instance import Instance
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 GOLD_TRIES = 2
+TRANSIENT = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED, Verdict.TEST_TIMEOUT}
+"""Of a gold patch another day may say otherwise: infrastructure or time had a part in it."""
 
 
 def _once(
@@ -74,13 +76,13 @@ def unmarked(graded: Graded) -> bool:
 def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
     """The gold patch, which must resolve in one of two tries, and the base, which must not.
 
-    That it resolved in an image is kept on this machine, and not asked again.
+    What an image answers is kept on this machine, and not asked again.
     """
     known = _known(sandboxes, instance, test_s)
     if known and known.exists():
         return Graded.read(known)
     graded = _asked(sandboxes, instance, folder, test_s)
-    if known and graded.verdict is Verdict.RESOLVED:
+    if known and graded.verdict not in TRANSIENT:
         graded.write(known)
     return graded
 

@@ -57,7 +57,7 @@ def again(
 ) -> Future[Graded]:
     """Grade the trial's stored patch; its outcome is written anew, and `then` hears of it.
 
-    A verdict that it has stays if grading fails now.
+    A verdict that it has stays if grading fails now, and `then` hears nothing.
     """
     folder = directory.trial(Trial(outcome.arm, outcome.instance, outcome.seed))
     patch = (folder / "patch.diff").read_bytes()
@@ -86,11 +86,12 @@ def again(
                 "pass_to_pass": graded.pass_to_pass,
             }
         )
-        if graded.verdict not in FAILED or outcome.verdict in FAILED:
-            shutil.rmtree(folder / "grade", ignore_errors=True)
-            if place.exists():
-                shutil.move(place, folder / "grade")
-            changed.write(folder / "outcome.json")
+        if graded.verdict in FAILED and outcome.verdict not in FAILED:
+            return
+        shutil.rmtree(folder / "grade", ignore_errors=True)
+        if place.exists():
+            shutil.move(place, folder / "grade")
+        changed.write(folder / "outcome.json")
         then(changed)
 
     return grader.submit(instance, patch, place, write, gold)
@@ -135,6 +136,7 @@ def _regrade(
             )
             left = [one for one in left if one not in foreign]
         late, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
+        ended = False
         try:
             empty = [one for one in left if not one.patch_bytes]  # these need no image
             rest = [one for one in left if one.patch_bytes]
@@ -152,10 +154,11 @@ def _regrade(
                     )
                 for future in futures:
                     future.result()
+            ended = True
         except Stopped:
             say("Stopped; the same command goes on with what is left.")
         finally:
-            grader.close(wait=len(changed) == len(futures))
+            grader.close(wait=ended)
             sandboxes.sweep(own=True)
         trials, outcomes = spec.trials_of_arms(manifest.planned), settle(directory.outcomes())
         summarize(manifest.run_id, trials, outcomes).write(directory.path / "summary.json")

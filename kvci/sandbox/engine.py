@@ -56,6 +56,15 @@ def cpus() -> int:
     return count
 
 
+def trusts(registry: str) -> bool:
+    """True of a registry that it was told to take as it is (`insecure-registries`)."""
+    try:
+        known = client().info()["RegistryConfig"]["IndexConfigs"]
+    except (*GONE, UserError, KeyError):
+        return False
+    return registry in known and not known[registry]["Secure"]
+
+
 def answers(within_s: float = ANSWER_S) -> bool:
     """True if the engine answers soon: a command that took too long may have waited for it."""
     try:

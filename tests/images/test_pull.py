@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from kvci.errors import UserError
-from kvci.images import pull, shelf
+from kvci.images import claims, pull, shelf
 from kvci.images import registry as asked
 from kvci.images.pull import Entry, Mirror, NoRoom, Puller
 from kvci.images.registry import Login
@@ -380,6 +380,37 @@ def test_the_registry_is_asked_by_the_head_alone(registry: Registry, image: str)
     assert (asked.ask(image).status, asked.ask(image).wait_s) == (429, 7)
     assert asked.ask("localhost:1/none:latest").status == 0
     assert asked.parts("debian") == ("docker.io", "library/debian", "latest")
+
+
+def test_a_registry_that_the_engine_trusts_is_asked_as_the_engine_does(
+    image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = image.replace("localhost", "127.1")
+    host = asked.parts(elsewhere)[0]
+    assert asked.ask(elsewhere).status == 0
+    config = {"RegistryConfig": {"IndexConfigs": {host: {"Secure": False}}}}
+    monkeypatch.setattr(engine.client(), "info", lambda: config)
+    assert asked.ask(elsewhere).status == 200
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_what_a_killed_kvci_pulled_is_ours(
+    image: str, mirrored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when it had come, before it was marked."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    name = image.replace("localhost", "127.0.0.1") if mirrored else image
+    monkeypatch.setattr(Puller, "_take", killed)
+    mirror = Mirror(asked.parts(image)[0]) if mirrored else None
+    with pytest.raises(KeyboardInterrupt):
+        Puller(mirror).pull(name, "HEAD")
+    assert engine.has(image) and not shelf.is_ours(image)
+    assert not any(image in kept.names for kept in shelf.ours()), "its process lives"
+    monkeypatch.setattr(claims, "ended", lambda process: True)
+    assert any(image in kept.names for kept in shelf.ours()) and not claims.left()
 
 
 def test_a_name_has_one_form_as_the_engine_has_it() -> None:

@@ -58,9 +58,11 @@ def test_what_an_image_answered_is_not_asked_again(
     asked: list[float] = []
     images = {"image": "sha256:1"}
 
+    says = Graded(verdict=Verdict.RESOLVED, applies=True)
+
     def answer(*rest: object) -> Graded:
         asked.append(1)
-        return Graded(verdict=Verdict.RESOLVED, applies=True)
+        return says
 
     monkeypatch.setattr(grading, "_asked", answer)
     monkeypatch.setattr(Sandboxes, "identity", lambda *_: images["image"])
@@ -75,6 +77,12 @@ def test_what_an_image_answered_is_not_asked_again(
     monkeypatch.setattr(grading, "host", lambda: "another, with the same home")
     _preflight(sandboxes, GOOD, tmp_path, 20.0)
     assert len(asked) == 5
+    for verdict, again in ((Verdict.TESTS_FAIL, False), (Verdict.TEST_TIMEOUT, True)):
+        says = Graded(verdict=verdict, applies=True)
+        images["image"] = f"sha256:{verdict}"
+        before = len(asked)
+        assert {_preflight(sandboxes, GOOD, tmp_path, 20.0).verdict for _ in "ab"} == {verdict}
+        assert (len(asked) - before == 2) is again
 
 
 def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:

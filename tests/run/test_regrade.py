@@ -234,7 +234,8 @@ def test_a_verdict_stays_when_grading_again_fails(
 
     monkeypatch.setattr(Grader, "submit", fails)
     done = CliRunner().invoke(main, ["grade", str(folder), "--all"])
-    assert done.exit_code == 1 and "I3, was OK" in done.output
+    assert done.exit_code == 1 and f"{name}: not graded, and still OK" in done.output
+    assert "was OK" not in done.output
     assert outcomes(folder) == before and log.read_bytes() == proof
 
 
