@@ -1,6 +1,5 @@
 """The nightly job: which experiment goes on tonight, and whether a runner took last night's."""
 
-import hashlib
 import itertools
 import tomllib
 from datetime import UTC, datetime, timedelta
@@ -9,12 +8,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from kvci.actions.inputs import EXPERIMENTS, Name
+from kvci.actions.known import records, shards_of
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.files import Document, first_problem, sha256_of_file
-from kvci.publish.branch import RESULTS
 from kvci.publish.github import LAST_RUNS, GitHub, WorkflowRun
-from kvci.record.record import Record, file_name, parse, read_all
+from kvci.record.record import Record
 from kvci.run.regrade import dataset_sha256
 from kvci.serve.model import locate
 from kvci.spec import Spec, load
@@ -34,6 +33,7 @@ class Nightly(Document):
     time_budget: int = Field(gt=0)
     """Minutes of a night."""
     shards: int = Field(1, gt=0)
+    """Of a run that begins; one that goes on keeps its own."""
 
 
 def nightly(github: GitHub, branch: str, results: str) -> bool:
@@ -49,17 +49,15 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
         line = f"**The benchmark of {working.created} is at work.** Nothing more is started.\n"
         summary("".join([*held, line]))
         return not held
-    lost = list(itertools.takewhile(lambda run: run.state in ("waits", "given up"), runs))
-    since = f"{lost[-1].created}{' or before' * (len(lost) == LAST_RUNS)}" if lost else ""
-    untaken = f"**No runner has taken the benchmark since {since}.**" if lost else ""
-    if any(run.state == "waits" for run in lost):
+    untaken = _untaken(runs)
+    if any(run.state == "waits" for run in runs):
         summary(f"{untaken} Nothing more is started.\n")
         return False
-    records = _records(github, results).values()
+    known = records(github, results)
     lines, chosen, stuck = [], "", False
     for name in asked.experiments:
         run_id = _run_id(name)
-        mine = [record for record in records if record.run_id == run_id]
+        mine = [record for record in known if record.run_id == run_id]
         done, total = (sum(map(len_of, mine)) for len_of in (_counted, _planned))
         if _finished(mine):
             lines.append(f"- {name}: done, {total} trials")
@@ -73,7 +71,8 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
             )
         else:
             chosen = name
-            github.dispatch(WORKFLOW, branch, _form(asked, name, run_id))
+            shards = shards_of(mine) or asked.shards  # a run stays divided as it began
+            github.dispatch(WORKFLOW, branch, _form(asked, name, run_id, shards))
             lines.append(f"- {name}: goes on, {done} of {total} trials are done" if mine
                          else f"- {name}: begins")  # fmt: skip
     left = "What is left is stuck" if stuck else "All experiments are done"
@@ -81,6 +80,18 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     heads = [untaken, ""] if untaken else []
     summary("".join(held) + "\n".join([*heads, f"**{head}**", "", *lines, ""]))
     return not (untaken or stuck or held)
+
+
+def _untaken(runs: list[WorkflowRun]) -> str:
+    """What no runner took, in words."""
+    lost = list(itertools.takewhile(lambda run: 0 < run.jobs == run.untaken, runs))
+    if lost:
+        since = f"{lost[-1].created}{' or before' * (len(lost) == LAST_RUNS)}"
+        return f"**No runner has taken the benchmark since {since}.**"
+    if runs and (last := runs[0]).untaken:
+        shards = f"{last.untaken} of {last.jobs} shards"
+        return f"**Of the benchmark of {last.created} no runner has taken {shards}.**"
+    return ""
 
 
 def _stuck(name: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
@@ -99,13 +110,13 @@ def _stuck(name: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
     return len(lost) >= STUCK_NIGHTS and max(lost) > week
 
 
-def _form(asked: Nightly, name: str, run_id: str) -> dict[str, str]:
+def _form(asked: Nightly, name: str, run_id: str, shards: int) -> dict[str, str]:
     """The benchmark's inputs, as a dispatch takes them: texts."""
     return {
         "experiment": name,
         "run_id": run_id,
         "time_budget": str(asked.time_budget),
-        "shards": str(asked.shards),
+        "shards": str(shards),
         "publish": "true",
     }
 
@@ -146,23 +157,6 @@ def _model_sha256(spec: Spec) -> str:
             "nobody has to fetch it to know which it is."
         )
     return sha256_of_file(locate(spec.model))
-
-
-def _records(github: GitHub, branch: str) -> dict[str, Record]:
-    """Path -> record, of this work tree and, over it, of the branch of unmerged rows."""
-    here = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
-    commit = github.branch(branch)
-    for path, sha in github.tree(commit).items() if commit else ():
-        if path.startswith(f"{RESULTS}/") and not _is_here(path, sha):
-            here[path] = parse(github.blob(sha), path)
-    return {path: record for path, record in here.items() if isinstance(record, Record)}
-
-
-def _is_here(path: str, sha: str) -> bool:
-    """This blob of git's is the file of the work tree."""
-    place = Path(path)
-    content = place.read_bytes() if place.exists() else b""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == sha
 
 
 def _finished(records: list[Record]) -> bool:

@@ -2,13 +2,16 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvci.actions.inputs import Inputs
+from kvci.actions.known import records, shards_of
 from kvci.actions.outputs import output, summary
-from kvci.actions.restore import began, fetch
-from kvci.publish.branch import RESULTS
+from kvci.actions.restore import began, fetch, fetch_published
+from kvci.errors import UserError
+from kvci.publish.branch import RESULTS, UNMERGED
 from kvci.publish.github import GitHub
 from kvci.record.record import Record, read_all
 from kvci.run.directory import now
@@ -58,8 +61,8 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     base_rate = asked.base_rate or (known.base_rate if known else None) or BASE_RATE
     found = forecast(spec, base_rate, 0.5, asked.trial_s or (known.trial_s if known else None))
     name, budget = asked.run_id or run_id(spec), asked.time_budget
-    branch = os.environ.get("GITHUB_REF_NAME", "main")
-    left = fetch(github, name, found.shards, branch, before) if github else 0
+    mine = _of_run(github, name, found.shards) if github and asked.run_id else []
+    left = _earlier_jobs(github, name, found.shards, mine, before) if github else 0
     planned = Planned(
         run_id=name,
         start=began(before) or started(github),
@@ -78,6 +81,26 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     )
     summary(_summary(planned, found, asked, known))
     return planned
+
+
+def _of_run(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Record]:
+    """What is published of it. Raises UserError if it is divided in another way."""
+    mine = [one for one in records(github, UNMERGED) if one.run_id == run_id]
+    if (count := shards_of(mine)) not in (0, len(shards)):
+        raise UserError(f"{run_id} is a run of {count} shards; go on with it in as many.")
+    return mine
+
+
+def _earlier_jobs(
+    github: GitHub, run_id: str, shards: Sequence[str], published: Sequence[Record], before: Path
+) -> int:
+    """Put what they left of this run into `before`; of how many shards. Raises UserError."""
+    left = fetch(github, run_id, shards, os.environ.get("GITHUB_REF_NAME", "main"), before)
+    if published and not left:
+        web = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+        fetch_published(github, web, published, before)
+        return len(shards)
+    return left
 
 
 def _limit_minutes(budget: int | None) -> int:

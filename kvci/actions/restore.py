@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvci.errors import UserError
+from kvci.files import sha256_of, write_atomic
 from kvci.publish.github import GitHub
 from kvci.record.evidence import unpack
+from kvci.record.record import Record
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.main import folder_of
 
@@ -53,6 +55,16 @@ def fetch_all(github: GitHub, run_id: str, branch: str, into: Path) -> int:
     return fetch(github, run_id, sorted(some) or ["1/1"], branch, into)
 
 
+def fetch_published(github: GitHub, web: str, run: Sequence[Record], into: Path) -> None:
+    """The same of a run whose artifacts are gone, of all its shards in one, from the release that
+    the fullest of its records names. Raises UserError."""
+    evidence = max(run, key=lambda record: len(record.trials)).evidence
+    content = github.attached(evidence.where, web, MAX_BYTES)
+    if sha256_of(content) != evidence.sha256:
+        raise UserError(f"{evidence.where} is not what the record of it says.")
+    write_atomic(into / f"{artifact_name(run[0].run_id, '1/1')}.tar.gz", content)
+
+
 def _only_file(archive: bytes, name: str) -> bytes:
     """GitHub gives artifacts as zip."""
     try:
@@ -69,12 +81,14 @@ def restore(before: Path, out: str, run_id: str, shard: str) -> list[str]:
     """Take up a shard from the evidence below `before`, where this machine knows less of it; in
     words.
 
-    What another machine knows and this one too stays this one's: it is not redacted. Raises
-    UserError.
+    What another machine knows and this one too stays this one's: it is not redacted. Where the two
+    went on apart, what was uploaded counts, for it may be published. Raises UserError.
     """
-    name, folder = f"{artifact_name(run_id, shard)}.tar.gz", folder_of(out, run_id, shard)
-    said = [_take_up(path, folder, run_id, shard) for path in sorted(before.rglob(name))]
-    return said or ["no earlier job left evidence of it"]
+    folder, whole = folder_of(out, run_id, shard), f"{artifact_name(run_id, '1/1')}.tar.gz"
+    mine = before.rglob(f"{artifact_name(run_id, shard)}.tar.gz")
+    paths = {*mine, *before.glob(whole)}
+    said = [_take_up(path, folder, run_id, shard) for path in sorted(paths)]
+    return [line for line in said if line] or ["no earlier job left evidence of it"]
 
 
 def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
@@ -83,13 +97,13 @@ def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     place.mkdir(parents=True)
     found = unpack(archive, place)
     part = found / folder.name if shard != "1/1" else found
+    if not part.exists():
+        shutil.rmtree(place)
+        return ""
     theirs, ours = _done(part), _done(folder)
-    if ours and theirs <= ours:
+    if ours and theirs - _aside(folder) <= ours:
         shutil.rmtree(place)
         return f"this machine has all of it ({len(ours)} trials)"
-    if ours - theirs - _aside(part) and len(ours) >= len(theirs):
-        shutil.rmtree(place)
-        return f"this machine has more of it ({len(ours)} trials, and {len(theirs)} were uploaded)"
     manifest = Manifest.read(part / "manifest.json")
     if manifest.run_id != run_id:
         raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")

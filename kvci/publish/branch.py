@@ -22,6 +22,8 @@ from kvci.report.benchmarks import EMPTY
 from kvci.report.main import render_again
 
 RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
+UNMERGED = "kvci/results"
+"""The branch of rows that nobody has merged yet."""
 TRIES = 40
 BASE, BRANCH = "refs/kvci/base", "refs/kvci/branch"
 BOT = ("kvci", "41898282+github-actions[bot]@users.noreply.github.com")

@@ -76,6 +76,9 @@ class WorkflowRun:
     is at work; they ended without ever having a runner; else."""
     by_job: bool
     """A workflow started it, no person."""
+    jobs: int = 0
+    untaken: int = 0
+    """Of them, those that no runner has taken."""
 
 
 @dataclass
@@ -270,15 +273,7 @@ class GitHub:
         `job` and something."""
         path = f"/actions/workflows/{workflow}/runs"
         found = self._call("GET", path, params={"per_page": LAST_RUNS})["workflow_runs"]
-        return [
-            WorkflowRun(
-                str(one["created_at"]),
-                str(one["display_title"]),
-                _state(one, self._jobs(one["id"], job)),
-                (one["actor"] or {}).get("login") == BOT,
-            )
-            for one in found
-        ]
+        return [_run(one, self._jobs(one["id"], job)) for one in found]
 
     def _jobs(self, run: int, name: str) -> list[dict[str, Any]]:
         found = self._call("GET", f"/actions/runs/{run}/jobs", params={"per_page": PAGE})["jobs"]
@@ -351,14 +346,25 @@ def _asset(release: dict[str, Any], name: str, size: int) -> str:
     return ""
 
 
-def _state(run: dict[str, Any], jobs: list[dict[str, Any]]) -> Any:
+def _run(run: dict[str, Any], jobs: list[dict[str, Any]]) -> WorkflowRun:
     """A job that no runner takes is ended after a day; a run is then completed as any other."""
     untaken = [one for one in jobs if not one["runner_id"]]
+    taken = [one for one in jobs if one["runner_id"]]
+    state: Any = "works"
     if run["status"] == "completed":
-        return "given up" if jobs and untaken == jobs else "done"
-    if run["status"] == "waiting":
-        return "held"
-    return "waits" if jobs and untaken == jobs else "works"
+        state = "given up" if untaken and not taken else "done"
+    elif run["status"] == "waiting":
+        state = "held"
+    elif untaken and all(one["status"] == "completed" for one in taken):
+        state = "waits"
+    return WorkflowRun(
+        str(run["created_at"]),
+        str(run["display_title"]),
+        state,
+        (run["actor"] or {}).get("login") == BOT,
+        len(jobs),
+        len(untaken),
+    )
 
 
 def fetch(url: str, max_bytes: int, headers: dict[str, str] | None = None) -> bytes:

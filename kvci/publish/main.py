@@ -10,7 +10,7 @@ from kvci.compare.comparison import compare
 from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.publish.branch import push
+from kvci.publish.branch import UNMERGED, push
 from kvci.publish.github import API, GitHub
 from kvci.record.build import build
 from kvci.record.evidence import pack
@@ -33,7 +33,7 @@ class Target:
     """git's URL of it, or a path."""
     web: str = "https://github.com"
     base: str = "main"
-    branch: str = "kvci/results"
+    branch: str = UNMERGED
     run_url: str = ""
     """Of the workflow run that publishes, if one does."""
     review: str = ""

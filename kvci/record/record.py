@@ -131,10 +131,14 @@ class Record(Document):
         return len(self.counted) == self.total and self._shards_complete
 
     @property
+    def shards(self) -> int:
+        """Into how many its run is divided, as far as its trials say."""
+        return max((int(trial.shard.partition("/")[2]) for trial in self.counted), default=1)
+
+    @property
     def _shards_complete(self) -> bool:
-        shards = {trial.shard for trial in self.counted}
-        count = max((int(shard.partition("/")[2]) for shard in shards), default=1)
-        return shards == {f"{number}/{count}" for number in range(1, count + 1)}
+        there = {trial.shard for trial in self.counted}
+        return there == {f"{number}/{self.shards}" for number in range(1, self.shards + 1)}
 
     @property
     def submitted(self) -> int:

@@ -177,7 +177,7 @@ class RunDirectory:
     ) -> Manifest:
         """Create the run, or take it up. Raises UserError if it was made for another spec.
 
-        `start` is that of the run where it began elsewhere.
+        `start` is that of the run where it began elsewhere, and all its shards have the same.
         """
         path = self.path / "manifest.json"
         spec_sha256 = spec.hash(model_sha256, dataset_sha256)
@@ -188,6 +188,9 @@ class RunDirectory:
                     f"{self.path} was made for another spec ({found.spec_sha256[:12]}, not "
                     f"{spec_sha256[:12]}); give another --run-id."
                 )
+            if start and start != found.start:
+                found = found.model_copy(update={"start": start})
+                found.write(path)
             return found
         manifest = Manifest(
             run_id=run_id,

@@ -14,6 +14,7 @@ from kvci.actions.nightly import _run_id, nightly
 from kvci.actions.plan import plan
 from kvci.actions.restore import artifact_name, fetch, restore
 from kvci.errors import UserError
+from kvci.files import sha256_of
 from kvci.publish.github import LAST_RUNS, GitHub
 from kvci.record.build import build
 from kvci.record.evidence import pack
@@ -42,6 +43,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+LATER = "2026-01-01T00:00:07Z"
 JOB: dict[str, Any] = {"id": 1, "name": "run 1/1", "runner_id": 7, "conclusion": "failure"}
 
 
@@ -89,6 +91,13 @@ def started(at: int, status: str, *jobs: tuple[str, int | None]) -> tuple[str, s
     return f"2026-11-{at}T20:23:00Z", status, named
 
 
+def half(at: int, status: str) -> tuple[str, str, list[Any]]:
+    """One shard of two is done, and nobody takes the other."""
+    made, _, jobs = started(at, status, ("run 1/2", 7), ("run 2/2", None))
+    jobs[0]["status"] = "completed"
+    return made, status, jobs
+
+
 @pytest.mark.parametrize(
     ("runs", "says", "starts", "fine"),
     [
@@ -113,6 +122,18 @@ def started(at: int, status: str, *jobs: tuple[str, int | None]) -> tuple[str, s
             True,
         ),
         ([started(21, "in_progress", ("run 1/2", 7), ("run 2/2", None))], "at work", False, True),
+        (
+            [half(21, "in_progress")],
+            "Of the benchmark of 2026-11-21T20:23:00Z no runner has taken 1 of 2 shards",
+            False,
+            False,
+        ),
+        (
+            [half(21, "completed")],
+            "Of the benchmark of 2026-11-21T20:23:00Z no runner has taken 1 of 2 shards",
+            True,
+            False,
+        ),
         ([started(21, "in_progress", ("plan", 1))], "at work", False, True),
         (
             [
@@ -132,6 +153,67 @@ def test_a_runner_that_takes_nothing_is_told_from_one_that_works(
     assert nightly(github(fake), "main", "kvci/results") is fine
     assert says in (work / "summary.md").read_text()
     assert bool(fake.dispatched) is starts
+
+
+def test_a_run_stays_divided_as_it_began(fake: Fake, work: Path) -> None:
+    fake.origin = bare(work)
+    text = (work / "ci" / "experiments" / "nightly.toml").read_text()
+    (work / "ci" / "experiments" / "nightly.toml").write_text(f"{text}shards = 2\n")
+    assert nightly(github(fake), "main", "kvci/results")
+    assert fake.dispatched[-1]["inputs"]["shards"] == "2"
+    finish(work, "one", 1)
+    assert nightly(github(fake), "main", "kvci/results")
+    assert fake.dispatched[-1]["inputs"]["shards"] == "1"
+    run_id = _run_id("one")
+    form = {"experiment": "one", "run_id": run_id, "shards": "2"}
+    with pytest.raises(UserError, match=f"{run_id} is a run of 1 shards; go on with it in as many"):
+        plan(inputs(json.dumps(form)), work / "before", github(fake))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
+    count: int, fake: Fake, work: Path
+) -> None:
+    fake.origin = bare(work)
+    run, here = work / "there" / "run", work / "here"
+    if count == 1:
+        made(run)
+    for number, name in ((1, "a"), (2, "b")) if count == 2 else ():
+        shard(run, number, (name,))
+    content = pack(run)
+    url = github(fake).attach("tag", "main", "run.tar.gz", content)
+    for record in build(run):
+        evidence = record.evidence.model_copy(update={"where": url, "sha256": sha256_of(content)})
+        there = record.model_copy(update={"evidence": evidence})
+        there.write(work / "ci" / "results" / f"{record.row_id}.json")
+    form = json.dumps({"experiment": "one", "run_id": "run", "shards": str(count)})
+    planned = plan(inputs(form), work / "before", github(fake))
+    (start,) = {record.start for record in build(run)}
+    assert (planned.before, planned.start) == (count, start)
+    for number in range(1, count + 1):
+        said = one(restore(work / "before", str(here), "run", f"{number}/{count}"))
+        assert "taken up from an earlier job" in said
+    assert pack(here / "run") == content
+    fake.assets["run.tar.gz"] = b"poison"
+    with pytest.raises(UserError, match="is not what the record of it says"):
+        plan(inputs(form), work / "before", github(fake))
+
+
+def test_machines_that_went_on_apart_take_what_was_uploaded(work: Path) -> None:
+    """Here a trial was done that could not be uploaded; there the same, and it was."""
+    before, here = work / "before", work / "here"
+    before.mkdir()
+    there = made(work / "there" / "run")
+    made(here / "run")
+    path = here / "run" / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
+    mine = Outcome.read(path).model_copy(update={"start": "2026-01-01T00:00:07Z"})
+    mine.write(path)
+    archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
+    archive.write_bytes(pack(there))
+    assert "3 trials, of which 3 were here" in one(restore(before, str(here), "run", "1/1"))
+    assert build(here / "run") == build(there)
+    (kept,) = here.glob(".run.*")
+    assert mine in RunDirectory(kept).outcomes()
 
 
 def test_what_waits_for_an_approval_is_told(fake: Fake, work: Path) -> None:
@@ -203,6 +285,7 @@ def test_another_machine_goes_on_with_what_was_uploaded(
         artifact(fake, name, b"poison")
         fake.artifacts[-1]["workflow_run"] = None
     monkeypatch.setenv("GITHUB_REF_NAME", "main")
+    fake.origin = bare(work)
     form = {"experiment": "one", "run_id": "run", "shards": "2"}
     planned = plan(inputs(json.dumps(form)), work / "before", github(fake))
     assert planned.before == 2
@@ -272,18 +355,22 @@ def test_what_names_no_run_is_a_sentence(work: Path, run_id: str, shard_: str) -
 
 
 def test_what_another_machine_put_aside_and_ran_again_is_not_run_a_third_time(work: Path) -> None:
-    """Night one here ends within a block, night two there runs the block again and goes on."""
+    """Night one ends within a block, night two runs the block again and goes on."""
     before, here = work / "before", work / "here"
     before.mkdir()
     there = made(work / "there" / "run")
     made(here / "run")
     old = here / "run" / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
-    half = Outcome.read(old).model_copy(update={"start": "2026-01-01T00:00:07Z"})
-    half.write(old)
+    whole, half = Outcome.read(old), Outcome.read(old).model_copy(update={"start": LATER})
     archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
+    half.write(there / old.relative_to(here / "run"))
     archive.write_bytes(pack(there))
-    assert "this machine has more of it" in one(restore(before, str(here), "run", "1/1"))
+    put(here / "run", half, "superseded/0")
+    assert "this machine has all of it" in one(restore(before, str(here), "run", "1/1"))
+    assert whole in RunDirectory(here / "run").outcomes()
     put(there, half, "superseded/0")
+    whole.write(there / old.relative_to(here / "run"))
+    half.write(old)
     archive.write_bytes(pack(there))
     assert "3 trials, of which 3 were here" in one(restore(before, str(here), "run", "1/1"))
     assert not [o for o in RunDirectory(here / "run").outcomes() if o.start == half.start]

@@ -4,17 +4,23 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from kvci.cli import main
 from kvci.grade import Graded
 from kvci.grade.grade import grade
 from kvci.grade.harness import differences, evaluate
+from kvci.images import shelf
+from kvci.run.directory import RunDirectory
 from kvci.run.sandboxes import Sandboxes
-from kvci.sandbox import Caps
+from kvci.sandbox import Caps, engine, history
+from kvci.serve.replay import Script, Step
 from kvci.tasks import row
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import Row
-from kvci.taxonomy import Verdict
+from kvci.taxonomy import Class, Verdict
 from tests.conftest import data
+from tests.images.registry import serving
 from tests.made_images import ROWS, real_images
 
 INSTANCE = "pallets__flask-5063"
@@ -88,6 +94,65 @@ def test_the_harness_says_the_same_of_every_kind_of_patch(tmp_path: Path) -> Non
         mine = json.loads(report.read_text()) if report.exists() else {"resolved": False}
         wrong += [f"{kind}: {line}" for line in differences(mine, reports[INSTANCE])]
     assert not wrong, "\n".join(wrong)
+
+
+LATER = """
+set -e; cd /testbed
+later=$(git -c user.name=x -c user.email=x commit-tree HEAD^{tree} -p HEAD -m later)
+git update-ref refs/heads/later $later
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Path) -> None:
+    real_images(INSTANCE)
+    (one,) = [each for each in row.load(data(ROWS)) if each.instance_id == INSTANCE]
+    engine.client().containers.run(one.image, ["bash", "-c", LATER], name="kvci-later")
+    made = engine.client().containers.get("kvci-later")
+    made.commit("kvci-test", "later", conf={"Entrypoint": [], "Cmd": ["/bin/bash"]})
+    made.remove()
+    gold = Step(text=f"```bash\ngit apply - <<'EOF_OF_GOLD'\n{one.patch}EOF_OF_GOLD\n```")
+    seen = Step(text=f"```bash\necho '# seen' >> {FILE}\n```")
+    submit = Step(text="```bash\nsubmit\n```")
+    words = ["--model", "ci/models/calibration.toml", "--kv", "f16/f16", "--context", "4096"]
+    words += [
+        "--disk-reserve",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--dataset",
+        str(tmp_path / "rows.jsonl"),
+    ]
+    with serving() as registry:
+        name = registry.push("kvci-test:later", "real/later")
+        engine.client().images.remove("kvci-test:later", force=True)
+        moved = one.model_copy(update={"image": name})
+        (tmp_path / "rows.jsonl").write_text(moved.model_dump_json())
+        for run, steps in (("gold", (gold, submit)), ("seen", (seen, submit))):
+            Script(answers={INSTANCE: steps}).write(tmp_path / f"{run}.json")
+            asked = [*words, "--engine", f"replay:{tmp_path / run}.json", "--run-id", run]
+            done = CliRunner().invoke(main, ["run", *asked])
+            assert done.exit_code == 0, done.output
+    assert shelf.is_ours(name) and engine.client().images.get(name).labels[history.OF], "stripped"
+    for run, cls in (("gold", "OK"), ("seen", "A11a")):
+        folder = tmp_path / run
+        (outcome,) = RunDirectory(folder).outcomes()
+        assert outcome.cls == cls, outcome
+        done = CliRunner().invoke(main, ["grade", str(folder), "--with-harness"])
+        assert done.exit_code == 0, done.output
+        assert done.output == "1 patches graded by the harness too, 0 differences\n"
+    better = {"verdict": Verdict.RESOLVED, "cls": Class.OK, "why": ""}
+    wrong = RunDirectory(folder).outcomes()[0].model_copy(update=better)
+    (path,) = folder.glob("trials/*/*/*/outcome.json")
+    wrong.write(path)
+    (path.parent / "grade" / "report.json").unlink()
+    done = CliRunner().invoke(main, ["grade", str(folder), "--with-harness"])
+    assert done.exit_code == 1 and "resolved is True, the harness's False" in done.output, (
+        done.output
+    )
+    (kept,) = [each for each in shelf.ours() if name in each.names]
+    assert shelf.let_go(kept)
 
 
 def ours(one: Row, patch: str, folder: Path) -> Graded:
