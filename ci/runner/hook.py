@@ -5,54 +5,65 @@ The runner's user runs it. What fails here fails the job, with the last line as 
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from steps import Failed, Step, arguments, take
 
 FREE_BYTES = 20 << 30
 STALE_S = 86_400.0
 
 
-def clean(workspace: Path, temporary: Path) -> list[str]:
-    """What was removed. The workspace stays, empty; so do files of others and of today, and kvci's
+def left(workspace: Path, temporary: Path) -> list[Path]:
+    """What is to go. The workspace stays, empty; so do files of others and of today, and kvci's
     locks: one that is removed while it is held is held no more."""
-    removed = []
-    for path in sorted(workspace.glob("*")) if workspace.is_dir() else ():
-        remove(path)
-        removed.append(str(path))
+    found = sorted(workspace.glob("*")) if workspace.is_dir() else []
     for path in sorted(temporary.iterdir()):
         try:
-            found = path.lstat()
+            told = path.lstat()
         except OSError:
             continue
         lock = path.match("kvci-*.lock")
-        if not lock and found.st_uid == os.geteuid() and time.time() - found.st_mtime > STALE_S:
-            remove(path)
-            removed.append(str(path))
-    return removed
+        if not lock and told.st_uid == os.geteuid() and time.time() - told.st_mtime > STALE_S:
+            found.append(path)
+    return found
 
 
-def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-    if path.exists():
-        sys.exit(f"{path} is another user's; root has to remove it.")
+def gone(path: Path) -> Step:
+    def remove() -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if os.path.lexists(path):
+            raise Failed(f"{path} is another user's; root has to remove it.")
+
+    return Step(f"{path} is gone", lambda: not os.path.lexists(path), remove, "remove it")
+
+
+def room(workspace: Path) -> Step:
+    there = next(path for path in (workspace, *workspace.parents) if path.exists())
+
+    def none() -> None:
+        raise Failed(
+            f"{shutil.disk_usage(there).free >> 30} GiB are free for {workspace}, and a run needs "
+            f"{FREE_BYTES >> 30}; make room (kvci images prune, or fewer days for clean.py)."
+        )
+
+    return Step(
+        f"{FREE_BYTES >> 30} GiB are free for {workspace}",
+        lambda: shutil.disk_usage(there).free >= FREE_BYTES,
+        none,
+        "nothing: make room",
+    )
 
 
 def main() -> None:
+    given = arguments(__doc__).parse_args()
     workspace = Path(os.environ["GITHUB_WORKSPACE"])
-    for path in clean(workspace, Path(tempfile.gettempdir())):
-        print(f"removed {path}")
-    there = next(path for path in (workspace, *workspace.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if free < FREE_BYTES:
-        sys.exit(
-            f"{free >> 30} GiB are free for {workspace}, and a run needs {FREE_BYTES >> 30}; make "
-            "room (kvci images prune, or fewer days for clean.py)."
-        )
+    paths = left(workspace, Path(tempfile.gettempdir()))
+    take([*map(gone, paths), room(workspace)], given.dry_run)
 
 
 if __name__ == "__main__":

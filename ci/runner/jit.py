@@ -10,11 +10,12 @@ import pwd
 import secrets
 import shlex
 import socket
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from steps import Failed, Step, arguments, take
 
 ETC, TO, USER = Path("/etc/kvci"), Path("/run/kvci-runner/jit"), "kvci"
 REMEDIES = {
@@ -25,7 +26,7 @@ REMEDIES = {
 
 
 def configuration(etc: Path) -> str:
-    """As the runner takes it. Raises SystemExit with the remedy."""
+    """As the runner takes it. Raises Failed with the remedy."""
     asked: dict[str, Any] = json.loads((etc / "runner.json").read_text())
     body = {
         "name": f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}",
@@ -47,22 +48,31 @@ def configuration(etc: Path) -> str:
         with urllib.request.urlopen(request, timeout=60) as answer:
             found: str = json.load(answer)["encoded_jit_config"]
     except urllib.error.HTTPError as error:
-        sys.exit(f"GitHub answered {error.code}: {REMEDIES.get(error.code, 'it is tried again')}.")
+        remedy = REMEDIES.get(error.code, "it is tried again")
+        raise Failed(f"GitHub answered {error.code}: {remedy}.") from None
     except OSError as error:
-        sys.exit(f"GitHub does not answer ({error}); it is tried again.")
+        raise Failed(f"GitHub does not answer ({error}); it is tried again.") from None
     return found
 
 
 def main() -> None:
+    given = arguments(__doc__).parse_args()
     etc = Path(os.environ.get("KVCI_ETC", ETC))
     to = Path(os.environ.get("KVCI_JIT", TO))
-    line = f"export ACTIONS_RUNNER_INPUT_JITCONFIG={shlex.quote(configuration(etc))}\n"
-    to.unlink(missing_ok=True)
-    # In the environment and not among the arguments, which every user of the machine can read.
-    with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as out:
-        out.write(line)
-        if os.geteuid() == 0:
-            os.fchown(out.fileno(), pwd.getpwnam(os.environ.get("KVCI_USER", USER)).pw_uid, -1)
+    made: list[bool] = []  # an earlier job's is none for this one
+
+    def make() -> None:
+        line = f"export ACTIONS_RUNNER_INPUT_JITCONFIG={shlex.quote(configuration(etc))}\n"
+        to.unlink(missing_ok=True)
+        # In the environment and not among the arguments, which every user of the machine can read.
+        with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as out:
+            out.write(line)
+            if os.geteuid() == 0:
+                os.fchown(out.fileno(), pwd.getpwnam(os.environ.get("KVCI_USER", USER)).pw_uid, -1)
+        made.append(to.stat().st_mode & 0o777 == 0o400)
+
+    step = Step(f"{to}, for one job", lambda: any(made), make, "ask GitHub for it")
+    take([step], given.dry_run)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from kvci.actions.collect import collect
 from kvci.actions.inputs import RerunInputs
-from kvci.actions.outputs import output
+from kvci.actions.outputs import output, summary
 from kvci.actions.restore import fetch_all
 from kvci.errors import UserError
 from kvci.publish.github import GitHub
+from kvci.report.tables import inert
 from kvci.run.directory import RunDirectory, shards
 from kvci.run.main import folder_of
 from kvci.run.rerun import rerun_spec
@@ -19,7 +20,14 @@ from kvci.spec import Spec
 
 def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
     """Put the evidence that the run's jobs left into `before`, for a machine that has it not."""
-    output(before=json.dumps(bool(fetch_all(github, asked.run, branch, before))))
+    count = fetch_all(github, asked.run, branch, before)
+    output(before=json.dumps(bool(count)))
+    what = [asked.classes or "", asked.filter or "", "what infrastructure ended" * asked.errors]
+    left = f"{count} jobs left" if count else "No job left"
+    summary(
+        f"**Run again of `{asked.run}`: {inert(', '.join(filter(None, what)))}**\n\n"
+        f"- {left} evidence of it; where a machine has more, that counts\n"
+    )
 
 
 def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:

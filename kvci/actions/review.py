@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kvci.actions.outputs import summary
@@ -12,7 +13,7 @@ from kvci.publish.review import Review, comment, review
 
 CONTEXT = "kvci/results"
 LABEL = "kvci: accept unattested"
-"""Who may give labels in the repository, from the triage role up, may accept."""
+"""It accepts if who gives it may write to the repository; the triage role may give labels, too."""
 MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
 MAX_LISTED = 3000
@@ -74,8 +75,11 @@ def _reviewed(
     memory = f"<!-- accepted {pull.head} -->"
     # Its second line and no other: what follows may hold anybody's words.
     before = github.commented(number, MARK).split("\n")[1:2]
-    given = _labelled(event) == pull.head or before == [memory]
-    accepted = LABEL in labels and given
+    given = _labelled(event) == pull.head
+    if given and not github.may_write(who := str(event["sender"]["login"])):
+        note = f"the label counts for nothing: {who}, who gave it, may not write here"
+        given, found = False, replace(found, notes=(note, *found.notes))
+    accepted = LABEL in labels and (given or before == [memory])
     lines = [MARK, *([memory] if accepted else []), comment(found, accepted)]
     return found, accepted, "\n".join(lines)
 

@@ -173,6 +173,16 @@ class GitHub:
                 ) from None
             raise _final(error) from None
 
+    def may_write(self, user: str) -> bool:
+        """True of who may push to the repository; GitHub says `write` of its maintainers, too."""
+        try:
+            said = self._try("GET", f"/collaborators/{user}/permission")
+        except Refused as error:
+            if error.status == 404:
+                return False
+            raise _final(error) from None
+        return said["permission"] in ("admin", "write")
+
     def pull(self, number: int) -> PullRequest:
         return _pull(self._call("GET", f"/pulls/{number}"))
 

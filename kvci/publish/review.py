@@ -80,10 +80,11 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
     unattested: list[str] = []
     for arms in by_run(new).values():
         _attest(arms, fetch, problems, unattested)
-    changed = _prose(base, head, records)
+    changed, removed = _prose(base, head, records)
     problems += [f"{BENCHMARKS} has a line like a row's that is none: {x[:200]}" for x in changed
                  if re.search(r"[|<]|```|~~~", x)]  # fmt: skip
     notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in changed]
+    notes += [f"{BENCHMARKS}, removed by hand: {line[:200]}" for line in removed if line.strip()]
     return Review(tuple(new), tuple(problems), tuple(unattested), (*notes, *_notes(new)))
 
 
@@ -133,14 +134,18 @@ def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
     return [f"{BENCHMARKS} is not what the records give: {wrong[:300]}"]
 
 
-def _prose(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
-    """Lines outside of kvci's tables that neither the base has nor the records give."""
+def _prose(
+    base: Files, head: Files, records: Mapping[str, Record | Imported]
+) -> tuple[list[str], list[str]]:
+    """Lines outside of kvci's tables: those that neither the base has nor the records give, and
+    those that are there no more."""
     try:
         known = prose(render(base.get(BENCHMARKS, EMPTY.encode()).decode(), list(records.values())))
         there = prose(head.get(BENCHMARKS, b"").decode())
     except (UserError, UnicodeDecodeError):
-        return []  # it is among the problems
-    return list((Counter(there) - Counter(known)).elements())
+        return [], []  # it is among the problems
+    now, before = Counter(there), Counter(known)
+    return list((now - before).elements()), list((before - now).elements())
 
 
 def _notes(new: Sequence[Record]) -> list[str]:

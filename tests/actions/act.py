@@ -90,6 +90,8 @@ class GitHubHere:
         self.kvci = folder / "kvci"
         self.settings: list[tuple[str, str]] = []
         """Variables and secrets, as act takes them."""
+        self.told: dict[str, Any] = {}
+        """What else GitHub says of an event."""
         fake.web, fake.origin = fake.url, self.origin
         self.runs = folder / "runs"
         _copy(self.kvci)
@@ -115,8 +117,8 @@ class GitHubHere:
 
     def act(self, event: str, workflow: str, **inputs: str) -> Done:
         file = self.folder / "event.json"
-        repository = {"default_branch": "main"}
-        file.write_text(json.dumps({"inputs": inputs, "repository": repository}))
+        whole = {"inputs": inputs, "repository": {"default_branch": "main"}}
+        file.write_text(json.dumps(whole | self.told))
         words = [str(Path(sys.executable).with_name("act")), event, "--json"]
         words += ["-W", f".github/workflows/{workflow}", "-e", str(file), "--no-skip-checkout"]
         words += ["--concurrent-jobs", "1"]

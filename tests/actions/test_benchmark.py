@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from kvci.actions.nightly import _run_id
+from kvci.actions.review import LABEL
 from kvci.record.record import Record
 from kvci.report.main import render_again
 from kvci.threads import background
@@ -55,8 +56,21 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
     (comment,) = here.fake.comments
     assert "The rows are what their evidence gives" in comment["body"]
 
+    kept, here.fake.labels = dict(here.fake.assets), [LABEL]
+    here.fake.assets.clear()
+    pull = {"number": 1, "head": {"sha": here.fake.head(1)}}
+    here.told = {"action": "labeled", "label": {"name": LABEL}, "sender": {"login": "owner"}}
+    here.told |= {"pull_request": pull}
+    label = here.act("pull_request_target", "review.yml")
+    assert (label.code, label.jobs) == (0, {"review": "success"}), label.log[-5000:]
+    (comment,) = here.fake.comments
+    assert "accepted by a maintainer" in comment["body"]
+
+    here.fake.assets |= kept
     _forge(here, names[1])
-    again = here.act("workflow_dispatch", "review.yml", number="1")
+    pull["head"] = {"sha": here.fake.head(1)}
+    here.told = {"action": "synchronize", "pull_request": pull}
+    again = here.act("pull_request_target", "review.yml")
     assert (again.code, again.jobs) == (1, {"review": "failure"}), again.log[-5000:]
     assert here.fake.statuses[-1]["state"] == "failure"
     (comment,) = here.fake.comments

@@ -41,8 +41,11 @@ def test_else_the_evidence_of_all_its_shards(
             artifact(fake, f"evidence-run-shard-{number}-of-2", content)
     artifact(fake, "evidence-run-2", b"of another run")
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     find(ASKED, "main", tmp_path / "before", github(fake))
     assert (tmp_path / "output").read_text() == "before=true\n"
+    said = (tmp_path / "summary.md").read_text()
+    assert said.startswith("**Run again of `run`: .**") and f"{shards} jobs left evidence" in said
     spec = rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
     assert spec.rerun and spec.rerun.of == "run" and spec.instances == ("a", "b")
     assert spec.shard == "1/1" and spec.engine == "auto"

@@ -34,6 +34,8 @@ class Fake:
     web: str = "https://github.com"
     origin: Path | None = None
     """The bare repository whose commits it shows."""
+    roles: Json = field(default_factory=lambda: {"owner": "admin"})
+    """A user's permission; who is not here has none to read even."""
     labels: list[str] = field(default_factory=list)
     """Of every pull request."""
     statuses: list[Json] = field(default_factory=list)
@@ -140,6 +142,11 @@ class Fake:
             ]
             waiting = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdRunsGetResponse200
             return 200, self.fits(waiting, {"total_count": len(runs), "workflow_runs": runs})
+        if found := re.fullmatch(r"/collaborators/([\w\[\]-]+)/permission", path):
+            if found[1] not in self.roles:
+                return 404, {"message": "Not Found"}
+            said = {"permission": self.roles[found[1]]}
+            return 200, self.fits(schema.RepositoryCollaboratorPermission, said)
         if found := re.fullmatch(r"/actions/runs/(\d+)/jobs", path):
             some = self.runs[int(found[1])][2]
             listed = schema.ReposOwnerRepoActionsRunsRunIdJobsGetResponse200

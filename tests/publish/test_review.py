@@ -177,6 +177,10 @@ def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
     found = review(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch)
     assert found.passes(accepted=False)
     assert "changed by hand: All of it is fine." in comment(found, accepted=False)
+    base = BASE | {BENCHMARKS: BASE[BENCHMARKS] + b"\nWhat a person wrote.\n"}
+    less = review(base, case.head, case.fetch)
+    assert less.passes(accepted=False)
+    assert "removed by hand: What a person wrote." in comment(less, accepted=False)
     alone = review(BASE, tree(case.records[0]), case.fetch)
     assert "1 of 2 arms have no record" in comment(alone, accepted=False)
 

@@ -34,6 +34,13 @@ class Opened:
         return done[1], self.fake.statuses[-1]["description"], comment["body"]
 
 
+def labelled(opened: Opened, who: str = "owner") -> dict[str, Any]:
+    """The event of its head."""
+    head = {"head": {"sha": opened.fake.head(1)}}
+    said = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
+    return said | {"sender": {"login": who}}
+
+
 @pytest.fixture
 def opened(fake: Fake, origin: Path, tmp_path: Path) -> Opened:
     return Opened(fake, origin, tmp_path)
@@ -55,8 +62,7 @@ def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opene
     passes, words, _ = opened.review()
     assert not passes and LABEL in words
     opened.fake.labels = [LABEL]
-    head = {"head": {"sha": opened.fake.head(1)}}
-    event = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
+    event = labelled(opened)
     passes, words, comment = opened.review(event=event)
     assert passes and "accepted by a maintainer" in comment and "was not checked" in words
     assert "**Nobody has checked these rows" in comment
@@ -64,8 +70,18 @@ def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opene
     _push(opened)
     assert not opened.review()[0], "and accepts no head that came after"
     opened.fake.assets |= {name: b"x" for name in kept}
-    head["head"]["sha"] = opened.fake.head(1)
-    assert not opened.review(event=event)[0], "forged evidence is no matter of a label"
+    assert not opened.review(event=labelled(opened))[0], "forged evidence is no matter of a label"
+
+
+def test_who_may_not_write_accepts_nothing(opened: Opened) -> None:
+    """GitHub says `read` of the triage role, which may give labels, too."""
+    opened.fake.assets.clear()
+    opened.fake.labels = [LABEL]
+    opened.fake.roles = {"triager": "read", "writer": "write"}
+    for who in ("triager", "nobody"):
+        passes, _, comment = opened.review(event=labelled(opened, who))
+        assert not passes and f"{who}, who gave it, may not write here" in comment
+    assert opened.review(event=labelled(opened, "writer"))[0]
 
 
 def test_a_comment_s_own_words_accept_nothing(opened: Opened) -> None:
@@ -141,8 +157,7 @@ def test_a_label_that_is_given_while_another_run_reads_stays_given(
     """The slower run knew nothing of it, and ended last."""
     opened.fake.assets.clear()
     attached = opened.github.attached
-    head = {"head": {"sha": opened.fake.head(1)}}
-    event = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
+    event = labelled(opened)
     given: list[bool] = []
 
     def slow(url: str, web: str, max_bytes: int) -> bytes:

@@ -65,8 +65,13 @@ def test_a_job_s_configuration_reaches_the_runner_alone(github: HTTPServer, tmp_
     to = tmp_path / "jit"
     environment = {"KVCI_ETC": str(tmp_path), "KVCI_JIT": str(to), "KVCI_USER": "root"}
     to.symlink_to(tmp_path / "token")  # a job left it there, so that root writes elsewhere
+    dry = script("jit.py", "--dry-run", **environment)
+    assert (dry.returncode, dry.stdout) == (
+        0, f"would do   {to}, for one job: ask GitHub for it\n"
+    ) and to.is_symlink()  # fmt: skip
     done = script("jit.py", **environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"done       {to}, for one job\n", "")
+    assert script("jit.py", **environment).stdout == done.stdout, "each job has its own"
     assert (tmp_path / "token").read_text() == "good\n"
     assert to.stat().st_mode & 0o777 == 0o400 and not to.is_symlink()
     shown = subprocess.run(
@@ -93,23 +98,30 @@ def test_the_hook_removes_what_earlier_jobs_left(tmp_path: Path) -> None:
         (temporary / name).mkdir(parents=True)
         os.utime(temporary / name, (time.time() - age_s,) * 2)
     given = {"GITHUB_WORKSPACE": str(workspace), "TMPDIR": str(temporary)}
+    dry = script("hook.py", "--dry-run", **given)
+    assert (dry.returncode, dry.stdout.count("would do")) == (0, 3), dry.stderr
+    assert len(list(workspace.iterdir())) == len(list(temporary.iterdir())) == 2
     done = script("hook.py", **given)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout.count("done ")) == (0, 3), done.stderr
     assert not list(workspace.iterdir()) and workspace.is_dir()
     assert [path.name for path in temporary.iterdir()] == ["new"]
-    assert script("hook.py", **given).stdout == ""
+    (room,) = script("hook.py", **given).stdout.splitlines()
+    assert room == f"is so      20 GiB are free for {workspace}"
 
 
 def test_a_disk_without_room_ends_the_job_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import hook
 
     monkeypatch.setattr(hook, "FREE_BYTES", 1 << 60)
     monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / "not" / "yet"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(SystemExit, match="GiB are free"):
+    monkeypatch.setattr("sys.argv", ["hook.py"])
+    with pytest.raises(SystemExit) as ended:
         hook.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "GiB are free" in said and "make room" in said
 
 
 def test_runs_that_nobody_touches_go_and_no_other(tmp_path: Path) -> None:
@@ -162,4 +174,4 @@ def test_a_lock_that_is_held_is_never_cleaned_away(tmp_path: Path) -> None:
     for name in ("kvci-gpu.lock", "kvci-images.lock", "left"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
-    assert hook.clean(tmp_path / "none", tmp_path) == [str(tmp_path / "left")]
+    assert hook.left(tmp_path / "none", tmp_path) == [tmp_path / "left"]
