@@ -87,11 +87,14 @@ def publish(run: Path, target: Target, github: GitHub | None) -> Published:
         tag, name, url = _place(manifest.run_id, archive, target)
         if (there := github.attach(tag, target.base, name, archive)) != url:
             raise UserError(f"GitHub put the evidence at {there}, not at {url}.")
-    pushed = push(target.origin, target.base, target.branch, records, token, dry_run=not github)
-    found = Published(_title(pushed.records), _body(pushed.records, target))
-    if not github or not pushed.rows:
-        return found
-    request = github.pull_request(target.branch, target.base, found.title, found.body)
+    while True:
+        pushed = push(target.origin, target.base, target.branch, records, token, dry_run=not github)
+        found = Published(_title(pushed.records), _body(pushed.records, target))
+        if not github or not pushed.rows:
+            return found
+        request = github.pull_request(target.branch, target.base, found.title, found.body)
+        if github.branch(target.branch) == pushed.commit:
+            break  # else another pushed since, and this text may have come over theirs
     if target.review:
         github.dispatch(target.review, target.base, {"number": str(request.number)})
     return Published(found.title, found.body, request.url)

@@ -1,6 +1,7 @@
 """From a run's folder to a pull request, with a real repository and a fake of GitHub."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import git
@@ -11,16 +12,22 @@ from kvci.cli import main
 from kvci.compare.comparison import compare
 from kvci.compare.side import own_side
 from kvci.errors import UserError
-from kvci.publish.github import GitHub
+from kvci.publish.github import GitHub, PullRequest
 from kvci.publish.main import Target, publish
 from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
 from kvci.report.comparison import markdown
+from kvci.run.directory import Manifest
 from tests.publish.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
 from tests.record.test_build import made
 from tests.record.test_merge import shard
+
+
+@pytest.fixture(autouse=True)
+def shows(fake: Fake, origin: Path) -> None:
+    fake.origin = origin
 
 
 def target(origin: Path) -> Target:
@@ -51,6 +58,50 @@ def test_the_pull_request_has_rows_whose_evidence_gives_them_again(
         place["evidence"] = place["evidence"].model_copy(update={"sha256": record.evidence.sha256})
         assert again.model_copy(update=place) == record
     assert publish(run, target(origin), github).url == done.url and len(fake.pulls) == 1
+
+
+def many(count: int, folder: Path) -> list[Path]:
+    """Runs of one spec, begun a second apart."""
+    runs = [made(folder / f"run-{number}") for number in range(count)]
+    for number, run in enumerate(runs):
+        manifest = Manifest.read(run / "manifest.json")
+        mine = {"run_id": run.name, "start": f"2026-01-02T03:04:{number:02}Z"}
+        manifest.model_copy(update=mine).write(run / "manifest.json")
+    return runs
+
+
+def test_who_comes_late_with_its_text_does_not_hide_what_another_pushed(
+    origin: Path, fake: Fake, tmp_path: Path
+) -> None:
+    first, second = many(2, tmp_path)
+
+    class Slow(GitHub):
+        def pull_request(self, *words: str) -> PullRequest:
+            if not fake.pulls:
+                publish(second, target(origin), GitHub("owner/name", "t0ken", fake.url))
+            return super().pull_request(*words)
+
+    publish(first, target(origin), Slow("owner/name", "t0ken", fake.url))
+    (pull,) = fake.pulls
+    assert all(f"# {run.name}\n" in pull["body"] for run in (first, second))
+
+
+def test_twelve_at_once_are_one_pull_request_that_names_all(
+    origin: Path, fake: Fake, tmp_path: Path
+) -> None:
+    runs = many(12, tmp_path)
+
+    def send(run: Path) -> str:
+        return publish(run, target(origin), GitHub("owner/name", "t0ken", fake.url)).url
+
+    with ThreadPoolExecutor(12) as pool:
+        urls = set(pool.map(send, runs))
+    (pull,) = fake.pulls
+    assert urls == {pull["html_url"]}
+    new, text = files(origin) - files(origin, "main"), shown(origin, "BENCHMARKS.md")
+    assert len(new) == 24 and all(Path(name).stem in text for name in new)
+    assert all(f"# {run.name}\n" in pull["body"] for run in runs)
+    assert len(fake.assets) == 12 and not fake.wrong
 
 
 def test_a_dry_run_changes_nothing_anywhere(origin: Path, fake: Fake, tmp_path: Path) -> None:
