@@ -50,8 +50,9 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
         summary("".join([*held, line]))
         return not held
     untaken = _untaken(runs)
-    if any(run.state == "waits" for run in runs):
-        summary(f"{untaken} Nothing more is started.\n")
+    if waiting := next((run for run in runs if run.state == "waits"), None):
+        said = untaken or f"**The benchmark of {waiting.created} waits for a runner.**"
+        summary(f"{said} Nothing more is started.\n")
         return False
     known = records(github, results)
     lines, chosen, stuck = [], "", False

@@ -129,6 +129,12 @@ def half(at: int, status: str) -> tuple[str, str, list[Any]]:
             False,
         ),
         (
+            [started(22, "completed", ("run 1/1", 7)), half(21, "in_progress")],
+            "The benchmark of 2026-11-21T20:23:00Z waits for a runner",
+            False,
+            False,
+        ),
+        (
             [half(21, "completed")],
             "Of the benchmark of 2026-11-21T20:23:00Z no runner has taken 1 of 2 shards",
             True,
