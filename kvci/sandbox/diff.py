@@ -28,6 +28,15 @@ done < <(git ls-files -z -- @PATHS@)
 """.replace("@FOLDERS@", "|".join(FOLDERS)).replace(
     "@PATHS@", shlex.join(f":(glob)**/{name}/**" for name in FOLDERS)
 )
+NESTED = r"""
+nested=()
+while IFS= read -r -d '' path; do
+  if [ -f "$path" ] || [ -e "$path/HEAD" ]; then
+    path=${path%/.git}; nested+=(":(exclude,literal)${path#./}")
+  fi
+done < <(find . -mindepth 2 -name .git -prune -print0)
+"""
+"""Repositories and work trees of the model's own: what is new in them is no part of a patch."""
 RULES_OF_THE_BASE = r"""
 rules=(':(glob)**/.gitattributes' ':(glob)**/.gitignore')
 find . -name .git -prune -o \( -name .gitattributes -o -name .gitignore \) -print0 > $scratch/rules
@@ -78,11 +87,12 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         f" GIT_OBJECT_DIRECTORY={scratch}/objects GIT_INDEX_FILE={scratch}/index"
         " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_ATTR_NOSYSTEM=1\n"
         f'git() {{ command {git} "$@"; }}; scratch={scratch}\n'
-        f"git read-tree HEAD\n{FOLDERS_OF_THE_BASE}{RULES_OF_THE_BASE}"
+        f"git read-tree HEAD\n{FOLDERS_OF_THE_BASE}{NESTED}{RULES_OF_THE_BASE}"
         f"git add -u -- . {tests} > /dev/null 2>&1\n"
-        f"git add -A -- . {tests} {products} > /dev/null 2>&1\n"
+        f'git add -A -- . {tests} {products} "${{nested[@]}}" > /dev/null 2>&1\n'
         'if [ "${#folders[@]}" -gt 0 ]; then\n'
-        f'  git ls-files -z -o --exclude-standard -- "${{folders[@]}}" {tests} {small} |\n'
+        f'  git ls-files -z -o --exclude-standard -- "${{folders[@]}}" {tests} {small}'
+        ' "${nested[@]}" |\n'
         "    sed -z '/\\/$/d' | git update-index --add -z --stdin > /dev/null 2>&1\n"
         "fi\n"
         "mapfile -t binary < <(git diff --cached --numstat --no-renames HEAD -- |"

@@ -104,7 +104,7 @@ class Docker:
                 raise SandboxFailed("Docker: a clean container's tree could not be emptied")
             with tempfile.TemporaryFile() as tree:
                 self._copy_tree(tree)
-                clean._container.put_archive("/", tree)
+                clean._take(tree)
             return diff.patch_of(
                 clean.script(diff.script(f"{TREE}/.git", "/tmp/kvci-diff", exclude), diff.LIMITS)
             )
@@ -118,6 +118,16 @@ class Docker:
             raise SandboxFailed(f"Docker: {error}") from None
         finally:
             clean.close()
+
+    def _take(self, tree: IO[bytes]) -> None:
+        """What the engine cannot unpack, for no reason of its own, the model made so."""
+        try:
+            self._container.put_archive("/", tree)
+        except APIError as error:
+            self._must_be_there()
+            if full() or not answers():
+                raise
+            raise DiffFailed(f"the work tree cannot be copied: {str(error)[-300:]}") from None
 
     def close(self) -> None:
         with contextlib.suppress(*GONE):
@@ -282,6 +292,8 @@ class Docker:
             for member in old:
                 if member.name == git or member.name.startswith(f"{git}/"):
                     continue
+                if member.islnk() and member.linkname.startswith(f"{git}/"):
+                    continue  # what it is a name of does not come
                 if member.isfile():
                     new.addfile(member, old.extractfile(member))
                 elif member.issym() or member.isdir() or member.islnk():

@@ -1,9 +1,11 @@
 """Hostile commands, each contained, in both real sandboxes."""
 
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -202,6 +204,46 @@ def test_an_unreadable_tree_has_a_diff(box: Sandbox) -> None:
 def test_a_tree_that_is_a_repository_of_the_models_own(box: Sandbox) -> None:
     box.run("rm -rf .git; git init -q; echo z = 3 >> a.py; git add -A", SHORT)
     assert b"+z = 3" in box.diff()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mkdir repro && cd repro && git init -q && echo 1 > x",
+        "git -c user.name=x -c user.email=x commit -qam x && git clone -q . copy",
+        "git worktree add -q other HEAD",
+        "echo x > .git/mine && ln .git/mine link && git rm -q --cached package/b.py",
+    ],
+)
+def test_what_git_itself_makes_costs_no_patch(command: str, box: Sandbox) -> None:
+    """A repository without a commit, hard links into the git folder, a second work tree."""
+    assert box.run("echo 'x = 2' > a.py", SHORT).code == 0
+    alone = box.diff()
+    assert b"+x = 2" in alone
+    done = box.run(command, SHORT)
+    assert done.code == 0, done.output
+    link = b"diff --git a/link"  # bubblewrap's tree is read where it lies
+    assert box.diff().partition(link)[0] == alone
+
+
+def test_what_the_engine_cannot_unpack_is_the_trials_own_doing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    container = Docker(calibration_image(), FILES, CAPS)
+
+    def broken(_: object, out: IO[bytes]) -> None:
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            member = tarfile.TarInfo("testbed/a")
+            member.type, member.linkname = tarfile.LNKTYPE, "testbed/none"
+            archive.addfile(member)
+        out.seek(0)
+
+    monkeypatch.setattr(Docker, "_copy_tree", broken)
+    try:
+        with pytest.raises(DiffFailed, match="cannot be copied"):
+            container.diff()
+    finally:
+        container.close()
 
 
 def test_ten_gigabytes_in_the_tree_are_the_trials_own_doing(box: Sandbox) -> None:
