@@ -14,7 +14,9 @@ from kvci.errors import UserError
 class Document(BaseModel):
     """Data at a file boundary: immutable, and a field nobody declared is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     def write(self, path: Path) -> None:
         write_atomic(path, self.model_dump_json(indent=1) + "\n")

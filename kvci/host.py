@@ -9,8 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from kvci.errors import UserError
 from kvci.files import sha256_of
 
@@ -62,20 +60,24 @@ def gpu_to_itself() -> Iterator[None]:
 
 
 def process() -> str:
-    """This process, among all that this machine ever ran: `host/pid@start`."""
-    return _name(psutil.Process())
+    """This process, among all that this machine ever ran: `host/pid@boot.start`."""
+    return f"{host()}/{os.getpid()}@{_began(os.getpid())}"
 
 
 def ended(name: str) -> bool:
     """True if `name` is a process of this machine and lives no more."""
-    match = re.fullmatch(r"(\w+)/(\d+)@[\d.]+", name)
+    match = re.fullmatch(r"(\w+)/(\d+)@([\w.]+)", name)
     if not match or match[1] != host():
         return False
+    return _began(int(match[2])) != match[3]
+
+
+def _began(pid: int) -> str:
+    """The boot and the clock ticks since it (proc_pid_stat(5), field 22), which no setting of the
+    clock moves; empty if there is no such process."""
     try:
-        return _name(psutil.Process(int(match[2]))) != name
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _name(process: psutil.Process) -> str:
-    return f"{host()}/{process.pid}@{process.create_time():.2f}"
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except (OSError, IndexError):
+        return ""
+    return f"{boot[:8]}.{ticks}"

@@ -207,7 +207,7 @@ class Spec(Document):
     alpha: float = Field(0.05, gt=0, lt=0.5)
     grade_network: bool = False
     """Grading has a network; for tests that need one."""
-    mirror: str | None = None
+    mirror: str | None = Field(None, pattern=r"^[\w.-]+(:\d+)?(/[\w.-]+)*$")
     """A registry that is asked for images in place of their own."""
     disk_reserve_gb: float = Field(10.0, ge=0)
     """Of Docker's disk, never used; 10^9 bytes."""

@@ -56,6 +56,8 @@ def test_defaults_are_the_rules(tmp_path: Path) -> None:
         ({"model": "no-such.gguf"}, "does not exist"),
         ({"model": {"name": "m", "path": "m", "chat_template": "gemma"}}, "is no chat template"),
         ({"limit": 0}, "limit"),
+        ({"disk_reserve_gb": float("inf")}, "disk_reserve_gb"),
+        ({"mirror": "https://mirror/"}, "mirror"),
     ],
 )
 def test_refusals_are_one_sentence(tmp_path: Path, overrides: dict[str, Any], says: str) -> None:

@@ -271,7 +271,8 @@ class Puller:
         name, tag = _repository_and_tag(source)
         left_s = max(0.1, self.until_s - time.monotonic())
         stall_s = min(self.stall_s, MIRROR_STALL_S) if self.mirror else self.stall_s
-        api = _Impatient(timeout=min(stall_s, left_s), **kwargs_from_env())
+        version = engine.client().api.api_version
+        api = _Impatient(version, timeout=min(stall_s, left_s), **kwargs_from_env())
         known = registry.known_to(registry.parts(source)[0], self.login)
         login = {"username": known.user, "password": known.password} if known else None
         try:

@@ -6,6 +6,7 @@ Docker Hub does not count it, and says in its headers how many pulls are left.
 
 import email.utils
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,8 @@ def short(image: str) -> str:
         registry, repository, tag = parts(image)
     except InvalidRepository as error:
         raise UserError(f"{image} is no image's name ({error}); see the dataset.") from None
+    if not re.fullmatch(r"[a-z0-9]+([._/-]+[a-z0-9]+)*", repository, re.ASCII):
+        raise UserError(f"{image!r} is no image's name; see the dataset.")
     if ":" in tag:
         raise UserError(f"{image} names a digest; name the image by a tag in the dataset.")
     if registry == HUB:

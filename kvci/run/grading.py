@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from kvci import children
+from kvci import __version__, children
 from kvci.children import worker
 from kvci.errors import UserError
 from kvci.files import sha256_of
@@ -76,13 +76,15 @@ def unmarked(graded: Graded) -> bool:
 def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
     """The gold patch, which must resolve in one of two tries, and the base, which must not.
 
-    What an image answers is kept on this machine, and not asked again.
+    What an image answers is kept on this machine, and not asked again by this kvci, but for what a
+    network may have had a part in.
     """
     known = _known(sandboxes, instance, test_s)
     if known and known.exists():
         return Graded.read(known)
     graded = _asked(sandboxes, instance, folder, test_s)
-    if known and graded.verdict not in TRANSIENT:
+    lasts = graded.verdict is Verdict.RESOLVED or not sandboxes.grade_network
+    if known and lasts and graded.verdict not in TRANSIENT:
         graded.write(known)
     return graded
 
@@ -129,7 +131,7 @@ def _known(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | No
     except Exception:
         return None  # it is not here; asking for the sandbox will say so
     bounds = f"{sandboxes.caps} {sandboxes.grade_network} {test_s}"
-    asked = f"{host()} {image} {bounds} {instance.row.model_dump_json()}"
+    asked = f"{__version__} {host()} {image} {bounds} {instance.row.model_dump_json()}"
     return cache() / "preflight" / f"{sha256_of(asked.encode())}.json" if image else None
 
 

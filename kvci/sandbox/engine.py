@@ -10,6 +10,7 @@ import docker
 import requests
 import urllib3
 from docker.errors import APIError, DockerException, NotFound
+from docker.utils import version_lt
 
 from kvci.children import ENDING
 from kvci.errors import UserError
@@ -30,6 +31,8 @@ INVALID = 400
 """HTTP's status for what is no name."""
 BUSY = "already running"
 """What an engine says that measures its disk for another."""
+NEWEST = "1.51"
+"""Of the engine's API; what came later leaves out things that kvci reads."""
 GONE = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
@@ -40,12 +43,19 @@ def client(answer_s: float = 60.0) -> Any:
     Raises UserError if the engine does not answer.
     """
     try:
-        made = docker.from_env(timeout=answer_s, max_pool_size=256)
+        made = _connection(timeout=answer_s, max_pool_size=256)
         made.ping()
     except GONE as error:
         raise UserError(
             f"Docker does not answer ({str(error)[:200]}); start it, or use bubblewrap."
         ) from None
+    return made
+
+
+def _connection(**options: Any) -> Any:
+    made = docker.from_env(**options)
+    if version_lt(NEWEST, made.api.api_version):
+        made = docker.from_env(version=NEWEST, **options)
     return made
 
 
@@ -68,7 +78,7 @@ def trusts(registry: str) -> bool:
 def answers(within_s: float = ANSWER_S) -> bool:
     """True if the engine answers soon: a command that took too long may have waited for it."""
     try:
-        impatient = docker.from_env(timeout=within_s)
+        impatient = _connection(timeout=within_s)
         try:
             return bool(impatient.ping())
         finally:

@@ -190,13 +190,13 @@ def _as_before(image: Any) -> dict[str, Any]:
     """What a commit would else take from the container that stripped it; what starts an image is
     the image's own. Of an empty command the engine takes the container's in its place."""
     config = image.attrs["Config"]
-    entry, command = config["Entrypoint"] or [], config["Cmd"] or []
+    entry, command = config.get("Entrypoint") or [], config.get("Cmd") or []
     # Without an owner, else each container of the image would be this process's.
     return {
         "Labels": {OWNER: "", OF: image.id},
         "Entrypoint": entry,
         "Cmd": command or ([] if entry else ["/bin/bash"]),
-        "User": config["User"],
+        "User": config.get("User") or "",
     }
 
 

@@ -41,8 +41,11 @@ class Refused(UserError):
 
 
 def resolve(engine: str) -> str:
-    """`auto` is the llama-server on PATH if there is one, and else the embedded engine."""
-    return (shutil.which("llama-server") or "embedded") if engine == "auto" else engine
+    """`auto` is the llama-server that KVCI_LLAMA_SERVER names, or one on PATH if there is one, and
+    else the embedded engine."""
+    if engine != "auto":
+        return engine
+    return os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server") or "embedded"
 
 
 def command(engine: str) -> list[str]:

@@ -393,6 +393,12 @@ def test_a_registry_that_the_engine_trusts_is_asked_as_the_engine_does(
     assert asked.ask(elsewhere).status == 200
 
 
+@pytest.mark.parametrize("name", ["", "Bad Name:x", "a//b", "localhost:1/-x"])
+def test_what_is_no_image_s_name_is_a_sentence(name: str) -> None:
+    with pytest.raises(UserError, match="is no image's name"):
+        asked.short(name)
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_what_a_killed_kvci_pulled_is_ours(
     image: str, mirrored: bool, monkeypatch: pytest.MonkeyPatch

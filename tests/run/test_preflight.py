@@ -83,6 +83,12 @@ def test_what_an_image_answered_is_not_asked_again(
         before = len(asked)
         assert {_preflight(sandboxes, GOOD, tmp_path, 20.0).verdict for _ in "ab"} == {verdict}
         assert (len(asked) - before == 2) is again
+    online = Sandboxes("docker", tmp_path, Caps(), grade_network=True)
+    for verdict, again in ((Verdict.TESTS_FAIL, True), (Verdict.RESOLVED, False)):
+        says, before = Graded(verdict=verdict, applies=True), len(asked)
+        for _ in range(2):
+            assert _preflight(online, GOOD, tmp_path, 20.0).verdict is verdict
+        assert (len(asked) - before == 2) is again, "an outage is no answer"
 
 
 def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 import service
 from githubkit_schemas.latest import models as schema
 
+from kvci.cli import main
+from kvci.serve.server import resolve
 from tests.answers import answer
 from tests.conftest import ROOT
 
@@ -153,6 +155,20 @@ def test_the_service_says_what_it_would_make_and_refuses_what_is_not_valid() -> 
         words = [*given]
         words[number] = wrong
         assert script("service.py", *words).returncode == 2
+
+
+def test_a_job_has_the_server_that_was_built_and_its_runs_outlive_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for line in service.RUNNER.splitlines():
+        name, _, value = line.removeprefix("Environment=").partition("=")
+        if line.startswith("Environment="):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+    assert resolve("auto") == "/opt/kvci/bin/llama-server"
+    assert resolve("embedded") == "embedded"
+    (out,) = [one for one in main.commands["run"].params if one.name == "out"]
+    assert out.envvar == "KVCI_RUNS" and os.environ["KVCI_RUNS"] == "/var/lib/kvci/runs"
 
 
 def test_systemd_is_told_of_a_unit_that_a_cut_call_left_unread(

@@ -1,10 +1,13 @@
 """When the engine's disk is full."""
 
 import os
+from types import SimpleNamespace
 
+import docker
 import pytest
 
 from kvci.sandbox import engine
+from kvci.sandbox.history import _as_before
 
 
 def disk(free_blocks: int, files: int, free_files: int) -> os.statvfs_result:
@@ -29,3 +32,23 @@ def test_room_is_for_bytes_and_for_files(
 ) -> None:
     monkeypatch.setattr(engine, "room", lambda: there)
     assert engine.full() is full
+
+
+@pytest.mark.parametrize(
+    ("newest", "spoken"), [("1.43", "1.43"), ("1.51", "1.51"), ("1.54", "1.51")]
+)
+def test_an_engine_newer_than_kvci_is_asked_as_one_that_it_knows(
+    newest: str, spoken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 1.52 on it leaves out what it has not set, and `system df` has another shape."""
+
+    def from_env(version: str = newest, **_: object) -> object:
+        return SimpleNamespace(api=SimpleNamespace(api_version=version), ping=lambda: True)
+
+    monkeypatch.setattr(docker, "from_env", from_env)
+    assert engine._connection().api.api_version == spoken
+
+
+def test_what_an_image_does_not_set_is_nothing() -> None:
+    said = _as_before(SimpleNamespace(id="x", attrs={"Config": {"Labels": None}}))
+    assert (said["Entrypoint"], said["Cmd"], said["User"]) == ([], ["/bin/bash"], "")
