@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -20,20 +20,26 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"kvci: {error}", err=True)
-            ctx.exit(2)
+            self._fail(ctx, str(error))
         except Exception as error:
             if is_full(error):
-                click.echo(
-                    f"kvci: {no_room(getattr(error, 'filename', None) or 'what was written')}",
-                    err=True,
+                self._fail(
+                    ctx, str(no_room(getattr(error, "filename", None) or "what was written"))
                 )
-                ctx.exit(2)
             # An engine that is sick may fail anywhere, and that is no bug of kvci's.
             if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):
                 raise
-            click.echo(f"kvci: Docker: {str(error)[:500]}; see to its service.", err=True)
-            ctx.exit(2)
+            self._fail(ctx, f"Docker: {str(error)[:500]}; see to its service.")
+
+    @staticmethod
+    def _fail(ctx: click.Context, sentence: str) -> NoReturn:
+        """In the log, and where a job has a summary, there too."""
+        click.echo(f"kvci: {sentence}", err=True)
+        if os.environ.get("GITHUB_STEP_SUMMARY"):
+            from kvci.actions.outputs import failed
+
+            failed(sentence)
+        ctx.exit(2)
 
 
 @click.group(cls=Verbs)
@@ -324,7 +330,13 @@ def doctor(
                 click.echo(f"      {'':14} {check.remedy}")
     if as_json:
         click.echo(json.dumps([check.model_dump(mode="json") for check in found], indent=1))
-    if any(check.remedy for check in found):
+    failed = [f"{check.name}: {check.found} {check.remedy}" for check in found if check.remedy]
+    if failed and os.environ.get("GITHUB_STEP_SUMMARY"):
+        from kvci.actions.outputs import failed as say
+
+        for line in failed:
+            say(line)
+    if failed:
         ctx.exit(1)
 
 

@@ -4,6 +4,7 @@ A run that goes on, night after night or now, is touched and stays. What the run
 scripts say goes to systemd's journal, which rotates itself.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -17,7 +18,10 @@ DAYS = 60.0
 
 def idle_days(run: Path) -> float:
     """Since the newest change in the folder."""
-    newest = max(path.lstat().st_mtime for path in (run, *run.rglob("*")))
+    newest = run.lstat().st_mtime
+    for path in run.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # then it was touched just now
+            newest = max(newest, path.lstat().st_mtime)
     return (time.time() - newest) / 86_400
 
 

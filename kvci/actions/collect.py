@@ -11,7 +11,7 @@ from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
 from kvci.report.comparison import verdict
-from kvci.report.tables import row
+from kvci.report.tables import inert, row
 from kvci.taxonomy import INFRASTRUCTURE
 
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Verdict")
@@ -60,7 +60,7 @@ def told(records: list[Record]) -> str:
              str(count[True]), words.get(record.row_id, "the baseline"))
         )  # fmt: skip
     lines = [f"**{text}**\n" for text in dict.fromkeys(_headlines(records, words))]
-    lines += [f"- Warning: {warning}" for warning in (made.warnings if made else ())]
+    lines += [f"- Warning: {inert(warning)}" for warning in (made.warnings if made else ())]
     lines += ["", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), ""]
     shares = [record.resolved / max(1, len(record.counted)) for record in records]
     names = [record.arm for record in records]

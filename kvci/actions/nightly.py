@@ -64,7 +64,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
             lines.append(f"- {name}: done, {total} trials")
         elif chosen:
             lines.append(f"- {name}: waits")
-        elif _stuck(name, mine, runs):
+        elif _stuck(run_id, mine, runs):
             stuck = True
             lines.append(
                 f"- {name}: **stuck**, {STUCK_NIGHTS} nights without a new trial, {done} of "
@@ -95,15 +95,15 @@ def _untaken(runs: list[WorkflowRun]) -> str:
     return ""
 
 
-def _stuck(name: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
-    """The last nights of this experiment were lost on it."""
+def _stuck(run_id: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
+    """The last nights of this experiment, as it is now, were lost on it."""
     week = datetime.now(UTC) - timedelta(days=STUCK_DAYS)
     ends = (datetime.fromisoformat(trial.end) for record in mine for trial in record.trials)
     since = max(ends, default=datetime.min.replace(tzinfo=UTC))
     nights = (
         datetime.fromisoformat(run.created)
         for run in runs
-        if run.title.partition(" on ")[0] == f"benchmark {name}"
+        if run.title.endswith(f" ({run_id})")  # as benchmark.yml calls its runs
         and run.state == "done"
         and run.by_job
     )

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvci.report.tables import inert
+
 SUMMARY_MAX_BYTES = 1 << 20
 """GitHub's limit; what is longer is not shown at all."""
 
@@ -21,6 +23,11 @@ def summary(markdown: str) -> None:
         whole = content[: SUMMARY_MAX_BYTES - 100].rpartition(b"\n")[0]
         content = whole + b"\n\nCut here; the artifact has the rest.\n"
     _append("GITHUB_STEP_SUMMARY", content.decode())
+
+
+def failed(sentence: str) -> None:
+    """Why a job ends here."""
+    summary(f"**It failed:** {inert(' '.join(sentence.split()))}\n\n")
 
 
 def _append(variable: str, text: str) -> None:

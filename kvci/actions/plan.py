@@ -95,12 +95,12 @@ def _earlier_jobs(
     github: GitHub, run_id: str, shards: Sequence[str], published: Sequence[Record], before: Path
 ) -> int:
     """Put what they left of this run into `before`; of how many shards. Raises UserError."""
-    left = fetch(github, run_id, shards, os.environ.get("GITHUB_REF_NAME", "main"), before)
-    if published and not left:
+    left = set(fetch(github, run_id, shards, os.environ.get("GITHUB_REF_NAME", "main"), before))
+    there = {trial.shard for record in published for trial in record.counted}
+    if there - left:
         web = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
         fetch_published(github, web, published, before)
-        return len(shards)
-    return left
+    return len(left | there)
 
 
 def _limit_minutes(budget: int | None) -> int:

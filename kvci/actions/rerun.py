@@ -1,12 +1,12 @@
 """The rerun's jobs: the run whose trials are repeated, wherever it ran."""
 
 import json
-import shutil
+import os
 import tempfile
 from pathlib import Path
 
 from kvci.actions.collect import collect
-from kvci.actions.inputs import RerunInputs
+from kvci.actions.inputs import MODELS, RerunInputs
 from kvci.actions.outputs import output, summary
 from kvci.actions.restore import fetch_all
 from kvci.errors import UserError
@@ -15,7 +15,7 @@ from kvci.report.tables import inert
 from kvci.run.directory import RunDirectory, shards
 from kvci.run.main import folder_of
 from kvci.run.rerun import rerun_spec
-from kvci.spec import Spec
+from kvci.spec import Spec, without_model
 
 
 def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
@@ -49,9 +49,22 @@ def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
                     "it that is still there: rerun it on the machine that ran it."
                 )
             return rerun_spec(folder, asked.classes, asked.filter, asked.errors)
-        spec = rerun_spec(there, asked.classes, asked.filter, asked.errors)
-    lacking = spec.verified and spec.engine != "embedded" and not shutil.which(spec.engine)
-    return spec.model_copy(update={"engine": "auto"}) if lacking else spec
+        return _of_here(rerun_spec(there, asked.classes, asked.filter, asked.errors))
+
+
+def _of_here(spec: Spec) -> Spec:
+    """What is executed, and whom it asks, no artifact says: they are this machine's and this
+    repository's. Raises UserError."""
+    for path in sorted(MODELS.glob("*.toml")):
+        model = without_model({"model": str(path), "dataset": spec.dataset}).model
+        if (model.name, model.weights) == (spec.model.name, spec.model.weights):
+            mirror = os.environ.get("KVCI_MIRROR") or None
+            own = {"engine": "auto", "mirror": mirror, "model": model}
+            return spec.model_copy(update=own)
+    raise UserError(
+        f"No file of {MODELS} has the model {spec.model.name} {spec.model.weights}".rstrip()
+        + "; add it there, or rerun it on the machine that ran it."
+    )
 
 
 def _trials(folder: Path) -> int:

@@ -26,13 +26,13 @@ def artifact_name(run_id: str, shard: str) -> str:
     return "-".join(("evidence", *folder.parts))
 
 
-def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into: Path) -> int:
-    """Put the newest evidence of each shard into the folder; how many there are.
+def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into: Path) -> list[str]:
+    """Put the newest evidence of each shard into the folder; the shards that have some.
 
     Artifacts of other branches and of forks may have the same name, and are not looked at.
     Raises UserError.
     """
-    count = 0
+    found = []
     for shard in shards:
         name = artifact_name(run_id, shard)
         some = [one for one in github.artifacts(name) if one.branch == branch and not one.foreign]
@@ -42,8 +42,8 @@ def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into:
         content = _only_file(github.artifact(newest.number, MAX_BYTES), name)
         into.mkdir(parents=True, exist_ok=True)
         (into / f"{name}.tar.gz").write_bytes(content)
-        count += 1
-    return count
+        found.append(shard)
+    return found
 
 
 def fetch_all(github: GitHub, run_id: str, branch: str, into: Path) -> int:
@@ -52,7 +52,7 @@ def fetch_all(github: GitHub, run_id: str, branch: str, into: Path) -> int:
     names = {name for name in github.artifact_names() if name.startswith(whole)}
     parts = [re.fullmatch(r"-shard-(\d+)-of-(\d+)", name.removeprefix(whole)) for name in names]
     some = [f"{part[1]}/{part[2]}" for part in parts if part]
-    return fetch(github, run_id, sorted(some) or ["1/1"], branch, into)
+    return len(fetch(github, run_id, sorted(some) or ["1/1"], branch, into))
 
 
 def fetch_published(github: GitHub, web: str, run: Sequence[Record], into: Path) -> None:

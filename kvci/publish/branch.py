@@ -17,7 +17,7 @@ import git
 
 from kvci.errors import UserError
 from kvci.record import build
-from kvci.record.record import Record, read, read_all
+from kvci.record.record import Record, parse, read, read_all
 from kvci.report.benchmarks import EMPTY
 from kvci.report.main import render_again
 
@@ -25,6 +25,10 @@ RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
 UNMERGED = "kvci/results"
 """The branch of rows that nobody has merged yet."""
 TRIES = 40
+WORKFLOWS = (
+    " Workflow files changed on the base since the branch was made: merge its pull request, or "
+    "close it and delete the branch, and publish again."
+)
 BASE, BRANCH = "refs/kvci/base", "refs/kvci/branch"
 BOT = ("kvci", "41898282+github-actions[bot]@users.noreply.github.com")
 OVERTAKEN = (
@@ -68,7 +72,8 @@ def push(
                 time.sleep(random.uniform(0.1, 2.0))
         except git.GitCommandError as error:
             said = " ".join(str(error.stderr).split())[-300:]
-            raise UserError(f"git cannot publish to {branch}: {said}.") from None
+            remedy = WORKFLOWS if "workflow" in said and "permission" in said else ""
+            raise UserError(f"git cannot publish to {branch}: {said}.{remedy}") from None
     raise UserError(f"Others were faster {TRIES} times on {branch}; publish again.")
 
 
@@ -102,10 +107,7 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
     repository.git.clean("-qfdx")
     results = tree / RESULTS
     results.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in results.glob("*.json")}
-    for name, content in _records_at(repository, old).items():
-        if name not in there or _further(content, results / name):
-            (results / name).write_bytes(content)
+    _keep(_records_at(repository, old), results)
     build.write(records, results)
     if not (tree / BENCHMARKS).exists():
         (tree / BENCHMARKS).write_text(EMPTY)
@@ -119,6 +121,8 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
     mine = tuple(
         one for one in read_all(results) if isinstance(one, Record) and one.row_id in set(rows)
     )
+    if not rows and not old:
+        return Pushed("", (), ())
     if old and repository.git.write_tree() == repository.git.rev_parse(f"{old}^{{tree}}"):
         return Pushed(old, rows, mine)
     repository.git.commit("--quiet", "--allow-empty", "--message", _message(rows))
@@ -128,7 +132,7 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
 def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:
     if not commit:
         return {}
-    names = repository.git.ls_tree("-r", "--name-only", commit, "--", RESULTS).split("\n")
+    names = repository.git.ls_tree("--name-only", commit, "--", f"{RESULTS}/").split("\n")
     tree = repository.commit(commit).tree
     return {
         Path(name).name: (tree / name).data_stream.read()
@@ -137,18 +141,20 @@ def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:
     }
 
 
-def _further(content: bytes, path: Path) -> bool:
-    """The branch's record of a run has more of its trials than the base's."""
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder, path.name)
-        other.write_bytes(content)
-        ours, theirs = read(other), read(path)
-    return (
-        isinstance(ours, Record)
-        and isinstance(theirs, Record)
-        and ours.key == theirs.key
-        and len(ours.counted) > len(theirs.counted)
-    )
+def _keep(branch: dict[str, bytes], results: Path) -> None:
+    """Put the branch's records over the base's, but for runs of which the base has trials that the
+    branch lacks: the arms of a run go together, for their evidence is one."""
+    found = {name: parse(content, name) for name, content in branch.items()}
+    lacking = set()
+    for name, one in found.items():
+        there = read(results / name) if (results / name).exists() else one
+        if not isinstance(one, Record) or not isinstance(there, Record) or one.key != there.key:
+            if there != one:
+                lacking.add(name)
+        elif not build.keys(there) <= build.keys(one):
+            lacking |= {n for n, o in found.items() if isinstance(o, Record) and o.key == one.key}
+    for name in found.keys() - lacking:
+        (results / name).write_bytes(branch[name])
 
 
 def _push(repository: git.Repo, origin: str, branch: str, old: str) -> bool:

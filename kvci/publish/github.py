@@ -18,6 +18,8 @@ API = "https://api.github.com"
 TRIES = 5
 TIMEOUT_S = 60.0
 PAGE = 100
+FILES = ("100644", "100755")
+"""As git's trees have them; 120000 is a link."""
 LAST_RUNS = 30
 BOT = "github-actions[bot]"
 """Who does what a job does with its own token."""
@@ -207,11 +209,11 @@ class GitHub:
             raise _final(error) from None
 
     def tree(self, commit: str) -> dict[str, str]:
-        """Path -> blob of all files of a commit."""
+        """Path -> blob of all files of a commit; a link is none."""
         answer = self._call("GET", f"/git/trees/{commit}", params={"recursive": "1"})
         if answer["truncated"]:
             raise UserError(f"{self.repository} has too many files for GitHub to list them.")
-        return {one["path"]: one["sha"] for one in answer["tree"] if one["type"] == "blob"}
+        return {one["path"]: one["sha"] for one in answer["tree"] if one["mode"] in FILES}
 
     def blob(self, sha: str) -> bytes:
         return base64.b64decode(self._call("GET", f"/git/blobs/{sha}")["content"])

@@ -206,8 +206,8 @@ def write(records: Iterable[Record], folder: Path) -> None:
             mine = _of_run(record)
             if not isinstance(there, Record) or mine != _of_run(there):
                 raise UserError(f"{path} is the record of another run; it is never overwritten.")
-            if not _keys(there) <= _keys(record):
-                if not _keys(record) <= _keys(there):
+            if not keys(there) <= keys(record):
+                if not keys(record) <= keys(there):
                     raise UserError(
                         f"{path} has trials that this run lacks, and this run has others: two "
                         f"machines went on apart. Remove {record.run_id} from this machine's runs; "
@@ -219,7 +219,8 @@ def write(records: Iterable[Record], folder: Path) -> None:
         record.write(folder / file_name(record.row_id))
 
 
-def _keys(record: Record) -> set[tuple[str, int, str]]:
+def keys(record: Record) -> set[tuple[str, int, str]]:
+    """Its trials, superseded ones too."""
     return {(trial.instance, trial.seed, trial.start) for trial in record.trials}
 
 

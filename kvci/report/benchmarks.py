@@ -19,7 +19,7 @@ EMPTY = "# Results\n\n" + tables.row(LOG) + "\n" + "|---" * len(LOG) + "|\n"
 def log_row(record: Record, whole: bool) -> tables.Cells:
     """`whole`: the record's run is finished, in all its arms."""
     rate = f"{record.resolved / record.total:.2%}" if whole else INTERIM
-    return (
+    return tables.inert_cells(
         record.start[:10],
         record.model,
         record.kv,
@@ -34,7 +34,7 @@ def log_row(record: Record, whole: bool) -> tables.Cells:
 
 def rerun_row(record: Record) -> tables.Cells:
     """Of a targeted rerun; what is not done yet is not among the submitted."""
-    return (
+    return tables.inert_cells(
         record.start[:10],
         record.spec["model"]["name"],
         record.spec["model"]["weights"],
@@ -69,7 +69,10 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     if repeated and not tables.find(lines, RERUNS):
         lines = tables.append(lines, "Targeted reruns", "", RERUNS)
     lines = _fill(lines, RERUNS, repeated, new_on_top=False)
-    made = [(own.heading, own.words, own.header, own.rows(runs)) for own in OWN]
+    made = []
+    for own in OWN:
+        own_rows = [tables.inert_cells(*cells) for cells in own.rows(runs)]
+        made.append((own.heading, own.words, own.header, own_rows))
     made.append((earlier.HEADING, earlier.WORDS, earlier.HEADER, earlier.rows(imported)))
     for heading, words, header, rows in made:
         if rows and not tables.find(lines, header):

@@ -45,6 +45,10 @@ def inert(text: str) -> str:
     return text
 
 
+def inert_cells(*texts: str) -> Cells:
+    return tuple(map(inert, texts))
+
+
 def find(lines: Sequence[str], header: Cells) -> Table | None:
     """The table with this header, outside of code blocks. Raises UserError if there are two."""
     found: list[Table] = []

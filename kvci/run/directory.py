@@ -77,8 +77,8 @@ class Outcome(Document):
     shard: str = Field(pattern=SHARD)
     block: Count
     host: str
-    start: str
-    end: str
+    start: str = Field(pattern=INSTANT)
+    end: str = Field(pattern=INSTANT)
     attempts: Count
     server_failures: Count = 0
     """Attempts, this one included, that ended with the server failing."""

@@ -51,7 +51,10 @@ runs:
   using: composite
   steps:
     - shell: bash
-      run: mkdir -p "$FAKE_ARTIFACTS/$NAME" && cp -r "$FROM" "$FAKE_ARTIFACTS/$NAME/"
+      run: |
+        mkdir -p "$FAKE_ARTIFACTS/$NAME"
+        if [ -d "$FROM" ]; then FROM="$FROM/."; fi
+        cp -r "$FROM" "$FAKE_ARTIFACTS/$NAME/"
       env: {NAME: "${{ inputs.name }}", FROM: "${{ inputs.path }}"}
 """,
     "download-artifact": """
@@ -63,8 +66,9 @@ runs:
     - shell: bash
       run: |
         mkdir -p "$TO"
+        if [ -n "$NAME" ]; then cp -r "$FAKE_ARTIFACTS/$NAME/." "$TO/"; exit; fi
         for one in "$FAKE_ARTIFACTS"/$PATTERN; do [ ! -e "$one" ] || cp -r "$one" "$TO/"; done
-      env: {PATTERN: "${{ inputs.pattern || inputs.name }}", TO: "${{ inputs.path }}"}
+      env: {NAME: "${{ inputs.name }}", PATTERN: "${{ inputs.pattern }}", TO: "${{ inputs.path }}"}
 """,
 }
 

@@ -104,3 +104,16 @@ def test_verbs_take_the_form_from_the_environment() -> None:
     bad = json.dumps(form | {"kv": "f16/f16, `id`"})
     done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": bad})
     assert done.exit_code == 2 and "is not a KV type" in done.output
+
+
+def test_a_job_that_fails_says_so_in_its_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    done = CliRunner().invoke(main, ["ci", "plan", "--inputs", '{"limit": "<b>x"}'])
+    said = (tmp_path / "summary.md").read_text()
+    assert done.exit_code == 2 and said.startswith("**It failed:** The workflow's inputs")
+    monkeypatch.setattr("kvci.doctor._memory", lambda spec: ("little", "Buy <b>more."))
+    done = CliRunner().invoke(main, ["doctor", "--engine", "embedded"])
+    said = (tmp_path / "summary.md").read_text().splitlines()[-2]
+    assert done.exit_code == 1 and said == "**It failed:** memory: little Buy &lt;b>more."

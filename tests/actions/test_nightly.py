@@ -244,17 +244,18 @@ def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work:
     nights = [(datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
               for days in (1, 2, 3)]  # fmt: skip
     fake.runs = [(at, "completed", [JOB]) for at in nights]
+    mine = fake.title = f"benchmark one on the experiment ({_run_id('one')})"
     for trials in (0, 1):
         if trials:
             finish(work, "one", trials)
         assert not nightly(github(fake), "main", "kvci/results")
         assert fake.dispatched[-1]["inputs"]["experiment"] == "two"
         assert "one: **stuck**, 3 nights without a new trial" in (work / "summary.md").read_text()
-    for runs, title in ((fake.runs[:2], fake.title), (fake.runs, "benchmark three")):
+    for runs, title in ((fake.runs[:2], fake.title), (fake.runs, "benchmark three (other)")):
         fake.runs, fake.title = runs, title
         assert nightly(github(fake), "main", "kvci/results")
         assert fake.dispatched[-1]["inputs"]["experiment"] == "one"
-    fake.title, fake.actor = "benchmark one on the experiment", "somebody"
+    fake.title, fake.actor = mine, "somebody"
     assert nightly(github(fake), "main", "kvci/results"), "a person's own runs are no nights of it"
     fake.actor = "github-actions[bot]"
     long_ago = [(f"2026-01-0{day}T20:23:00Z", "completed", fake.runs[0][2]) for day in (3, 2, 1)]
@@ -262,6 +263,10 @@ def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work:
     assert nightly(github(fake), "main", "kvci/results"), "after a week it is tried again"
     fake.runs = [*lately, *long_ago[:2]]
     assert not nightly(github(fake), "main", "kvci/results"), "and for one night"
+    file = work / "ci" / "experiments" / "one.toml"
+    file.write_text(file.read_text().replace("margin = 0.25", "margin = 0.2"))
+    assert _run_id("one") not in mine and nightly(github(fake), "main", "kvci/results")
+    assert fake.dispatched[-1]["inputs"]["experiment"] == "one", "it is another run now"
 
 
 def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:

@@ -20,6 +20,15 @@ from tests.record.test_merge import shard
 ASKED = rerun_inputs('{"run": "run", "filter": "."}')
 
 
+@pytest.fixture(autouse=True)
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository's own word on the model of the runs here."""
+    (tmp_path / "ci" / "models").mkdir(parents=True)
+    text = 'name = "small"\nweights = "Q4_K_M"\npath = "/here/small.gguf"\n'
+    (tmp_path / "ci" / "models" / "small.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+
 def test_what_is_on_this_machine_is_taken_first(tmp_path: Path) -> None:
     made(tmp_path / "run")
     spec = rerun(ASKED, str(tmp_path), tmp_path / "none")
@@ -81,14 +90,20 @@ def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> 
     assert rerun(ASKED, str(here), tmp_path / "before").instances == ("a", "b")
 
 
-def test_an_engine_that_is_not_here_is_looked_for(fake: Fake, tmp_path: Path) -> None:
+def test_an_artifact_does_not_say_what_is_executed(fake: Fake, tmp_path: Path) -> None:
     there = tmp_path / "there" / "run"
     made(there)
-    asked = Spec.read(there / "spec.json").model_copy(update={"engine": "/nowhere/llama-server"})
-    asked.write(there / "spec.json")
+    asked = Spec.read(there / "spec.json")
+    model = asked.model.model_copy(update={"path": None, "package": "os:getcwd"})
+    given = {"engine": "/bin/echo", "mirror": "elsewhere:1", "model": model}
+    asked.model_copy(update=given).write(there / "spec.json")
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
-    assert rerun(ASKED, str(tmp_path / "here"), tmp_path / "before").engine == "auto"
+    spec = rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
+    assert (spec.engine, spec.mirror, spec.model.path) == ("auto", None, "/here/small.gguf")
+    (tmp_path / "ci" / "models" / "small.toml").unlink()
+    with pytest.raises(UserError, match="No file of ci/models has the model small"):
+        rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
 
 
 def test_a_run_that_nobody_has_is_a_sentence(fake: Fake, tmp_path: Path) -> None:

@@ -105,3 +105,21 @@ def test_the_experiments_of_the_adoption_page_are_valid(tmp_path: Path) -> None:
     assert Nightly.model_validate(tomllib.loads(nightly)).experiments == ("name",)
     assert len(models) == 2
     Model.model_validate(tomllib.loads(models[1].replace('"..."', f'"{"0" * 64}"')))
+
+
+@pytest.mark.parametrize("name", ["benchmark.yml", "rerun.yml"])
+def test_a_job_that_could_not_take_up_the_run_uploads_nothing_of_it(name: str) -> None:
+    """Else an old copy of this machine's would be the newest evidence."""
+    (path,) = [path for path in WORKFLOWS if path.name == name]
+    steps = jobs(path)["run"]["steps"]
+    ids = [step.get("id") for step in steps]
+    assert "kvci ci restore" in steps[ids.index("restore")]["run"]
+    condition = steps[ids.index("evidence")]["if"]
+    assert condition == "always() && steps.restore.outcome == 'success'"
+
+
+@pytest.mark.parametrize("folder", [WORKFLOWS, ADOPT], ids=["ours", "adopted"])
+def test_a_run_s_name_ends_with_what_nightly_looks_for(folder: list[Path]) -> None:
+    (path,) = [path for path in folder if path.name == "benchmark.yml"]
+    name = yaml.safe_load(path.read_text())["run-name"]
+    assert name.endswith("${{ inputs.run_id && format(' ({0})', inputs.run_id) || '' }}")

@@ -119,3 +119,57 @@ def test_a_repository_without_a_log_gets_one(origin: Path) -> None:
     push(str(origin), "main", BRANCH, [one])
     assert files(origin) == {"BENCHMARKS.md", f"ci/results/{one.row_id}.json"}
     assert one.row_id in shown(origin, "BENCHMARKS.md")
+
+
+def test_what_was_graded_again_or_run_again_stays_until_it_is_merged(origin: Path) -> None:
+    """As many trials as the base's record has, and another publisher comes between."""
+
+    def later(one: Record, trials: int) -> Record:
+        old = tuple(trial.model_copy(update={"superseded": True}) for trial in one.trials)
+        whole = at(10, one.position, trials=trials).trials
+        new = tuple(t.model_copy(update={"start": "2026-02-02T10:00:00Z"}) for t in whole)
+        return one.model_copy(update={"trials": (*new, *old)})
+
+    was = [at(10, 0, trials=2), at(10, 1, trials=1)]
+    push(str(origin), "main", BRANCH, was)
+    merge(origin)
+    better = tuple(t.model_copy(update={"detail": "again"}) for t in was[0].trials)
+    graded = [was[0].model_copy(update={"trials": better}), was[1]]
+    for now in (graded, [later(one, 2) for one in was]):
+        push(str(origin), "main", BRANCH, now)
+        push(str(origin), "main", BRANCH, [at(11)])
+        names = [f"ci/results/{one.row_id}.json" for one in now]
+        assert [Record.model_validate_json(shown(origin, name)) for name in names] == now
+
+
+def test_a_page_below_the_records_is_no_record(origin: Path, tmp_path: Path) -> None:
+    work = git.Repo(tmp_path / "work")
+    notes = tmp_path / "work" / "ci" / "results" / "notes"
+    notes.mkdir(parents=True)
+    (notes / "x.json").write_text("{}")
+    work.git.add("--all")
+    who = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
+    work.git.execute(["git", *who, "commit", "-qm", "notes"])
+    work.git.push(str(origin), "main")
+    for hour in (10, 11):
+        push(str(origin), "main", BRANCH, [at(hour)])
+    assert "ci/results/notes/x.json" in files(origin)
+
+
+def test_where_there_is_nothing_to_send_no_branch_is_made(origin: Path) -> None:
+    push(str(origin), "main", BRANCH, [at(10)])
+    merge(origin)
+    bare = git.Repo(origin)
+    bare.git.update_ref("-d", f"refs/heads/{BRANCH}")
+    assert not push(str(origin), "main", BRANCH, [at(10)]).rows
+    assert [head.name for head in bare.heads] == ["main"]
+
+
+def test_a_refusal_for_workflow_files_says_what_to_do(origin: Path) -> None:
+    hook = origin / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    said = "refusing to allow a GitHub App to update workflow w.yml without workflows permission"
+    hook.write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(UserError, match="merge its pull request, or close it and delete"):
+        push(str(origin), "main", BRANCH, [at(10)])

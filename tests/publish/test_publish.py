@@ -8,6 +8,7 @@ import git
 import pytest
 from click.testing import CliRunner
 
+from kvci.actions.collect import told
 from kvci.cli import main
 from kvci.compare.comparison import compare
 from kvci.compare.side import own_side
@@ -17,10 +18,12 @@ from kvci.publish.main import Target, publish
 from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
+from kvci.report.benchmarks import EMPTY, render
 from kvci.report.comparison import markdown
 from kvci.run.directory import Manifest
 from tests.publish.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
+from tests.record.made import SPEC
 from tests.record.test_build import made
 from tests.record.test_merge import shard
 
@@ -134,6 +137,18 @@ def test_the_verb(
     monkeypatch.setenv("GITHUB_API_URL", fake.url)
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0 and done.output == "https://github.com/owner/name/pull/1\n"
+
+
+def test_free_text_is_inert_in_the_log_and_the_summary(tmp_path: Path) -> None:
+    words = "Q4 <img src=x> [best](https://evil) @owner"
+    model = SPEC.model.model_copy(update={"weights": words})
+    records = build(made(tmp_path / "run", SPEC.model_copy(update={"model": model})))
+    for number, one in enumerate(records):
+        kinds = tuple(e.model_copy(update={"build": f"{number} {words}"}) for e in one.effective)
+        records[number] = one.model_copy(update={"effective": kinds, "gpu": words})
+    for text in (render(EMPTY, records), told(records)):
+        assert "best" in text
+        assert not any(bare in text for bare in ("<img", " [best]", " @owner"))
 
 
 def test_free_text_is_inert_in_a_comment(tmp_path: Path) -> None:

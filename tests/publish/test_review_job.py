@@ -151,6 +151,22 @@ def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:
     assert passes and words_ == "2 new records are what their evidence gives"
 
 
+def test_a_link_is_no_log(opened: Opened) -> None:
+    """Of the same bytes: merged, it would lead nowhere."""
+    bare = git.Repo(opened.origin)
+    tip = str(bare.git.rev_parse("kvci/results"))
+    blob = bare.git.rev_parse(f"{tip}:BENCHMARKS.md")
+    with bare.git.custom_environment(GIT_INDEX_FILE=str(opened.origin / "index-of-test")):
+        bare.git.read_tree(tip)
+        bare.git.update_index("--cacheinfo", f"120000,{blob},BENCHMARKS.md")
+        made = bare.git.write_tree()
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
+    commit = str(bare.git.execute([*words, made, "-p", tip, "-m", "link"]))
+    bare.git.update_ref("refs/heads/kvci/results", commit)
+    passes, _, comment = opened.review()
+    assert not passes and "BENCHMARKS.md cannot be held against its records" in comment
+
+
 def test_a_label_that_is_given_while_another_run_reads_stays_given(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
