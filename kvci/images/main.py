@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 from docker.errors import APIError, ImageNotFound
@@ -55,13 +54,15 @@ def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
         say(f"the instances of {spec.dataset} need no images of their own")
         return True
     supply = supply_of(spec, mine, ledger, say)
-    # What an image costs is known when the first block's are here; so two waves.
-    waves = list(islice(supply.waves(planned), 2))
+    wave = next(supply.waves(planned), [])
+    # What an image costs is known when the first block's are here; so once more, from the start.
+    rest = [block for block in planned if not supply.lacks(block)]
+    if wave and len(wave) < len(rest):
+        wave = next(supply.waves(rest), [])
     for line in supply.missing():
         say(line)
-    count = sum(map(len, waves))
-    say(f"{count} of {len(planned)} blocks have had their images; {ledger} says more")
-    return bool(count)
+    say(f"{len(wave)} of {len(planned)} blocks have their images; {ledger} says more")
+    return bool(wave)
 
 
 def prune(built: bool) -> str:

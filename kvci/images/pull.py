@@ -66,6 +66,10 @@ class NoRoom(Failed):
     """Going on would use the disk's reserve."""
 
 
+class OverBudget(Failed):
+    """Going on would use more than images may; this one comes later."""
+
+
 @dataclass
 class Gate:
     """Of a registry. Whoever meets its limit makes all wait."""
@@ -131,6 +135,8 @@ class Puller:
     """Of one registry; of all others what `docker login` left is taken."""
     reserve_bytes: int = 0
     """Of the engine's disk, never used."""
+    floor_bytes: int = 0
+    """Of the engine's disk; where less is free, images have what they may."""
     patience_s: float = 900.0
     """For one image, or at a registry's limit without any having come; what the registry announces
     is waited for besides."""
@@ -158,6 +164,8 @@ class Puller:
                 if self.mirror:
                     return self._past_the_mirror.pull(image, base)
                 return tries.entry(image, "absent", str(error))
+            except OverBudget as error:
+                return tries.entry(image, "needed", str(error))
             except (NoRoom, SandboxFailed) as error:
                 never = isinstance(error, Unfit)
                 return tries.entry(image, "absent" if never else "failed", str(error))
@@ -256,6 +264,8 @@ class Puller:
                     f"{free >> 20} MiB are free on Docker's disk, and "
                     f"{self.reserve_bytes >> 20} MiB are its reserve"
                 )
+            if free is not None and free < self.floor_bytes:
+                raise OverBudget("the disk budget was used up; it comes in a later wave")
 
     def _take(self, source: str, image: str, ours: bool) -> None:
         """What came under the source's name is ours, under the image's."""
@@ -272,7 +282,7 @@ class Puller:
         left_s = max(0.1, self.until_s - time.monotonic())
         stall_s = min(self.stall_s, MIRROR_STALL_S) if self.mirror else self.stall_s
         version = engine.client().api.api_version
-        api = _Impatient(version, timeout=min(stall_s, left_s), **kwargs_from_env())
+        api = _Impatient(version=version, timeout=min(stall_s, left_s), **kwargs_from_env())
         known = registry.known_to(registry.parts(source)[0], self.login)
         login = {"username": known.user, "password": known.password} if known else None
         try:

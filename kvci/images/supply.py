@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -167,18 +167,37 @@ class Supply:
         wave, lacking = self._choose(todo, keep)
         self._hold(keep | self._of(wave))
         self._make_room(keep | self._of(wave), lacking)
-        for future in [background(self._supply, image) for image in self._in_order(wave)]:
-            future.result()
+        self._pull(wave, self._floor_bytes())
         self._names.clear()
         self._hold(keep | self._of(wave))
-        had = [block for block in wave if not self._lacking(block)]
+        had = [block for block in wave if not {"failed", "needed"} & self._states(block)]
         here = self._within(had, keep)
-        failed = [block for block in wave if self._lacking(block)]
+        failed = [block for block in wave if self.lacks(block)]
         self._any = self._any or bool(here)
         return Gathered([*failed, *here], here)
 
-    def _lacking(self, block: Block) -> bool:
-        return any(self._ledger[image].state == "failed" for image in self._of([block]))
+    def lacks(self, block: Block) -> bool:
+        """An image of its could not be had."""
+        return "failed" in self._states(block)
+
+    def _states(self, block: Block) -> set[State]:
+        return {self._ledger[image].state for image in self._of([block])}
+
+    def _floor_bytes(self) -> int:
+        """What must stay free while a wave is pulled, so that the budget holds whatever it takes;
+        0 where that cannot be told."""
+        free, budget = engine.free_bytes(), self._budget.ours_bytes
+        if free is None or budget is None:
+            return 0
+        return free - max(0, budget - sum(one.unshared_bytes for one in self._kept))
+
+    def _pull(self, wave: list[Block], floor_bytes: int) -> None:
+        """The first block is pulled whatever it takes, if only to be found too large."""
+        first, careful = self._of(wave[:1]), replace(self._puller, floor_bytes=floor_bytes)
+        order = self._in_order(wave)
+        pullers = {name: self._puller if name in first else careful for name in order}
+        for future in [background(self._supply, *one) for one in pullers.items()]:
+            future.result()
 
     def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
         """The next wave, and the bytes that its images will take as far as can be known."""
@@ -289,12 +308,12 @@ class Supply:
         why = self._large[0]
         raise UserError(f"{why[0].upper()}{why[1:]}; raise it or make block_size smaller.")
 
-    def _supply(self, image: str) -> None:
+    def _supply(self, image: str, puller: Puller) -> None:
         """Have one image here; the ledger says what became of it."""
         with self._workers:
-            self._have(image)
+            self._have(image, puller)
 
-    def _have(self, image: str) -> None:
+    def _have(self, image: str, puller: Puller) -> None:
         if engine.has(image):
             if shelf.is_ours(image):
                 shelf.mark(image)
@@ -307,7 +326,7 @@ class Supply:
             self._note(Entry(image=image, state="present", id=name))
             return
         self._note(Entry(image=image, state="pulling"))
-        self._note(self._puller.pull(image, self._bases[image]))
+        self._note(puller.pull(image, self._bases[image]))
 
     def _note(self, entry: Entry) -> None:
         with self._lock:

@@ -130,7 +130,9 @@ def program(folder: Path) -> str:
     return str(folder / "usr" / "bin" / "docker-registry")
 
 
-def synthetic(registry: Registry, instances: list[Instance], layer_bytes: int, rows: Path) -> None:
+def synthetic(
+    registry: Registry, instances: list[Instance], layer_bytes: int, rows: Path, kind: str = "s"
+) -> None:
     """An image for each instance with a layer of its own, in the registry alone; `rows` says so."""
     base, made = calibration_image(), []
     for number, instance in enumerate(instances):
@@ -140,9 +142,9 @@ def synthetic(registry: Registry, instances: list[Instance], layer_bytes: int, r
             f"{fill} && rm -r /testbed/.git/logs /testbed/.git/COMMIT_EDITMSG"  # nothing to strip
         )
         assert box.script(fill, Limits(file_mib=1024)).code == 0
-        committed = box._container.commit("kvci-test", f"s{number}")
+        committed = box._container.commit("kvci-test", f"{kind}{number}")
         box.close()
-        name = registry.push(f"kvci-test:s{number}", f"kvci-test/s{number}")
+        name = registry.push(f"kvci-test:{kind}{number}", f"kvci-test/{kind}{number}")
         engine.client().images.remove(committed.id, force=True)
         made.append(instance.row.model_copy(update={"image": name}).model_dump_json())
     rows.write_text("\n".join(made) + "\n")

@@ -17,6 +17,7 @@ from docker.errors import ImageNotFound
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.images import shelf
+from kvci.images.main import pull
 from kvci.images.pull import Puller
 from kvci.images.supply import Ledger, supply_of
 from kvci.plan import blocks
@@ -114,6 +115,30 @@ def test_a_run_larger_than_the_disk_goes_through_in_waves(
     ledger = Ledger.read(folder / "images.json").images
     assert len(ledger) == COUNT
     assert [entry.state for entry in ledger].count("let go") >= COUNT - HOLDS
+
+
+def test_what_is_larger_than_what_was_seen_keeps_the_budget_too(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    """After a small image all the others were taken to be as small, and were pulled at once."""
+    other = tmp_path / "other.jsonl"
+    synthetic(registry, instances[:1], LAYER_BYTES // 8, other, "small")
+    other.write_text(other.read_text() + "\n".join(rows.read_text().splitlines()[1:]))
+    with Shelves(registry) as shelves:
+        _, happened, found = ran(other, instances, tmp_path)
+    assert happened and found == table(instances)
+    assert 1 <= shelves.most <= HOLDS + 1, "the small one beside them"
+
+
+def test_a_pull_beforehand_keeps_what_the_run_needs_first(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    spec = load(None, runs.asked(rows, instances, tmp_path, BUDGET))
+    said: list[str] = []
+    assert pull(spec, tmp_path / "images.json", said.append)
+    assert f"{HOLDS} of {COUNT} blocks have their images" in said[-1]
+    names = [json.loads(line)["image"] for line in rows.read_text().splitlines()]
+    assert [engine.has(name) for name in names] == [True] * HOLDS + [False] * (COUNT - HOLDS)
 
 
 @pytest.mark.faults
