@@ -123,12 +123,12 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     )
     if done.code == NOT_APPLIED:
         return None
-    applied, *broken = done.output.decode(errors="replace").split() or [""]
-    if applied != APPLIED:  # or the tree as it was would be tested, and the model blamed
+    _, applied, broken = done.output.decode(errors="replace").partition(APPLIED)
+    if not applied:  # or the tree as it was would be tested, and the model blamed
         raise SandboxFailed(f"the patch could not be applied ({done.code}, {done.wall_s:.0f} s)")
     if done.code:
         return ""  # a file that ends the parser itself: what it breaks, the tests will say
-    return ", ".join(broken)
+    return ", ".join(broken.split())
 
 
 def marked(log: bytes) -> bool:

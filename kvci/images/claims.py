@@ -1,9 +1,12 @@
 """What kvci is pulling on this machine, so that what a killed one got is known as ours.
 
-A file a name, from before the pull until the image is marked.
+A file a name, from before the pull until the image is marked; while the engine speaks of it, the
+file is touched.
 """
 
 import contextlib
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kvci.errors import UserError
@@ -11,9 +14,14 @@ from kvci.files import Document, sha256_of
 from kvci.host import cache, ended, process
 from kvci.sandbox import engine
 
+SOON = timedelta(minutes=1)
+"""After its last word a pull may have come; later it was somebody else's."""
+
 
 class Claim(Document):
     name: str
+    engine: str
+    """Its id."""
     process: str
 
 
@@ -21,8 +29,13 @@ def claim(name: str) -> bool:
     """Note that what comes under this name is ours; False if somebody else's has it already."""
     if not _path(name).exists() and engine.has(name):
         return False
-    Claim(name=name, process=process()).write(_path(name))
+    Claim(name=name, engine=engine.identity(), process=process()).write(_path(name))
     return True
+
+
+def touch(name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(_path(name))
 
 
 def drop(name: str) -> None:
@@ -30,12 +43,16 @@ def drop(name: str) -> None:
 
 
 def left() -> list[str]:
-    """The names that processes were pulling when they were killed."""
+    """The names that killed processes were pulling from this engine and that came with it; the
+    claims of all that they left are dropped."""
     names = []
     for path in _folder().glob("*.json"):
-        with contextlib.suppress(UserError):  # another process has dropped it meanwhile
-            claim = Claim.read(path)
-            names += [claim.name] if ended(claim.process) else []
+        with contextlib.suppress(UserError, OSError):  # another process has dropped it meanwhile
+            claim, heard = Claim.read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            if claim.engine == engine.identity() and ended(claim.process):
+                named = engine.named(claim.name)
+                names += [claim.name] if named and named <= heard + SOON else []
+                drop(claim.name)
     return names
 
 
@@ -44,4 +61,4 @@ def _folder() -> Path:
 
 
 def _path(name: str) -> Path:
-    return _folder() / f"{sha256_of(name.encode())[:24]}.json"
+    return _folder() / f"{sha256_of(f'{engine.identity()} {name}'.encode())[:24]}.json"

@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -106,6 +106,32 @@ class Mirror:
         return len(self.failed) >= 2
 
 
+@dataclass
+class Room:
+    """What must stay free of the engine's disk while a wave is pulled, so that its budget holds."""
+
+    floor_bytes: int
+    first: Collection[str]
+    """Images that come whatever they take."""
+    _packed: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Image and layer -> bytes that go again when it is unpacked."""
+
+    def hear(self, image: str, event: dict[str, Any]) -> None:
+        layer, status = (image, str(event.get("id"))), event.get("status")
+        if status == "Downloading":
+            self._packed[layer] = int((event.get("progressDetail") or {}).get("current", 0))
+        elif status == "Pull complete":
+            self._packed.pop(layer, None)
+
+    def forget(self, image: str) -> None:
+        for layer in [one for one in list(self._packed) if one[0] == image]:
+            self._packed.pop(layer, None)
+
+    def is_used_up(self, image: str, free_bytes: int) -> bool:
+        packed = sum(list(self._packed.values()))
+        return image not in self.first and free_bytes + packed < self.floor_bytes
+
+
 class _Impatient(docker.APIClient):  # type: ignore[misc]
     """docker-py would wait without end for what a pull says next."""
 
@@ -135,8 +161,8 @@ class Puller:
     """Of one registry; of all others what `docker login` left is taken."""
     reserve_bytes: int = 0
     """Of the engine's disk, never used."""
-    floor_bytes: int = 0
-    """Of the engine's disk; where less is free, images have what they may."""
+    room: Room | None = None
+    """Of a disk budget."""
     patience_s: float = 900.0
     """For one image, or at a registry's limit without any having come; what the registry announces
     is waited for besides."""
@@ -236,7 +262,7 @@ class Puller:
         try:
             ours = claims.claim(source)
             try:
-                self._listen(source)
+                self._listen(source, image)
             except (Failed, APIError):
                 if ours and engine.has(source):  # with its last word it came
                     self._take(source, image, ours)
@@ -251,20 +277,31 @@ class Puller:
             kind = Failed if engine.answers() else Gone  # it waits for the registry, without a word
             raise kind(f"Docker: {str(error)[:300]}") from None
 
-    def _listen(self, source: str) -> None:
+    def _listen(self, source: str, image: str) -> None:
         """Return when it is here. Raises Failed, and what the engine does."""
-        for event in self._events(source):
-            if stopped := self.stopped():
-                raise Failed(stopped)
-            if "error" in event:
-                raise _failure(str(event["error"]))
-            free = engine.free_bytes()
-            if free is not None and free < self.reserve_bytes:
-                raise NoRoom(
-                    f"{free >> 20} MiB are free on Docker's disk, and "
-                    f"{self.reserve_bytes >> 20} MiB are its reserve"
-                )
-            if free is not None and free < self.floor_bytes:
+        try:
+            for event in self._events(source):
+                claims.touch(source)
+                self._heed(image, event)
+        finally:
+            if self.room:
+                self.room.forget(image)
+
+    def _heed(self, image: str, event: dict[str, Any]) -> None:
+        """What the engine says, and how its disk is."""
+        if stopped := self.stopped():
+            raise Failed(stopped)
+        if "error" in event:
+            raise _failure(str(event["error"]))
+        free = engine.free_bytes()
+        if free is not None and free < self.reserve_bytes:
+            raise NoRoom(
+                f"{free >> 20} MiB are free on Docker's disk, and "
+                f"{self.reserve_bytes >> 20} MiB are its reserve"
+            )
+        if self.room and free is not None:
+            self.room.hear(image, event)
+            if self.room.is_used_up(image, free):
                 raise OverBudget("the disk budget was used up; it comes in a later wave")
 
     def _take(self, source: str, image: str, ours: bool) -> None:

@@ -78,7 +78,7 @@ def short(image: str) -> str:
         registry, repository, tag = parts(image)
     except InvalidRepository as error:
         raise UserError(f"{image} is no image's name ({error}); see the dataset.") from None
-    if not re.fullmatch(r"[a-z0-9]+([._/-]+[a-z0-9]+)*", repository, re.ASCII):
+    if not re.fullmatch(r"[a-z0-9]+(([._-]+|/)[a-z0-9]+)*", repository, re.ASCII):
         raise UserError(f"{image!r} is no image's name; see the dataset.")
     if ":" in tag:
         raise UserError(f"{image} names a digest; name the image by a tag in the dataset.")

@@ -49,9 +49,7 @@ def ours() -> list[Kept]:
     What a killed process pulled is marked before. Asking takes the engine seconds.
     """
     for name in claims.left():
-        if engine.has(name):
-            mark(name)
-        claims.drop(name)
+        mark(name)
     kept = []
     for one in engine.images_with_sizes():
         names = _ours(one["RepoTags"] or [])

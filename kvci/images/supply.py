@@ -19,7 +19,7 @@ from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.images import holds, shelf
-from kvci.images.pull import Entry, Mirror, Puller, State
+from kvci.images.pull import Entry, Mirror, Puller, Room, State
 from kvci.images.registry import login, short
 from kvci.images.shelf import Kept
 from kvci.plan import Block
@@ -167,7 +167,10 @@ class Supply:
         wave, lacking = self._choose(todo, keep)
         self._hold(keep | self._of(wave))
         self._make_room(keep | self._of(wave), lacking)
-        self._pull(wave, self._floor_bytes())
+        puller = replace(self._puller, room=self._room(wave))
+        images = self._in_order(wave)
+        for future in [background(self._supply, image, puller) for image in images]:
+            future.result()
         self._names.clear()
         self._hold(keep | self._of(wave))
         had = [block for block in wave if not {"failed", "needed"} & self._states(block)]
@@ -183,21 +186,16 @@ class Supply:
     def _states(self, block: Block) -> set[State]:
         return {self._ledger[image].state for image in self._of([block])}
 
-    def _floor_bytes(self) -> int:
-        """What must stay free while a wave is pulled, so that the budget holds whatever it takes;
-        0 where that cannot be told."""
+    def _room(self, wave: list[Block]) -> Room | None:
+        """So that the budget holds whatever a wave's images take; None where that cannot be told.
+
+        The first block is pulled in any case, if only to be found too large.
+        """
         free, budget = engine.free_bytes(), self._budget.ours_bytes
         if free is None or budget is None:
-            return 0
-        return free - max(0, budget - sum(one.unshared_bytes for one in self._kept))
-
-    def _pull(self, wave: list[Block], floor_bytes: int) -> None:
-        """The first block is pulled whatever it takes, if only to be found too large."""
-        first, careful = self._of(wave[:1]), replace(self._puller, floor_bytes=floor_bytes)
-        order = self._in_order(wave)
-        pullers = {name: self._puller if name in first else careful for name in order}
-        for future in [background(self._supply, *one) for one in pullers.items()]:
-            future.result()
+            return None
+        left = max(0, budget - sum(one.unshared_bytes for one in self._kept))
+        return Room(free - left, self._of(wave[:1]))
 
     def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
         """The next wave, and the bytes that its images will take as far as can be known."""

@@ -23,6 +23,7 @@ from kvci.sandbox.engine import GONE, OWNER, RUN, answers, client, cpus, full, r
 
 LIFETIME_S = 72 * 3600
 """A container that nobody sweeps ends by itself; longer than a trial or its tests can take."""
+WATCH_S = 10.0
 TREE_MAX_BYTES = 2 << 30
 HOG_BYTES = 1 << 30
 """A trial that has written so much, when the disk is full, filled it."""
@@ -34,6 +35,8 @@ FIRST = (
 )
 """Process 1. Being bash it reaps, and as process 1 no signal from inside ends it. Where nothing can
 be run any more, because the file system is gone, it waits for a word that never comes."""
+PLAIN = {"LC_ALL": "C.UTF-8"}
+"""For scripts whose output is read: bash says on it what it thinks of an image's locale."""
 OFFLINE = {"PIP_NO_INDEX": "1"}
 """Without a network pip would only lose time asking."""
 QUIET = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -42,7 +45,7 @@ ACTIVATE = """
 if [ -f /opt/miniconda3/bin/activate ]; then
   { . /opt/miniconda3/bin/activate && conda activate testbed; } > /dev/null 2>&1 || exit
 fi
-unset PWD OLDPWD SHLVL HOSTNAME _
+unset PWD OLDPWD SHLVL HOSTNAME LC_ALL _
 env -0
 """
 """As the harness's eval scripts do it; conda takes half a second, so once an image is enough."""
@@ -88,12 +91,15 @@ class Docker:
         return self._exec(["bash", "-c", command], limits, _ACTIVATED[self._image] | QUIET)
 
     def script(self, text: str, limits: Limits) -> Result:
+        return self._script(text, limits, {})
+
+    def _script(self, text: str, limits: Limits, environment: dict[str, str]) -> Result:
         name = f"kvci-{uuid.uuid4().hex[:8]}.sh"
         try:
             self._container.put_archive("/", _tar({name: text}))
         except GONE as error:
             raise SandboxFailed(f"Docker: {error}") from None
-        return self._exec(["bash", f"/{name}"], limits)
+        return self._exec(["bash", f"/{name}"], limits, environment)
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
         """Made in a second container, where the model has never been; only the tree goes over."""
@@ -105,9 +111,8 @@ class Docker:
             with tempfile.TemporaryFile() as tree:
                 self._copy_tree(tree)
                 clean._take(tree)
-            return diff.patch_of(
-                clean.script(diff.script(f"{TREE}/.git", "/tmp/kvci-diff", exclude), diff.LIMITS)
-            )
+            text = diff.script(f"{TREE}/.git", "/tmp/kvci-diff", exclude)
+            return diff.patch_of(clean._script(text, diff.LIMITS, PLAIN))
         except tarfile.TarError as error:
             raise DiffFailed(f"the work tree cannot be read: {error}") from None
         except NotFound:
@@ -171,7 +176,7 @@ class Docker:
             raise SandboxFailed(f"the work tree could not be made: {done.output[-300:]!r}")
 
     def _activate(self) -> dict[str, str]:
-        done = self._exec(["bash", "-c", ACTIVATE], Limits())
+        done = self._exec(["bash", "-c", ACTIVATE], Limits(), PLAIN)
         if done.code:
             raise SandboxFailed(f"the environment cannot be activated: {done.output[-300:]!r}")
         pairs = done.output.decode(errors="surrogateescape").rstrip("\0").split("\0")
@@ -192,16 +197,17 @@ class Docker:
             made = api.exec_create(name, words, environment=environment, workdir=TREE)
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
+            watch = _Watch()
             started = time.monotonic()  # how long the engine took for all this is not the command's
             try:
-                over = _drain(connection, kept, started + limits.wall_s, cap_bytes, _hopeless)
+                over = _drain(connection, kept, started + limits.wall_s, cap_bytes, watch)
             finally:
                 # Without this the engine goes on filling a pipe that nobody reads, and waits 10 s.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
                 stream.close()
             wall_s = time.monotonic() - started
-            if not over and not answers():
+            if not over and (watch.silent or not answers()):
                 raise SandboxFailed("Docker: it does not answer, so nobody knows what took so long")
             code = api.exec_inspect(made["Id"])["ExitCode"] if over else None
             self._must_be_there()
@@ -334,9 +340,20 @@ def _tar(files: dict[str, str]) -> bytes:
     return out.getvalue()
 
 
-def _hopeless() -> bool:
-    """What goes on can come to no good end."""
-    return ENDING.is_set() or full()
+class _Watch:
+    """Is asked while a command goes on."""
+
+    def __init__(self) -> None:
+        self.silent = False
+        """The engine did not answer once, so what took so long may not have been the command."""
+        self._asked = time.monotonic()
+
+    def __call__(self) -> bool:
+        """True if what goes on can come to no good end."""
+        if time.monotonic() >= self._asked + WATCH_S and not self.silent:
+            self.silent = not answers()
+            self._asked = time.monotonic()
+        return ENDING.is_set() or full()
 
 
 def _drain(

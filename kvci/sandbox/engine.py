@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -107,6 +108,22 @@ def has(image: str) -> bool:
             raise
         return False
     return True
+
+
+@cache
+def identity() -> str:
+    """Its id, which is another on another machine. Raises UserError if it does not answer."""
+    found: str = client().info()["ID"]
+    return found
+
+
+def named(image: str) -> datetime | None:
+    """When it got its last name, by the engine's clock; None if it is not here."""
+    try:
+        attrs = client().images.get(image).attrs
+    except NotFound:
+        return None
+    return datetime.fromisoformat(attrs["Metadata"]["LastTagTime"])
 
 
 def images_with_sizes() -> list[dict[str, Any]]:

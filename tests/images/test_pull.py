@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -273,8 +274,8 @@ def test_what_came_with_the_last_word_is_ours(image: str, monkeypatch: pytest.Mo
     """The time was over, and nobody knew the image any more."""
     listened = Puller._listen
 
-    def late(self: Puller, source: str) -> None:
-        listened(self, source)
+    def late(self: Puller, source: str, image: str) -> None:
+        listened(self, source, image)
         raise NoRoom("the disk is short now")
 
     monkeypatch.setattr(Puller, "_listen", late)
@@ -417,6 +418,27 @@ def test_what_a_killed_kvci_pulled_is_ours(
     assert not any(image in kept.names for kept in shelf.ours()), "its process lives"
     monkeypatch.setattr(claims, "ended", lambda process: True)
     assert any(image in kept.names for kept in shelf.ours()) and not claims.left()
+
+
+def test_what_somebody_pulled_after_a_killed_kvci_is_theirs(
+    image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims, "ended", lambda process: True)
+    monkeypatch.setattr(Puller, "_listen", killed)
+    for elsewhere in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            Puller().pull(image, "HEAD")
+        engine.client().images.pull(*image.rsplit(":", 1))
+        monkeypatch.setattr(claims, "SOON", timedelta(minutes=1 if elsewhere else -1))
+        if elsewhere:
+            monkeypatch.setattr(engine, "identity", lambda: "another")
+        assert not any(image in kept.names for kept in shelf.ours())
+        engine.client().images.remove(image)
+    monkeypatch.undo()
+    assert not claims.left()
 
 
 def test_a_name_has_one_form_as_the_engine_has_it() -> None:

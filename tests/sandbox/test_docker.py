@@ -8,6 +8,7 @@ import time
 import pytest
 
 from kvci.errors import UserError
+from kvci.grade.grade import _prepare
 from kvci.sandbox import Caps, Limits, SandboxFailed, docker, engine
 from kvci.sandbox.docker import Docker
 from tests.made_images import calibration_image
@@ -213,3 +214,37 @@ def test_without_docker_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="Docker does not answer"):
         engine.check()
     engine.client.cache_clear()
+
+
+def test_an_image_whose_locale_is_not_there_is_used_all_the_same() -> None:
+    """bash says so on all that it is asked."""
+    box = Docker(calibration_image(), FILES)
+    conf = {"Env": ["LC_ALL=xx_XX.UTF-8", "PATH=/usr/local/bin:/usr/bin:/bin"]}
+    made = box._container.commit("kvci-test", "locale", conf=conf)
+    box.close()
+    patch = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-x = 1\n+def (:\n"
+    box = Docker("kvci-test:locale")
+    try:
+        assert b"cannot change locale" in box.run("true", Limits()).output
+        assert box.diff() == b""
+        assert _prepare(patch.encode(), box) == "a.py"
+        assert box.diff().endswith(b"-x = 1\n+def (:\n")
+    finally:
+        box.close()
+        engine.client().images.remove(made.id, force=True)
+
+
+def test_an_engine_that_was_silent_says_nothing_of_a_command_s_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It answers again just when the time is over."""
+    box = Docker(calibration_image(), FILES)
+    monkeypatch.setattr(docker, "WATCH_S", 1.0)
+    said = iter([False])
+    monkeypatch.setattr(docker, "answers", lambda: next(said, True))
+    try:
+        with pytest.raises(SandboxFailed, match="nobody knows what took so long"):
+            box.run("sleep 60", Limits(wall_s=4))
+        assert box.run("sleep 60", Limits(wall_s=3)).timed_out
+    finally:
+        box.close()
