@@ -1,5 +1,6 @@
 """Files of the Hugging Face hub: fetched whole before they are needed, resumed, cached."""
 
+import fcntl
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -25,19 +26,26 @@ def fetch(
     from huggingface_hub import try_to_load_from_cache as cached
 
     where: Any = {"repo_id": repository, "filename": file, "repo_type": kind, "revision": revision}
-    known = cached(**where)
+    folder, known = Path(constants.HF_HUB_CACHE), cached(**where)
     if revision and isinstance(known, str):
         return Path(known)
+    if revision and (mine := _place(folder, repository, revision, file)).exists():
+        return mine
     try:
-        size = get_hf_file_metadata(hf_hub_url(**where)).size or 0
-        folder = Path(constants.HF_HUB_CACHE)
+        url = hf_hub_url(**where)
+        found = get_hf_file_metadata(url)
+        size, mine = found.size or 0, _place(folder, repository, found.commit_hash or "", file)
         folder.mkdir(parents=True, exist_ok=True)
-        if not isinstance(known, str) and shutil.disk_usage(folder).free - size < reserve_bytes:
+        here = isinstance(known, str) or mine.exists()
+        left = size - (_partial(mine).stat().st_size if _partial(mine).exists() else 0)
+        if not here and shutil.disk_usage(folder).free - left < reserve_bytes:
             raise UserError(
                 f"{file} of {repository} takes {size >> 20} MiB, and {folder} has no room for it "
                 f"beside a reserve of {reserve_bytes >> 20} MiB; make room, or set HF_HOME."
             )
-        return Path(hf_hub_download(**where))
+        if kind == "dataset" or isinstance(known, str) or size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            return Path(hf_hub_download(**where))
+        return _resumed(url, mine, size)
     except UserError:
         raise
     except Exception as error:  # what the library raises has no common base
@@ -45,6 +53,34 @@ def fetch(
             f"{file} of {repository} cannot be fetched ({_first_line(error)}); "
             "check the names and the network."
         ) from None
+
+
+def _place(folder: Path, repository: str, commit: str, file: str) -> Path:
+    """Of kvci's own, for the library begins anew whatever there was of a file."""
+    return folder / "kvci" / repository / commit / file
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _resumed(url: str, path: Path, size: int) -> Path:
+    """Fetch a file, from where an earlier process left off; one process at a time."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(path).open("ab") as partial:
+        fcntl.flock(partial, fcntl.LOCK_EX)
+        if path.exists():  # another had it meanwhile
+            _partial(path).unlink(missing_ok=True)
+            return path
+        if partial.tell() > size:
+            partial.truncate(0)
+        headers = build_hf_headers()
+        http_get(url, partial, resume_size=partial.tell(), headers=headers, expected_size=size)
+        _partial(path).rename(path)
+    return path
 
 
 def revision_and_files(repository: str, revision: str | None) -> tuple[str, list[str]]:

@@ -107,6 +107,19 @@ def test_a_model_is_fetched_whole_though_the_connection_is_cut_and_then_cached(
     assert len(Hub.ranges) == 2 and Hub.ranges[1] and Hub.ranges[1] != "bytes=0-"
 
 
+def test_a_killed_fetch_goes_on_where_it_was(hub: dict[str, str], tmp_path: Path) -> None:
+    place = tmp_path / "hub" / "hub" / "kvci" / "a" / "b" / COMMIT
+    place.mkdir(parents=True)
+    (place / ".m.gguf.partial").write_bytes(MODEL[:1_000_000])
+    said = python(hub, FETCH.format(file="m.gguf", revision=None))
+    assert said == hashlib.sha256(MODEL).hexdigest()
+    assert Hub.ranges[0] == "bytes=1000000-" and os.listdir(place) == ["m.gguf"]
+    (place / "m.gguf").rename(place / ".m.gguf.partial")
+    for _ in range(2):
+        assert python(hub, FETCH.format(file="m.gguf", revision=COMMIT)) == said
+    assert len(Hub.ranges) == 2, "all of it was there, and then it was cached"
+
+
 def test_what_cannot_be_had_is_a_sentence(hub: dict[str, str]) -> None:
     assert "cannot be fetched" in python(hub, FETCH.format(file="none", revision=None))
     away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}

@@ -50,8 +50,8 @@ def left() -> list[str]:
         with contextlib.suppress(UserError, OSError):  # another process has dropped it meanwhile
             claim, heard = Claim.read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
             if claim.engine == engine.identity() and ended(claim.process):
-                named = engine.named(claim.name)
-                names += [claim.name] if named and named <= heard + SOON else []
+                came = engine.pulled(claim.name) if engine.has(claim.name) else None
+                names += [claim.name] if came and came <= heard + SOON else []
                 drop(claim.name)
     return names
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -117,13 +117,14 @@ def identity() -> str:
     return found
 
 
-def named(image: str) -> datetime | None:
-    """When it got its last name, by the engine's clock; None if it is not here."""
-    try:
-        attrs = client().images.get(image).attrs
-    except NotFound:
-        return None
-    return datetime.fromisoformat(attrs["Metadata"]["LastTagTime"])
+def pulled(image: str) -> datetime | None:
+    """When it was last pulled under this name, by whomever; None if it was not, or so long ago
+    that the engine does not remember, or before the engine was started."""
+    filters = {"type": "image", "event": "pull"}
+    now = int(time.time()) + 1
+    known = client().events(since=1, until=now, filters=filters, decode=True)
+    times = [event["time"] for event in known if event["Actor"]["ID"] == image]
+    return datetime.fromtimestamp(max(times), UTC) if times else None
 
 
 def images_with_sizes() -> list[dict[str, Any]]:

@@ -53,7 +53,10 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
     if not path.is_file():
         raise UserError(f"The model file {path} does not exist.")
     if model.sha256 and sha256_of_file(path) != model.sha256:
-        raise UserError(f"{path} is not the model asked for: its sha256 is not {model.sha256}.")
+        remedy = "; remove it, and it is fetched again" if model.repository else ""
+        raise UserError(
+            f"{path} is not the model asked for: its sha256 is not {model.sha256}{remedy}."
+        )
     return path
 
 
