@@ -1,6 +1,8 @@
 """What would spoil a run, found before it."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +164,20 @@ def test_a_mirror_that_is_down_spoils_no_run(own: int, monkeypatch: pytest.Monke
     assert bool(remedy) is (own != 200)
 
 
+def test_what_a_killed_run_left_is_seen() -> None:
+    from tests.made_images import calibration_image
+    from tests.sandbox.test_docker import MAKE
+
+    words = [sys.executable, "-c", MAKE, calibration_image()]
+    before = doctor._leftovers()[0]
+    subprocess.run(words, capture_output=True)
+    try:
+        assert doctor._leftovers()[0] != before and "the next run removes" in doctor._leftovers()[0]
+    finally:
+        engine.sweep()
+    assert doctor._leftovers() == ("none", "")
+
+
 def test_a_driver_that_does_not_answer_is_no_machine_without_a_gpu(gpu: Path) -> None:
     gpu.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
     _, remedy = doctor._gpu(spec())
@@ -171,8 +187,6 @@ def test_a_driver_that_does_not_answer_is_no_machine_without_a_gpu(gpu: Path) ->
 
 
 def test_another_s_server_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import subprocess
-
     program = tmp_path / "llama-server"
     program.symlink_to("/bin/sleep")
     detached = ["sh", "-c", f"{program} 30 >/dev/null 2>&1 & echo $!"]

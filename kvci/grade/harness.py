@@ -23,7 +23,7 @@ def evaluate(
     Its logs lie in `folder`. Raises UserError if it does not run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [row for row in rows if patches.get(row.instance_id)]
+    chosen = [row for row in rows if row.instance_id in patches]
     (folder / "rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in chosen))
     run_id = f"{NAME}-{sha256_of(json.dumps(sorted(patches.items())).encode())[:12]}"
     lines = [

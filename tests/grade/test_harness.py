@@ -48,6 +48,7 @@ def kinds(gold: str) -> dict[str, tuple[str, Verdict]]:
         "gold, no end of line": (gold.rstrip("\n"), Verdict.RESOLVED),
         "gold, and more": (gold + breaking, Verdict.RESOLVED),
         "harmless": (shadow, Verdict.TESTS_FAIL),
+        "empty": ("", Verdict.EMPTY_PATCH),
         "malformed": (gold[: len(gold) // 2], Verdict.APPLY_FAILED),
         "no patch at all": ("Traceback (most recent call last):\n  ...\n", Verdict.APPLY_FAILED),
         "not applying": (context.replace("import", "inport"), Verdict.APPLY_FAILED),
@@ -86,8 +87,8 @@ def test_the_harness_says_the_same_of_every_kind_of_patch(tmp_path: Path) -> Non
             wrong.append(f"{kind}: {graded.verdict}, not {verdict} {graded.detail}")
         reports = evaluate([one], {INSTANCE: patch}, folder / "theirs", TEST_S)
         if INSTANCE not in reports:
-            written = graded.verdict in (Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT)
-            if not written:
+            none = (Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT, Verdict.EMPTY_PATCH)
+            if graded.verdict not in none:
                 wrong.append(f"{kind}: the harness writes no report, and kvci {graded.verdict}")
             continue
         report = folder / "ours" / "report.json"

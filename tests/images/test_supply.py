@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -139,6 +140,51 @@ def test_a_pull_beforehand_keeps_what_the_run_needs_first(
     assert f"{HOLDS} of {COUNT} blocks have their images" in said[-1]
     names = [json.loads(line)["image"] for line in rows.read_text().splitlines()]
     assert [engine.has(name) for name in names] == [True] * HOLDS + [False] * (COUNT - HOLDS)
+    for needed_last in (names[0], names[1]):
+        shelf.mark(needed_last)
+        order = [name for kept in shelf.ours() for name in kept.names if name in names]
+        assert order[-1] == needed_last and len(order) == HOLDS
+    shown = CliRunner().invoke(main, ["images", "show"])
+    assert shown.exit_code == 0 and all(name in shown.output for name in order)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_nothing_is_pulled_while_a_wave_is_out_unless_that_is_asked(
+    beside: bool, registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    other: dict[str, object] = {
+        "pull_beside": beside,
+        "disk_budget_gb": budget_gb(2 * HOLDS, LAYER_BYTES),
+    }
+    spec = load(None, runs.asked(rows, instances, tmp_path, other))
+    supply = supply_of(
+        spec, [Instance(one) for one in row.load(rows)], tmp_path / "images.json", print
+    )
+    waves = supply.waves(blocks([one.row.instance_id for one in instances], spec))
+    assert len(next(waves)) == 1
+    next(waves)
+    registry.asked.clear()
+    time.sleep(4)
+    assert any("/blobs/" in line for line in registry.asked) is beside
+    assert len(list(waves)) >= 1
+
+
+def test_images_are_pulled_at_the_same_time(
+    registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+) -> None:
+    both, met = threading.Barrier(2, timeout=30), set[str]()
+
+    def waits(handler: Handler) -> bool:
+        image = handler.path.removeprefix("/v2/kvci-test/").partition("/")[0]
+        if "/blobs/" in handler.path and image in ("s1", "s2") and image not in met:
+            met.add(image)
+            both.wait()
+        return False
+
+    spec = load(None, runs.asked(rows, instances, tmp_path, {"block_size": 2, "filter": "-[12]$"}))
+    registry.fault = waits
+    assert pull(spec, tmp_path / "images.json", print) and met == {"s1", "s2"}
+    assert not both.broken
 
 
 @pytest.mark.faults

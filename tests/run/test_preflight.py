@@ -9,7 +9,7 @@ from kvci.errors import UserError
 from kvci.grade import Graded
 from kvci.plan import Block
 from kvci.run import grading
-from kvci.run.directory import Ceiling, RunDirectory
+from kvci.run.directory import Ceiling, Manifest, RunDirectory
 from kvci.run.grading import _asked, _preflight
 from kvci.run.main import run
 from kvci.run.sandboxes import Sandboxes
@@ -112,11 +112,13 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
         },
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvci.run.main.load_with_revision", lambda *_: (list(known.values()), ""))
+        loaded = (list(known.values()), "c0ffee")
+        patch.setattr("kvci.run.main.load_with_revision", lambda *_: loaded)
         folder, _ = run(spec, "r", Console())
         ceiling = Ceiling.read(folder / "ceiling.json")
         run(spec, "r", Console())
     assert Ceiling.read(folder / "ceiling.json") == ceiling, "of all blocks, not of what is left"
+    assert Manifest.read(folder / "manifest.json").dataset_revision == "c0ffee"
     assert ceiling.valid == (rows[0].instance_id,)
     assert list(ceiling.invalid) == [broken.instance_id]
     assert "1 of 2 instances can be resolved here" in ceiling.line()

@@ -4,13 +4,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from kvci.errors import UserError
 from kvci.grade.grade import _prepare
+from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import Caps, Limits, SandboxFailed, docker, engine
 from kvci.sandbox.docker import Docker
+from kvci.spec import without_model
+from kvci.tasks.calibration import suite
 from tests.made_images import calibration_image
 
 FILES = {"a.py": "x = 1\n"}
@@ -248,3 +252,18 @@ def test_an_engine_that_was_silent_says_nothing_of_a_command_s_time(
         assert box.run("sleep 60", Limits(wall_s=3)).timed_out
     finally:
         box.close()
+
+
+def test_a_run_s_sandboxes_carry_its_id_and_have_no_network(tmp_path: Path) -> None:
+    calibration_image()
+    (one,) = suite("calibration:count=1")
+    spec = without_model({"dataset": "calibration:count=1"})
+    for online in (False, True):
+        sandboxes = Sandboxes.of(spec, "docker", tmp_path, "the-run")
+        box = sandboxes.make(one, network=online)
+        try:
+            attrs = box._container.attrs  # type: ignore[attr-defined]
+            assert attrs["Config"]["Labels"][engine.RUN] == "the-run"
+            assert (attrs["HostConfig"]["NetworkMode"] == "none") is not online
+        finally:
+            box.close()
