@@ -499,3 +499,20 @@ def test_a_login_is_told_to_its_registry_alone(registry: Registry, image: str) -
         asked.ask(image, known)
         Puller(login=known, patience_s=0.1, say=lambda _: None).pull(image, "HEAD")
         assert bool(told) == (known.registry == registry.address)
+
+
+def test_a_download_that_is_not_unpacked_yet_is_no_part_of_an_image() -> None:
+    """It goes when its layer is unpacked; of a wave's first images nothing is asked."""
+    room = pull.Room(floor_bytes=100, first={"first"})
+    some = [("a", "Downloading", 30), ("b", "Downloading", 20), ("a", "Downloading", 60)]
+    for image, status, current in some:
+        said = {"id": "layer", "status": status, "progressDetail": {"current": current}}
+        room.hear(image, said)
+    assert not room.is_used_up("a", 20) and room.is_used_up("a", 19)
+    assert not room.is_used_up("first", 0)
+    room.hear("a", {"id": "layer", "status": "Extracting"})
+    assert not room.is_used_up("b", 20)
+    room.hear("a", {"id": "layer", "status": "Pull complete"})
+    assert room.is_used_up("b", 79) and not room.is_used_up("b", 80)
+    room.forget("b")
+    assert room.is_used_up("b", 99) and not room.is_used_up("b", 100)
