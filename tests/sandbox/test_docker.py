@@ -11,7 +11,7 @@ import pytest
 from kvci.errors import UserError
 from kvci.grade.grade import _prepare
 from kvci.run.sandboxes import Sandboxes
-from kvci.sandbox import Caps, Limits, SandboxFailed, docker, engine
+from kvci.sandbox import Caps, Limits, Result, SandboxFailed, docker, engine
 from kvci.sandbox.docker import Docker
 from kvci.spec import without_model
 from kvci.tasks.calibration import suite
@@ -267,3 +267,14 @@ def test_a_run_s_sandboxes_carry_its_id_and_have_no_network(tmp_path: Path) -> N
             assert (attrs["HostConfig"]["NetworkMode"] == "none") is not online
         finally:
             box.close()
+
+
+def test_an_activation_that_says_nothing_is_the_engine_s_failing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was taken for a bug of kvci's, and the trial with it."""
+    nothing = Result(b"", 0, False, 0, 0.1)
+    monkeypatch.setattr(docker, "_ACTIVATED", {})
+    monkeypatch.setattr(Docker, "_exec", lambda *_: nothing)
+    with pytest.raises(SandboxFailed, match="cannot be activated"):
+        Docker(calibration_image())
