@@ -751,14 +751,12 @@ def ci_review(ctx: click.Context, number: int, repository: str) -> None:
     Its files are read through the API, and nothing of it is run.
     """
     from kvci.actions.review import review_pull
+    from kvci.publish.github import run_url, web
     from kvci.publish.main import github_of
 
-    web = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
-    run = os.environ.get("GITHUB_RUN_ID")
-    url = f"{web}/{repository}/actions/runs/{run}" if run else ""
     event = os.environ.get("GITHUB_EVENT_PATH")
     told = json.loads(Path(event).read_text()) if event else None
-    done = review_pull(github_of(repository), number, web, url, told)
+    done = review_pull(github_of(repository), number, web(), run_url(repository), told)
     if done is None:
         click.echo(f"#{number} touches no results")
         return

@@ -12,7 +12,7 @@ from kvci.actions.outputs import output, summary
 from kvci.actions.restore import began, fetch, fetch_published
 from kvci.errors import UserError
 from kvci.publish.branch import RESULTS, UNMERGED
-from kvci.publish.github import GitHub
+from kvci.publish.github import GitHub, web
 from kvci.record.record import Record, read_all
 from kvci.run.directory import now
 from kvci.run.forecast import Forecast, forecast, lines
@@ -98,8 +98,7 @@ def _earlier_jobs(
     left = set(fetch(github, run_id, shards, os.environ.get("GITHUB_REF_NAME", "main"), before))
     there = {trial.shard for record in published for trial in record.counted}
     if there - left:
-        web = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
-        fetch_published(github, web, published, before)
+        fetch_published(github, web(), published, before)
     return len(left | there)
 
 

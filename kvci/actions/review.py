@@ -1,13 +1,12 @@
 """The review job: a pull request's results, read through the API, held against their evidence."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
-from kvci.publish.branch import BENCHMARKS, RESULTS
+from kvci.publish.branch import BENCHMARKS, is_record
 from kvci.publish.github import GitHub, PullRequest
 from kvci.publish.review import Review, comment, review
 
@@ -113,8 +112,7 @@ def _line(found: Review, accepted: bool) -> str:
 
 
 def _is_result(path: str) -> bool:
-    """What else lies in the folder, such as a page about it, is nobody's row."""
-    return path == BENCHMARKS or bool(re.fullmatch(rf"{RESULTS}/[^/]+\.json", path))
+    return path == BENCHMARKS or is_record(path)
 
 
 def _results(github: GitHub, commit: str) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ another publisher begins again from what is there then, so nothing is lost and n
 
 import base64
 import random
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -45,6 +46,11 @@ class Pushed:
     commit: str
     rows: tuple[str, ...]
     records: tuple[Record, ...]
+
+
+def is_record(path: str) -> bool:
+    """Of a file of the repository; what else lies below the folder is nobody's row."""
+    return bool(re.fullmatch(rf"{RESULTS}/[^/]+\.json", path))
 
 
 def push(

@@ -5,6 +5,7 @@ https://docs.github.com/en/rest, API version 2026-03-10.
 
 import base64
 import itertools
+import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -35,6 +36,17 @@ ALLOW = (
     'turn on "Allow GitHub Actions to create and approve pull requests" in the repository\'s '
     "settings, under Actions, General; or give the token of an App"
 )
+
+
+def web() -> str:
+    """GitHub's own address, as a job is told it."""
+    return os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+
+
+def run_url(repository: str) -> str:
+    """Of the workflow's run that this is a job of; empty if it is none."""
+    number = os.environ.get("GITHUB_RUN_ID")
+    return f"{web()}/{repository}/actions/runs/{number}" if number else ""
 
 
 class Refused(Exception):

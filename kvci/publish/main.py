@@ -11,7 +11,7 @@ from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.publish.branch import UNMERGED, push
-from kvci.publish.github import API, GitHub
+from kvci.publish.github import API, GitHub, run_url, web
 from kvci.record.build import build
 from kvci.record.evidence import pack
 from kvci.record.record import Record, by_run
@@ -51,17 +51,8 @@ class Published:
 
 def target_of(repository: str, origin: str | None, base: str, branch: str, review: str) -> Target:
     """With what GitHub Actions says of itself in the environment."""
-    web = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
-    number = os.environ.get("GITHUB_RUN_ID")
-    return Target(
-        repository,
-        origin or f"{web}/{repository}.git",
-        web,
-        base,
-        branch,
-        f"{web}/{repository}/actions/runs/{number}" if number else "",
-        review,
-    )
+    url = origin or f"{web()}/{repository}.git"
+    return Target(repository, url, web(), base, branch, run_url(repository), review)
 
 
 def github_of(repository: str) -> GitHub:

@@ -24,6 +24,7 @@ from kvci.sandbox.engine import GONE, OWNER, RUN, answers, client, cpus, full, r
 LIFETIME_S = 72 * 3600
 """A container that nobody sweeps ends by itself; longer than a trial or its tests can take."""
 WATCH_S = 10.0
+"""So often an engine is asked whether it is there while a command goes on."""
 TREE_MAX_BYTES = 2 << 30
 HOG_BYTES = 1 << 30
 """A trial that has written so much, when the disk is full, filled it."""

@@ -205,16 +205,22 @@ def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
         plan(inputs(form), work / "before", github(fake))
 
 
+def two_machines(work: Path) -> tuple[Path, Path, Path, Path]:
+    """A run there, the folder of runs with the same here, where its evidence is to lie, and a trial
+    of it here."""
+    there, here, before = made(work / "there" / "run"), work / "here", work / "before"
+    made(here / "run")
+    before.mkdir()
+    trial = here / "run" / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
+    return there, here, before / f"{artifact_name('run', '1/1')}.tar.gz", trial
+
+
 def test_machines_that_went_on_apart_take_what_was_uploaded(work: Path) -> None:
     """Here a trial was done that could not be uploaded; there the same, and it was."""
-    before, here = work / "before", work / "here"
-    before.mkdir()
-    there = made(work / "there" / "run")
-    made(here / "run")
-    path = here / "run" / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
-    mine = Outcome.read(path).model_copy(update={"start": "2026-01-01T00:00:07Z"})
+    there, here, archive, path = two_machines(work)
+    before = archive.parent
+    mine = Outcome.read(path).model_copy(update={"start": LATER})
     mine.write(path)
-    archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
     archive.write_bytes(pack(there))
     assert "3 trials, of which 3 were here" in one(restore(before, str(here), "run", "1/1"))
     assert build(here / "run") == build(there)
@@ -346,11 +352,8 @@ def test_an_earlier_attempt_of_the_job_is_gone_on_with(work: Path) -> None:
 
 
 def test_what_this_machine_has_and_the_other_has_not_stays(work: Path) -> None:
-    before, here = work / "before", work / "here"
-    before.mkdir()
-    there = made(work / "there" / "run")
-    made(here / "run")
-    archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
+    there, here, archive, _ = two_machines(work)
+    before = archive.parent
     archive.write_bytes(pack(there))
     assert "has all of it" in one(restore(before, str(here), "run", "1/1"))
     next((here / "run" / "trials").rglob("outcome.json")).unlink()
@@ -367,13 +370,9 @@ def test_what_names_no_run_is_a_sentence(work: Path, run_id: str, shard_: str) -
 
 def test_what_another_machine_put_aside_and_ran_again_is_not_run_a_third_time(work: Path) -> None:
     """Night one ends within a block, night two runs the block again and goes on."""
-    before, here = work / "before", work / "here"
-    before.mkdir()
-    there = made(work / "there" / "run")
-    made(here / "run")
-    old = here / "run" / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
+    there, here, archive, old = two_machines(work)
+    before = archive.parent
     whole, half = Outcome.read(old), Outcome.read(old).model_copy(update={"start": LATER})
-    archive = before / f"{artifact_name('run', '1/1')}.tar.gz"
     half.write(there / old.relative_to(here / "run"))
     archive.write_bytes(pack(there))
     put(here / "run", half, "superseded/0")
