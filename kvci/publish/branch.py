@@ -75,12 +75,17 @@ def push(
                 pushed = _commit(repository, records, old)
                 if dry_run or pushed.commit == old or _push(repository, origin, branch, old):
                     return pushed
-                time.sleep(random.uniform(0.1, 2.0))
+                pause()
         except git.GitCommandError as error:
             said = " ".join(str(error.stderr).split())[-300:]
             remedy = WORKFLOWS if "workflow" in said and "permission" in said else ""
             raise UserError(f"git cannot publish to {branch}: {said}.{remedy}") from None
     raise UserError(f"Others were faster {TRIES} times on {branch}; publish again.")
+
+
+def pause() -> None:
+    """Of random length, so that publishers who were overtaken do not meet again."""
+    time.sleep(random.uniform(0.1, 2.0))
 
 
 def _environment(origin: str, token: str) -> dict[str, str]:

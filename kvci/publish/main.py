@@ -10,7 +10,7 @@ from kvci.compare.comparison import compare
 from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.publish.branch import UNMERGED, push
+from kvci.publish.branch import TRIES, UNMERGED, pause, push
 from kvci.publish.github import API, GitHub, run_url, web
 from kvci.record.build import build
 from kvci.record.evidence import pack
@@ -78,14 +78,20 @@ def publish(run: Path, target: Target, github: GitHub | None) -> Published:
         tag, name, url = _place(manifest.run_id, archive, target)
         if (there := github.attach(tag, target.base, name, archive)) != url:
             raise UserError(f"GitHub put the evidence at {there}, not at {url}.")
-    while True:
+    for _ in range(TRIES):
         pushed = push(target.origin, target.base, target.branch, records, token, dry_run=not github)
         found = Published(_title(pushed.records), _body(pushed.records, target))
         if not github or not pushed.rows:
             return found
         request = github.pull_request(target.branch, target.base, found.title, found.body)
         if github.branch(target.branch) == pushed.commit:
-            break  # else another pushed since, and this text may have come over theirs
+            break
+        pause()  # another pushed since, and this text may have come over theirs
+    else:
+        raise UserError(
+            f"The rows are on {target.branch}, but GitHub shows another commit there than was "
+            "pushed; see who else writes to it, and publish again."
+        )
     if target.review:
         github.dispatch(target.review, target.base, {"number": str(request.number)})
     return Published(found.title, found.body, request.url)

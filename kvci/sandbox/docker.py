@@ -117,8 +117,7 @@ class Docker:
         except tarfile.TarError as error:
             raise DiffFailed(f"the work tree cannot be read: {error}") from None
         except NotFound:
-            if self._vanished():
-                raise SandboxFailed("Docker: the container is gone") from None
+            self._must_be_there()
             raise DiffFailed(f"{TREE} is no more") from None
         except GONE as error:
             raise SandboxFailed(f"Docker: {error}") from None
@@ -189,18 +188,22 @@ class Docker:
         """When the command has ended, one way or another, so has all that it started."""
         api, name = client().api, self._container.id
         kept, cap_bytes = HeadAndTail(limits.kept_bytes), limits.output_mib << 20
-        bound = f'ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}; exec "$@"'
+        bound = f"ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}"
+        wait = f'read -r || exit; {bound}; exec "$@" < /dev/null'
         try:
             self._must_be_there()
             if self._dead:
                 return Result(b"", 137, False, 0, 0.0)
-            words = ["bash", "-c", bound, "-", *command]
-            made = api.exec_create(name, words, environment=environment, workdir=TREE)
+            words = ["bash", "-c", wait, "-", *command]
+            made = api.exec_create(name, words, stdin=True, environment=environment, workdir=TREE)
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
             watch = _Watch()
             started = time.monotonic()  # how long the engine took for all this is not the command's
             try:
+                # It starts now; docker-py loses what comes in one piece with the answer's header.
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"\n")
                 over = _drain(connection, kept, started + limits.wall_s, cap_bytes, watch)
             finally:
                 # Without this the engine goes on filling a pipe that nobody reads, and waits 10 s.
@@ -228,7 +231,8 @@ class Docker:
 
         Nothing inside ends process 1 but using up the memory, and then it is started again.
         """
-        self._container.reload()
+        if self._vanished():
+            raise SandboxFailed("Docker: the container is gone")
         state = self._container.attrs["State"]
         if not (state["Running"] or state["OOMKilled"] or self._dead):
             raise SandboxFailed("Docker: the container was ended from outside")
@@ -387,6 +391,8 @@ def _drain(
             data = connection.recv(1 << 16)
         except TimeoutError:
             continue
+        except ConnectionResetError:
+            data = b""  # it ended before it read our word
         if not data:
             return True
         pending += data

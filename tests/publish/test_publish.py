@@ -89,6 +89,20 @@ def test_who_comes_late_with_its_text_does_not_hide_what_another_pushed(
     assert all(f"# {run.name}\n" in pull["body"] for run in (first, second))
 
 
+def test_a_branch_that_never_shows_what_was_pushed_is_said(
+    origin: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stale(GitHub):
+        def branch(self, name: str) -> str:
+            return "0" * 40
+
+    monkeypatch.setattr("kvci.publish.branch.time.sleep", lambda _: None)
+    monkeypatch.setattr("kvci.publish.main.TRIES", 2)
+    with pytest.raises(UserError, match="publish again"):
+        publish(made(tmp_path / "run"), target(origin), Stale("owner/name", "t0ken", fake.url))
+    assert len(fake.pulls) == 1 and files(origin) - files(origin, "main")
+
+
 def test_twelve_at_once_are_one_pull_request_that_names_all(
     origin: Path, fake: Fake, tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """What only Docker has: images, the engine, what a killed kvci left."""
 
+import http.client
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -59,6 +61,23 @@ def test_a_container_that_another_ended_or_removed_is_infrastructure() -> None:
         with pytest.raises(SandboxFailed):
             box.run("true", Limits())
         with pytest.raises(SandboxFailed):
+            box.diff()
+    finally:
+        box.close()
+
+
+def test_a_clean_container_that_another_removed_is_infrastructure_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box, take = Docker(calibration_image(), FILES), Docker._take
+
+    def removed(clean: Docker, tree: IO[bytes]) -> None:
+        clean._container.remove(force=True)
+        take(clean, tree)
+
+    try:
+        monkeypatch.setattr(Docker, "_take", removed)
+        with pytest.raises(SandboxFailed, match="gone"):
             box.diff()
     finally:
         box.close()
@@ -267,6 +286,27 @@ def test_a_run_s_sandboxes_carry_its_id_and_have_no_network(tmp_path: Path) -> N
             assert (attrs["HostConfig"]["NetworkMode"] == "none") is not online
         finally:
             box.close()
+
+
+def test_nothing_is_lost_of_what_is_said_before_anybody_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine's answer and a command's first output may come in one piece."""
+    box = Docker(calibration_image(), FILES)
+    answer = http.client.HTTPConnection.getresponse
+
+    def late(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        time.sleep(0.5)
+        return answer(connection)
+
+    try:
+        monkeypatch.setattr(http.client.HTTPConnection, "getresponse", late)
+        assert box.run("echo one", Limits()).output == b"one\n"
+        numbers = box.run("seq 4000", Limits()).output
+        assert numbers == b"".join(b"%d\n" % n for n in range(1, 4001))
+    finally:
+        monkeypatch.undo()
+        box.close()
 
 
 def test_an_activation_that_says_nothing_is_the_engine_s_failing(
