@@ -2,12 +2,15 @@ PYTHON ?= python3.11
 VENV := .venv
 KVCI := $(VENV)/bin/kvci
 
-.PHONY: demo test test-faults test-train check
+.PHONY: demo test test-long test-faults test-train check
 demo: $(VENV)/ready
 	$(KVCI) demo
 
 test: $(VENV)/ready-dev
-	$(VENV)/bin/pytest -m "not faults and not train" -n 2 --dist loadfile
+	$(VENV)/bin/pytest -m "not long and not faults and not train" -n 2 --dist loadfile
+
+test-long: $(VENV)/ready-dev
+	$(VENV)/bin/pytest -m long
 
 test-faults: $(VENV)/ready-dev
 	$(VENV)/bin/pytest -m faults

@@ -77,7 +77,7 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
     assert "is not what its evidence gives" in comment["body"]
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHere) -> None:
     form = INPUTS | {"publish": "true", "dataset": INPUTS["dataset"].replace("count=4", "count=10")}
@@ -171,7 +171,7 @@ def test_a_hostile_input_is_refused_before_any_runner_is_asked(
     assert not list(here.folder.rglob("pwned")) and not here.runs.exists()
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_someone_else_s_repository_calls_it_and_an_app_opens_its_pull_request(
     tmp_path: Path,

@@ -74,7 +74,7 @@ def kinds(gold: str) -> dict[str, tuple[str, Verdict]]:
     }
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_harness_says_the_same_of_every_kind_of_patch(tmp_path: Path) -> None:
     real_images(INSTANCE)
@@ -104,7 +104,7 @@ git update-ref refs/heads/later $later
 """
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Path) -> None:
     real_images(INSTANCE)

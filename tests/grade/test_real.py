@@ -18,7 +18,7 @@ from tests.made_images import real_images
 INSTANCE = "pallets__flask-5063"
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_the_gold_patch_resolves_as_the_harness_says(tmp_path: Path) -> None:
     real_images(INSTANCE)
     dataset = str(data("swe-bench-lite.v5.jsonl"))
@@ -28,7 +28,7 @@ def test_the_gold_patch_resolves_as_the_harness_says(tmp_path: Path) -> None:
     assert (found.fail_to_pass, found.pass_to_pass) == ((2, 2), (54, 54))
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_a_run_of_three_kv_types_on_it(tmp_path: Path) -> None:
     """The model is far too small to fix it, and the table says so."""
     real_images(INSTANCE)

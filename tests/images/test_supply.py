@@ -118,7 +118,7 @@ def test_a_run_larger_than_the_disk_goes_through_in_waves(
     assert [entry.state for entry in ledger].count("let go") >= COUNT - HOLDS
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_what_is_larger_than_what_was_seen_keeps_the_budget_too(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -196,7 +196,7 @@ def test_images_are_pulled_at_the_same_time(
     assert not both.broken
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_two_runs_at_once_keep_their_images(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -230,7 +230,7 @@ def test_no_other_lets_go_what_a_wave_needs(
         list(waves)  # to its end
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_what_is_made_of_images_that_were_here_is_within_the_budget(
     instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -270,7 +270,7 @@ git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
             remove(one.row.image)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_images_of_earlier_runs_make_room(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -364,7 +364,7 @@ def test_one_block_that_is_too_large_does_not_end_the_others(
         list(supply.waves(blocks([names[1]], spec)))
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_pulling_beside_keeps_the_budget_too(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -374,7 +374,7 @@ def test_pulling_beside_keeps_the_budget_too(
     assert shelves.most <= HOLDS
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_grading_again_fetches_what_was_let_go(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -385,7 +385,7 @@ def test_grading_again_fetches_what_was_let_go(
     assert shelves.most <= HOLDS
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_patches_of_others_have_their_images_fetched(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -414,7 +414,7 @@ def test_a_pull_of_some_says_where_its_ledger_cannot_be(
     assert "/s1:" in entry.image and entry.state == "pulled"
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_the_time_budget_ends_pulls_too(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -430,7 +430,7 @@ def test_the_time_budget_ends_pulls_too(
     assert happened and found == table(instances)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_a_stop_while_images_are_pulled(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ def finish(out: Path, engine: str = "embedded") -> Known:
     return outcomes(out)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_kill_9_with_the_embedded_engine(tmp_path: Path) -> None:
     undisturbed = finish(tmp_path / "undisturbed")
     assert len(undisturbed) == 4

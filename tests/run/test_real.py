@@ -116,7 +116,7 @@ def rows(tmp_path: Path) -> Iterator[Path]:
         yield file
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_three_arms_give_the_known_table_through_a_kill_and_within_the_disk(
     rows: Path, tmp_path: Path

@@ -104,7 +104,7 @@ def containers_of_the_dead() -> list[str]:
         time.sleep(0.1)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_the_known_table_in_docker_is_the_same(tmp_path: Path, undisturbed: Known) -> None:
     """And a stop in its middle leaves no container behind."""
     calibration_image()
@@ -156,7 +156,7 @@ def test_kill_9_costs_only_the_trials_in_flight(tmp_path: Path, undisturbed: Kno
     kill_and_resume(tmp_path, undisturbed, kills=3, seed=1)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_kill_9_at_twenty_moments(tmp_path: Path, undisturbed: Known) -> None:
     kill_and_resume(tmp_path, undisturbed, kills=20, seed=2)
 

@@ -36,7 +36,7 @@ true
 """
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
     calibration_image()
