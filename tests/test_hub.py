@@ -31,12 +31,15 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/datasets/"):
+            repository = "/".join(self.path.split("/")[3:5])
+            folder = f"/datasets/{repository}/resolve/{COMMIT}/"
             siblings = [
-                {"rfilename": name.split("/resolve/")[1].split("/", 1)[1]} for name in self.files
+                {"rfilename": name.removeprefix(folder)}
+                for name in self.files
+                if name.startswith(folder)
             ]
-            answer(
-                self, 200, json.dumps({"id": "x/y", "sha": COMMIT, "siblings": siblings}).encode()
-            )
+            found = {"id": repository, "sha": COMMIT, "siblings": siblings}
+            answer(self, 200, json.dumps(found).encode())
             return
         content = self.files.get(self.path.replace("/main/", f"/{COMMIT}/"))
         if content is None:
@@ -63,11 +66,11 @@ class Hub(BaseHTTPRequestHandler):
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     rows = [json.loads(one.row.model_dump_json()) for one in suite("calibration:count=3")]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    lite = f"/datasets/SWE-bench/SWE-bench_Lite/resolve/{COMMIT}/data/test-00000-of-00001.parquet"
-    Hub.files = {
-        f"/a/b/resolve/{COMMIT}/m.gguf": MODEL,
-        lite: (tmp_path / "rows.parquet").read_bytes(),
-    }
+    content = (tmp_path / "rows.parquet").read_bytes()
+    file = f"resolve/{COMMIT}/data/test-00000-of-00001.parquet"
+    Hub.files = {f"/a/b/resolve/{COMMIT}/m.gguf": MODEL}
+    for name in ("Lite", "Verified", "Multilingual"):
+        Hub.files[f"/datasets/SWE-bench/SWE-bench_{name}/{file}"] = content
     Hub.ranges = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -143,7 +146,8 @@ except UserError as error:
 
 def test_a_dataset_by_its_name_comes_with_its_revision(hub: dict[str, str]) -> None:
     first = suite("calibration:count=3")[0].row.instance_id
-    assert python(hub, DATASET.format(name="lite", known="")) == f"3 {first} {COMMIT}"
+    for name in ("lite", "verified", "multilingual"):
+        assert python(hub, DATASET.format(name=name, known="")) == f"3 {first} {COMMIT}"
     named = f"SWE-bench/SWE-bench_Lite@{COMMIT}"
     assert python(hub, DATASET.format(name=named, known="")) == f"3 {first} {COMMIT}"
     away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}

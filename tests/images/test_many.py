@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from kvci.images.main import prune
+from kvci.cli import main
 from kvci.images.supply import Ledger
 from kvci.sandbox import engine
 from kvci.tasks.calibration import suite
@@ -50,6 +51,7 @@ def test_sixty_images_in_a_budget_of_ten(registry: Registry, tmp_path: Path) -> 
     assert shelves.most <= HOLDS
     states = [entry.state for entry in Ledger.read(folder / "images.json").images]
     assert len(states) == COUNT and states.count("let go") >= COUNT - HOLDS
-    prune(built=False)
+    done = CliRunner().invoke(main, ["images", "prune"])
+    assert done.exit_code == 0 and "removed" in done.output
     assert not engine.client().containers.list(all=True)
     assert images() == before
