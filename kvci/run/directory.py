@@ -160,8 +160,9 @@ class RunDirectory:
 
     @property
     def scratch(self) -> Path:
-        """Work trees of trials in flight; whoever takes the lock empties it."""
-        return self.path / "tmp"
+        """Work trees of trials in flight; whoever takes the lock removes it, and by its name it is
+        kvci's own."""
+        return self.path / ".kvci-scratch"
 
     def open(
         self,

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
+from kvci.run.directory import RunDirectory
 from kvci.tasks.calibration import suite
 
 DATASET = "calibration:functions=3,count=2"
@@ -28,14 +29,19 @@ def test_gold_resolves(tmp_path: Path) -> None:
     found = json.loads(text)
     assert [one["verdict"] for one in found.values()] == ["resolved", "resolved"]
     assert (tmp_path / "out" / FIRST.row.instance_id / "test_output.txt").exists()
-    assert not (tmp_path / "out" / "tmp").exists()
+    assert not RunDirectory(tmp_path / "out").scratch.exists()
 
 
-def test_what_a_killed_kvci_left_is_in_no_ones_way(tmp_path: Path) -> None:
-    (tmp_path / "out" / "tmp" / "kvci-trial-left").mkdir(parents=True)
+def test_what_a_killed_kvci_left_is_in_no_ones_way_and_what_others_have_stays(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    scratch, theirs = RunDirectory(out).scratch, out / "tmp" / "theirs"
+    (scratch / "kvci-trial-left").mkdir(parents=True)
+    theirs.mkdir(parents=True)
     words = ("--dataset", "calibration:functions=3,count=1", "--gold")
-    assert grade(*words, "--out", str(tmp_path / "out"))[0] == 0
-    assert not (tmp_path / "out" / "tmp").exists()
+    assert grade(*words, "--out", str(out))[0] == 0
+    assert theirs.exists() and not scratch.exists()
 
 
 def test_predictions(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_full_disk_of_the_run_folder_leaves_the_trial_for_the_next_time(
         run(spec(tmp_path))
     assert not RunDirectory(tmp_path / "run").outcomes()
     monkeypatch.setattr(loop, "_append", written)
-    scratch = tmp_path / "run" / "tmp"
+    scratch = RunDirectory(tmp_path / "run").scratch
     while scratch.exists():  # the grading of its gold patch ends with the process, which goes on
         shutil.rmtree(scratch, ignore_errors=True)
     assert {one.cls for one in run(spec(tmp_path))} == {Class.OK}

@@ -146,7 +146,7 @@ def kill_and_resume(
     assert process.returncode == 0, text
     assert outcomes(out) == undisturbed
     wait_until_nothing_is_left(out)
-    assert not (out / "scripted" / "tmp").exists()
+    assert not RunDirectory(out / "scripted").scratch.exists()
     assert not list(temporary(out).glob("kvci-*"))
     groups = [g for kind in ("memory", "pids") for g in (ROOT / kind).glob("kvci-*")]
     assert not [g for g in groups if not Path("/proc", g.name.split("-")[1]).exists()]
