@@ -63,6 +63,8 @@ class Sandboxes:
             from kvci.sandbox import engine
 
             engine.wait()
+        else:
+            bwrap.wait(self.scratch)
 
     def sweep(self, own: bool = False) -> None:
         """End what killed kvci processes left, and with `own` what this one still has."""

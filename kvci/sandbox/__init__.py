@@ -6,6 +6,9 @@ from typing import Protocol
 TREE = "/testbed"
 """The work tree, in every sandbox, as in SWE-bench's images."""
 
+HOG_BYTES = 1 << 30
+"""A trial that has written so much, when the disk is full, filled it."""
+
 
 class SandboxFailed(Exception):
     """The sandbox did not start, or vanished, without the command's own doing."""

@@ -14,7 +14,17 @@ import psutil
 
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.sandbox import TREE, Caps, Limits, Result, SandboxFailed, capped, diff
+from kvci.sandbox import (
+    HOG_BYTES,
+    TREE,
+    Caps,
+    Limits,
+    Result,
+    SandboxFailed,
+    capped,
+    diff,
+    patience,
+)
 from kvci.sandbox.cgroup import Cgroup
 
 GIT_MARKER = "/kvci-git"
@@ -23,7 +33,7 @@ UNPRIVILEGED = 1000
 SHARED_BYTES = 64 << 20
 """Of /dev/shm, as in Docker; elsewhere a file lies on a disk."""
 DISK_RESERVE_BYTES = 1 << 30
-"""A command that leaves less than this on the disk of its work tree is ended."""
+"""A disk of work trees with less room than this is full, and a command there is ended."""
 BASE_DATE = "2000-01-01T00:00:00Z"
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -87,6 +97,8 @@ class Bwrap:
         self._folder = Path(tempfile.mkdtemp(prefix="kvci-trial-", dir=beside))
         self._tree, self._git = self._folder / "tree", self._folder / "git"
         self._tmp, self._etc = self._folder / "tmp", self._folder / "etc"
+        self._filled = False
+        """The trial filled the disk, and lost its tree for it."""
         for folder in (self._tree, self._tmp, self._etc):
             folder.mkdir()
         for name, text in files.items():
@@ -123,9 +135,22 @@ class Bwrap:
         return diff.patch_of(self._script(text, diff.LIMITS, bind, clean=True))
 
     def close(self) -> None:
+        self._open_up()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _open_up(self) -> None:
         words = ["chmod", "-R", "u+rwX", str(self._folder)]
         subprocess.run(words, check=False, stderr=subprocess.DEVNULL)  # it may be gone
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end_hog(self) -> None:
+        """The disk is full. What filled it goes, so that others have room; SandboxFailed if that
+        was not this trial."""
+        self._open_up()
+        if _written_bytes(self._folder) < HOG_BYTES:
+            raise SandboxFailed(f"the disk of {self._folder.parent} is full, and not by this trial")
+        for folder in (self._tree, self._tmp):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._filled = True
 
     def _script(self, text: str, limits: Limits, more: list[str], clean: bool = False) -> Result:
         """From a file that it can read only, and not from standard input, which is empty."""
@@ -137,6 +162,8 @@ class Bwrap:
     def _bwrap(
         self, command: list[str], limits: Limits, more: list[str], clean: bool = False
     ) -> Result:
+        if self._filled:
+            return Result(b"", 137, False, 0, 0.0)
         status = self._folder / "status"
         words = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
         words += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--clearenv"]
@@ -176,7 +203,7 @@ class Bwrap:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
         def over(pid: int) -> bool:
-            if shutil.disk_usage(self._folder).free < DISK_RESERVE_BYTES:
+            if full(self._folder):
                 return True
             return group is None and _resident_bytes(pid) > self._caps.memory_mib << 20
 
@@ -192,7 +219,26 @@ class Bwrap:
         # bwrap says an exit code only of a command that it started, whatever that one printed
         if done.code == 1 and b'"exit-code"' not in status.read_bytes():
             raise SandboxFailed(done.output.decode(errors="replace").strip())
+        if full(self._folder):
+            self._end_hog()
         return done
+
+
+def full(folder: Path) -> bool:
+    """True if a sandbox there would soon have no room."""
+    return shutil.disk_usage(folder).free < DISK_RESERVE_BYTES
+
+
+def wait(folder: Path, patience_s: float = patience.PATIENCE_S) -> None:
+    """Return when there is room for sandboxes in the folder. Raises UserError if there never is."""
+    why = f"The disk of {folder} is full; make room there"
+    patience.wait(lambda: why if full(folder) else "", patience_s)
+
+
+def _written_bytes(folder: Path) -> int:
+    words = ["du", "--summarize", "--block-size=1", str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    return int(done.stdout.split()[0])
 
 
 def _system() -> list[str]:

@@ -17,7 +17,7 @@ from docker.errors import APIError, NotFound
 from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.host import process
-from kvci.sandbox import TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, diff
+from kvci.sandbox import HOG_BYTES, TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, diff
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.engine import GONE, OWNER, RUN, answers, client, cpus, full, room, short
 
@@ -26,8 +26,6 @@ LIFETIME_S = 72 * 3600
 WATCH_S = 10.0
 """So often an engine is asked whether it is there while a command goes on."""
 TREE_MAX_BYTES = 2 << 30
-HOG_BYTES = 1 << 30
-"""A trial that has written so much, when the disk is full, filled it."""
 NO_SPACE = b"No space left on device"
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
 """What root needs to go on owning the files of its image; all others are dropped."""
@@ -75,6 +73,8 @@ class Docker:
         self._network, self._run, self._asking = network, run, asking
         self._dead = False
         """What process 1 needs was taken away by the trial itself."""
+        self._filled = False
+        """The trial filled the engine's disk, and lost its container for it."""
         try:
             self._container = self._start()
             try:
@@ -104,6 +104,10 @@ class Docker:
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
         """Made in a second container, where the model has never been; only the tree goes over."""
+        if not self._filled and self._full(b""):
+            self._end_hog()
+        if self._filled:
+            raise DiffFailed("the trial filled the disk")
         clean = Docker(self._image, self._files, self._caps, run=self._run)
         try:
             empty = f"find {TREE} -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {{}} +"
@@ -191,8 +195,9 @@ class Docker:
         bound = f"ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}"
         wait = f'read -r || exit; {bound}; exec "$@" < /dev/null'
         try:
-            self._must_be_there()
-            if self._dead:
+            if not self._filled:
+                self._must_be_there()
+            if self._dead or self._filled:
                 return Result(b"", 137, False, 0, 0.0)
             words = ["bash", "-c", wait, "-", *command]
             made = api.exec_create(name, words, stdin=True, environment=environment, workdir=TREE)
@@ -215,9 +220,9 @@ class Docker:
                 raise SandboxFailed("Docker: it does not answer, so nobody knows what took so long")
             code = api.exec_inspect(made["Id"])["ExitCode"] if over else None
             self._must_be_there()
-            if self._full(kept.bytes()) and self._written_bytes() < HOG_BYTES:
-                raise SandboxFailed("Docker: its disk is full, and not by this trial")
-            if code is None or self._busy():
+            if self._full(kept.bytes()):
+                self._end_hog()
+            elif code is None or self._busy():
                 self._end_all()
         except GONE as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
@@ -253,6 +258,17 @@ class Docker:
             raise SandboxFailed("Docker: nobody knows whether its disk is full")
         block, blocks, free, files, files_free = map(int, done.output.split()[:5])
         return short(free * block, blocks * block, files_free, files)
+
+    def _end_hog(self) -> None:
+        """The disk is full. What filled it goes, so that others have room; SandboxFailed if that
+        was not this trial."""
+        try:
+            if self._written_bytes() < HOG_BYTES:
+                raise SandboxFailed("Docker: its disk is full, and not by this trial")
+            self._container.remove(force=True, v=True)
+        except GONE as error:
+            raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
+        self._filled = True
 
     def _written_bytes(self) -> int:
         one = client().api.containers(all=True, size=True, filters={"id": self._container.id})

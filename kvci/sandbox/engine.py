@@ -16,6 +16,8 @@ from docker.utils import version_lt
 from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.host import ended, process
+from kvci.sandbox import patience
+from kvci.sandbox.patience import PATIENCE_S
 
 OWNER = "kvci.owner"
 """A label: the process that a container belongs to."""
@@ -26,8 +28,6 @@ FLOOR_BYTES = 1 << 30
 FLOOR_FILES = 10_000
 """Or for fewer files than that, which the file system counts apart."""
 ANSWER_S, SOON_S = 5.0, 1.0
-PATIENCE_S = 900.0
-"""An engine may take so long to come back, or its disk to have room again."""
 INVALID = 400
 """HTTP's status for what is no name."""
 BUSY = "already running"
@@ -201,16 +201,12 @@ def short(free_bytes: int, whole_bytes: int, free_files: int, whole_files: int) 
 
 def wait(patience_s: float = PATIENCE_S) -> None:
     """Return when the engine answers and its disk has room. Raises UserError if it never does."""
-    until, why = time.monotonic() + patience_s, ""
-    while True:
-        try:
-            client().ping()
-            if not full():
-                return
-            why = "Docker's disk is full; make room there"
-        except (*GONE, UserError):
-            why = "Docker does not answer; start it"
-        if time.monotonic() > until:
-            raise UserError(f"{why}, and run the same command again: what is finished is kept.")
-        if ENDING.wait(1):
-            raise UserError("Stopped while waiting for Docker.")
+    patience.wait(_lacks, patience_s)
+
+
+def _lacks() -> str:
+    try:
+        client().ping()
+        return "Docker's disk is full; make room there" if full() else ""
+    except (*GONE, UserError):
+        return "Docker does not answer; start it"

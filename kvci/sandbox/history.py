@@ -13,7 +13,8 @@ from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.host import process
 from kvci.sandbox import TREE, SandboxFailed
-from kvci.sandbox.engine import GONE, OWNER, PATIENCE_S, client, full, has
+from kvci.sandbox.engine import GONE, OWNER, client, full, has
+from kvci.sandbox.patience import PATIENCE_S
 
 STRIPPED = "kvci/instance"
 """`kvci/instance:<id>` is the image of that id without its future: itself, if it had none."""

@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from kvci.errors import UserError
-from kvci.sandbox import Limits, bwrap
+from kvci.sandbox import DiffFailed, Limits, SandboxFailed, bwrap
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.cgroup import ROOT, Cgroup, sweep
 
@@ -61,14 +62,42 @@ def test_what_a_killed_kvci_left_in_its_group_is_ended() -> None:
     assert not [folder for folder in folders if folder.exists()]
 
 
-def test_a_full_disk_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken for the model's doing: a command that ended, an empty patch."""
     box = bwrap.Bwrap({"a.py": "x = 1\n"})
     try:
         monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
-        done = box.run("sleep 20; echo kept", Limits())
-        assert done.code == 137 and not done.timed_out and done.wall_s < 10
+        began = time.monotonic()
+        for ask in (lambda: box.run("sleep 20", Limits()), box.diff):
+            with pytest.raises(SandboxFailed, match="not by this trial"):
+                ask()
+        assert time.monotonic() - began < 10
     finally:
         box.close()
+
+
+def test_a_trial_that_filled_the_disk_loses_its_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = bwrap.Bwrap({"a.py": "x = 1\n"})
+    try:
+        monkeypatch.setattr(bwrap, "HOG_BYTES", 1 << 20)
+        monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
+        hog = "mkdir d; head -c 2M /dev/zero > d/file; chmod 0 d; sleep 20"
+        done = box.run(hog, Limits())
+        assert done.code == 137 and not done.timed_out and done.wall_s < 10
+        monkeypatch.undo()
+        assert not box._tree.exists() and box.run("echo here", Limits()).code == 137
+        with pytest.raises(DiffFailed):
+            box.diff()
+    finally:
+        box.close()
+
+
+def test_room_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    is_full = iter([True, False])
+    monkeypatch.setattr(bwrap, "full", lambda _: next(is_full, True))
+    bwrap.wait(tmp_path, 30)
+    with pytest.raises(UserError, match="is full; make room there, and run the same command"):
+        bwrap.wait(tmp_path, 0)
 
 
 def test_as_an_ordinary_user_the_same_is_contained(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from docker.errors import NotFound
 
 from kvci.errors import UserError
 from kvci.grade.grade import _prepare
 from kvci.run.sandboxes import Sandboxes
-from kvci.sandbox import Caps, Limits, Result, SandboxFailed, docker, engine
+from kvci.sandbox import Caps, DiffFailed, Limits, Result, SandboxFailed, docker, engine
 from kvci.sandbox.docker import Docker
 from kvci.spec import without_model
 from kvci.tasks.calibration import suite
@@ -148,10 +149,30 @@ def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyP
         started = time.monotonic()
         ended = box.run("head -c 2M /dev/zero > /tmp/file; sleep 30", Limits())
         assert ended.code == 137 and not ended.timed_out and time.monotonic() - started < 20
-        monkeypatch.setattr(docker, "full", lambda: False)
-        assert box.run("rm /tmp/file; echo here", Limits()).output == b"here\n"
     finally:
         box.close()
+
+
+def test_a_trial_that_filled_the_disk_loses_its_container_and_its_patch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its patch was made where the disk was full of it, which was taken for infrastructure."""
+    monkeypatch.setattr(docker, "HOG_BYTES", 1 << 20)
+    for asked in (False, True):
+        box = Docker(calibration_image(), FILES)
+        try:
+            box.run("echo 'x = 2' > a.py; head -c 2M /dev/zero > /tmp/file", Limits())
+            with monkeypatch.context() as patch:
+                patch.setattr(docker, "full", lambda: True)
+                if asked:
+                    assert box.run("true", Limits()).code == 0
+                with pytest.raises(DiffFailed, match="filled the disk"):
+                    box.diff()
+            with pytest.raises(NotFound):
+                engine.client().containers.get(box._container.id)
+            assert box.run("echo here", Limits()).code == 137
+        finally:
+            box.close()
 
 
 def test_a_disk_that_cannot_be_looked_at_is_asked_of_a_clean_container(
