@@ -92,11 +92,12 @@ def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: f
 def _asked(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
     gold = instance.row.patch.encode()
     for _ in range(GOLD_TRIES):
-        graded = _known_of(partial(_once, sandboxes, instance, gold, folder, test_s))
+        graded = _known_of(sandboxes, partial(_once, sandboxes, instance, gold, folder, test_s))
         if graded.verdict is Verdict.RESOLVED or unknown(graded):
             break
     if graded.verdict is Verdict.RESOLVED:
-        bare = _known_of(partial(_once, sandboxes, instance, None, folder / "base", test_s))
+        ask = partial(_once, sandboxes, instance, None, folder / "base", test_s)
+        bare = _known_of(sandboxes, ask)
         if unknown(bare):
             return bare
         if bare.verdict is Verdict.RESOLVED:
@@ -110,11 +111,13 @@ def _asked(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float
     return graded
 
 
-def _known_of(ask: Callable[[], Graded]) -> Graded:
-    """What infrastructure kept from being known is asked again, twice."""
+def _known_of(sandboxes: Sandboxes, ask: Callable[[], Graded]) -> Graded:
+    """What infrastructure kept from being known is asked again, twice. Raises UserError where no
+    sandbox can be made for so long that nothing is the instance's fault."""
     for _ in range(ATTEMPTS_MAX):
         if not unknown(graded := ask()):
             break
+        sandboxes.wait()
     return graded
 
 

@@ -22,7 +22,7 @@ from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial
 from kvci.run.directory import Ceiling, Outcome, RunDirectory, now
-from kvci.run.grading import Grader, unknown
+from kvci.run.grading import Grader
 from kvci.run.progress import Progress
 from kvci.run.regrade import again, resolved, ungraded
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
@@ -84,14 +84,11 @@ class Scheduler:
         self._stop = threading.Event()
         self._supply = supply or AllHere()
         self._longest_s = 0.0
-        self._waiting: dict[str, str] = {}
-        """Instances whose gold patch infrastructure kept from being graded -> why."""
         self.late = False
         """The time budget ended the run."""
 
     def run(self, blocks: list[Block]) -> None:
-        """Raises UserError if a server does not prove what was asked, a block takes a day, or
-        nobody knows whether an instance can be resolved here: its block is left undone.
+        """Raises UserError if a server does not prove what was asked, or a block takes a day.
 
         Near the time budget no new block begins.
         """
@@ -115,13 +112,6 @@ class Scheduler:
         for future in self._preflights.values():
             future.cancel()
         self._grader.close(wait=True)
-        if self._waiting:
-            name, why = next(iter(self._waiting.items()))
-            raise UserError(
-                f"The gold patch of {len(self._waiting)} instances could not be graded here, of "
-                f"{name} because of: {' '.join(why.split())[-300:]} Run the same command again; "
-                "what is finished is kept."
-            )
 
     def _validate(self, blocks: list[Block], started: float) -> bool:
         """Every preflight before the first server starts; what is left is the ceiling.
@@ -142,12 +132,11 @@ class Scheduler:
                 self._preflighted(block)
         if self._supply.stopped() and not self._gold.keys() >= set(names):
             return False
-        for name in [name for name, one in self._gold.items() if unknown(one)]:
-            del self._gold[name]  # its block asks again
         asked, names = len(names), [name for name in names if name in self._gold]
         gold = {name: self._gold[name] for name in names}
         invalid = {
-            name: one.detail or f"the gold patch's verdict is {one.verdict}"
+            name: " ".join(one.detail.split())[-300:]
+            or f"the gold patch's verdict is {one.verdict}"
             for name, one in gold.items()
             if self._invalid(name)
         }
@@ -210,16 +199,11 @@ class Scheduler:
         for name in block.instances:
             if future := self._preflights.pop(name, None):
                 self._gold[name] = graded = future.result()
-                if graded.verdict is Verdict.RESOLVED or graded.applies is not None:
-                    graded.write(self._directory.preflight(name) / "graded.json")
+                graded.write(self._directory.preflight(name) / "graded.json")
 
     def _block(self, block: Block) -> None:
         """All arms of a block; what is left of a block that broke is put aside first."""
         self._preflighted(block)
-        here = [name for name in block.instances if not self._supply.absent(name)]
-        if waits := {name: one.detail for name in here if unknown(one := self._gold[name])}:
-            self._waiting |= waits
-            return
         if all(self._directory.done(trial) for trial in self._trials(block)):
             self._grade_again(block)
             return
@@ -271,9 +255,9 @@ class Scheduler:
         return foreign or len(builds - {""}) > 1 or self._old(block)
 
     def _invalid(self, name: str) -> bool:
-        """Its gold patch does not resolve here."""
-        gold = self._gold[name]
-        return gold.verdict is not Verdict.RESOLVED and not unknown(gold)
+        """Its gold patch does not resolve here, or could not be graded at all. One whose image is
+        nowhere says nothing of that."""
+        return not self._supply.absent(name) and self._gold[name].verdict is not Verdict.RESOLVED
 
     def _arm(self, block: Block, arm: Arm) -> None:
         """All trials of one arm in one block; infrastructure failures are tried again, twice.

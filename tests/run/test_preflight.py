@@ -7,13 +7,11 @@ from rich.console import Console
 
 from kvci.errors import UserError
 from kvci.grade import Graded
-from kvci.plan import Block
 from kvci.run import grading
 from kvci.run.directory import Ceiling, Manifest, RunDirectory
 from kvci.run.grading import _asked, _preflight
 from kvci.run.main import run
 from kvci.run.sandboxes import Sandboxes
-from kvci.run.scheduler import Scheduler
 from kvci.sandbox import Caps
 from kvci.spec import load
 from kvci.tasks.calibration import generate, suite
@@ -156,9 +154,10 @@ def test_infrastructure_is_no_answer_to_a_preflight(
     assert not left
 
 
-def test_a_block_whose_gold_is_not_known_is_left_undone(
+def test_an_instance_whose_gold_can_never_be_graded_is_dropped_and_its_neighbours_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It kept the whole block from being run, at every start."""
     dataset = "calibration:split=test,functions=3,count=2"
     instances = suite(dataset)
     script(instances)[0].write(tmp_path / "script.json")
@@ -168,23 +167,26 @@ def test_a_block_whose_gold_is_not_known_is_left_undone(
         "dataset": dataset,
         "engine": f"replay:{tmp_path / 'script.json'}",
         "context": 4096,
-        "block_size": 1,
+        "preflight_first": True,
         "out": str(tmp_path),
     }
-    first = instances[0].row.instance_id
-    known = Scheduler._preflighted
-
-    def preflighted(self: Scheduler, block: Block) -> None:
-        known(self, block)
-        if first in block.instances and first in self._gold:
-            self._gold[first] = INFRA
-
-    with monkeypatch.context() as broken:
-        broken.setattr(Scheduler, "_preflighted", preflighted)
-        with pytest.raises(UserError, match=f"of {first} because of: Docker: gone"):
-            run(load(None, asked), "r", Console(quiet=True))
-    done = {one.instance for one in RunDirectory(tmp_path / "r").outcomes()}
-    assert done == {instances[1].row.instance_id}
-    (tmp_path / "r" / "preflight").rename(tmp_path / "old")
-    _, summary = run(load(None, asked), "r", Console(quiet=True))
+    first = instances[0].row.model_copy(update={"log_parser": "none_such"})
+    known = [Instance(first, instances[0].files), instances[1]]
+    monkeypatch.setattr("kvci.run.main.load_with_revision", lambda *_: (known, ""))
+    folder, summary = run(load(None, asked), "r", Console(quiet=True))
+    found = {one.instance: str(one.cls) for one in RunDirectory(folder).outcomes()}
+    assert found == {first.instance_id: "I0", instances[1].row.instance_id: "A11a"}
     assert summary.arms[0].done == 2
+    assert "none_such" in Ceiling.read(folder / "ceiling.json").invalid[first.instance_id]
+
+
+def test_where_no_sandbox_can_be_made_nothing_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: Sandboxes) -> None:
+        raise UserError("Docker does not answer; start it.")
+
+    monkeypatch.setattr(Sandboxes, "wait", away)
+    monkeypatch.setattr(grading, "_once", lambda *asked, network=False: INFRA)
+    with pytest.raises(UserError, match="does not answer"):
+        _asked(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)
