@@ -60,24 +60,38 @@ def gpu_to_itself() -> Iterator[None]:
 
 
 def process() -> str:
-    """This process, among all that this machine ever ran: `host/pid@boot.start`."""
-    return f"{host()}/{os.getpid()}@{_began(os.getpid())}"
+    """This process, among all that this machine ever ran: `host/pid@boot.start.namespace`."""
+    pid = os.getpid()
+    return f"{host()}/{pid}@{_boot()}.{_start(pid)}.{_namespace()}"
 
 
 def ended(name: str) -> bool:
-    """True if `name` is a process of this machine and lives no more."""
-    match = re.fullmatch(r"(\w+)/(\d+)@([\w.]+)", name)
+    """True if `name` is a process of this machine and lives no more.
+
+    Of a container's processes others do not know it, until the machine is started again.
+    """
+    match = re.fullmatch(r"(\w+)/(\d+)@(\w+)\.(\d+)\.(\d+)", name)
     if not match or match[1] != host():
         return False
-    return _began(int(match[2])) != match[3]
+    _, pid, boot, start, namespace = match.groups()
+    if boot != _boot():
+        return True
+    return namespace == _namespace() and _start(int(pid)) != start
 
 
-def _began(pid: int) -> str:
-    """The boot and the clock ticks since it (proc_pid_stat(5), field 22), which no setting of the
-    clock moves; empty if there is no such process."""
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+
+
+def _namespace() -> str:
+    """In another one the number of a process means another process (pid_namespaces(7))."""
+    return str(os.stat("/proc/self/ns/pid").st_ino)
+
+
+def _start(pid: int) -> str:
+    """In clock ticks since the boot (proc_pid_stat(5), field 22), which no setting of the clock
+    moves; empty if there is no such process."""
     try:
-        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
-    return f"{boot[:8]}.{ticks}"
