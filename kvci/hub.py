@@ -1,11 +1,13 @@
 """Files of the Hugging Face hub: fetched whole before they are needed, resumed, cached."""
 
 import fcntl
+import glob
 import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from kvci.errors import UserError
+from kvci.files import sha256_of_file
 
 Kind = Literal["model", "dataset"]
 RESERVE_BYTES = 5 << 30
@@ -16,10 +18,12 @@ def fetch(
     file: str,
     revision: str | None = None,
     kind: Kind = "model",
+    sha256: str = "",
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Path:
     """The file's path in the cache. Raises UserError if it cannot be had or has no room.
 
+    One of this sha256 that is there is taken whatever commit it came with, and the hub not asked.
     The reserve is of the disk with the cache, and never used.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -27,6 +31,8 @@ def fetch(
 
     where: Any = {"repo_id": repository, "filename": file, "repo_type": kind, "revision": revision}
     folder, known = Path(constants.HF_HUB_CACHE), cached(**where)
+    if sha256 and (there := _of_content(folder, repository, file, sha256)):
+        return there
     if revision and isinstance(known, str):
         return Path(known)
     if revision and (mine := _place(folder, repository, revision, file)).exists():
@@ -53,6 +59,15 @@ def fetch(
             f"{file} of {repository} cannot be fetched ({_first_line(error)}); "
             "check the names and the network."
         ) from None
+
+
+def _of_content(folder: Path, repository: str, file: str, sha256: str) -> Path | None:
+    snapshots = folder / f"models--{repository.replace('/', '--')}" / "snapshots"
+    for commits in (folder / "kvci" / repository, snapshots):
+        for path in commits.glob(f"*/{glob.escape(file)}"):
+            if sha256_of_file(path) == sha256:
+                return path
+    return None
 
 
 def _place(folder: Path, repository: str, commit: str, file: str) -> Path:

@@ -123,6 +123,20 @@ def test_a_killed_fetch_goes_on_where_it_was(hub: dict[str, str], tmp_path: Path
     assert len(Hub.ranges) == 2, "all of it was there, and then it was cached"
 
 
+def test_a_model_that_is_here_needs_no_hub_whatever_commit_it_came_with(
+    hub: dict[str, str],
+) -> None:
+    """A later commit fetched it again, and a hub that was down stopped a run."""
+    digest = hashlib.sha256(MODEL).hexdigest()
+    by_content = FETCH.replace("{revision!r}", "None, sha256={revision!r}")
+    assert python(hub, FETCH.format(file="m.gguf", revision=COMMIT)) == digest
+    away, asked = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}, len(Hub.ranges)
+    assert python(away, by_content.format(file="m.gguf", revision=digest)) == digest
+    assert len(Hub.ranges) == asked
+    other = digest.replace("0", "1")
+    assert "check the names" in python(away, by_content.format(file="m.gguf", revision=other))
+
+
 def test_what_cannot_be_had_is_a_sentence(hub: dict[str, str]) -> None:
     assert "cannot be fetched" in python(hub, FETCH.format(file="none", revision=None))
     away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}

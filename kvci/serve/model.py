@@ -48,7 +48,11 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
             ) from None
     else:
         path = fetch(
-            model.repository or "", model.file or "", model.revision, reserve_bytes=reserve_bytes
+            model.repository or "",
+            model.file or "",
+            model.revision,
+            sha256=model.sha256 or "",
+            reserve_bytes=reserve_bytes,
         )
     if not path.is_file():
         raise UserError(f"The model file {path} does not exist.")
