@@ -46,6 +46,14 @@ def folder_of(out: str, name: str, shard: str) -> Path:
     return whole if shard == "1/1" else whole / f"shard-{shard.replace('/', '-of-')}"
 
 
+def _revision(spec: Spec, path: Path) -> str:
+    """The commit of the hub that a run of this dataset began with; empty if none did."""
+    manifest, began = path / "manifest.json", path / "spec.json"
+    if not manifest.exists() or Spec.read(began).dataset != spec.dataset:
+        return ""
+    return Manifest.read(manifest).dataset_revision
+
+
 def _start(spec: Spec, path: Path) -> str:
     """When the run began, if not now: as the spec says, or as a shard of it beside says."""
     if spec.start or spec.shard == "1/1":
@@ -60,9 +68,7 @@ def run(
     """Run what is not done yet, and say what came out. Bad input is a UserError before writing."""
     name = _named(run_id, spec)
     path = folder_of(spec.out, name, spec.shard)
-    before = path / "manifest.json"
-    known = Manifest.read(before).dataset_revision if before.exists() else ""
-    loaded, revision = load_with_revision(spec.dataset, known)
+    loaded, revision = load_with_revision(spec.dataset, _revision(spec, path))
     instances = {instance.row.instance_id: instance for instance in loaded}
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})
     planned = blocks(list(instances), spec)

@@ -123,6 +123,35 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
     assert {str(one.cls) for one in RunDirectory(folder).outcomes()} == {"OK", "I0"}
 
 
+def test_a_run_that_is_taken_up_with_another_dataset_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the hub's commit, it silently went on with the dataset that it began with."""
+    one = suite("calibration:split=test,functions=3,count=2")[:1]
+    script(one)[0].write(tmp_path / "script.json")
+    asked = {
+        "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+        "arms": ["f16/f16"],
+        "dataset": "a/b@first",
+        "engine": f"replay:{tmp_path / 'script.json'}",
+        "context": 4096,
+        "out": str(tmp_path),
+    }
+    datasets = {"a/b@first": one, "a/b@second": [changed(one[0], version="other")]}
+    known: list[str] = []
+
+    def loads(name: str, commit: str) -> tuple[list[Instance], str]:
+        known.append(commit)
+        return datasets[name], "c0ffee"
+
+    monkeypatch.setattr("kvci.run.main.load_with_revision", loads)
+    run(load(None, asked), "r", Console(quiet=True))
+    run(load(None, asked), "r", Console(quiet=True))
+    with pytest.raises(UserError, match="made for another spec"):
+        run(load(None, asked | {"dataset": "a/b@second"}), "r", Console(quiet=True))
+    assert known == ["", "c0ffee", ""]
+
+
 OK, FAILS = (
     Graded(verdict=Verdict.RESOLVED, applies=True),
     Graded(verdict=Verdict.TESTS_FAIL, applies=True),
