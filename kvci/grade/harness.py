@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kvci.errors import UserError
-from kvci.files import sha256_of
 from kvci.tasks.row import Row
 
 NAME = "kvci"
@@ -25,7 +25,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [row for row in rows if row.instance_id in patches]
     (folder / "rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in chosen))
-    run_id = f"{NAME}-{sha256_of(json.dumps(sorted(patches.items())).encode())[:12]}"
+    run_id = f"{NAME}-{uuid.uuid4().hex[:12]}"  # of one that it knows it only repeats the reports
     lines = [
         {"instance_id": name, "model_patch": patch, "model_name_or_path": NAME}
         for name, patch in patches.items()
