@@ -77,6 +77,8 @@ class Gate:
     opens: float = 0.0
     came: float = 0.0
     """When an image last came through; like all here on the monotonic clock."""
+    gave_up: float = 0.0
+    """When patience with it was last over. Until an image comes it has none more."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self, seconds: float) -> None:
@@ -165,7 +167,7 @@ class Puller:
     """Of a disk budget."""
     patience_s: float = 900.0
     """For one image, or at a registry's limit without any having come; what the registry announces
-    is waited for besides."""
+    is waited for besides. It is had once, until another image comes."""
     stall_s: float = 300.0
     """Without a sign of life a pull is given up and tried again."""
     until_s: float = math.inf
@@ -216,21 +218,25 @@ class Puller:
 
     def _wait_s(self, image: str, error: Failed, tries: Tries) -> float | None:
         """Until the next try; None if patience is over. A limit closes the gate."""
-        now, patience_s = time.monotonic(), self.patience_s
+        now, patience_s, gate = time.monotonic(), self.patience_s, self._gate
         if self.mirror and not isinstance(error, Gone):
             patience_s = min(patience_s, MIRROR_PATIENCE_S)
         if isinstance(error, Denied) and (self.mirror or tries.count >= DENIED_TRIES):
             return None
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries.count - 1))
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (tries.count - 1))
         spent_s = now - tries.began - tries.at_gate_s
         if isinstance(error, Limited):
             said = registry.ask(self._source(image), self.login)
             wait_s = max(wait_s, said.wait_s or 0.0)
             window_s = said.window_s if said.remaining == 0 else None
             patience_s += max(said.wait_s or 0.0, window_s or 0.0)
-            self._gate.close(wait_s)
-            spent_s = now - max(tries.began, self._gate.came)
-        return None if spent_s + wait_s > patience_s else wait_s
+            gate.close(wait_s)
+            spent_s = now - max(tries.began, gate.came)
+        if spent_s + wait_s <= patience_s and gate.gave_up <= gate.came:
+            return wait_s
+        if not isinstance(error, Gone):
+            gate.gave_up = now
+        return None
 
     def _blame(self, mirror: Mirror, image: str, why: str) -> None:
         was_down = mirror.is_down()

@@ -177,6 +177,23 @@ def test_who_waits_for_another_s_limit_loses_no_patience(registry: Registry, ima
     assert puller.pull(image, "HEAD").state == "pulled"
 
 
+def test_patience_is_had_once_until_an_image_comes(registry: Registry, image: str) -> None:
+    """Each image of a registry that was away cost it anew: for SWE-bench Lite a day and more."""
+    puller = Puller(patience_s=3.0, say=lambda _: None)
+    registry.fault = fail(60.0, 500)
+    entries = [puller.pull(image, "HEAD") for _ in range(3)]
+    assert [(one.state, one.attempts) for one in entries] == [
+        ("failed", 2),
+        ("failed", 1),
+        ("failed", 1),
+    ]
+    registry.fault = None
+    assert puller.pull(image, "HEAD").state == "pulled"
+    let_go(image)
+    registry.fault = fail(1.0, 500)
+    assert puller.pull(image, "HEAD").attempts == 2
+
+
 def test_a_limit_that_lets_images_come_is_no_reason_to_give_up(
     registry: Registry, image: str
 ) -> None:
