@@ -24,6 +24,7 @@ from docker.errors import BuildError
 from kvci.errors import UserError
 from kvci.images.base import base
 from kvci.images.recipe import SHIPPED, Recipe, recipes
+from kvci.images.registry import short
 from kvci.sandbox import TREE, engine
 from kvci.tasks.row import Row
 
@@ -133,7 +134,7 @@ def _build(row: Row, recipe: Recipe, source: str) -> None:
         tree=TREE,
         before=recipe.before,
         install=recipe.install,
-        label=f"{BUILT}={json.dumps(row.instance_id)}",
+        label=f"{BUILT}={json.dumps(short(row.image))}",
     )
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as context:
         tree = Path(folder, "testbed")

@@ -14,7 +14,7 @@ from kvci.images.shelf import Kept
 from kvci.images.supply import supply_of
 from kvci.plan import blocks, select
 from kvci.sandbox import engine
-from kvci.sandbox.history import OF, STRIPPED
+from kvci.sandbox.history import OF, STRIPPED, is_made
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
@@ -78,14 +78,23 @@ def prune(built: bool) -> str:
                     images.remove(name)
     for image in images.list(all=True, filters={"label": OF, "dangling": True}):
         with contextlib.suppress(APIError):  # another image is made of it
-            images.remove(image.id)
-    for image in images.list(filters={"label": BUILT}) if built else []:
-        try:
-            for name in image.tags:
+            if is_made(image):
+                images.remove(image.id)
+    gone += _prune_built() if built else 0
+    return f"removed {gone} images"
+
+
+def _prune_built() -> int:
+    """An image that somebody made of one has its label, and another name."""
+    images, gone = engine.client().images, 0
+    for image in images.list(filters={"label": BUILT}):
+        name = image.labels[BUILT]
+        if name in image.tags and holds.is_free(name):
+            try:
                 images.remove(name)
                 gone += 1
-        except ImageNotFound:
-            continue
-        except APIError as error:
-            raise UserError(f"{name} is in use: {error.explanation}.") from None
-    return f"removed {gone} images"
+            except ImageNotFound:
+                continue
+            except APIError as error:
+                raise UserError(f"{name} is in use: {error.explanation}.") from None
+    return gone

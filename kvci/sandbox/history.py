@@ -31,6 +31,8 @@ ON_TOP_MAX = 1
 CLEAN, NOT_CLEAN, UNFIT = 0, 3, 4
 OF = "kvci.image"
 """A label: the id of the image that this one is without its future."""
+MADE = "history ends with the base"
+"""The comment of the commit; what is made of an image has its labels, and not its comment."""
 STRIP = rf"""
 set -eo pipefail
 BASE=$1
@@ -172,7 +174,12 @@ def identity(image: str) -> str:
     Raises what the engine does, if it is not here.
     """
     found = client().images.get(image)
-    return str(found.labels.get(OF) or found.id)
+    return str(found.labels[OF] if is_made(found) else found.id)
+
+
+def is_made(image: Any) -> bool:
+    """True of an image that was stripped here, and not of one that somebody made of it."""
+    return image.attrs.get("Comment") == MADE and OF in image.labels
 
 
 def name_of(image: str, base: str) -> str:
@@ -222,7 +229,7 @@ def _make(image: str, digest: str, base: str) -> None:
         clean = engine.images.get(digest)
         if code == NOT_CLEAN:
             name, tag = _name(digest, base).split(":")  # a commit without a name would never go
-            clean = made.commit(name, tag, conf=_as_before(clean), pause=False)
+            clean = made.commit(name, tag, message=MADE, conf=_as_before(clean), pause=False)
         for name in {_name(digest, base), _name(clean.id, base)}:
             clean.tag(*name.split(":"))
     finally:

@@ -17,6 +17,8 @@ import requests
 from kvci.errors import UserError
 from kvci.images import claims, pull, shelf
 from kvci.images import registry as asked
+from kvci.images.build import BUILT
+from kvci.images.main import _prune_built
 from kvci.images.pull import Entry, Mirror, NoRoom, Puller
 from kvci.images.registry import Login
 from kvci.sandbox import Limits, engine
@@ -388,6 +390,33 @@ def test_what_is_another_s_is_never_let_go(image: str) -> None:
         assert not shelf.let_go(kept)
     finally:
         box.close()
+
+
+def test_of_what_kvci_built_only_its_own_name_goes_and_only_when_nobody_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What others had named or made of it went too, and what a run needed."""
+    images, name = engine.client().images, "kvci-test/built:latest"
+    box = Docker(calibration_image(), {"a.py": ""})
+    conf = {"Labels": {BUILT: name}}
+    try:
+        built = box._container.commit("kvci-test/built", "latest", conf=conf)
+        theirs = box._container.commit("kvci-test/theirs", "latest", conf=conf)
+    finally:
+        box.close()
+    built.tag("kvci-test/named", "latest")
+    found = [images.get(one) for one in (built.id, theirs.id)]
+    monkeypatch.setattr(type(images), "list", lambda *_, **__: found)
+    try:
+        with subprocess.Popen([sys.executable, "-c", HOLD, name], stdout=subprocess.PIPE) as other:
+            assert other.stdout and other.stdout.readline() == b"held\n"
+            assert _prune_built() == 0 and engine.has(name)
+            other.kill()
+        assert _prune_built() == 1 and not engine.has(name)
+        assert engine.has("kvci-test/named") and engine.has("kvci-test/theirs")
+    finally:
+        for one in (built, theirs):
+            images.remove(one.id, force=True)
 
 
 def test_the_registry_is_asked_by_the_head_alone(registry: Registry, image: str) -> None:

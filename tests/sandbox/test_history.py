@@ -110,6 +110,19 @@ def test_an_image_that_tells_nothing_is_taken_as_it_is(image: str) -> None:
         assert history.identity(name) == images.get(image).id
 
 
+def test_what_somebody_made_of_it_is_another_image(image: str) -> None:
+    """A mended image kept the answer that its preflight had before."""
+    box = Docker(without_future(image, "HEAD"))
+    try:
+        box.run("touch /mended", Limits())
+        mended = box._container.commit(NAME, "mended")
+        assert mended.labels[history.OF] == engine.client().images.get(image).id
+        assert history.identity(f"{NAME}:mended") == mended.id
+    finally:
+        box.close()
+        engine.client().images.remove(f"{NAME}:mended", force=True)
+
+
 def test_what_only_a_message_tells_is_removed_too(image: str) -> None:
     """No object is of another time here."""
     told = "git update-ref -m planted_message HEAD HEAD --create-reflog && mkdir .git/rebase-apply"
