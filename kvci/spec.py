@@ -161,6 +161,9 @@ OUTSIDE = {
     "preflight_first",
 }
 """Of a spec what can change no trial: no part of its hash."""
+PLACES = ("path", "package", "repository", "file", "revision", "sha256")
+"""Of a model where it lies, which is no part of the hash either."""
+ELSEWHERE = "of another machine"
 
 
 class Spec(Document):
@@ -266,6 +269,16 @@ class Spec(Document):
     def baseline(self) -> Arm:
         return self.arms[0]
 
+    def placeless(self) -> "Spec":
+        """The same without what each machine says for itself: what is executed, whom it asks, and
+        what may be taken of its disk and time. A binary's spec keeps its hash, and the embedded
+        engine's."""
+        names = OUTSIDE - {"dataset", "shard", "start"}
+        own: dict[str, Any] = {name: Spec.model_fields[name].default for name in names}
+        own |= {"engine": "embedded"} if self.engine == "embedded" else {}
+        own["model"] = self.model.model_copy(update=dict.fromkeys(PLACES) | {"path": ELSEWHERE})
+        return self.model_copy(update=own)
+
     def of_arm(self, arm: str, names: Iterable[str]) -> tuple[str, ...]:
         """Of these instances those that the arm runs: all, but in a rerun."""
         again = self.rerun.instances.get(arm) if self.rerun else None
@@ -288,7 +301,7 @@ class Spec(Document):
         Where the model and the dataset lie does not count; what they hold does.
         """
         asked: dict[str, Any] = self.model_dump(mode="json", exclude=OUTSIDE)
-        for place in ("path", "package", "repository", "file", "revision", "sha256"):
+        for place in PLACES:
             asked["model"].pop(place)
         asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}
         kind, _, place = self.engine.partition(":")

@@ -32,7 +32,7 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
 
 def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
     """What is to be run again, of the run's folder on this machine, or of its evidence in `before`
-    if that has more of it.
+    if that has more of it; what is executed is this machine's and this repository's in any case.
 
     Raises UserError if there is neither.
     """
@@ -48,19 +48,18 @@ def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
                     f"{asked.run} is not below {out}, and no job of this branch left evidence of "
                     "it that is still there: rerun it on the machine that ran it."
                 )
-            return rerun_spec(folder, asked.classes, asked.filter, asked.errors)
+            there = folder
         return _of_here(rerun_spec(there, asked.classes, asked.filter, asked.errors))
 
 
 def _of_here(spec: Spec) -> Spec:
-    """What is executed, and whom it asks, no artifact says: they are this machine's and this
-    repository's. Raises UserError."""
+    """Raises UserError."""
     for path in sorted(MODELS.glob("*.toml")):
         model = without_model({"model": str(path), "dataset": spec.dataset}).model
         if (model.name, model.weights) == (spec.model.name, spec.model.weights):
             mirror = os.environ.get("KVCI_MIRROR") or None
-            own = {"engine": "auto", "mirror": mirror, "model": model}
-            return spec.model_copy(update=own)
+            engine = spec.placeless().engine
+            return spec.model_copy(update={"engine": engine, "mirror": mirror, "model": model})
     raise UserError(
         f"No file of {MODELS} has the model {spec.model.name} {spec.model.weights}".rstrip()
         + "; add it there, or rerun it on the machine that ran it."

@@ -16,6 +16,7 @@ from kvci.record.evidence import unpack
 from kvci.record.record import Record
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.main import folder_of
+from kvci.spec import Spec
 
 MAX_BYTES = 2 << 30
 
@@ -108,6 +109,7 @@ def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     if manifest.run_id != run_id:
         raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
     manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
+    Spec.read(part / "spec.json").placeless().write(part / "spec.json")
     if folder.exists():
         aside = folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}"
         shutil.rmtree(aside, ignore_errors=True)  # the same trials, or fewer

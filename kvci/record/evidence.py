@@ -19,6 +19,7 @@ from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
 from kvci.record.redact import redact, redact_json
 from kvci.run.directory import Manifest, shards
+from kvci.spec import Spec
 
 ALONE = ("spec.json", "images.json", "ceiling.json")
 FOLDERS = ("preflight", "servers", "superseded", "trials")
@@ -40,6 +41,8 @@ def published(path: Path, run: Path, redacted: bool) -> bytes:
     content = path.read_bytes()
     if redacted or path.name == PATCH:
         return content
+    if path == run / "spec.json" and (spec := Spec.read(path)).verified:
+        content = spec.placeless().model_dump_json().encode()
     text = content.decode(errors="surrogateescape")
     if path.suffix == ".json":
         text = json.dumps(redact_json(json.loads(text), run), indent=1)
@@ -121,6 +124,8 @@ def unpack(archive: Path, folder: Path) -> Path:
                     raise tarfile.TarError("it holds too much")
     except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{archive} is no evidence of a run: {error}.") from None
+    if shards(folder) and (folder / "manifest.json").exists():
+        raise UserError(f"{archive} is no evidence of a run: it has shards, and is none.")
     for part in shards(folder) or [folder]:
         if not Manifest.read(part / "manifest.json").redacted:
             raise UserError(f"{archive} was not made by kvci evidence; it is not redacted.")

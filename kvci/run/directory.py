@@ -178,7 +178,9 @@ class RunDirectory:
     ) -> Manifest:
         """Create the run, or take it up. Raises UserError if it was made for another spec.
 
-        `start` is that of the run where it began elsewhere, and all its shards have the same.
+        Of what the hash leaves out, what is asked now counts: another machine may have written what
+        lies there. `start` is that of the run where it began elsewhere, and all its shards have the
+        same.
         """
         path = self.path / "manifest.json"
         spec_sha256 = spec.hash(model_sha256, dataset_sha256)
@@ -192,6 +194,7 @@ class RunDirectory:
             if start and start != found.start:
                 found = found.model_copy(update={"start": start})
                 found.write(path)
+            spec.write(self.path / "spec.json")
             return found
         manifest = Manifest(
             run_id=run_id,

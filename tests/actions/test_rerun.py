@@ -1,6 +1,10 @@
 """Trials of a run that another machine ran are run again."""
 
+import gzip
+import io
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -8,12 +12,17 @@ from click.testing import CliRunner
 
 from kvci.actions.inputs import rerun_inputs
 from kvci.actions.rerun import find, rerun
+from kvci.actions.restore import artifact_name, restore
 from kvci.cli import main
 from kvci.errors import UserError
-from kvci.record.evidence import pack
+from kvci.record.evidence import pack, unpack
+from kvci.run.directory import Manifest, RunDirectory
+from kvci.run.rerun import rerun_spec
+from kvci.serve.model import locate
 from kvci.spec import Spec
 from tests.actions.test_nightly import artifact, github
 from tests.publish.fake_github import Fake
+from tests.record.made import SPEC
 from tests.record.test_build import made
 from tests.record.test_merge import shard
 
@@ -90,13 +99,20 @@ def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> 
     assert rerun(ASKED, str(here), tmp_path / "before").instances == ("a", "b")
 
 
-def test_an_artifact_does_not_say_what_is_executed(fake: Fake, tmp_path: Path) -> None:
-    there = tmp_path / "there" / "run"
+def hostile(there: Path) -> Path:
+    """A run whose spec says what is to be executed, in its archive too."""
     made(there)
+    manifest = Manifest.read(there / "manifest.json")
+    manifest.model_copy(update={"redacted": True}).write(there / "manifest.json")
     asked = Spec.read(there / "spec.json")
     model = asked.model.model_copy(update={"path": None, "package": "os:getcwd"})
     given = {"engine": "/bin/echo", "mirror": "elsewhere:1", "model": model}
     asked.model_copy(update=given).write(there / "spec.json")
+    return there
+
+
+def test_an_artifact_does_not_say_what_is_executed(fake: Fake, tmp_path: Path) -> None:
+    there = hostile(tmp_path / "there" / "run")
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
     spec = rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
@@ -104,6 +120,49 @@ def test_an_artifact_does_not_say_what_is_executed(fake: Fake, tmp_path: Path) -
     (tmp_path / "ci" / "models" / "small.toml").unlink()
     with pytest.raises(UserError, match="No file of ci/models has the model small"):
         rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
+
+
+def test_nor_does_one_that_was_taken_up(tmp_path: Path) -> None:
+    """By whichever verb, and before the run goes on here as after it."""
+    before, folder = tmp_path / "before", tmp_path / "runs" / "run"
+    before.mkdir()
+    there = hostile(tmp_path / "there" / "run")
+    (before / f"{artifact_name('run', '1/1')}.tar.gz").write_bytes(pack(there))
+    restore(before, str(tmp_path / "runs"), "run", "1/1")
+    spec = rerun(ASKED, str(tmp_path / "runs"), tmp_path / "none")
+    assert (spec.engine, spec.mirror, spec.model.path) == ("auto", None, "/here/small.gguf")
+    by_hand, kept = rerun_spec(folder, None, ".", False), Spec.read(folder / "spec.json")
+    for spec in (by_hand, kept):
+        assert (spec.engine, spec.mirror, spec.model.package) == ("auto", None, None)
+    with pytest.raises(UserError, match="of another machine does not exist"):
+        locate(by_hand.model)
+    digests = "1" * 64, "2" * 64
+    assert kept.hash(*digests) == SPEC.hash(*digests)
+
+
+def test_what_a_run_goes_on_with_here_is_what_is_asked_here(tmp_path: Path) -> None:
+    run = hostile(tmp_path / "run")
+    with RunDirectory(run) as directory:
+        directory.open("run", SPEC, "1" * 64, "2" * 64, "bwrap", False, ("a", "b"))
+    assert Spec.read(run / "spec.json") == SPEC
+    spec = rerun_spec(run, None, ".", False)
+    assert (spec.engine, spec.mirror, spec.model) == (SPEC.engine, None, SPEC.model)
+
+
+def test_an_archive_hides_no_shards_beside_a_run(tmp_path: Path) -> None:
+    run, shards = made(tmp_path / "run"), tmp_path / "shards"
+    shutil.copytree(run, shards / "shard-1-of-2")
+    both = io.BytesIO(gzip.decompress(pack(run)))
+    with (
+        tarfile.open(fileobj=both, mode="a") as archive,
+        tarfile.open(fileobj=io.BytesIO(pack(shards))) as more,
+    ):
+        for member in more:
+            archive.addfile(member, more.extractfile(member))
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(both.getvalue()))
+    (tmp_path / "place").mkdir()
+    with pytest.raises(UserError, match="it has shards, and is none"):
+        unpack(tmp_path / "x.tar.gz", tmp_path / "place")
 
 
 def test_a_run_that_nobody_has_is_a_sentence(fake: Fake, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from kvci.files import sha256_of
 from kvci.record.build import build
 from kvci.record.evidence import unpack, write
 from kvci.run.directory import Outcome
+from tests.record.made import SPEC
 from tests.record.test_build import made
 from tests.record.test_merge import shard
 
@@ -53,6 +54,15 @@ def test_the_same_records_are_built_from_the_archive(tmp_path: Path) -> None:
     patch = again / "trials" / "f16-f16" / "a" / "0" / "patch.diff"
     assert patch.read_bytes() == b"+/home/jane \xff\n"
     assert write(again, tmp_path / "c.tar.gz") == digest
+
+
+def test_what_a_machine_says_for_itself_is_not_published(tmp_path: Path) -> None:
+    """Else the same run would have other evidence wherever it is taken up."""
+    run = made(tmp_path / "run")
+    digest = write(run, tmp_path / "a.tar.gz")
+    own = {"engine": "/opt/b1/llama-server", "mirror": "mirror:5000", "time_budget_s": 60.0}
+    SPEC.model_copy(update=own).write(run / "spec.json")
+    assert write(run, tmp_path / "b.tar.gz") == digest
 
 
 def test_of_all_shards(tmp_path: Path) -> None:
