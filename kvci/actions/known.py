@@ -13,7 +13,7 @@ def records(github: GitHub, branch: str) -> list[Record]:
     here = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
     commit = github.branch(branch)
     for path, sha in github.tree(commit).items() if commit else ():
-        if is_record(path) and not _is_here(path, sha):
+        if sha and is_record(path) and not _is_here(path, sha):
             here[path] = parse(github.blob(sha), path)
     return [record for record in here.values() if isinstance(record, Record)]
 

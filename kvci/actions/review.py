@@ -6,7 +6,7 @@ from typing import Any
 
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
-from kvci.publish.branch import BENCHMARKS, is_record
+from kvci.publish.branch import BENCHMARKS, crooked, is_near, is_record
 from kvci.publish.github import GitHub, PullRequest
 from kvci.publish.review import Review, comment, review
 
@@ -57,7 +57,10 @@ def _reviewed(
 ) -> tuple[Review, bool, str] | None:
     """What was found, whether a maintainer accepts what is unattested, and the comment."""
     changed = github.changed(number)
-    if len(changed) < MAX_LISTED and not any(map(_is_result, changed)):
+    many = len(changed) >= MAX_LISTED
+    tree = github.tree(pull.head) if many or any(map(is_near, changed)) else {}
+    wrong = crooked(tree)
+    if not many and not wrong and not any(map(_is_result, changed)):
         _still(github, number, pull)
         return None
     if pull.into != pull.default:
@@ -66,9 +69,10 @@ def _reviewed(
             f"{pull.default} alone."
         )
     fork = github.merge_base(pull.base, pull.head)
-    base, head = (_results(github, commit) for commit in (fork, pull.head))
+    base, head = (_results(github, files) for files in (github.tree(fork), tree))
     _still(github, number, pull)
     found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
+    found = replace(found, problems=(*wrong, *found.problems))
     # Another run may have been told of a label meanwhile: what is known now counts.
     labels = _still(github, number, pull).labels
     memory = f"<!-- accepted {pull.head} -->"
@@ -115,7 +119,7 @@ def _is_result(path: str) -> bool:
     return path == BENCHMARKS or is_record(path)
 
 
-def _results(github: GitHub, commit: str) -> dict[str, bytes]:
-    """BENCHMARKS.md and the records of a commit."""
-    blobs = {path: sha for path, sha in github.tree(commit).items() if _is_result(path)}
+def _results(github: GitHub, tree: Mapping[str, str]) -> dict[str, bytes]:
+    """BENCHMARKS.md and the records of a commit's tree."""
+    blobs = {path: sha for path, sha in tree.items() if sha and _is_result(path)}
     return {path: github.blob(sha) for path, sha in blobs.items()}

@@ -10,13 +10,14 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import git
 
 from kvci.errors import UserError
+from kvci.publish.github import FILES
 from kvci.record import build
 from kvci.record.record import Record, parse, read, read_all
 from kvci.report.benchmarks import EMPTY
@@ -51,6 +52,23 @@ class Pushed:
 def is_record(path: str) -> bool:
     """Of a file of the repository; what else lies below the folder is nobody's row."""
     return bool(re.fullmatch(rf"{RESULTS}/[^/]+\.json", path))
+
+
+def is_near(path: str) -> bool:
+    """It is a result, or it stands where one would be, above it or below."""
+    return path == "ci" or bool(re.match(rf"({RESULTS}|{re.escape(BENCHMARKS)})(/|\Z)", path))
+
+
+def crooked(tree: Mapping[str, str]) -> list[str]:
+    """What of a commit stands in the way of its results, which are plain files in a plain folder:
+    through a link others would be read in their place, or written. `tree` is GitHub.tree's."""
+    inside = rf"({re.escape(BENCHMARKS)}|{RESULTS}/[^/]+\.json)/.+"
+    return [
+        f"{path[:200]} is a link, a file or a folder where none belongs; results are plain files"
+        for path, blob in tree.items()
+        if is_near(path)
+        and (not blob or path in ("ci", RESULTS) or re.fullmatch(inside, path, re.S))
+    ]
 
 
 def push(
@@ -114,6 +132,8 @@ def _fetch(repository: git.Repo, origin: str, base: str, branch: str) -> str:
 def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed:
     """The branch as it is to be; `old` itself if there is nothing to change."""
     tree = Path(repository.working_dir)
+    for commit in filter(None, (BASE, old)):
+        _hold_straight(repository, commit)
     repository.git.checkout("--quiet", "--force", "--detach", BASE)
     repository.git.clean("-qfdx")
     results = tree / RESULTS
@@ -138,6 +158,18 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
         return Pushed(old, rows, mine)
     repository.git.commit("--quiet", "--allow-empty", "--message", _message(rows))
     return Pushed(repository.head.commit.hexsha, rows, mine)
+
+
+def _hold_straight(repository: git.Repo, commit: str) -> None:
+    """Raises UserError if something stands in the way of the commit's results."""
+    listed = str(repository.git.ls_tree("-r", "-z", commit, "--", "ci", BENCHMARKS))
+    found = {}
+    for entry in filter(None, listed.split("\0")):
+        what, _, path = entry.partition("\t")
+        mode, _, blob = what.split()
+        found[path] = blob if mode in FILES else ""
+    for problem in crooked(found):
+        raise UserError(f"{problem}: take it away, and publish again.")
 
 
 def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:

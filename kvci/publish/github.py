@@ -221,11 +221,15 @@ class GitHub:
             raise _final(error) from None
 
     def tree(self, commit: str) -> dict[str, str]:
-        """Path -> blob of all files of a commit; a link is none."""
+        """Path -> blob of all files of a commit; of what is none, a link or a submodule, empty."""
         answer = self._call("GET", f"/git/trees/{commit}", params={"recursive": "1"})
         if answer["truncated"]:
             raise UserError(f"{self.repository} has too many files for GitHub to list them.")
-        return {one["path"]: one["sha"] for one in answer["tree"] if one["mode"] in FILES}
+        return {
+            one["path"]: one["sha"] if one["mode"] in FILES else ""
+            for one in answer["tree"]
+            if one["type"] != "tree"
+        }
 
     def blob(self, sha: str) -> bytes:
         return base64.b64decode(self._call("GET", f"/git/blobs/{sha}")["content"])

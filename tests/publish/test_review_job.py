@@ -122,6 +122,30 @@ def _push(opened: Opened) -> None:
     bare.git.update_ref("refs/heads/kvci/results", str(made))
 
 
+def _put(opened: Opened, branch: str, *entries: str) -> None:
+    """A commit with these entries of git's index more, `mode,blob,path`, in place of what is there
+    at that path."""
+    bare = git.Repo(opened.origin)
+    tip = str(bare.git.rev_parse(branch))
+    with bare.git.custom_environment(GIT_INDEX_FILE=str(opened.origin / "index-of-test")):
+        bare.git.read_tree(tip)
+        for entry in entries:
+            bare.git.update_index("--add", "--replace", "--cacheinfo", entry)
+        made = bare.git.write_tree()
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
+    commit = str(bare.git.execute([*words, made, "-p", tip, "-m", "put"]))
+    bare.git.update_ref(f"refs/heads/{branch}", commit)
+
+
+LINK, SUBMODULE, FILE = "120000", "160000", "100644"
+
+
+def _blob(opened: Opened, kind: str) -> str:
+    """What an entry of that kind names: of the log's bytes, which a link would read as a path."""
+    bare = git.Repo(opened.origin)
+    return str(bare.git.rev_parse("main" if kind == SUBMODULE else "main:BENCHMARKS.md"))
+
+
 def test_evidence_that_lies_elsewhere_is_not_fetched(opened: Opened) -> None:
     passes, _, comment = opened.review(web="https://github.example")
     assert not passes and "is no release of this repository" in comment
@@ -136,35 +160,43 @@ def test_a_pull_request_of_other_things_is_no_matter_of_ours(opened: Opened) -> 
 
 
 def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:
-    bare = git.Repo(opened.origin)
-    tip, results = str(bare.git.rev_parse("kvci/results")), "ci/results/README.md"
-    blob = bare.git.hash_object("-w", __file__)
-    index = {"GIT_INDEX_FILE": str(opened.origin / "index-of-test")}
-    with bare.git.custom_environment(**index):
-        bare.git.read_tree(tip)
-        bare.git.update_index("--add", "--cacheinfo", f"100644,{blob},{results}")
-        made = bare.git.write_tree()
-    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
-    commit = str(bare.git.execute([*words, made, "-p", tip, "-m", "page"]))
-    bare.git.update_ref("refs/heads/kvci/results", commit)
+    _put(opened, "kvci/results", f"{FILE},{_blob(opened, FILE)},ci/results/README.md")
     passes, words_, _ = opened.review()
     assert passes and words_ == "2 new records are what their evidence gives"
 
 
-def test_a_link_is_no_log(opened: Opened) -> None:
-    """Of the same bytes: merged, it would lead nowhere."""
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (LINK, "BENCHMARKS.md"),
+        (FILE, "BENCHMARKS.md/x"),
+        (LINK, "ci"),
+        (FILE, "ci"),
+        (LINK, "ci/results"),
+        (SUBMODULE, "ci/results"),
+        (LINK, "ci/results/new.json"),
+        (SUBMODULE, "ci/results/new.json"),
+        (FILE, "ci/results/new.json/x"),
+        (LINK, "ci/results/notes"),
+    ],
+)
+def test_what_stands_in_place_of_results_is_a_problem(
+    opened: Opened, tmp_path: Path, kind: str, path: str
+) -> None:
+    """Merged, others would be read and written through it: nor does publish do so."""
     bare = git.Repo(opened.origin)
-    tip = str(bare.git.rev_parse("kvci/results"))
-    blob = bare.git.rev_parse(f"{tip}:BENCHMARKS.md")
-    with bare.git.custom_environment(GIT_INDEX_FILE=str(opened.origin / "index-of-test")):
-        bare.git.read_tree(tip)
-        bare.git.update_index("--cacheinfo", f"120000,{blob},BENCHMARKS.md")
-        made = bare.git.write_tree()
-    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
-    commit = str(bare.git.execute([*words, made, "-p", tip, "-m", "link"]))
-    bare.git.update_ref("refs/heads/kvci/results", commit)
-    passes, _, comment = opened.review()
-    assert not passes and "BENCHMARKS.md cannot be held against its records" in comment
+    bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
+    entry = f"{kind},{_blob(opened, kind)},{path}"
+    _put(opened, "kvci/results", entry)
+    passes, words, comment = opened.review()
+    assert not passes and "problems" in words
+    assert f"{path} is a link, a file or a folder where none belongs" in comment
+    bare.git.update_ref("refs/heads/main", bare.git.rev_parse("kvci/results"))
+    bare.git.update_ref("-d", "refs/heads/kvci/results")
+    target = Target("owner/name", str(opened.origin), web=opened.fake.url)
+    with pytest.raises(UserError, match="where none belongs; results are plain files: take it"):
+        publish(tmp_path / "run", target, opened.github)
+    assert [head.name for head in bare.heads] == ["main"]
 
 
 def test_a_label_that_is_given_while_another_run_reads_stays_given(
