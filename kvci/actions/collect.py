@@ -7,7 +7,7 @@ from kvci.actions.outputs import bars, summary
 from kvci.compare.comparison import compare
 from kvci.compare.side import own_side
 from kvci.errors import UserError
-from kvci.record.build import build
+from kvci.record.build import rebuild
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
 from kvci.report.comparison import verdict
@@ -31,7 +31,7 @@ def collect(evidence: Path, run: Path) -> list[Record]:
         place = run.parent / f".{run.name}-{number}"
         place.mkdir(parents=True)
         _move(unpack(archive, place), run)
-    return build(run)
+    return rebuild(run)
 
 
 def summarize(records: list[Record]) -> None:

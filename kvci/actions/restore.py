@@ -1,6 +1,7 @@
 """A run that earlier jobs began: what they uploaded, brought back to whoever goes on with it."""
 
 import io
+import lzma
 import re
 import shutil
 import tempfile
@@ -19,6 +20,11 @@ from kvci.run.main import folder_of
 from kvci.spec import Spec
 
 MAX_BYTES = 2 << 30
+BROKEN = (
+    *(ValueError, RuntimeError, EOFError, OSError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
+"""What reading a zip may raise that somebody has made."""
 
 
 def artifact_name(run_id: str, shard: str) -> str:
@@ -74,7 +80,7 @@ def _only_file(archive: bytes, name: str) -> bytes:
             if only.file_size > MAX_BYTES:
                 raise UserError(f"The artifact {name} is larger than {MAX_BYTES >> 30} GiB.")
             return packed.read(only)
-    except (ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise UserError(f"The artifact {name} is not what kvci uploads: {error}.") from None
 
 

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import sha256_of
+from kvci.files import first_problem, is_full, sha256_of
 from kvci.record.evidence import published
 from kvci.record.merge import merge
 from kvci.record.record import Evidence, Record, Trial, file_name, read
@@ -36,6 +36,17 @@ def build(run: Path, row: bool = True) -> list[Record]:
     if parts := shards(run):
         return merge([(part.name, _build(part, row)) for part in parts])
     return _build(run, row)
+
+
+def rebuild(run: Path) -> list[Record]:
+    """The same of evidence that nobody vouches for: whatever is wrong with it is a UserError."""
+    try:
+        return build(run)
+    except (ValueError, OSError, RecursionError) as error:
+        if is_full(error):
+            raise
+        why = first_problem(error) if isinstance(error, ValueError) else error
+        raise UserError(f"The evidence in {run} makes no record: {why}.") from None
 
 
 def _build(run: Path, row: bool) -> list[Record]:
@@ -125,7 +136,7 @@ def _hold_server(run: Path, one: Outcome, shown: str) -> None:
 def _resolved(report: Path) -> bool:
     try:
         return bool(json.loads(report.read_bytes())["resolved"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{report} is no report of swebench's.") from None
 
 

@@ -27,8 +27,9 @@ PATCH = "patch.diff"
 """It stays as it is: the trial's outcome has its sha256."""
 NAME = re.compile(
     rf"(shard-\d+-of-\d+/)?(manifest\.json|{'|'.join(map(re.escape, ALONE))}"
-    rf"|({'|'.join(FOLDERS)})(/(?!\.\.?/|\.\.?$)[^/\0]+)+)"
+    rf"|({'|'.join(FOLDERS)})(/(?!\.\.?/|\.\.?$|[^/]*\.(jsonl?|diff|log|out)/)[^/\0]+)+)"
 )
+"""No folder is named as a file of a run is."""
 MAX_BYTES = 4 << 30
 MAX_FILES = 200_000
 MAX_HEADER_BYTES = 1 << 20
@@ -125,7 +126,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{archive} is no evidence of a run: {error}.") from None
     if shards(folder) and (folder / "manifest.json").exists():
-        raise UserError(f"{archive} is no evidence of a run: it has shards, and is none.")
+        raise UserError(f"{archive} is no evidence of a run: it holds a whole run beside shards.")
     for part in shards(folder) or [folder]:
         if not Manifest.read(part / "manifest.json").redacted:
             raise UserError(f"{archive} was not made by kvci evidence; it is not redacted.")

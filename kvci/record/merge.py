@@ -13,6 +13,8 @@ def merge(parts: Sequence[tuple[str, list[Record]]]) -> list[Record]:
     Instances are taken from the shards in turn, as they were dealt out. Raises UserError if the
     shards are not of one run.
     """
+    if len({len(records) for _, records in parts}) > 1:
+        raise UserError("The shards have not the same arms; put the shards of one run together.")
     arms = zip(*(records for _, records in parts), strict=True)
     return [_merge([name for name, _ in parts], list(records)) for records in arms]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
-from kvci.run.directory import ARM, INSTANCE, INSTANT, RUN_ID, Outcome
+from kvci.run.directory import ARM, INSTANCE, RUN_ID, Instant, Outcome
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Rerun
 from kvci.taxonomy import INFRASTRUCTURE, Class
@@ -68,7 +68,7 @@ class Record(Document):
     kind: Literal["run"] = "run"
     row_id: str = Field(pattern=ROW_ID)
     run_id: str = Field(pattern=RUN_ID)
-    start: str = Field(pattern=INSTANT)
+    start: Instant
     dataset: str
     arm: str = Field(pattern=ARM)
     position: int = Field(ge=0)

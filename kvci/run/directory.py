@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from kvci import __version__
 from kvci.errors import UserError
@@ -23,14 +23,22 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
 ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 SHARD = r"^[1-9]\d{0,3}/[1-9]\d{0,3}$"
+
+
+def _is_a_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
 INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
+Instant = Annotated[str, Field(pattern=INSTANT), AfterValidator(_is_a_time)]
 
 
 class Manifest(Document):
     """What was found when the run was created."""
 
     run_id: str = Field(pattern=RUN_ID)
-    start: str = Field(pattern=INSTANT)
+    start: Instant
     spec_sha256: str
     model_sha256: str
     dataset_sha256: str
@@ -77,8 +85,8 @@ class Outcome(Document):
     shard: str = Field(pattern=SHARD)
     block: Count
     host: str
-    start: str = Field(pattern=INSTANT)
-    end: str = Field(pattern=INSTANT)
+    start: Instant
+    end: Instant
     attempts: Count
     server_failures: Count = 0
     """Attempts, this one included, that ended with the server failing."""

@@ -1,13 +1,19 @@
 """The collect job: archives of shards, which nobody has vouched for, become one run."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from kvci.actions.collect import collect, told
 from kvci.actions.evidence import evidence
+from kvci.cli import main
 from kvci.errors import UserError
 from kvci.record.evidence import pack
+from kvci.run.directory import Manifest
 from tests.record.test_build import made
 from tests.record.test_merge import shard
 
@@ -48,6 +54,47 @@ def test_an_artifact_that_is_no_evidence_is_refused(content: bytes, tmp_path: Pa
     (tmp_path / "x.tar.gz").write_bytes(content)
     with pytest.raises(UserError, match="is no evidence of a run"):
         collect(tmp_path, tmp_path / "made")
+
+
+TRIAL = "trials/f16-f16/a/0"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("spec.json", {"max_steps": 77}, "the spec does not have the hash"),
+        (f"{TRIAL}/outcome.json", {"start": "2026-99-99T00:00:00Z"}, "start: month must be in"),
+        (f"{TRIAL}/outcome.json", {"end": "2026-99-99T00:00:00Z"}, "end: month must be in"),
+        ("manifest.json", {"start": "2026-13-01T00:00:00Z"}, "start: month must be in"),
+        (f"{TRIAL}/grade/report.json", b"[" * 200_000, "is no report"),
+    ],
+)
+def test_hostile_evidence_is_one_sentence_in_the_log_and_the_summary(
+    file: str,
+    content: dict[str, object] | bytes,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = made(tmp_path / "run")
+    manifest = Manifest.read(run / "manifest.json").model_dump() | {"redacted": True}
+    if isinstance(content, dict):
+        was = manifest if file == "manifest.json" else json.loads((run / file).read_bytes())
+        content = json.dumps(was | content).encode()
+    place = tmp_path / "evidence.tar.gz"
+    packed = [path for folder in ("servers", "trials") for path in (run / folder).rglob("*.*")]
+    packed = [path for path in [run / "spec.json", *packed] if path.is_file()]
+    written = {str(path.relative_to(run)): path.read_bytes() for path in packed}
+    written |= {"manifest.json": json.dumps(manifest).encode(), file: content}
+    with tarfile.open(place, "w:gz") as archive:
+        for name, text in written.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    done = CliRunner().invoke(main, ["ci", "collect", str(tmp_path), "--out", str(tmp_path / "x")])
+    assert done.exit_code == 2 and done.output.count("\n") == 1 and says in done.output
+    assert says in (tmp_path / "summary.md").read_text()
 
 
 def test_two_archives_of_one_shard_are_refused(tmp_path: Path) -> None:

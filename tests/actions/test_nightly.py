@@ -326,6 +326,17 @@ def test_an_artifact_that_cannot_be_read_is_a_sentence(fake: Fake, work: Path) -
         with pytest.raises(UserError, match="is not what kvci uploads"):
             fetch(github(fake), "run", ["1/1"], "main", work / "before")
         fake.zips[0] = whole
+    for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", kind) as archive:
+            archive.writestr("x.tar.gz", bytes(range(256)) * 40)
+        whole = packed.getvalue()
+        fake.zips[0] = whole[:46] + bytes(one ^ 255 for one in whole[46:70]) + whole[70:]
+        with pytest.raises(UserError, match="is not what kvci uploads"):
+            fetch(github(fake), "run", ["1/1"], "main", work / "before")
+    artifact(fake, name, b"x" * 100)
+    fake.zips[0] = fake.zips.pop(1)
+    fake.artifacts.pop()
     locked = bytearray(fake.zips[0])
     for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         locked[locked.index(head) + flags] |= 1

@@ -1,5 +1,6 @@
 """A run's shards become its records."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from kvci.errors import UserError
 from kvci.record.build import build
 from kvci.report.main import record_run
-from kvci.run.directory import RunDirectory
+from kvci.run.directory import Manifest, RunDirectory
 from tests.record.made import SPEC
 from tests.record.test_build import PROVED, put, serve
 from tests.run.made import outcome
@@ -42,6 +43,19 @@ def test_the_shards_of_a_run_are_one_record_an_arm(tmp_path: Path) -> None:
         assert f"shard-2-of-2/trials/{record.arm}/b/0/outcome.json" in files
         assert all((run / name).exists() for name in files)
     assert len(list(results.iterdir())) == 2 and file.read_text().count("5/5") >= 2
+
+
+def test_shards_of_other_arms_are_refused(tmp_path: Path) -> None:
+    shard(tmp_path / "run", 1, ("a",))
+    two = shard(tmp_path / "run", 2, ("b",))
+    spec = SPEC.model_copy(update={"shard": "2/2", "arms": SPEC.arms[:1]})
+    spec.write(two / "spec.json")
+    manifest = Manifest.read(two / "manifest.json")
+    known = {"spec_sha256": spec.hash("1" * 64, "2" * 64)}
+    manifest.model_copy(update=known).write(two / "manifest.json")
+    shutil.rmtree(two / "trials" / SPEC.arms[1].id)
+    with pytest.raises(UserError, match="have not the same arms"):
+        build(tmp_path / "run")
 
 
 def test_shards_of_two_runs_are_refused(tmp_path: Path) -> None:

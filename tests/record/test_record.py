@@ -26,6 +26,7 @@ def test_every_schema_version_is_still_read(version: int) -> None:
         ({"schema_version": 5}, "schema_version"),
         ({"kind": "other"}, "other"),
         ({"more": 1}, "more"),
+        ({"start": "2026-02-30T00:00:00Z"}, "start: day"),
         ({"spec": {"seeds": [0, 1]}}, "does not have the hash"),
     ],
 )
