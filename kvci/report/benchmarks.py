@@ -48,9 +48,10 @@ def rerun_row(record: Record) -> tables.Cells:
 
 
 def render(text: str, records: Sequence[Record | Imported]) -> str:
-    """The text with its tables as the records give them, all else byte for byte.
+    """The text with its tables as the records give them, all else byte for byte; of a text that has
+    none of kvci's tables the log stands below it, once there are records.
 
-    Raises UserError for a row without a record, or a text without the log.
+    Raises UserError for a row without a record, or a table without its header.
     """
     runs = [record for record in records if isinstance(record, Record)]
     runs.sort(key=lambda record: record.position)
@@ -65,6 +66,12 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     reruns.sort(key=lambda record: (record.start, record.position))
     repeated |= {record.row_id: rerun_row(record) for record in reruns}
     lines = tables.lines_of(text)
+    if not begun(text):
+        if not records:
+            return text
+        names = {(record.row_id,) for record in records}
+        if not any(tables.cells(line)[-1:] in names for line in lines):  # else its header is lost
+            lines = tables.append(lines, "Results", "", LOG)
     lines = _fill(lines, LOG, logged, new_on_top=True)
     if repeated and not tables.find(lines, RERUNS):
         lines = tables.append(lines, "Targeted reruns", "", RERUNS)
@@ -122,10 +129,18 @@ def _fill(
     return tables.replace(lines, table, rows)
 
 
+def begun(text: str) -> bool:
+    """A table of kvci's is there. Raises UserError if one is there twice."""
+    return bool(_tables(tables.lines_of(text)))
+
+
+def _tables(lines: list[str]) -> list[tables.Table]:
+    headers = (LOG, RERUNS, *(own.header for own in OWN), earlier.HEADER)
+    return [table for header in headers if (table := tables.find(lines, header))]
+
+
 def prose(text: str) -> list[str]:
     """The lines of a text that are in none of kvci's tables. Raises UserError."""
     lines = tables.lines_of(text)
-    headers = (LOG, RERUNS, *(own.header for own in OWN), earlier.HEADER)
-    found = [table for header in headers if (table := tables.find(lines, header))]
-    ours = {number for table in found for number in range(table.first - 2, table.last)}
+    ours = {number for table in _tables(lines) for number in range(table.first - 2, table.last)}
     return [line.strip() for number, line in enumerate(lines) if number not in ours]

@@ -121,6 +121,20 @@ def test_a_repository_without_a_log_gets_one(origin: Path) -> None:
     assert one.row_id in shown(origin, "BENCHMARKS.md")
 
 
+def test_an_owner_s_own_page_keeps_its_tables(origin: Path, tmp_path: Path) -> None:
+    own = "# Ours\n\n| Engine | ms |\n|---|---|\n| v8 | 3 |\n"
+    (tmp_path / "work" / "BENCHMARKS.md").write_text(own)
+    work = git.Repo(tmp_path / "work")
+    who = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
+    work.git.execute(["git", *who, "commit", "-qam", "own"])
+    work.git.push(str(origin), "main")
+    some = [at(10), at(11)]
+    for one in some:
+        push(str(origin), "main", BRANCH, [one])
+    text = shown(origin, "BENCHMARKS.md")
+    assert text.startswith(own) and all(one.row_id in text for one in some)
+
+
 def test_what_was_graded_again_or_run_again_stays_until_it_is_merged(origin: Path) -> None:
     """As many trials as the base's record has, and another publisher comes between."""
 

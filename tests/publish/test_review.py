@@ -172,6 +172,16 @@ def test_a_table_that_only_looks_like_one_of_ours_is_told(lines: str, case: Case
     says(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch, "like a row's that is none")
 
 
+def test_an_owner_s_own_page_is_theirs_until_there_are_records(case: Case) -> None:
+    own = {BENCHMARKS: b"# Ours\n\n| Engine | ms |\n|---|---|\n| v8 | 3 |\n"}
+    found = review({BENCHMARKS: own[BENCHMARKS].replace(b"3", b"4")}, own, gone)
+    assert found.passes(accepted=False) and "changed by hand: | v8 | 3 |" in found.notes[0]
+    log = render(own[BENCHMARKS].decode(), case.records).encode()
+    assert review(own, case.head | {BENCHMARKS: log}, case.fetch).passes(accepted=False)
+    says(own, case.head | own, case.fetch, "is not what the records give")
+    says(BASE, own, gone, "has a line like a row's")
+
+
 def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
     text = case.head[BENCHMARKS].decode() + "\nAll of it is fine.\n"
     found = review(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch)

@@ -109,9 +109,23 @@ def test_a_row_without_a_record_is_never_dropped_silently() -> None:
         render(EMPTY + (LINE + "\n") * 2, [OLD])
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_an_owner_s_page_gets_the_log_with_the_first_record(end: str, last: bool) -> None:
+    own = end.join(["# Ours", "", "| Engine | ms |", "|---|---|", "| v8 | 3 |"]) + end * (not last)
+    assert render(own, []) == own
+    text = render(own, [record()])
+    assert text.startswith(own) and rows(text) == [record().row_id]
+    assert text.count("\n") == text.count(end)
+    assert render(text, [record()]) == text
+
+
 def test_a_log_that_is_missing_or_there_twice() -> None:
+    text, header = render(EMPTY, [record(0), record(1)]), tables.row(LOG)
     with pytest.raises(UserError, match="has no table"):
-        render("nothing\n", [])
+        render(text.replace(header, ""), [record(0), record(1)])
+    with pytest.raises(UserError, match="has no table"):
+        render(f"{LINE}\n", [OLD])
     with pytest.raises(UserError, match="there twice"):
         render(EMPTY + "\n" + EMPTY, [])
 
