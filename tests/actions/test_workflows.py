@@ -118,6 +118,21 @@ def test_a_job_that_could_not_take_up_the_run_uploads_nothing_of_it(name: str) -
     assert condition == "always() && steps.restore.outcome == 'success'"
 
 
+@pytest.mark.parametrize(
+    ("name", "there_is"),
+    [
+        ("benchmark.yml", "needs.collect.result == 'success'"),
+        ("rerun.yml", "needs.run.result != 'skipped' && needs.run.outputs.evidence"),
+    ],
+)
+def test_the_job_that_may_write_waits_for_something_to_publish(name: str, there_is: str) -> None:
+    """Else it would start after any failure, and its own would hide the reason."""
+    (path,) = [path for path in WORKFLOWS if path.name == name]
+    assert f"!cancelled() && {there_is} && " in jobs(path)["publish"]["if"]
+    evidence = jobs(path)["run"].get("outputs", {}).get("evidence", "")
+    assert evidence == "${{ steps.evidence.outputs.artifact }}" * (name == "rerun.yml")
+
+
 @pytest.mark.parametrize("folder", [WORKFLOWS, ADOPT], ids=["ours", "adopted"])
 def test_a_run_s_name_ends_with_what_nightly_looks_for(folder: list[Path]) -> None:
     (path,) = [path for path in folder if path.name == "benchmark.yml"]
