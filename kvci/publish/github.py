@@ -241,24 +241,39 @@ class GitHub:
         self._call("POST", f"/statuses/{commit}", said)
 
     def comment(self, number: int, mark: str, text: str) -> None:
-        """The comment of ours that begins with the mark, written anew; one if there is none."""
+        """The comment of ours that begins with the mark, written anew; one if there is none.
+
+        Of several, which jobs side by side have made, the oldest stays.
+        """
         body = {"body": text if len(text) <= MAX_COMMENT else f"{text[:MAX_COMMENT]}\n\nCut here."}
-        if there := self._ours(number, mark):
-            self._call("PATCH", f"/issues/comments/{there['id']}", body)
-        else:
-            self._call("POST", f"/issues/{number}/comments", body)
+        there = self._ours(number, mark)
+        if not there:
+            made = self._call("POST", f"/issues/{number}/comments", body)
+            there = self._ours(number, mark) or [made]
+            if there[0]["id"] == made["id"]:
+                return
+        self._call("PATCH", f"/issues/comments/{there[0]['id']}", body)
+        for double in there[1:]:
+            try:
+                self._try("DELETE", f"/issues/comments/{double['id']}")
+            except Refused as error:
+                if error.status != 404:  # else another job was faster
+                    raise _final(error) from None
 
     def commented(self, number: int, mark: str) -> str:
         """What the comment of ours says that begins with the mark; empty if there is none."""
         there = self._ours(number, mark)
-        return str(there["body"]) if there else ""
+        return str(there[0]["body"]) if there else ""
 
-    def _ours(self, number: int, mark: str) -> dict[str, Any] | None:
-        for one in self._pages(f"/issues/{number}/comments"):
-            user = one["user"] or {}  # that of a user who is gone is null
-            if (one["body"] or "").startswith(mark) and user.get("login") == BOT:
-                return one
-        return None
+    def _ours(self, number: int, mark: str) -> list[dict[str, Any]]:
+        """The oldest first."""
+        found = [
+            one
+            for one in self._pages(f"/issues/{number}/comments")
+            if (one["body"] or "").startswith(mark)
+            and (one["user"] or {}).get("login") == BOT  # that of a user who is gone is null
+        ]
+        return sorted(found, key=lambda one: int(one["id"]))
 
     def _pages(self, path: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

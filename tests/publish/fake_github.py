@@ -179,13 +179,19 @@ class Fake:
             if method == "GET":
                 return 200, [self.fits(schema.IssueComment, one) for one in self.comments]
             asked = self.body(schema.ReposOwnerRepoIssuesIssueNumberCommentsPostBody, body)
-            made = {"id": len(self.comments) + 1, "user": {"login": "github-actions[bot]"}} | asked
+            newest = max((one["id"] for one in self.comments), default=0)
+            made = {"id": newest + 1, "user": {"login": "github-actions[bot]"}} | asked
             self.comments.append(made)
             return 201, self.fits(schema.IssueComment, made)
         if found := re.fullmatch(r"/issues/comments/(\d+)", path):
-            kind = schema.ReposOwnerRepoIssuesCommentsCommentIdPatchBody
-            self.comments[int(found[1]) - 1] |= self.body(kind, body)
-            return 200, self.fits(schema.IssueComment, self.comments[int(found[1]) - 1])
+            there = next((one for one in self.comments if one["id"] == int(found[1])), None)
+            if not there:
+                return 404, {"message": "Not Found"}
+            if method == "DELETE":
+                self.comments.remove(there)
+                return 204, None
+            there |= self.body(schema.ReposOwnerRepoIssuesCommentsCommentIdPatchBody, body)
+            return 200, self.fits(schema.IssueComment, there)
         return 404, {"message": "Not Found"}
 
     def git(self, *words: str) -> str:

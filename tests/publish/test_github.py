@@ -125,3 +125,27 @@ def test_evidence_is_of_this_repository_s_releases_and_had_with_the_token(
             github.attached(wrong, "https://github.com", 9)
     with pytest.raises(UserError, match="is larger than"):
         github.attached(url, "https://github.com", 2)
+
+
+def bodies(fake: Fake) -> list[str]:
+    return [one["body"] for one in fake.comments]
+
+
+def test_jobs_side_by_side_leave_one_comment(fake: Fake, github: GitHub) -> None:
+    """Both looked before either wrote: the slower one's words stand in the older comment."""
+    github.comment(1, "mark", "mark, the faster")
+    fake.refuse["GET /issues/1/comments"] = [(200, [], {})]  # type: ignore[list-item]
+    github.comment(1, "mark", "mark, the slower")
+    assert bodies(fake) == ["mark, the slower"] and fake.comments[0]["id"] == 1
+
+
+def test_a_double_that_a_lost_job_left_goes_with_the_next_words(fake: Fake, github: GitHub) -> None:
+    for text in ("mark, one", "mark, two", "mark, three", "another's"):
+        who = {"login": "github-actions[bot]" if text != "another's" else "jane"}
+        fake.comments.append({"id": len(fake.comments) + 1, "user": who, "body": text})
+    assert github.commented(1, "mark") == "mark, one"
+    fake.refuse["DELETE /issues/comments/2"] = [(404, {"message": "Not Found"}, {})]
+    github.comment(1, "mark", "mark, now")
+    assert bodies(fake) == ["mark, now", "mark, two", "another's"], "another job deletes that one"
+    github.comment(1, "mark", "mark, later")
+    assert bodies(fake) == ["mark, later", "another's"]

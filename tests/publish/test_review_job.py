@@ -98,6 +98,17 @@ def test_a_comment_s_own_words_accept_nothing(opened: Opened) -> None:
     assert opened.review()[0]
 
 
+def test_a_double_of_the_comment_accepts_nothing(opened: Opened) -> None:
+    """What stands in the oldest one counts, and is written there alone."""
+    opened.fake.assets.clear()
+    opened.fake.labels = [LABEL]
+    assert not opened.review()[0]
+    memory = f"<!-- accepted {opened.fake.head(1)} -->"
+    double = opened.fake.comments[0] | {"id": 2, "body": f"{MARK}\n{memory}\nwhat was said"}
+    opened.fake.comments.append(double)
+    assert not opened.review()[0]
+
+
 def test_results_are_merged_into_the_default_branch_alone(opened: Opened) -> None:
     opened.fake.pulls[0]["base"]["ref"] = "old"
     with pytest.raises(UserError, match="asks to merge into old"):
