@@ -65,7 +65,7 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     left = _earlier_jobs(github, name, found.shards, mine, before) if github else 0
     planned = Planned(
         run_id=name,
-        start=began(before) or started(github),
+        start=began(before) or min((one.start for one in mine), default="") or started(github),
         shards=found.shards,
         before=left,
         timeout_minutes=_limit_minutes(budget),
@@ -79,7 +79,7 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
         timeout_minutes=str(planned.timeout_minutes),
         publish=json.dumps(planned.publish),
     )
-    summary(_summary(planned, found, asked, known))
+    summary(_summary(planned, found, asked, known, bool(mine)))
     return planned
 
 
@@ -96,9 +96,10 @@ def _earlier_jobs(
 ) -> int:
     """Put what they left of this run into `before`; of how many shards. Raises UserError."""
     left = set(fetch(github, run_id, shards, os.environ.get("GITHUB_REF_NAME", "main"), before))
-    there = {trial.shard for record in published for trial in record.counted}
+    named = [record for record in published if record.evidence.where]
+    there = {trial.shard for record in named for trial in record.counted}
     if there - left:
-        fetch_published(github, web(), published, before)
+        fetch_published(github, web(), named, before)
     return len(left | there)
 
 
@@ -141,7 +142,9 @@ def started(github: GitHub | None) -> str:
     return now()
 
 
-def _summary(planned: Planned, found: Forecast, asked: Inputs, known: Earlier | None) -> str:
+def _summary(
+    planned: Planned, found: Forecast, asked: Inputs, known: Earlier | None, recorded: bool
+) -> str:
     what, answer, assumed, cost = lines(found)
     if found.hours is None:
         cost = (
@@ -152,6 +155,11 @@ def _summary(planned: Planned, found: Forecast, asked: Inputs, known: Earlier | 
         rest.append(f"what is not given is taken from `{known.row_id}`")
     if asked.time_budget:
         rest.append(f"no block begins after {asked.time_budget} minutes; the next job goes on")
+    if recorded and not planned.before:
+        rest.append(
+            "its record names no evidence: publish it from the machine that has it, for any other "
+            "begins anew"
+        )
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
     return "\n".join(
         (f"**{answer}**", "", f"- {what}, on {shards}", *(f"- {line}" for line in rest),

@@ -219,10 +219,16 @@ def write(records: Iterable[Record], folder: Path) -> None:
                 raise UserError(f"{path} is the record of another run; it is never overwritten.")
             if not keys(there) <= keys(record):
                 if not keys(record) <= keys(there):
+                    remedy = (
+                        f"Remove {record.run_id} from this machine's runs; the next job takes up "
+                        "what was published."
+                        if there.evidence.where
+                        else "What is there names no evidence; publish it from the machine that "
+                        "has it first."
+                    )
                     raise UserError(
                         f"{path} has trials that this run lacks, and this run has others: two "
-                        f"machines went on apart. Remove {record.run_id} from this machine's runs; "
-                        "the next job takes up what was published."
+                        f"machines went on apart. {remedy}"
                     )
                 continue
         some.append(record)

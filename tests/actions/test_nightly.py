@@ -205,6 +205,22 @@ def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
         plan(inputs(form), work / "before", github(fake))
 
 
+def test_a_record_that_names_no_evidence_is_gone_on_with_where_the_run_is(
+    fake: Fake, work: Path
+) -> None:
+    """As `kvci record` wrote it on some machine, and somebody committed it."""
+    fake.origin = bare(work)
+    run = made(work / "there" / "run")
+    for record in build(run):
+        record.write(work / "ci" / "results" / f"{record.row_id}.json")
+    form = inputs(json.dumps({"experiment": "one", "run_id": "run"}))
+    planned = plan(form, work / "before", github(fake))
+    assert (planned.before, planned.start) == (0, build(run)[0].start)
+    assert "names no evidence" in (work / "summary.md").read_text()
+    artifact(fake, artifact_name("run", "1/1"), pack(run))
+    assert plan(form, work / "before", github(fake)).before == 1
+
+
 def two_machines(work: Path) -> tuple[Path, Path, Path, Path]:
     """A run there, the folder of runs with the same here, where its evidence is to lie, and a trial
     of it here."""

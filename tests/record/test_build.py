@@ -230,14 +230,20 @@ def test_a_late_publisher_takes_no_trial_of_a_newer_record(tmp_path: Path) -> No
 def test_two_machines_that_went_on_apart_are_told(tmp_path: Path) -> None:
     """The one that came later published nothing, and every job was green."""
     run, results = made(tmp_path / "run"), tmp_path / "results"
-    write(build(run), results)
+    first = build(run)
+    write(first, results)
     path = run / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
     other = Outcome.read(path).model_copy(update={"start": "2026-01-01T00:00:09Z"})
     path.write_text(other.model_dump_json())
     before = read_all(results)
-    with pytest.raises(UserError, match="two machines went on apart"):
+    with pytest.raises(UserError, match=r"two machines went on apart\. What is there names no ev"):
         write(build(run), results)
     assert read_all(results) == before
+    for one in first:
+        there = one.evidence.model_copy(update={"where": "https://x"})
+        one.model_copy(update={"evidence": there}).write(results / f"{one.row_id}.json")
+    with pytest.raises(UserError, match="the next job takes up what was published"):
+        write(build(run), results)
 
 
 @pytest.mark.parametrize(
