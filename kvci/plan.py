@@ -40,21 +40,24 @@ class Block:
 def select(ids: Sequence[str], spec: Spec) -> list[str]:
     """Instances and filter, then limit, then shard, always in the dataset's order.
 
-    Raises UserError if nothing is left, or an instance is asked for that is not there.
+    Raises UserError if nothing is left, or too little for so many shards, or an instance is asked
+    for that is not there.
     """
     if unknown := sorted(set(spec.instances) - set(ids)):
         raise UserError(f"{unknown[0]} is no instance of {spec.dataset}.")
     wanted = spec.instances or ids
     chosen = [name for name in ids if name in wanted and re.search(spec.filter, name)]
     chosen = chosen[: spec.limit]
-    index, count = (int(part) for part in spec.shard.split("/"))
-    chosen = chosen[index - 1 :: count]
     if not chosen:
         raise UserError(
-            f"No instance of {spec.dataset} is left after filter '{spec.filter}' "
-            f"and shard {spec.shard}; widen them."
+            f"No instance of {spec.dataset} is left after filter '{spec.filter}'; widen it."
         )
-    return chosen
+    index, count = (int(part) for part in spec.shard.split("/"))
+    if count > len(chosen):
+        raise UserError(
+            f"There is not one instance for each of {count} shards; give {len(chosen)} at most."
+        )
+    return chosen[index - 1 :: count]
 
 
 def blocks(ids: Sequence[str], spec: Spec) -> list[Block]:

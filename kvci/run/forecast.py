@@ -26,7 +26,7 @@ class Forecast(Document):
     trials: int
     blocks: int
     shards: tuple[str, ...]
-    """For a workflow's matrix."""
+    """For a workflow's matrix; as many as are asked for, if there is an instance for each."""
     base_rate: float
     icc: float
     alpha: float
@@ -64,8 +64,8 @@ def forecast(
     whole = spec.model_copy(update={"shard": "1/1"})
     ids = [instance.row.instance_id for instance in load(spec.dataset)]
     count = sum(len(block.instances) for block in blocks(ids, whole))
-    wanted = int(spec.shard.split("/")[1])
-    shards = [f"{number}/{wanted}" for number in range(1, min(wanted, count) + 1)]
+    divided = min(int(spec.shard.split("/")[1]), count)  # a shard without an instance never ends
+    shards = [f"{number}/{divided}" for number in range(1, divided + 1)]
     planned = [blocks(ids, spec.model_copy(update={"shard": shard})) for shard in shards]
     trials = count * len(spec.arms) * len(spec.seeds)
     tested = sum(arm.kv_type != spec.baseline.kv_type for arm in spec.arms)

@@ -176,6 +176,28 @@ def test_a_run_stays_divided_as_it_began(fake: Fake, work: Path) -> None:
         plan(inputs(json.dumps(form)), work / "before", github(fake))
 
 
+def test_a_run_of_fewer_instances_than_shards_is_gone_on_with_and_done(
+    fake: Fake, work: Path
+) -> None:
+    fake.origin = bare(work)
+    text = (work / "ci" / "experiments" / "nightly.toml").read_text()
+    (work / "ci" / "experiments" / "nightly.toml").write_text(f"{text}shards = 3\n")
+    run, run_id = work / "run", _run_id("one")
+    form = {"experiment": "one", "run_id": run_id, "shards": "3"}
+    for number, name in ((1, "a"), (2, "b")):
+        assert nightly(github(fake), "main", "kvci/results")
+        assert fake.dispatched[-1]["inputs"]["experiment"] == "one"
+        for asked in (form, fake.dispatched[-1]["inputs"]):
+            planned = plan(inputs(json.dumps(asked)), work / "before", github(fake))
+            assert planned.shards == ("1/2", "2/2")
+        shard(run, number, (name,))
+        for one in build(run):
+            there = one.model_copy(update={"run_id": run_id})
+            there.write(work / "ci" / "results" / f"{one.row_id}.json")
+    assert nightly(github(fake), "main", "kvci/results")
+    assert fake.dispatched[-1]["inputs"]["experiment"] == "two"
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
     count: int, fake: Fake, work: Path

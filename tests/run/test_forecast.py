@@ -57,10 +57,10 @@ def test_numbers_that_are_none() -> None:
         assert code == 2 and "is no number" in text
 
 
-def test_shards_without_an_instance_are_not_planned() -> None:
+def test_a_run_is_divided_into_no_more_shards_than_it_has_instances() -> None:
     words = ("--dataset", "calibration:functions=2,count=5", "--shard", "1/7", "--json")
     found = json.loads(plan("--base-rate", "0.5", *words)[1])
-    assert len(found["shards"]) == 5 and found["blocks"] == 5
+    assert found["shards"] == [f"{number}/5" for number in range(1, 6)] and found["blocks"] == 5
 
 
 def test_more_kv_arms_see_less_and_a_control_arm_costs_only_time() -> None:
