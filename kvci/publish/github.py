@@ -275,10 +275,12 @@ class GitHub:
         ]
         return sorted(found, key=lambda one: int(one["id"]))
 
-    def _pages(self, path: str) -> list[dict[str, Any]]:
+    def _pages(self, path: str, under: str = "") -> list[dict[str, Any]]:
+        """Of a list, or of the one `under` this name."""
         found: list[dict[str, Any]] = []
         for page in itertools.count(1):
-            some = self._call("GET", path, params={"per_page": PAGE, "page": page})
+            answer = self._call("GET", path, params={"per_page": PAGE, "page": page})
+            some = answer[under] if under else answer
             found += some
             if len(some) < PAGE:
                 return found
@@ -319,7 +321,7 @@ class GitHub:
         return [_run(one, self._jobs(one["id"], job)) for one in found]
 
     def _jobs(self, run: int, name: str) -> list[dict[str, Any]]:
-        found = self._call("GET", f"/actions/runs/{run}/jobs", params={"per_page": PAGE})["jobs"]
+        found = self._pages(f"/actions/runs/{run}/jobs", "jobs")
         # Called from another workflow, its job's name stands before it. One that was skipped,
         # because the plan failed, waited for no runner.
         return [

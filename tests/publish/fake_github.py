@@ -149,8 +149,10 @@ class Fake:
             return 200, self.fits(schema.RepositoryCollaboratorPermission, said)
         if found := re.fullmatch(r"/actions/runs/(\d+)/jobs", path):
             some = self.runs[int(found[1])][2]
+            start = 100 * (int(query.get("page", 1)) - 1)
+            jobs = {"total_count": len(some), "jobs": some[start:][:100]}
             listed = schema.ReposOwnerRepoActionsRunsRunIdJobsGetResponse200
-            return 200, self.fits(listed, {"total_count": len(some), "jobs": some})
+            return 200, self.fits(listed, jobs)
         if found := re.fullmatch(r"/compare/(\w+)\.\.\.(\w+)", path):
             sha = self.git("merge-base", *found.groups())
             return 200, self.fits(schema.CommitComparison, {"merge_base_commit": {"sha": sha}})

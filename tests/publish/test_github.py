@@ -92,6 +92,16 @@ def test_a_workflow_is_started(fake: Fake, github: GitHub) -> None:
     ]
 
 
+def test_all_jobs_of_a_run_are_looked_at(fake: Fake, github: GitHub) -> None:
+    """A run may have 256 shards, and GitHub gives a hundred at a time."""
+    job = {"id": 1, "runner_id": 7, "status": "completed", "conclusion": "success"}
+    jobs = [job | {"name": f"run {number}/250"} for number in range(1, 251)]
+    jobs[-1] |= {"runner_id": None, "status": "queued", "conclusion": None}
+    fake.runs = [("2026-11-21T20:23:00Z", "in_progress", jobs)]
+    (run,) = github.runs("benchmark.yml", "run")
+    assert (run.jobs, run.untaken, run.state) == (250, 1, "waits")
+
+
 def test_half_an_upload_is_no_evidence(fake: Fake, github: GitHub) -> None:
     github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
     (asset,) = fake.releases["kvci-r"]["assets"]
