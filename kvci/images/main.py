@@ -48,8 +48,9 @@ def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
 
     What is left comes while the run goes on, a wave at a time.
     """
-    mine = chosen(spec)
-    planned = blocks([instance.row.instance_id for instance in mine], spec)
+    known = {one.row.instance_id: one for one in load(spec.dataset)}
+    planned = blocks(list(known), spec)
+    mine = [known[name] for block in planned for name in block.instances]
     if any(instance.files for instance in mine):
         say(f"the instances of {spec.dataset} need no images of their own")
         return True
