@@ -718,12 +718,13 @@ def ci_plan(form: str, before: Path) -> None:
 @ci.command("collect")
 @click.argument("archives", metavar="EVIDENCE", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's new folder.")
+@click.option("--before", type=click.Path(path_type=Path), help="What earlier jobs left.")
 @click.option("--summary/--no-summary", default=True, help="Say what it shows so far.")
-def ci_collect(archives: Path, out: Path, summary: bool) -> None:
-    """Make one run of the archives in EVIDENCE."""
+def ci_collect(archives: Path, out: Path, before: Path | None, summary: bool) -> None:
+    """Make one run of the archives in EVIDENCE, and of BEFORE for shards that left none there."""
     from kvci.actions.collect import collect, summarize
 
-    records = collect(archives, out)
+    records = collect(archives, out, before)
     if summary:
         summarize(records)
     for record in records:

@@ -1,5 +1,6 @@
 """The collect job: evidence of all shards -> one run, checked, and what it says so far."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,25 +13,28 @@ from kvci.record.evidence import unpack
 from kvci.record.record import Record
 from kvci.report.comparison import verdict
 from kvci.report.tables import inert, row
+from kvci.run.directory import shards
 from kvci.taxonomy import INFRASTRUCTURE
 
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Verdict")
 
 
-def collect(evidence: Path, run: Path) -> list[Record]:
-    """The run that the archives below `evidence` hold, in the new folder `run`.
+def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Record]:
+    """The run that the archives below `evidence` hold, in the new folder `run`; a shard that none
+    of them holds is as an earlier job left it in `before`.
 
     They are untrusted. Raises UserError if there is none, or they do not belong together.
     """
-    archives = sorted(evidence.rglob("*.tar.gz"))
-    if not archives:
+    new = sorted(evidence.rglob("*.tar.gz"))
+    old = sorted(before.glob("*.tar.gz")) if before else []  # a shard's, then the whole run's
+    if not new and not old:
         raise UserError(f"{evidence} holds no evidence: no shard has run, or none could upload it.")
     if run.exists() and any(run.iterdir()):
         raise UserError(f"{run} is there already; give a new folder.")
-    for number, archive in enumerate(archives):
+    for number, archive in enumerate([*new, *old]):
         place = run.parent / f".{run.name}-{number}"
         place.mkdir(parents=True)
-        _move(unpack(archive, place), run)
+        _take(unpack(archive, place), run, known=number >= len(new))
     return rebuild(run)
 
 
@@ -38,14 +42,17 @@ def summarize(records: list[Record]) -> None:
     summary(told(records))
 
 
-def _move(found: Path, run: Path) -> None:
-    """A shard's folder goes beside the others, a whole run's files are the run."""
-    run.mkdir(exist_ok=True)
-    for part in found.iterdir():
-        if (run / part.name).exists():
-            raise UserError(f"Two archives hold {part.name}; give each shard's once.")
-        part.rename(run / part.name)
-    found.rmdir()
+def _take(found: Path, run: Path, known: bool) -> None:
+    """A shard's folder goes beside the others, a whole run's files are the run. Of what was `known`
+    before, those that are there stay."""
+    for part in shards(found) or [found]:
+        place = run / part.name if part != found else run
+        if not (place.exists() and any(place.iterdir())):
+            place.parent.mkdir(exist_ok=True)
+            part.rename(place)
+        elif not known:
+            raise UserError(f"Two archives hold {place.name}; give each shard's once.")
+    shutil.rmtree(found, ignore_errors=True)
 
 
 def told(records: list[Record]) -> str:

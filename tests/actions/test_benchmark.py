@@ -1,6 +1,7 @@
 """The workflows, from a dispatch to the pull request."""
 
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -25,6 +26,8 @@ INPUTS = {
     "kv": "f16/f16, q8_0/q8_0",
     "dataset": "calibration:split=test,functions=4,files=3,count=4",
 }
+TWO = INPUTS | {"dataset": INPUTS["dataset"].replace("count=4", "count=2"), "publish": "true"}
+"""Instances, so that a shard has one."""
 
 
 @pytest.fixture
@@ -39,8 +42,7 @@ def changed(here: GitHubHere) -> list[str]:
 
 
 def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) -> None:
-    two = INPUTS | {"dataset": INPUTS["dataset"].replace("count=4", "count=2"), "publish": "true"}
-    done = here.act("workflow_dispatch", "benchmark.yml", **two, shards="3")
+    done = here.act("workflow_dispatch", "benchmark.yml", **TWO, shards="3")
     assert done.code == 0, done.log[-5000:]
     jobs = {"plan", "run 1/2", "run 2/2", "collect", "publish"}
     assert done.jobs == dict.fromkeys(jobs, "success")
@@ -76,6 +78,22 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
     assert here.fake.statuses[-1]["state"] == "failure"
     (comment,) = here.fake.comments
     assert "is not what its evidence gives" in comment["body"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_shard_that_is_lost_for_a_night_stays_as_it_was(here: GitHubHere) -> None:
+    first = here.act("workflow_dispatch", "benchmark.yml", **TWO, shards="2")
+    assert first.code == 0, first.log[-5000:]
+    (run,) = here.runs.iterdir()
+    (run / ".shard-2-of-2-before").touch()  # where evidence is unpacked, so that it fails
+    shutil.rmtree(here.folder / "artifacts")
+    lost = here.act("workflow_dispatch", "benchmark.yml", **TWO, shards="2", run_id=run.name)
+    # act calls all legs failed once one is
+    assert lost.jobs["run 2/2"] == "failure" and lost.jobs["publish"] == "success", lost.log[-5000:]
+    left = [path.name for path in here.folder.glob("artifacts/*/evidence-*")]
+    assert left == [f"evidence-{run.name}-shard-1-of-2"]
+    assert "| f16-f16 | 2/2 |" in lost.log and len(here.fake.pulls) == 1
 
 
 @pytest.mark.long

@@ -12,7 +12,9 @@ from kvci.actions.collect import collect, told
 from kvci.actions.evidence import evidence
 from kvci.cli import main
 from kvci.errors import UserError
+from kvci.record.build import build, write
 from kvci.record.evidence import pack
+from kvci.record.record import read_all
 from kvci.run.directory import Manifest
 from tests.record.test_build import made
 from tests.record.test_merge import shard
@@ -32,6 +34,32 @@ def test_shards_become_one_run_and_a_summary_with_its_verdict_first(tmp_path: Pa
     assert plot.startswith("```mermaid\nxychart-beta") and 'x-axis ["f16-f16", "q8_0-q8_0"]' in plot
     with pytest.raises(UserError, match="is there already"):
         collect(tmp_path / "evidence", tmp_path / "made")
+
+
+@pytest.mark.parametrize("left", [("shard-1-of-2", "shard-2-of-2"), ("",)], ids=["jobs", "release"])
+def test_a_shard_that_left_nothing_tonight_is_as_an_earlier_job_left_it(
+    left: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Else what was published has trials that tonight's run lacks, and it has others."""
+    run, before, evidence = (tmp_path / name for name in ("run", "before", "evidence"))
+    before.mkdir()
+    evidence.mkdir()
+    shard(run, 2, ("b",))
+    late = shard(run, 1, ("a", "c")) / "trials"
+    for trials in late.iterdir():
+        (trials / "c").rename(tmp_path / trials.name)
+    write(build(run), tmp_path / "results")
+    for part in left:
+        (before / f"evidence-run{part and '-'}{part}.tar.gz").write_bytes(pack(run, part))
+    for trials in late.iterdir():
+        (tmp_path / trials.name).rename(trials / "c")
+    (evidence / "x.tar.gz").write_bytes(pack(run, "shard-1-of-2"))
+    found = collect(evidence, tmp_path / "tonight", before)
+    assert [len(record.counted) for record in found] == [3, 3] and found == build(run)
+    write(found, tmp_path / "results")
+    assert read_all(tmp_path / "results") == found
+    assert pack(tmp_path / "tonight") == pack(run)
+    assert not list(tmp_path.glob(".tonight*"))
 
 
 def test_a_shard_says_how_far_it_is_and_claims_nothing(
