@@ -1,5 +1,6 @@
 """Sixty images through a budget that holds ten, in a daemon of the tests' own."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,21 +11,27 @@ from kvci.cli import main
 from kvci.images.supply import Ledger
 from kvci.sandbox import engine
 from kvci.tasks.calibration import suite
-from tests.images.registry import Registry, program, serving, synthetic
+from tests.images.registry import Handler, Registry, program, serving, synthetic
 from tests.images.runs import Shelves, budget_gb, ran, table
 from tests.made_images import calibration_image
-from tests.own_daemon import own_daemon
+from tests.own_daemon import Daemon, own_daemon
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
 COUNT, HOLDS, LAYER_BYTES = 60, 10, 50_000_000
+FEW, KILLS = 8, 3
 DISK_BYTES = 6 << 30
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Registry]]:
     found = program(tmp_path_factory.mktemp("registry"))  # the daemon's network has no packages
-    with own_daemon(DISK_BYTES), serving(found) as one:
-        yield one
+    with own_daemon(DISK_BYTES) as daemon, serving(found) as registry:
+        yield daemon, registry
+
+
+@pytest.fixture
+def registry(own: tuple[Daemon, Registry]) -> Registry:
+    return own[1]
 
 
 def images() -> set[str]:
@@ -55,3 +62,33 @@ def test_sixty_images_in_a_budget_of_ten(registry: Registry, tmp_path: Path) -> 
     assert done.exit_code == 0 and "removed" in done.output
     assert not engine.client().containers.list(all=True)
     assert images() == before
+
+
+def test_a_daemon_that_is_killed_while_it_pulls(
+    own: tuple[Daemon, Registry], tmp_path: Path
+) -> None:
+    daemon, registry = own
+    instances = suite(f"calibration:split=test,functions=4,count={FEW}")
+    rows = tmp_path / "rows.jsonl"
+    synthetic(registry, instances, LAYER_BYTES, rows)
+    kills = iter(range(KILLS))
+
+    def kill(handler: Handler) -> bool:
+        """As it asks for a layer."""
+        if "/blobs/" in handler.path and handler.command == "GET" and next(kills, None) is not None:
+            daemon.signal(signal.SIGKILL)
+            daemon.start()
+        return False
+
+    registry.fault = kill
+    _, happened, found = ran(
+        rows,
+        instances,
+        tmp_path,
+        block_size=2,
+        slots=2,
+        disk_budget_gb=budget_gb(4, LAYER_BYTES),
+    )
+    assert happened and found == table(instances)
+    assert next(kills, None) is None, "it was killed as often as was meant"
+    assert not engine.client().containers.list(all=True)

@@ -18,6 +18,7 @@ from kvci.tasks.calibration import generate, suite
 from kvci.tasks.instance import Instance
 from kvci.tasks.script import script
 from kvci.taxonomy import Verdict
+from tests.made_images import calibration_image
 
 GOOD = generate("test", 1, functions=4)
 
@@ -47,6 +48,17 @@ def test_an_instance_whose_tests_need_the_network_is_named(
     monkeypatch.setattr(grading, "_once", once)
     found = _asked(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)
     assert found.verdict is Verdict.TESTS_FAIL and "with a network alone" in found.detail
+
+
+def test_a_container_has_a_network_for_that_question_alone(tmp_path: Path) -> None:
+    calibration_image()
+    outside = "ls /sys/class/net | grep -qv lo || sed -i 's/assert/assert not/' tests/test_all.py\n"
+    start = "echo '>>>>> Start Test Output'"
+    needs = changed(GOOD, eval_script=GOOD.row.eval_script.replace(start, outside + start))
+    found = _asked(Sandboxes("docker", tmp_path, Caps()), needs, tmp_path, 60.0)
+    assert found.verdict is Verdict.TESTS_FAIL and "with a network alone" in found.detail
+    online = Sandboxes("docker", tmp_path, Caps(), grade_network=True)
+    assert _asked(online, needs, tmp_path, 60.0).verdict is Verdict.RESOLVED
 
 
 def test_what_an_image_answered_is_not_asked_again(
