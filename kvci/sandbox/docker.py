@@ -181,7 +181,7 @@ class Docker:
 
     def _activate(self) -> dict[str, str]:
         done = self._exec(["bash", "-c", ACTIVATE], Limits(), PLAIN)
-        if done.code or not done.output:  # an engine under load may lose what was said
+        if done.code or not done.output:
             raise SandboxFailed(f"the environment cannot be activated: {done.output[-300:]!r}")
         pairs = done.output.decode(errors="surrogateescape").rstrip("\0").split("\0")
         return dict(pair.split("=", 1) for pair in pairs)
