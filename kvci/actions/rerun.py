@@ -62,7 +62,7 @@ def _of_here(spec: Spec) -> Spec:
             return spec.model_copy(update={"engine": engine, "mirror": mirror, "model": model})
     raise UserError(
         f"No file of {MODELS} has the model {spec.model.name} {spec.model.weights}".rstrip()
-        + "; add it there, or rerun it on the machine that ran it."
+        + "; add it there, or give kvci rerun the folder on the machine that ran it."
     )
 
 
