@@ -66,7 +66,7 @@ def test_what_would_spoil_a_run_has_a_remedy_and_an_exit(
     assert done.exit_code == 1
     for line in ("FAIL  dataset", "FAIL  memory", "FAIL  run folder"):
         assert line in done.output
-    assert "widen them" in done.output and "another --out" in done.output
+    assert "widen it" in done.output and "another --out" in done.output
 
 
 def test_who_else_is_on_the_gpu(gpu: Path) -> None:
