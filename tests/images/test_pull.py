@@ -255,6 +255,7 @@ def test_a_mirror_that_is_down_is_asked_no_more(
     assert len(said) == 1 and "localhost:1 is given up" in said[0]
 
 
+@pytest.mark.long
 def test_a_mirror_that_hangs_is_passed_by(
     registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +348,7 @@ def test_an_image_that_another_process_needs_is_not_let_go(image: str) -> None:
     assert shelf.free_to_go(kept)
 
 
+@pytest.mark.long
 def test_many_may_ask_for_sizes_at_once(image: str) -> None:
     Puller().pull(image, "HEAD")
     box = Docker(image, {})  # with a container it takes an older engine seconds

@@ -99,6 +99,7 @@ def silence(seconds: float) -> Fault:
     return fault
 
 
+@pytest.mark.long
 def test_a_run_larger_than_the_disk_goes_through_in_waves(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_two_runs_at_once_keep_their_images(
     assert {(o.instance, o.arm): str(o.cls) for o in outcomes} == table(instances), said
 
 
+@pytest.mark.long
 def test_no_other_lets_go_what_a_wave_needs(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
