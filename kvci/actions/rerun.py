@@ -53,7 +53,8 @@ def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
 
 
 def _of_here(spec: Spec) -> Spec:
-    """Raises UserError."""
+    """With this machine's engine and mirror, and the repository's file of the model. Raises
+    UserError if it has none."""
     for path in sorted(MODELS.glob("*.toml")):
         model = without_model({"model": str(path), "dataset": spec.dataset}).model
         if (model.name, model.weights) == (spec.model.name, spec.model.weights):

@@ -30,8 +30,9 @@ def _is_a_time(text: str) -> str:
     return text
 
 
-INSTANT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
-Instant = Annotated[str, Field(pattern=INSTANT), AfterValidator(_is_a_time)]
+Instant = Annotated[
+    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"), AfterValidator(_is_a_time)
+]
 
 
 class Manifest(Document):
