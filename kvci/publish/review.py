@@ -17,7 +17,7 @@ from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.publish.branch import BENCHMARKS, RESULTS
-from kvci.record.build import build
+from kvci.record.build import HOSTILE, build
 from kvci.record.evidence import unpack
 from kvci.record.record import Imported, Record, by_run, file_name, parse
 from kvci.record.verdicts import Unknown, unlike
@@ -29,11 +29,6 @@ from kvci.taxonomy import INFRASTRUCTURE, Class
 
 HEADER = ("New row", "Trials", "Resolved", "Verdict")
 MAX_RECORD_BYTES = 20 << 20
-HOSTILE = (
-    *(UserError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
-    *(RuntimeError, OSError),
-)
-"""What reading evidence may raise that somebody has made."""
 Files = Mapping[str, bytes]
 """Path in the repository -> content, of BENCHMARKS.md and the records."""
 Fetch = Callable[[str], bytes]
@@ -198,7 +193,7 @@ def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: l
         return
     try:
         again, wrong, why = _built(archive)
-    except HOSTILE as error:
+    except (UserError, *HOSTILE) as error:
         problems.append(f"the evidence of {name} makes no record: {str(error).rstrip('.')}")
         return
     problems += [f"{name}: {line}" for line in wrong]

@@ -26,6 +26,11 @@ UNGRADED = {Verdict.NOT_GRADED, Verdict.GRADING_FAILED}
 NOT_HAD = INFRASTRUCTURE | {Class.A12}
 UNSERVED = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED}
 """Of such trials no server may have answered."""
+HOSTILE = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(RuntimeError, OSError),
+)
+"""What reading evidence that somebody has made may raise beside a UserError."""
 
 
 def build(run: Path, row: bool = True) -> list[Record]:
@@ -42,7 +47,7 @@ def rebuild(run: Path) -> list[Record]:
     """The same of evidence that nobody vouches for: whatever is wrong with it is a UserError."""
     try:
         return build(run)
-    except (ValueError, OSError, RecursionError) as error:
+    except HOSTILE as error:
         if is_full(error):
             raise
         why = first_problem(error) if isinstance(error, ValueError) else error

@@ -193,7 +193,8 @@ class Docker:
         api, name = client().api, self._container.id
         kept, cap_bytes = HeadAndTail(limits.kept_bytes), limits.output_mib << 20
         bound = f"ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}"
-        wait = f'read -r || exit; {bound}; exec "$@" < /dev/null'
+        # Of two pipes an engine gives the lines in an order of its own.
+        wait = f'read -r || exit; {bound}; exec "$@" < /dev/null 2>&1'
         try:
             if not self._filled:
                 self._must_be_there()

@@ -50,6 +50,14 @@ def test_a_command_runs_in_a_fresh_subshell_in_the_tree(box: Sandbox) -> None:
     assert box.run("python3 -c 'print(1)'", SHORT).output == b"1\n"
 
 
+def test_what_is_said_comes_in_its_order(box: Sandbox) -> None:
+    """An engine reads two pipes apart: lines of a log stood on the wrong side of its markers."""
+    done = box.run("for i in {1..500}; do echo $i; echo $i >&2; done", SHORT)
+    assert done.output.split() == [str(i).encode() for i in range(1, 501) for _ in range(2)]
+    for _ in range(20):
+        assert box.run("echo 1; echo 2 >&2; echo 3; echo 4 >&2", SHORT).output == b"1\n2\n3\n4\n"
+
+
 def test_the_fork_bomb_ends_with_the_command(box: Sandbox) -> None:
     before = len(psutil.pids())
     started = time.monotonic()
