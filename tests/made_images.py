@@ -6,7 +6,7 @@ from typing import NoReturn
 import pytest
 
 from kvci.errors import UserError
-from kvci.images.base import base
+from kvci.images.base import debian
 from kvci.images.build import build
 from kvci.sandbox import engine
 from kvci.tasks import calibration, row
@@ -21,12 +21,10 @@ def calibration_image() -> str:
         engine.check()
     except UserError as error:
         pytest.skip(str(error))
-    if not engine.has(calibration.IMAGE):
-        try:
-            engine.client().images.get(base("bookworm")).tag(calibration.IMAGE)
-        except UserError as error:
-            cannot(str(error))
-    return calibration.IMAGE
+    try:
+        return debian(calibration.IMAGE, "bookworm", "git,patch,python3")
+    except UserError as error:
+        cannot(str(error))
 
 
 def real_images(*names: str) -> None:
