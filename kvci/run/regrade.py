@@ -168,7 +168,8 @@ def _regrade(
 
 
 def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:
-    """How many patches the harness graded too, and a line for each thing that it says otherwise.
+    """How many trials' patches the harness graded too, and a line for each thing that it says
+    otherwise. The same patch of several trials it grades once.
 
     Where it writes no report, kvci must have said that there is none to write. Raises UserError.
     """
@@ -185,6 +186,7 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
     directory = RunDirectory(folder)
     outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]
     count, lines, left = 0, [], {one.instance for one in outcomes}
+    known: dict[tuple[str, str], dict[str, Any] | None] = {}
     for wave in waves(spec, instances, set(left), folder, say):
         left -= wave
         for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
@@ -197,18 +199,23 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
                 name: (place / "patch.diff").read_bytes().decode(errors="replace")
                 for name, place in places.items()
             }
-            reports = evaluate(rows, patches, folder / "harness" / arm / str(seed), spec.test_s)
+            new = {name: patch for name, patch in patches.items() if (name, patch) not in known}
+            if new:
+                there = folder / "harness" / arm / str(seed)
+                reports = evaluate(rows, new, there, spec.test_s)
+                known |= {(name, patch): reports.get(name) for name, patch in new.items()}
             count += len(patches)
             for name, outcome in trials.items():
+                report = known[name, patches[name]]
                 log = places[name] / "grade" / "test_output.txt"
                 unmarked = log.exists() and not marked(log.read_bytes())
-                if name not in reports and outcome.verdict not in UNREPORTED and not unmarked:
+                if report is None and outcome.verdict not in UNREPORTED and not unmarked:
                     lines.append(f"{arm} {name}: the harness did not grade it")
                     continue
-                theirs = reports.get(name, {"resolved": False})
+                theirs = report or {"resolved": False}
                 mine = {"resolved": outcome.verdict is Verdict.RESOLVED}
                 graded = places[name] / "grade" / "report.json"
-                if name in reports and graded.exists():
+                if report is not None and graded.exists():
                     mine = json.loads(graded.read_text())
                 lines += [f"{arm} {name}: {line}" for line in differences(mine, theirs)]
     return count, [*lines, *(f"{name}: its image is not here" for name in sorted(left))]

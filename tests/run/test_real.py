@@ -1,4 +1,5 @@
-"""Real instances of SWE-bench Lite through the whole run, killed and taken up again."""
+"""Real instances of SWE-bench Lite through the whole run, killed and taken up again, within a disk
+budget that holds a third of them, and then graded by the harness."""
 
 import json
 import os
@@ -118,7 +119,7 @@ def rows(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-def test_three_arms_give_the_known_table_through_a_kill_and_within_the_disk(
+def test_three_arms_give_the_known_table_that_the_harness_gives_too(
     rows: Path, tmp_path: Path
 ) -> None:
     known_rows = row.load(rows)
@@ -157,6 +158,12 @@ def test_three_arms_give_the_known_table_through_a_kill_and_within_the_disk(
     print(most.bytes, most.images, [(one.state, round(one.seconds)) for one in ledger])
     assert 0 < most.bytes <= 1e9 * BUDGET_GB and most.images < len(NAMES)
     assert sum(one.state == "let go" for one in ledger) > len(NAMES) / 2
+    graded = [o for o in RunDirectory(folder).outcomes() if o.patch_bytes and str(o.cls) != "I0"]
+    beside = [*words[: words.index("run")], "grade", str(folder), "--with-harness"]
+    done = subprocess.run(beside, capture_output=True, text=True, timeout=4000)
+    said = f"{len(graded)} patches graded by the harness too, 0 differences"
+    assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+    assert len(graded) == 3 * sum(known[name] not in ("I0", "A6", "A2") for name in known)
     prune(built=False)
     assert not shelf.ours() and not engine.client().containers.list(all=True)
     patches = [json.loads(path.read_text())["patch_bytes"] for path in before]
