@@ -5,9 +5,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,19 +14,18 @@ import pytest
 from pyarrow import parquet
 
 from kvci.tasks.calibration import suite
-from tests.answers import answer
+from tests.answers import Quiet, answer, listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = bytes(range(256)) * 120_000
 """Larger than twice the chunks in which the client writes."""
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Quiet):
     """The few answers of huggingface.co that a download asks for; the first body is cut."""
 
     files: dict[str, bytes]
     ranges: list[str | None]
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/datasets/"):
@@ -58,9 +56,6 @@ class Hub(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
@@ -73,14 +68,13 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
         Hub.files[f"/datasets/SWE-bench/SWE-bench_{name}/{file}"] = content
     Hub.ranges = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "hub"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    server.shutdown()
+    with listening(server):
+        yield os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "hub"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
 
 
 def python(hub: dict[str, str], program: str) -> str:

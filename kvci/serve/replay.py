@@ -46,6 +46,8 @@ class Replay(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """Header and body are two packets, and the second would wait 40 ms for the first's receipt."""
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,7 +1,6 @@
 """The loop against a real HTTP server with known answers, in the real sandbox."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -18,6 +17,7 @@ from kvci.sandbox.bwrap import Bwrap
 from kvci.serve import replay
 from kvci.spec import load
 from kvci.taxonomy import Exit
+from tests.answers import listening
 from tests.conftest import MODEL
 
 OVERFLOW = {"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}
@@ -32,7 +32,6 @@ class Scripted(ThreadingHTTPServer):
     def __init__(self, answers: list[Any]) -> None:
         self.answers, self.requests = answers, list[dict[str, Any]]()
         super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -72,11 +71,8 @@ def talk(answers: list[Any], box: Bwrap, folder: Path, **overrides: Any) -> Conv
     spec = load(None, asked | overrides)
     server = Scripted(answers)
     place = Place(Client(server.url, lambda: True), box, 0, folder / "trajectory.jsonl")
-    try:
+    with listening(server):
         return converse(spec, "It is wrong.", "i-1", 3, place)
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 FIX = bash("sed -i s/1/2/ a.py")

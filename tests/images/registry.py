@@ -5,11 +5,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -17,7 +16,7 @@ import httpx
 from kvci.sandbox import Limits, engine
 from kvci.sandbox.docker import Docker
 from kvci.tasks.instance import Instance
-from tests.answers import answer
+from tests.answers import Quiet, answer, listening
 from tests.made_images import calibration_image, cannot
 
 CONFIG = """
@@ -57,9 +56,8 @@ class Registry:
         return f"{name}:latest"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     registry: Registry
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self.registry.asked.append(f"{self.command} {self.path}")
@@ -81,9 +79,6 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, headers: dict[str, str] | None = None) -> None:
         body = b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}'
         answer(self, status, body, headers)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @contextlib.contextmanager
@@ -108,10 +103,9 @@ def serving(found: str = "", kept: Path | None = None) -> Iterator[Registry]:
                     if httpx.get(f"http://localhost:{port}/v2/").status_code == 200:
                         break
                 time.sleep(0.1)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield Handler.registry
+            with listening(server):
+                yield Handler.registry
         finally:
-            server.shutdown()
             process.kill()
             process.wait()
 

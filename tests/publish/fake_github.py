@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from githubkit_schemas.latest import models as schema
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tests.answers import answer
+from tests.answers import Quiet, answer, listening
 
 Json = dict[str, Any]
 
@@ -267,9 +267,7 @@ def problems(kind: Any, value: Any) -> Iterator[str]:
 def serving() -> Iterator[Fake]:
     fake = Fake()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             address = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(address.query).items()}
@@ -298,15 +296,8 @@ def serving() -> Iterator[Fake]:
 
         do_POST = do_PATCH = do_DELETE = do_GET
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     fake.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with listening(server):
         yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
     assert not fake.wrong, "\n".join(fake.wrong)

@@ -1,6 +1,5 @@
 """A plain URL as engine: it works for trying, and its trials are unverified."""
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,13 @@ from kvci.spec import Spec
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import behave
 from kvci.taxonomy import Class
+from tests.answers import listening
 
 
 def test_trials_against_a_url_are_unverified_and_give_no_row(tmp_path: Path) -> None:
     (instance,) = suite("calibration:functions=3,count=1")
     name = instance.row.instance_id
     server = Replay(Script(answers={name: behave(instance, "gold")}), port := free_port())
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     spec = Spec.model_validate(
         {
             "model": {"name": "none", "path": "none"},
@@ -35,19 +34,13 @@ def test_trials_against_a_url_are_unverified_and_give_no_row(tmp_path: Path) -> 
             "engine": f"http://127.0.0.1:{port}/v1",
         }
     )
-    try:
-        with RunDirectory(tmp_path / "run") as directory:
-            directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", False, (name,))
-            sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
-            progress = Progress(Console(quiet=True), {"f16-f16": 1}, 1)
-            scheduler = Scheduler(
-                spec, Path("none"), {name: instance}, directory, sandboxes, progress
-            )
-            scheduler.run(blocks([name], spec))
-            (outcome,) = directory.outcomes()
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(server), RunDirectory(tmp_path / "run") as directory:
+        directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", False, (name,))
+        sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
+        progress = Progress(Console(quiet=True), {"f16-f16": 1}, 1)
+        scheduler = Scheduler(spec, Path("none"), {name: instance}, directory, sandboxes, progress)
+        scheduler.run(blocks([name], spec))
+        (outcome,) = directory.outcomes()
     assert (outcome.cls, outcome.verified) == (Class.OK, False)
     with pytest.raises(UserError, match="never become a row"):
         build(tmp_path / "run")

@@ -5,10 +5,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from githubkit_schemas.latest import models as schema
 
 from kvci.cli import main
 from kvci.serve.server import resolve
-from tests.answers import answer
+from tests.answers import Quiet, answer, listening
 from tests.conftest import ROOT
 
 RUNNER = ROOT / "ci" / "runner"
@@ -37,7 +36,7 @@ def script(name: str, *words: str, **environment: str) -> subprocess.CompletedPr
 def github() -> Iterator[HTTPServer]:
     """Makes configurations for the token `good`; a request that GitHub would not take gets 422."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers["Authorization"] != "Bearer good":
@@ -50,13 +49,9 @@ def github() -> Iterator[HTTPServer]:
                 return answer(self, 422, b"{}")
             answer(self, 201, json.dumps({"encoded_jit_config": JIT}).encode())
 
-        def log_message(self, *words: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    with listening(server):
         yield server
-        server.shutdown()
 
 
 def test_a_job_s_configuration_reaches_the_runner_alone(github: HTTPServer, tmp_path: Path) -> None:

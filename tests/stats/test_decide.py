@@ -1,6 +1,8 @@
 from fractions import Fraction
+from random import Random
 
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from kvci.stats.clustered import Shares
 from kvci.stats.decide import Claim, decide, equivalent, holm
@@ -21,6 +23,14 @@ def test_holm_worked_by_hand() -> None:
     """3 x 0.01; then 2 x 0.03; then 1 x 0.04, but no less than the one before."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    random = Random(1)
+    for count in (1, 2, 3, 7):
+        for _ in range(2):
+            some = [random.choice((0.0, 0.01, 0.02, random.random(), 1.0)) for _ in range(count)]
+            assert holm(some) == pytest.approx(multipletests(some, method="holm")[1])
 
 
 def test_the_claims() -> None:
