@@ -12,6 +12,18 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 DATA = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "ci" / "models" / "calibration.toml"
+LONGEST = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"}
+"""They come first, so that no worker is left alone with one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests go to one worker; all of images to the same, for each may let go what others
+    have pulled."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        folder = item.path.parent.name
+        group = folder if folder == "images" else f"{folder}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -41,7 +41,8 @@ def changed(here: GitHubHere) -> list[str]:
     return names.split()
 
 
-def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) -> None:
+def dispatched(here: GitHubHere) -> list[str]:
+    """What the branch holds of a run of two shards that was dispatched."""
     done = here.act("workflow_dispatch", "benchmark.yml", **TWO, shards="3")
     assert done.code == 0, done.log[-5000:]
     jobs = {"plan", "run 1/2", "run 2/2", "collect", "publish"}
@@ -51,7 +52,11 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
     assert [Path(name).name.split("-kv-")[1][:7] for name in names[1:]] == ["f16-f16", "q8_0-q8"]
     assert len(here.fake.pulls) == 1 and here.fake.dispatched[0]["inputs"] == {"number": "1"}
     assert "secret-token" not in done.log
+    return names
 
+
+def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) -> None:
+    dispatched(here)
     review = here.act("workflow_dispatch", "review.yml", number="1")
     assert (review.code, review.jobs) == (0, {"review": "success"}), review.log[-5000:]
     status = here.fake.statuses[-1]
@@ -59,6 +64,11 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
     (comment,) = here.fake.comments
     assert "The rows are what their evidence gives" in comment["body"]
 
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_label_and_a_head_that_moves_start_its_review(here: GitHubHere) -> None:
+    names = dispatched(here)
     kept, here.fake.labels = dict(here.fake.assets), [LABEL]
     here.fake.assets.clear()
     pull = {"number": 1, "head": {"sha": here.fake.head(1)}}

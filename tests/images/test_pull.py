@@ -27,11 +27,13 @@ from kvci.sandbox.engine import OWNER
 from kvci.sandbox.history import name_of
 from kvci.threads import background
 from tests.answers import answer
-from tests.images.registry import Fault, Handler, Registry, serving
+from tests.images.registry import NOTHING_TOLD, Fault, Handler, Registry, serving
 from tests.made_images import calibration_image
 
-REPOSITORY = "kvci-test/pulled"
+REPOSITORY, TOLD = "kvci-test/pulled", "kvci-test/told"
+"""Of the second the git history has something to strip."""
 LAYER_BYTES = 1 << 20
+FILL = f"head -c {LAYER_BYTES} /dev/urandom > /layer"
 HOLD = """
 import sys, time
 from kvci.images import holds
@@ -45,13 +47,13 @@ time.sleep(60)
 def registry() -> Iterator[Registry]:
     base = calibration_image()
     with serving() as one:
-        box = Docker(base, {"a.py": "x = 1\n"})
-        fill = f"head -c {LAYER_BYTES} /dev/urandom > /layer"
-        assert box.script(fill, Limits()).code == 0
-        made = box._container.commit("kvci-test", "push", conf={"Labels": {OWNER: ""}})
-        box.close()
-        one.push("kvci-test:push", REPOSITORY)
-        engine.client().images.remove(made.id, force=True)
+        for repository, change in ((TOLD, FILL), (REPOSITORY, f"{FILL}; {NOTHING_TOLD}")):
+            box = Docker(base, {"a.py": "x = 1\n"})
+            assert box.script(change, Limits()).code == 0
+            made = box._container.commit("kvci-test", "push", conf={"Labels": {OWNER: ""}})
+            box.close()
+            one.push("kvci-test:push", repository)
+            engine.client().images.remove(made.id, force=True)
         yield one
 
 
@@ -106,6 +108,7 @@ def everything() -> set[str]:
 
 def test_an_image_is_pulled_marked_as_ours_and_goes_whole(image: str) -> None:
     """It is stripped, and takes what both take."""
+    image = image.replace(REPOSITORY, TOLD)
     before, said = everything(), list[str]()
     entry = Puller(say=said.append).pull(image, "HEAD")
     assert (entry.state, entry.attempts, said) == ("pulled", 1, [])
@@ -142,7 +145,7 @@ def test_cut_connections_and_silence_are_tried_again(registry: Registry, image: 
         return True
 
     registry.fault = fault
-    entry = Puller(say=lambda _: None, stall_s=20).pull(image, "HEAD")
+    entry = Puller(say=lambda _: None, stall_s=8).pull(image, "HEAD")
     assert entry.state == "pulled" and len(seen) == 2 and entry.attempts > 1
 
 

@@ -32,13 +32,13 @@ from kvci.tasks import row
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
 from tests.images import runs
-from tests.images.registry import Fault, Handler, Registry, serving, synthetic
+from tests.images.registry import NOTHING_TOLD, Fault, Handler, Registry, serving, synthetic
 from tests.images.runs import Found, Shelves, budget_gb, table
 from tests.made_images import calibration_image
 from tests.sandbox.test_history import remove
 
 LAYER_BYTES = 8 << 20
-COUNT, HOLDS = 6, 2
+COUNT, HOLDS = 5, 2
 RUN = """
 import json, sys
 from rich.console import Console
@@ -303,13 +303,13 @@ def test_a_registry_that_refuses_loses_nothing_and_the_run_goes_on_when_it_is_ba
         return False
 
     registry.fault = refuses
-    _, happened, found = ran(rows, instances, tmp_path)
-    first = instances[0].row.instance_id
+    _, happened, found = ran(rows, instances, tmp_path, limit=2)
+    first, known = instances[0].row.instance_id, table(instances[:2])
     assert not happened
-    assert found == {key: cls for key, cls in table(instances).items() if key[0] != first}
+    assert found == {key: cls for key, cls in known.items() if key[0] != first}
     registry.fault = None
-    _, happened, found = ran(rows, instances, tmp_path)
-    assert happened and found == table(instances)
+    _, happened, found = ran(rows, instances, tmp_path, limit=2)
+    assert happened and found == known
 
 
 def test_an_image_that_no_registry_has_drops_its_pairs_and_names_them(
@@ -338,8 +338,7 @@ def test_one_block_that_is_too_large_does_not_end_the_others(
 ) -> None:
     """It comes last, and is told."""
     box = Docker(calibration_image(), instances[1].files)
-    fill = f"head -c {3 * LAYER_BYTES} /dev/urandom > /layer"
-    fill = f"{fill} && rm -r /testbed/.git/logs /testbed/.git/COMMIT_EDITMSG"  # nothing to strip
+    fill = f"head -c {3 * LAYER_BYTES} /dev/urandom > /layer; {NOTHING_TOLD}"
     assert box.script(fill, Limits(file_mib=1024)).code == 0
     box._container.commit("kvci-test", "large")
     box.close()

@@ -161,7 +161,14 @@ def test_kill_9_at_twenty_moments(tmp_path: Path, undisturbed: Known) -> None:
     kill_and_resume(tmp_path, undisturbed, kills=20, seed=2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+    ],
+)
 def test_a_stop_takes_less_than_5_s_and_leaves_nothing(number: int, tmp_path: Path) -> None:
     process = scripted(tmp_path)
     deadline = time.monotonic() + 60

@@ -248,6 +248,7 @@ def test_a_broken_tag_is_removed(image: str) -> None:
         assert seen.run("git tag", Limits()).output.split() == [b"annotated", b"past", b"v1"]
 
 
+@pytest.mark.long
 def test_a_bare_repository_and_one_without_a_commit(image: str) -> None:
     """What the base has among its files stays as it is, and so does what tells nothing."""
     plant = """
@@ -309,6 +310,7 @@ def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
         engine.client().images.remove(f"{NAME}:bare", force=True)
 
 
+@pytest.mark.long
 def test_packs_whose_indexes_do_not_show_them_are_removed() -> None:
     """One is cut, one is another pack's, one has a wrong byte; the base needs none of them."""
     plant = """
@@ -336,7 +338,7 @@ esac; done < /indexes
         assert not any(pack in left.output for pack in packs), left.output
 
 
-@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("dirty", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_what_git_does_not_see_is_removed_too(dirty: bool) -> None:
     """A pack without its index, one that was never finished, and grafts."""
     plant = """
