@@ -16,6 +16,7 @@ LONGEST = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"
 """They come first, so that no worker is left alone with one of them."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests go to one worker; all of images to the same, for each may let go what others
     have pulled."""
