@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from kvci.serve.model import locate
 from kvci.spec import Model, load
@@ -16,15 +18,21 @@ LONGEST = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"
 """They come first, so that no worker is left alone with one of them."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+SHELVES = ("tests/images/", "tests/sandbox/test_history.py")
+"""They go to one worker, for each may let go what others have pulled or stripped."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests go to one worker; all of images to the same, for each may let go what others
-    have pulled."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder == "images" else f"{folder}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types for it
+    def _split_scope(self, nodeid: str) -> str:
+        return "shelves" if nodeid.startswith(SHELVES) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
