@@ -67,7 +67,7 @@ def ours() -> list[Kept]:
 def let_go(kept: Kept) -> bool:
     """Remove the names that are ours; False if another process or a container needs the image."""
     with _unheld(kept) as free:
-        if not free:
+        if not free or engine.client().api.containers(all=True, filters={"ancestor": kept.id}):
             return False
         for name in kept.names:
             try:

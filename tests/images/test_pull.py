@@ -393,6 +393,7 @@ def test_what_is_another_s_is_never_let_go(image: str) -> None:
     try:
         (kept,) = [one for one in shelf.ours() if image in one.names]
         assert not shelf.let_go(kept)
+        assert engine.has(image), "it lost its name, and stayed"
     finally:
         box.close()
 

@@ -38,7 +38,7 @@ from tests.made_images import calibration_image
 from tests.sandbox.test_history import remove
 
 LAYER_BYTES = 8 << 20
-COUNT, HOLDS = 5, 2
+COUNT, HOLDS = 6, 2
 RUN = """
 import json, sys
 from rich.console import Console
