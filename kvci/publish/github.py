@@ -275,11 +275,11 @@ class GitHub:
         ]
         return sorted(found, key=lambda one: int(one["id"]))
 
-    def _pages(self, path: str, under: str = "") -> list[dict[str, Any]]:
+    def _pages(self, path: str, under: str = "", **asked: str) -> list[dict[str, Any]]:
         """Of a list, or of the one `under` this name."""
         found: list[dict[str, Any]] = []
         for page in itertools.count(1):
-            answer = self._call("GET", path, params={"per_page": PAGE, "page": page})
+            answer = self._call("GET", path, params=asked | {"per_page": PAGE, "page": page})
             some = answer[under] if under else answer
             found += some
             if len(some) < PAGE:
@@ -288,9 +288,8 @@ class GitHub:
 
     def artifacts(self, name: str) -> list[Artifact]:
         """Those of this name that are still there."""
-        found = self._call("GET", "/actions/artifacts", params={"name": name, "per_page": PAGE})
         made = []
-        for one in found["artifacts"]:
+        for one in self._pages("/actions/artifacts", "artifacts", name=name):
             run = one["workflow_run"]  # null if it is gone, and then nobody knows whose it was
             if run and not one["expired"]:
                 foreign = run["head_repository_id"] != run["repository_id"]

@@ -320,7 +320,7 @@ def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:
     number = len(fake.artifacts)
     where = {"id": 1, "head_branch": "main", "repository_id": 7, "head_repository_id": 7} | run
     fake.artifacts.append(
-        {"id": number, "name": name, "created_at": f"2026-01-0{number + 1}T00:00:00Z",
+        {"id": number, "name": name, "created_at": f"2026-01-01T00:00:00.{number:03}Z",
          "expired": False, "workflow_run": where}
     )  # fmt: skip
     fake.zips[number] = packed.getvalue()
@@ -353,6 +353,15 @@ def test_another_machine_goes_on_with_what_was_uploaded(
     assert pack(work / "here" / "run") == pack(run)
     assert [one.row_id for one in build(work / "here" / "run")] == [o.row_id for o in build(run)]
     assert not list((work / "here" / "run").glob(".*"))
+
+
+def test_what_forks_upload_of_the_same_name_hides_nothing(fake: Fake, work: Path) -> None:
+    name = artifact_name("run", "1/1")
+    for _ in range(120):
+        artifact(fake, name, b"poison", head_repository_id=8)
+    artifact(fake, name, b"ours")
+    assert fetch(github(fake), "run", ["1/1"], "main", work / "before") == ["1/1"]
+    assert (work / "before" / f"{name}.tar.gz").read_bytes() == b"ours"
 
 
 def test_an_artifact_that_cannot_be_read_is_a_sentence(fake: Fake, work: Path) -> None:

@@ -132,7 +132,8 @@ class Fake:
             return 200, [self.fits(schema.DiffEntry, {"filename": n}) for n in names[start:][:100]]
         if path == "/actions/artifacts":
             some = [one for one in self.artifacts if query.get("name") in (None, one["name"])]
-            found_ = {"total_count": len(some), "artifacts": some}
+            start = 100 * (int(query.get("page", 1)) - 1)
+            found_ = {"total_count": len(some), "artifacts": some[start:][:100]}
             return 200, self.fits(schema.ReposOwnerRepoActionsArtifactsGetResponse200, found_)
         if path == "/actions/workflows/benchmark.yml/runs":
             runs = [
