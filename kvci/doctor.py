@@ -89,8 +89,12 @@ def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
     return Check(name=name, found=found, remedy=remedy)
 
 
+def _located(spec: Spec) -> Path:
+    return locate(spec.model, int(1e9 * spec.disk_reserve_gb))
+
+
 def _model(spec: Spec) -> tuple[str, str]:
-    path = locate(spec.model, int(1e9 * spec.disk_reserve_gb))
+    path = _located(spec)
     check_model(spec, header(path))
     return f"{path.name}, {path.stat().st_size >> 20} MiB, sha256 {sha256_of_file(path)[:12]}", ""
 
@@ -119,7 +123,7 @@ def _gpu(spec: Spec) -> tuple[str, str]:
 def _needed_mib(spec: Spec) -> int | None:
     """Of the GPUs' memory, by the largest arm; None where that cannot be told beforehand."""
     try:
-        path = locate(spec.model)
+        path = _located(spec)
         model = header(path)
     except UserError:
         return None  # the model's own check says why
@@ -138,7 +142,7 @@ def _nvidia(query: str, *more: str) -> list[str]:
 
 
 def _memory(spec: Spec) -> tuple[str, str]:
-    weights = locate(spec.model).stat().st_size >> 20
+    weights = _located(spec).stat().st_size >> 20
     needed = MEMORY_BESIDE_MIB + weights + spec.slots * spec.memory_mib
     free = psutil.virtual_memory().available >> 20
     found = f"{free} MiB free, of which {needed} MiB may be needed"

@@ -15,7 +15,7 @@ from kvci.doctor import Check, examine, with_own
 from kvci.images.registry import Answer
 from kvci.sandbox import engine
 from kvci.serve.model import Header, locate
-from kvci.spec import Spec, load
+from kvci.spec import Model, Spec, load
 from tests.conftest import data
 
 NVIDIA = """#!/bin/sh
@@ -91,6 +91,23 @@ def test_what_the_gpu_must_hold(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not doctor._gpu(large.model_copy(update={"slots": 4}))[1]
     monkeypatch.setattr(doctor, "header", lambda _: replace(shape, whole_cache=False))
     assert "needed" not in doctor._gpu(large)[0]
+
+
+def test_each_check_that_asks_for_the_model_keeps_the_reserve(
+    gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's own check had failed for it, and the next one fetched the model."""
+    asked = []
+
+    def located(model: Model, reserve_bytes: int = 0) -> Path:
+        asked.append(reserve_bytes)
+        return locate(model)
+
+    monkeypatch.setattr(doctor, "locate", located)
+    mine = spec(disk_reserve_gb=50)
+    for look in (doctor._model, doctor._gpu, doctor._memory):
+        look(mine)
+    assert asked == [50 * 10**9] * 3
 
 
 def test_memory_that_a_driver_does_not_show_is_not_none(gpu: Path) -> None:

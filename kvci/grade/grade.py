@@ -80,7 +80,8 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
     whole = replace(limits, kept_bytes=limits.output_mib << 20)  # a test's status may be anywhere
     run = sandbox.script(row.eval_script, whole)
     log = folder / "test_output.txt"
-    write_atomic(log, run.output)
+    # As the harness keeps it: what reads it takes nothing but UTF-8, and tests may say anything.
+    write_atomic(log, run.output.decode(errors="replace"))
     started = START_TEST_OUTPUT.encode() in run.output
     if run.timed_out and started:
         (folder / "report.json").unlink(missing_ok=True)

@@ -95,8 +95,8 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         ' "${nested[@]}" |\n'
         "    sed -z '/\\/$/d' | git update-index --add -z --stdin > /dev/null 2>&1\n"
         "fi\n"
-        "mapfile -t binary < <(git diff --cached --numstat --no-renames HEAD -- |"
-        " sed -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
+        "mapfile -d '' -t binary < <(git diff --cached --numstat -z --no-renames HEAD -- |"
+        " sed -z -n 's/^-\\t-\\t/:(exclude,literal)/p')\n"
         "shown='--cached --no-ext-diff --no-textconv --no-color --no-renames'\n"
         "git diff $shown --ignore-submodules=all HEAD -- ."
         f' "${{binary[@]}}" {tests}\n'

@@ -17,7 +17,8 @@ class Row(Document):
     repo: str
     instance_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """It names folders."""
-    base_commit: str
+    base_commit: str = Field(pattern=r"^([0-9a-f]{7,64}|HEAD)$")
+    """Programs of git's are given it, and would take another word for an option."""
     patch: str
     test_patch: str
     problem_statement: str

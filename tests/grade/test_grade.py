@@ -82,6 +82,18 @@ def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
     assert found.pass_to_pass == (3, 4)
 
 
+def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
+    said = r"import os; os.write(1, b'caf\xe9\n')"
+    box = Bwrap(BUGGY.files)
+    box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
+    box.run(f'echo "{said}" >> {FILE}', Limits())
+    patch = box.diff()
+    box.close()
+    found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
+    assert found.verdict is Verdict.RESOLVED, found
+    assert "caf\ufffd" in (tmp_path / "test_output.txt").read_text()
+
+
 def test_a_log_of_megabytes_keeps_every_status(tmp_path: Path) -> None:
     loud = "import atexit; print('x' * 2_000_000); atexit.register(print, 'y' * 2_000_000)"
     box = Bwrap(BUGGY.files)

@@ -156,12 +156,12 @@ def test_diff_is_text_changes_without_products_and_tests(box: Sandbox) -> None:
     box.run(
         "sed -i s/1/3/ a.py; echo new > 'n w.py'; rm package/b.py; echo t >> tests/test_a.py;"
         "mkdir -p package/__pycache__ build; touch package/__pycache__/x.pyc; echo b > build/b.py;"
-        "printf '\\0\\1' > binary.bin; git add -A; git commit -qm mine",
+        "printf '\\0\\1' | tee binary.bin > 'bínary 2.bin'; git add -A; git commit -qm mine",
         SHORT,
     )
     patch = box.diff(exclude=("tests/test_a.py",)).decode()
     assert "-x = 1\n+x = 3\n" in patch and "n w.py" in patch and "-y = 2" in patch
-    for absent in ("tests/", "pycache", "build", "binary"):
+    for absent in ("tests/", "pycache", "build", "binary", "Binary files"):
         assert absent not in patch
 
 

@@ -35,6 +35,14 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
             generate("test", 0).row.model_dump_json().replace("calibration__", "../"),
             "instance_id",
         ),
+        (
+            "option.jsonl",
+            json.dumps(
+                json.loads(generate("test", 0).row.model_dump_json())
+                | {"base_commit": "--upload-pack=touch /tmp/x; git-upload-pack"}
+            ),
+            "base_commit",
+        ),
         ("rows.csv", "", "neither .jsonl nor .parquet"),
         ("rows.parquet", "no", "not a parquet file"),
     ],
