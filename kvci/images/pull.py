@@ -266,6 +266,8 @@ class Puller:
         """The id of the image. Raises Failed, SandboxFailed."""
         source = self._source(image)
         try:
+            if engine.has(image):  # an earlier try's last word brought it, or somebody else did
+                return self._strip(image, base)
             ours = claims.claim(source)
             try:
                 self._listen(source, image)
@@ -337,11 +339,12 @@ class Puller:
             api.close()
 
     def _strip(self, image: str, base: str) -> str:
-        """The image without its future takes the name, so that the other's bytes can go."""
+        """The image without its future takes the name, so that the other's bytes can go; if it is
+        ours."""
         images = engine.client().images
         pulled = images.get(image)
         stripped = images.get(without_future(image, base))
-        if stripped.id != pulled.id:
+        if stripped.id != pulled.id and shelf.is_ours(image):
             stripped.tag(*_repository_and_tag(image))
             shelf.mark(image)
             pulled.reload()

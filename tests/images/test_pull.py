@@ -306,6 +306,31 @@ def test_what_came_with_the_last_word_is_ours(image: str, monkeypatch: pytest.Mo
     assert shelf.is_ours(image)
 
 
+def test_what_somebody_pulls_while_kvci_waits_stays_theirs(
+    registry: Registry, image: str
+) -> None:
+    """Its name was taken for what is without its future, its digest was gone, and it was let go."""
+    image = image.replace(REPOSITORY, TOLD)
+    theirs: list[tuple[str, list[str]]] = []
+
+    def meanwhile(_: str) -> None:
+        registry.fault = None
+        found = engine.client().images.pull(*image.rsplit(":", 1))
+        theirs.append((found.id, found.attrs["RepoDigests"]))
+
+    registry.fault = fail(60, 429, "1")
+    try:
+        assert Puller(say=meanwhile).pull(image, "HEAD").state == "pulled"
+        found = engine.client().images.get(image)
+        assert [(found.id, found.attrs["RepoDigests"])] == theirs
+        assert not shelf.is_ours(image) and engine.has(name_of(image, "HEAD"))
+        assert image not in [name for kept in shelf.ours() for name in kept.names]
+    finally:
+        stripped = name_of(image, "HEAD")
+        for name in (image, stripped):
+            engine.client().images.remove(name)
+
+
 def test_one_image_s_fault_or_docker_s_is_not_the_mirror_s(
     registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
