@@ -202,7 +202,7 @@ ASKED_OF_IMAGES = (
         "disk_budget_gb",
         type=float,
         envvar="KVCI_DISK_BUDGET",
-        help="What images of ours may take, in GB.",
+        help="What images of ours may take, each counted without what it shares, in GB.",
     ),
     click.option("--pull-workers", type=int, help="Images pulled at a time [4]."),
     click.option("--pull-beside", is_flag=True, default=None, help="Pull while trials run."),

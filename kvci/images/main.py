@@ -6,9 +6,9 @@ from pathlib import Path
 
 from docker.errors import APIError, ImageNotFound
 
-from kvci.errors import UserError
 from kvci.files import Document
 from kvci.images import holds, shelf
+from kvci.images.base import BASE
 from kvci.images.build import BUILT
 from kvci.images.shelf import Kept
 from kvci.images.supply import supply_of
@@ -34,7 +34,9 @@ def kept() -> Shelf:
 def room(found: Shelf) -> str:
     total = sum(one.unshared_bytes for one in found.images) >> 20
     free = "" if found.free_bytes is None else f"; {found.free_bytes >> 20} MiB are free"
-    return f"{len(found.images)} images of ours take {total} MiB{free}"
+    return (
+        f"{len(found.images)} images of ours take {total} MiB that they share with no other{free}"
+    )
 
 
 def chosen(spec: Spec) -> list[Instance]:
@@ -67,10 +69,11 @@ def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
 
 
 def prune(built: bool) -> str:
-    """Remove containers that killed runs left, and images of ours; what was removed."""
+    """Remove containers that killed runs left, and images of ours; what was removed, and how many
+    images stay because somebody needs them."""
     engine.sweep()
     images = engine.client().images
-    gone = sum(shelf.let_go(one) for one in shelf.ours())
+    went = [shelf.let_go(one) for one in shelf.ours()]
     for image in images.list(STRIPPED):
         held = [name for name in image.tags if not holds.is_free(name)]
         for name in image.tags if not held else ():
@@ -81,21 +84,30 @@ def prune(built: bool) -> str:
         with contextlib.suppress(APIError):  # another image is made of it
             if is_made(image):
                 images.remove(image.id)
-    gone += _prune_built() if built else 0
-    return f"removed {gone} images"
+    went += map(_goes, _built()) if built else []
+    gone, left = sum(went), len(went) - sum(went)
+    stay = f"; {left} stay, for a run or a container needs them" if left else ""
+    return f"removed {gone} images{stay}"
 
 
-def _prune_built() -> int:
-    """An image that somebody made of one has its label, and another name."""
-    images, gone = engine.client().images, 0
-    for image in images.list(filters={"label": BUILT}):
-        name = image.labels[BUILT]
-        if name in image.tags and holds.is_free(name):
-            try:
-                images.remove(name)
-                gone += 1
-            except ImageNotFound:
-                continue
-            except APIError as error:
-                raise UserError(f"{name} is in use: {error.explanation}.") from None
-    return gone
+def _built() -> list[str]:
+    """The names of what kvci images build made, what all of it is made on last. An image that
+    somebody made of one has its label, and another name."""
+    images = engine.client().images
+    made = images.list(filters={"label": BUILT})
+    names = [one.labels[BUILT] for one in made if one.labels[BUILT] in one.tags]
+    bases = [name for one in images.list(BASE) for name in one.tags]
+    return [*names, *(name for name in bases if name.startswith(f"{BASE}:"))]
+
+
+def _goes(name: str) -> bool:
+    try:
+        if holds.is_free(name):
+            engine.client().images.remove(name)
+            return True
+    except ImageNotFound:
+        return True
+    except APIError as error:
+        if error.status_code != shelf.IN_USE:
+            raise
+    return False

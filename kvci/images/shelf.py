@@ -17,6 +17,8 @@ from kvci.sandbox import engine
 from kvci.sandbox.history import STRIPPED
 
 PULLED = "kvci/pulled"
+IN_USE = 409
+"""HTTP's status for what a container needs."""
 
 
 class Kept(Document):
@@ -75,7 +77,7 @@ def let_go(kept: Kept) -> bool:
             except ImageNotFound:
                 continue
             except APIError as error:
-                if error.status_code == 409:
+                if error.status_code == IN_USE:
                     return False
                 raise
         return True

@@ -4,6 +4,7 @@ A run goes in waves: as many blocks as the disk holds are supplied, run and grad
 stay until the next wave needs the room.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -23,7 +24,7 @@ from kvci.images.pull import Entry, Mirror, Puller, Room, State
 from kvci.images.registry import login, short
 from kvci.images.shelf import Kept
 from kvci.plan import Block
-from kvci.sandbox import SandboxFailed, engine
+from kvci.sandbox import SandboxFailed, engine, patience
 from kvci.sandbox.history import Unfit, name_of, without_future
 from kvci.spec import Spec
 from kvci.tasks.instance import Instance
@@ -111,6 +112,7 @@ class Supply:
         while (todo or (late and not last)) and not self.stopped():
             if not todo:
                 todo, late, last = late, [], True
+                self._wait_for_room()
             got = ahead.result() if ahead else Gathered()
             if not got.tried:
                 got = self._gather(todo, set())
@@ -178,6 +180,19 @@ class Supply:
         failed = [block for block in wave if self.lacks(block)]
         self._any = self._any or bool(here)
         return Gathered([*failed, *here], here)
+
+    def _wait_for_room(self) -> None:
+        """The last try is not lost on a disk that others filled for a while."""
+        with contextlib.suppress(UserError):
+            patience.wait(self._lacks_room, self._puller.patience_s)
+
+    def _lacks_room(self) -> str:
+        free = engine.free_bytes()
+        if free is None or self.stopped():
+            return ""
+        going = sum(one.unshared_bytes for one in self._kept if shelf.free_to_go(one))
+        short = free + going < self._budget.reserve_bytes
+        return "Docker's disk has no more than its reserve; make room there" if short else ""
 
     def lacks(self, block: Block) -> bool:
         """An image of its could not be had."""
@@ -248,9 +263,10 @@ class Supply:
         needed = self._named(images)
         return sum(one.unshared_bytes for one in self._kept if not needed.isdisjoint(one.names))
 
-    def _make_room(self, images: AbstractSet[str], more_bytes: int) -> None:
-        """Let go what is needed least recently, as far as these bytes and the reserve ask."""
-        needed = self._named(images)
+    def _make_room(self, images: AbstractSet[str], more_bytes: int) -> bool:
+        """Let go what is needed least recently, as far as these bytes and the reserve ask; True if
+        anything went."""
+        needed, gone = self._named(images), False
         total = sum(one.unshared_bytes for one in self._kept)
         for one in [one for one in self._kept if needed.isdisjoint(one.names)]:
             free = engine.free_bytes()
@@ -258,14 +274,16 @@ class Supply:
             over = budget is not None and total + more_bytes > budget
             short = free is not None and free - more_bytes < self._budget.reserve_bytes
             if not over and not short:
-                return
+                break
             if shelf.let_go(one):
+                gone = True
                 total -= one.unshared_bytes
                 self._kept.remove(one)
                 for name in one.names:
                     if name in self._ledger:
-                        gone = {"state": "let go", "why": "to make room"}
-                        self._note(self._ledger[name].model_copy(update=gone))
+                        why = {"state": "let go", "why": "to make room"}
+                        self._note(self._ledger[name].model_copy(update=why))
+        return gone
 
     def _hold(self, images: AbstractSet[str]) -> None:
         needed = self._named(images)
@@ -283,7 +301,9 @@ class Supply:
         self._kept, budget = shelf.ours(), self._budget.ours_bytes
         while budget is not None:
             needed = keep | self._of(wave)
-            self._make_room(needed, 0)
+            if self._make_room(needed, 0):
+                self._kept = shelf.ours()  # what shared bytes with those that went, has them alone
+                continue
             staying = self._staying(needed)
             if staying <= budget or not wave:
                 break

@@ -18,7 +18,7 @@ from kvci.errors import UserError
 from kvci.images import claims, pull, shelf
 from kvci.images import registry as asked
 from kvci.images.build import BUILT
-from kvci.images.main import _prune_built
+from kvci.images.main import _built, _goes
 from kvci.images.pull import Entry, Mirror, NoRoom, Puller
 from kvci.images.registry import Login
 from kvci.sandbox import Limits, engine
@@ -306,9 +306,7 @@ def test_what_came_with_the_last_word_is_ours(image: str, monkeypatch: pytest.Mo
     assert shelf.is_ours(image)
 
 
-def test_what_somebody_pulls_while_kvci_waits_stays_theirs(
-    registry: Registry, image: str
-) -> None:
+def test_what_somebody_pulls_while_kvci_waits_stays_theirs(registry: Registry, image: str) -> None:
     """Its name was taken for what is without its future, its digest was gone, and it was let go."""
     image = image.replace(REPOSITORY, TOLD)
     theirs: list[tuple[str, list[str]]] = []
@@ -441,9 +439,9 @@ def test_of_what_kvci_built_only_its_own_name_goes_and_only_when_nobody_needs_it
     try:
         with subprocess.Popen([sys.executable, "-c", HOLD, name], stdout=subprocess.PIPE) as other:
             assert other.stdout and other.stdout.readline() == b"held\n"
-            assert _prune_built() == 0 and engine.has(name)
+            assert not any(map(_goes, _built())) and engine.has(name)
             other.kill()
-        assert _prune_built() == 1 and not engine.has(name)
+        assert list(map(_goes, _built())) == [True] and not engine.has(name)
         assert engine.has("kvci-test/named") and engine.has("kvci-test/theirs")
     finally:
         for one in (built, theirs):

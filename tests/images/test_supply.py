@@ -365,6 +365,68 @@ def test_one_block_that_is_too_large_does_not_end_the_others(
         list(supply.waves(blocks([names[1]], spec)))
 
 
+def test_a_disk_that_others_fill_for_a_while_is_waited_for(
+    rows: Path, instances: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block failed within seconds, and was tried once more at once."""
+    until = time.monotonic() + 5
+    free = engine.free_bytes()
+    monkeypatch.setattr(engine, "free_bytes", lambda: 0 if time.monotonic() < until else free)
+    spec = load(None, runs.asked(rows, instances, tmp_path, BUDGET))
+    names = [one.row.instance_id for one in instances[:2]]
+    some = [Instance(one) for one in row.load(rows)]
+    supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
+    waves = supply.waves(blocks(names, spec))
+    assert [n for wave in waves for b in wave for n in b.instances] == names
+
+
+@pytest.mark.long
+def test_what_the_others_that_went_had_shared_is_counted(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    """An image's bytes were taken as they were before its sibling went, and then it had more."""
+    mib = LAYER_BYTES // 8
+    names = [f"kvci-test:{name}" for name in ("sibling", "shared", "stripped")]
+
+    def made(image: str, files: dict[str, str] | None, then: str, name: str) -> None:
+        box = Docker(image, files)
+        assert box.script(then, Limits(file_mib=1024)).code == 0
+        box._container.commit(*name.split(":"))
+        box.close()
+
+    def layer(size_bytes: int) -> str:
+        return f"head -c {size_bytes} /dev/urandom > /layer{size_bytes}"
+
+    later = f"""
+set -e; cd /testbed; git config user.name x; git config user.email x
+head -c {5 * mib} /dev/urandom > made; git add made; git commit -qm base
+git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
+    try:
+        parent = f"{layer(LAYER_BYTES)}; {NOTHING_TOLD}"
+        made(calibration_image(), instances[0].files, parent, "kvci-test:parent")
+        for name in names[:2]:
+            made("kvci-test:parent", None, layer(mib), name)
+            shelf.mark(name)
+        engine.client().images.remove("kvci-test:parent")
+        made(calibration_image(), instances[1].files, later, names[2])
+        some = [
+            Instance(one.row.model_copy(update={"image": name}))
+            for one, name in zip(instances, names[1:], strict=False)
+        ]
+        other = {"disk_budget_gb": 6.3 * mib / 1e9, "block_size": 2}
+        spec = load(None, runs.asked(tmp_path, instances, tmp_path, other))
+        supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
+        planned = blocks([one.row.instance_id for one in some], spec)
+        with pytest.raises(UserError, match="The images of one block take 14 MiB"):
+            list(supply.waves(planned))
+        assert not engine.has(names[0])
+    finally:
+        for kept in shelf.ours():
+            if set(names) & set(kept.names):
+                shelf.let_go(kept)
+        remove(names[2])
+
+
 @pytest.mark.long
 def test_pulling_beside_keeps_the_budget_too(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
