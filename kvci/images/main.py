@@ -34,9 +34,8 @@ def kept() -> Shelf:
 def room(found: Shelf) -> str:
     total = sum(one.unshared_bytes for one in found.images) >> 20
     free = "" if found.free_bytes is None else f"; {found.free_bytes >> 20} MiB are free"
-    return (
-        f"{len(found.images)} images of ours take {total} MiB that they share with no other{free}"
-    )
+    count = len(found.images)
+    return f"{count} images of ours take {total} MiB, each without what it shares{free}"
 
 
 def chosen(spec: Spec) -> list[Instance]:

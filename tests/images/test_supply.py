@@ -413,7 +413,7 @@ git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
             Instance(one.row.model_copy(update={"image": name}))
             for one, name in zip(instances, names[1:], strict=False)
         ]
-        other = {"disk_budget_gb": 6.3 * mib / 1e9, "block_size": 2}
+        other: dict[str, object] = {"disk_budget_gb": 6.3 * mib / 1e9, "block_size": 2}
         spec = load(None, runs.asked(tmp_path, instances, tmp_path, other))
         supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
         planned = blocks([one.row.instance_id for one in some], spec)
