@@ -106,6 +106,7 @@ class Supply:
 
     def _waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
         todo, late, last = list(blocks), list[Block](), False
+        self._kept = []
         for image in self._in_order(todo):
             self._ledger.setdefault(image, Entry(image=image, state="needed"))
         ahead: Future[Gathered] | None = None

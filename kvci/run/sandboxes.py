@@ -43,6 +43,14 @@ class Sandboxes:
 
         return history.identity(instance.row.image)
 
+    def lacks(self, instance: Instance) -> bool:
+        """True if nothing can be made for it, because its image is not here."""
+        if self.kind != "docker":
+            return False
+        from kvci.sandbox import engine
+
+        return not engine.has(instance.row.image)
+
     def make(self, instance: Instance, network: bool = False) -> Sandbox:
         """Raises SandboxFailed. Only Docker has a network to give."""
         if self.kind == "docker":

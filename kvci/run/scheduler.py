@@ -22,7 +22,7 @@ from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial
 from kvci.run.directory import Ceiling, Outcome, RunDirectory, now
-from kvci.run.grading import Grader
+from kvci.run.grading import Grader, unknown
 from kvci.run.progress import Progress
 from kvci.run.regrade import again, resolved, ungraded
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
@@ -81,6 +81,8 @@ class Scheduler:
         self._gold: dict[str, Graded] = {}
         self._attempts: dict[Trial, int] = {}
         self._server_failures: dict[Trial, int] = {}
+        self._lost: set[str] = set()
+        """Instances whose images somebody removed while they were needed."""
         self._stop = threading.Event()
         self._supply = supply or AllHere()
         self._longest_s = 0.0
@@ -97,11 +99,16 @@ class Scheduler:
         todo = [block for block in blocks if not self._complete(block)]
         try:
             in_time = not self._spec.preflight_first or self._validate(blocks, started)
-            for wave in self._supply.waves(todo) if in_time else ():
-                in_time = self._wave(wave, started)
-                for future in self._graded:
-                    future.result()
-                if not in_time:
+            for _ in range(ATTEMPTS_MAX):
+                self._lost.clear()
+                for wave in self._supply.waves(todo) if in_time else ():
+                    in_time = self._wave(wave, started)
+                    for future in self._graded:
+                        future.result()
+                    if not in_time:
+                        break
+                todo = [block for block in todo if not self._complete(block)]
+                if not in_time or not (self._lost or self._lost_in_grading(todo)):
                     break
             cut = self._supply.stopped() and not all(map(self._complete, todo))
             self.late = not in_time or bool(cut)
@@ -198,8 +205,22 @@ class Scheduler:
     def _preflighted(self, block: Block) -> None:
         for name in block.instances:
             if future := self._preflights.pop(name, None):
-                self._gold[name] = graded = future.result()
+                graded = future.result()
+                if unknown(graded) and self._is_lost(name):
+                    continue
+                self._gold[name] = graded
                 graded.write(self._directory.preflight(name) / "graded.json")
+
+    def _is_lost(self, name: str) -> bool:
+        """Its image was here and is gone: what it was needed for is undone, and it is fetched
+        again when all other blocks have run."""
+        instance = self._instances[name]
+        if self._supply.absent(name) or not self._sandboxes.lacks(instance):
+            return False
+        if name not in self._lost:
+            self._lost.add(name)
+            self._progress.say(f"{instance.row.image} was removed while it was needed")
+        return True
 
     def _block(self, block: Block) -> None:
         """All arms of a block; what is left of a block that broke is put aside first."""
@@ -227,11 +248,16 @@ class Scheduler:
                 self._directory.supersede(self._trials(block))
         raise UserError("The server changes its build from one start to the next; hold it still.")
 
+    def _lost_in_grading(self, blocks: list[Block]) -> bool:
+        there = (one for block in blocks for one in self._there(block))
+        waits = {one.instance for one in there if ungraded(one) and one.host == self._host}
+        return any([self._is_lost(name) for name in waits])
+
     def _grade_again(self, block: Block) -> None:
         """What infrastructure kept from being graded is graded from its stored patch, on the
         machine that its pair has."""
         for outcome in (one for one in self._there(block) if one.host == self._host):
-            if not ungraded(outcome):
+            if not ungraded(outcome) or outcome.instance in self._lost:
                 continue
             gold = resolved(self._gold[outcome.instance])
             instance, prompt = self._instances[outcome.instance], self._spec.prompt
@@ -266,6 +292,7 @@ class Scheduler:
         with it more than once.
         """
         pending = [t for t in block.trials(arm.id) if not self._directory.done(t)]
+        pending = [t for t in pending if t.instance not in self._lost]
         for trial in [t for t in pending if self._invalid(t.instance)]:
             never = Conversation(exit=Exit.NOT_STARTED)
             self._write(block, trial, never, Ran(), now(), now(), 0, self._gold[trial.instance])
@@ -322,6 +349,8 @@ class Scheduler:
                 talk = self._solve(trial, server, client, slot)
                 if talk.exit is Exit.SANDBOX_FAILED:
                     self._sandboxes.wait()
+                    if self._is_lost(trial.instance):
+                        return False
             except UserError:
                 self._stop.set()
                 raise

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,9 +22,11 @@ from kvci.images import shelf
 from kvci.images.main import pull
 from kvci.images.pull import Puller
 from kvci.images.supply import Ledger, supply_of
-from kvci.plan import blocks
+from kvci.plan import Block, blocks
 from kvci.run.directory import RunDirectory
+from kvci.run.grading import Grader
 from kvci.run.regrade import regrade
+from kvci.run.scheduler import Scheduler
 from kvci.sandbox import Limits, engine
 from kvci.sandbox.docker import Docker
 from kvci.sandbox.history import STRIPPED, name_of
@@ -365,6 +368,63 @@ def test_one_block_that_is_too_large_does_not_end_the_others(
         list(supply.waves(blocks([names[1]], spec)))
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("its preflight", marks=pytest.mark.long),
+        "its trials",
+        pytest.param("its last grading", marks=pytest.mark.long),
+    ],
+)
+def test_an_image_that_is_removed_by_hand_is_fetched_again(
+    before: str,
+    rows: Path,
+    instances: list[Instance],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a runner's `docker image prune -a` does it: its trials were I1 for good, or its instance
+    I0 for all arms."""
+    second = row.load(rows)[1]
+    gone: list[Any] = []
+    asked: list[Instance] = []
+
+    def prune() -> None:
+        if not gone:
+            gone.append(engine.client().images.get(second.image))
+            for name in gone[0].tags:
+                engine.client().images.remove(name, force=True)
+
+    preflight, block, submit = Scheduler._preflight, Scheduler._block, Grader.submit
+
+    def at_preflight(self: Scheduler, one: Block) -> None:
+        if before == "its preflight" and second.instance_id in one.instances:
+            prune()
+        preflight(self, one)
+
+    def at_block(self: Scheduler, one: Block) -> None:
+        if before == "its trials" and second.instance_id in one.instances:
+            self._preflighted(one)
+            prune()
+        block(self, one)
+
+    def at_grading(self: Grader, instance: Instance, *other: Any) -> Any:
+        if before == "its last grading" and instance.row == second:
+            if asked:
+                prune()
+            asked.append(instance)
+        return submit(self, instance, *other)
+
+    monkeypatch.setattr(Scheduler, "_preflight", at_preflight)
+    monkeypatch.setattr(Scheduler, "_block", at_block)
+    monkeypatch.setattr(Grader, "submit", at_grading)
+    monkeypatch.setenv("KVCI_CACHE", str(tmp_path / "cache"))
+    _, happened, found = ran(rows, instances, tmp_path, filter="-[01]$")
+    expected = table(instances[:2])
+    assert gone and happened and found == expected
+
+
+@pytest.mark.long
 def test_a_disk_that_others_fill_for_a_while_is_waited_for(
     rows: Path, instances: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
