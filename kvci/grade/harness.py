@@ -1,6 +1,9 @@
 """`swebench eval` itself on the same patches, for whoever doubts kvci's grading."""
 
+import contextlib
 import json
+import math
+import re
 import subprocess
 import sys
 import uuid
@@ -8,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kvci.children import die_with_parent
 from kvci.errors import UserError
 from kvci.tasks.row import Row
 
@@ -23,6 +27,7 @@ def evaluate(
     Its logs lie in `folder`. Raises UserError if it does not run.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     chosen = [row for row in rows if row.instance_id in patches]
     (folder / "rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in chosen))
     run_id = f"{NAME}-{uuid.uuid4().hex[:12]}"  # of one that it knows it only repeats the reports
@@ -33,8 +38,13 @@ def evaluate(
     (folder / "predictions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     program = Path(sys.executable).with_name("swebench")
     words = [str(program), "eval", "rows.jsonl", "-p", "predictions.jsonl", "--run-id", run_id]
-    words += ["-j", "1", "-t", str(int(test_s)), "--report-dir", "."]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    words += ["-j", "1", "-t", str(math.ceil(test_s)), "--report-dir", "."]
+    try:
+        done = subprocess.run(
+            words, cwd=folder, preexec_fn=die_with_parent(), capture_output=True, text=True
+        )
+    finally:
+        _sweep(folder)
     if done.returncode:
         raise UserError(f"swebench eval does not run: {(done.stdout + done.stderr)[-500:]}")
     return {
@@ -42,6 +52,18 @@ def evaluate(
         for path in folder.glob(f"logs/run_evaluation/{run_id}/{NAME}/*/report.json")
         for name, report in json.loads(path.read_text()).items()
     }
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the containers that harnesses left which were ended in this folder; they have the
+    name of the harness's run."""
+    from kvci.sandbox import engine
+
+    for place in folder.glob(f"logs/run_evaluation/{NAME}-*"):
+        with contextlib.suppress(*engine.GONE):
+            named = {"name": re.escape(place.name)}
+            for container in engine.client().containers.list(all=True, filters=named):
+                container.remove(force=True, v=True)
 
 
 def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

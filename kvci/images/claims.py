@@ -26,10 +26,18 @@ class Claim(Document):
 
 
 def claim(name: str) -> bool:
-    """Note that what comes under this name is ours; False if somebody else's has it already."""
+    """Note that what comes under this name is ours; False if somebody else's has it already.
+
+    Raises UserError where nothing can be noted.
+    """
     if not _path(name).exists() and engine.has(name):
         return False
-    Claim(name=name, engine=engine.identity(), process=process()).write(_path(name))
+    try:
+        Claim(name=name, engine=engine.identity(), process=process()).write(_path(name))
+    except OSError as error:
+        raise UserError(
+            f"{_folder()} cannot be written ({error.strerror}); say another place with KVCI_CACHE."
+        ) from None
     return True
 
 

@@ -100,6 +100,7 @@ def _read(path: Path) -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         try:
             one = Prediction.model_validate(json.loads(line))
+            (one.model_patch or "").encode(errors="surrogateescape")
         except ValueError as error:
             what = first_problem(error)
             raise UserError(f"Line {number} of {path} is no prediction: {what}.") from None

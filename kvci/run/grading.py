@@ -68,6 +68,11 @@ def _grade(
     return last
 
 
+def limit_s(test_s: float, gold: Graded | None) -> float:
+    """For the tests of a patch: at least twice the gold patch's time, where that is known."""
+    return max(test_s, 2 * gold.eval_s) if gold else test_s
+
+
 def unmarked(graded: Graded) -> bool:
     """The tests ran, but their log lacks a marker."""
     return graded.verdict is Verdict.GRADING_FAILED and graded.applies is True
@@ -85,7 +90,8 @@ def _preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: f
     graded = _asked(sandboxes, instance, folder, test_s)
     lasts = graded.verdict is Verdict.RESOLVED or not sandboxes.grade_network
     if known and lasts and graded.verdict not in TRANSIENT:
-        graded.write(known)
+        with contextlib.suppress(OSError):  # then it is asked again, another day
+            graded.write(known)
     return graded
 
 
@@ -181,9 +187,8 @@ class Grader:
         then: Callable[[Graded], None],
         gold: Graded | None,
     ) -> Future[Graded]:
-        """The time limit is at least twice the gold patch's time, where that is known."""
-        test_s = max(self._test_s, 2 * gold.eval_s) if gold else self._test_s
-        task = partial(_grade, self._sandboxes, instance, patch, folder, test_s, bool(gold))
+        limit = limit_s(self._test_s, gold)
+        task = partial(_grade, self._sandboxes, instance, patch, folder, limit, bool(gold))
         return self._send(_Task(task, then))
 
     def preflight(self, instance: Instance, folder: Path) -> Future[Graded]:

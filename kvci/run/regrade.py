@@ -18,7 +18,7 @@ from kvci.grade.harness import differences, evaluate
 from kvci.host import host
 from kvci.plan import Trial
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
-from kvci.run.grading import Grader
+from kvci.run.grading import Grader, limit_s
 from kvci.run.sandboxes import Sandboxes, choose, waves
 from kvci.run.settle import settle
 from kvci.run.stop import Stopped, stopping
@@ -145,12 +145,10 @@ def _regrade(
             parts = ([one for one in rest if one.instance in wave] for wave in supplied)
             for some in chain([empty], parts):
                 for one in some:
-                    known = directory.preflight(one.instance) / "graded.json"
-                    gold = Graded.read(known) if known.exists() else None
-                    heard = _hear(changed, one)
+                    gold, heard = _gold(directory, one.instance), _hear(changed, one)
                     instance = instances[one.instance]
                     futures.append(
-                        again(one, directory, instance, grader, spec.prompt, resolved(gold), heard)
+                        again(one, directory, instance, grader, spec.prompt, gold, heard)
                     )
                 for future in futures:
                     future.result()
@@ -173,7 +171,10 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
 
     Where it writes no report, kvci must have said that there is none to write. Raises UserError.
     """
-    found = [_beside_harness(part, say) for part in shards(folder) or [folder]]
+    try:
+        found = [_beside_harness(part, say) for part in shards(folder) or [folder]]
+    except Stopped:
+        raise UserError("Stopped; the same command begins the comparison anew.") from None
     return sum(count for count, _ in found), [line for _, lines in found for line in lines]
 
 
@@ -183,42 +184,49 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
     spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     rows = [one.row for one in instances.values()]
-    directory = RunDirectory(folder)
-    outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]
-    count, lines, left = 0, [], {one.instance for one in outcomes}
-    known: dict[tuple[str, str], dict[str, Any] | None] = {}
-    for wave in waves(spec, instances, set(left), folder, say):
-        left -= wave
-        for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
-            mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm, seed))
-            trials = {one.instance: one for one in mine_of if one.instance in wave}
-            if not trials:
-                continue
-            places = {name: directory.trial(Trial(arm, name, seed)) for name in trials}
-            patches = {
-                name: (place / "patch.diff").read_bytes().decode(errors="replace")
-                for name, place in places.items()
-            }
-            new = {name: patch for name, patch in patches.items() if (name, patch) not in known}
-            if new:
-                there = folder / "harness" / arm / str(seed)
-                reports = evaluate(rows, new, there, spec.test_s)
-                known |= {(name, patch): reports.get(name) for name, patch in new.items()}
-            count += len(patches)
-            for name, outcome in trials.items():
-                report = known[name, patches[name]]
-                log = places[name] / "grade" / "test_output.txt"
-                unmarked = log.exists() and not marked(log.read_bytes())
-                if report is None and outcome.verdict not in UNREPORTED and not unmarked:
-                    lines.append(f"{arm} {name}: the harness did not grade it")
+    with RunDirectory(folder.resolve()) as directory, stopping():
+        outcomes = [one for one in directory.outcomes() if can_be(one) and one.patch_bytes]
+        count, lines, left = 0, [], {one.instance for one in outcomes}
+        known: dict[tuple[str, str], dict[str, Any] | None] = {}
+        for wave in waves(spec, instances, set(left), folder, say):
+            left -= wave
+            for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
+                mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm, seed))
+                trials = {one.instance: one for one in mine_of if one.instance in wave}
+                if not trials:
                     continue
-                theirs = report or {"resolved": False}
-                mine = {"resolved": outcome.verdict is Verdict.RESOLVED}
-                graded = places[name] / "grade" / "report.json"
-                if report is not None and graded.exists():
-                    mine = json.loads(graded.read_text())
-                lines += [f"{arm} {name}: {line}" for line in differences(mine, theirs)]
+                places = {name: directory.trial(Trial(arm, name, seed)) for name in trials}
+                patches = {
+                    name: (place / "patch.diff").read_bytes().decode(errors="replace")
+                    for name, place in places.items()
+                }
+                new = {name: patch for name, patch in patches.items() if (name, patch) not in known}
+                limits = {name: limit_s(spec.test_s, _gold(directory, name)) for name in new}
+                for limit in sorted(set(limits.values())):
+                    some = {name: patch for name, patch in new.items() if limits[name] == limit}
+                    reports = evaluate(rows, some, folder / "harness" / arm / str(seed), limit)
+                    known |= {(name, patch): reports.get(name) for name, patch in some.items()}
+                count += len(patches)
+                for name, outcome in trials.items():
+                    report = known[name, patches[name]]
+                    log = places[name] / "grade" / "test_output.txt"
+                    unmarked = log.exists() and not marked(log.read_bytes())
+                    if report is None and outcome.verdict not in UNREPORTED and not unmarked:
+                        lines.append(f"{arm} {name}: the harness did not grade it")
+                        continue
+                    theirs = report or {"resolved": False}
+                    mine = {"resolved": outcome.verdict is Verdict.RESOLVED}
+                    graded = places[name] / "grade" / "report.json"
+                    if report is not None and graded.exists():
+                        mine = json.loads(graded.read_text())
+                    lines += [f"{arm} {name}: {line}" for line in differences(mine, theirs)]
     return count, [*lines, *(f"{name}: its image is not here" for name in sorted(left))]
+
+
+def _gold(directory: RunDirectory, name: str) -> Graded | None:
+    """The gold patch's grading on this machine, if it resolved."""
+    known = directory.preflight(name) / "graded.json"
+    return resolved(Graded.read(known)) if known.exists() else None
 
 
 def resolved(gold: Graded | None) -> Graded | None:

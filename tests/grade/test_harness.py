@@ -67,6 +67,14 @@ def kinds(gold: str) -> dict[str, tuple[str, Verdict]]:
             ),
             Verdict.TESTS_FAIL,
         ),
+        "no text": (
+            gold
+            + added(
+                "conftest.py",
+                "import atexit, os\natexit.register(os.write, 1, bytes([233, 10]))",
+            ),
+            Verdict.RESOLVED,
+        ),
         "hanging": (
             added("conftest.py", "import time\ntime.sleep(3600)"),
             Verdict.TEST_TIMEOUT,

@@ -95,6 +95,9 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     line = json.dumps({"instance_id": FIRST.row.instance_id, "model_patch": ""})
     file.write_text(f"{line}\n{line}")
     assert "twice" in grade(*words)[1]
+    file.write_text(line.replace('""', r'"\ud83d"'))
+    code, said = grade(*words)
+    assert code == 2 and "Line 1" in said and "surrogates" in said
     assert "no instance" in grade("--dataset", DATASET, "--gold", "--filter", "zzz")[1].lower()
     assert not (tmp_path / "out").exists()
 

@@ -175,6 +175,15 @@ def test_whoever_meets_a_limit_makes_all_wait(registry: Registry, image: str) ->
     assert (limited.result().state, other.result().state) == ("pulled", "absent")
 
 
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for Docker's failing, and tried for 15 minutes."""
+    monkeypatch.setenv("KVCI_CACHE", "/proc/kvci")
+    with pytest.raises(UserError, match=r"/proc/kvci/pulling cannot be written .*KVCI_CACHE"):
+        Puller().pull(image, "HEAD")
+
+
 def test_who_waits_for_another_s_limit_loses_no_patience(registry: Registry, image: str) -> None:
     puller, late = Puller(patience_s=3, say=lambda _: None), fail(5, 500)
     puller.gate.close(4)

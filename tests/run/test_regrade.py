@@ -18,7 +18,7 @@ from kvci.record.verdicts import Unknown, _other_counts, unlike
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
-from kvci.run.regrade import regrade
+from kvci.run.regrade import beside_harness, regrade
 from kvci.run.rerun import rerun_spec
 from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
@@ -101,6 +101,27 @@ def test_the_verb_grades_these_alone_or_all(made: tuple[Spec, Path]) -> None:
     assert all(same(one) == same(before[name]) for name, one in outcomes(folder).items())
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["arms"][0]["resolved"] == 1
+
+
+def test_the_harness_has_the_time_that_kvci_had(
+    made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the gold patch takes long, it gave up on a patch that kvci saw resolve."""
+    _, folder = made
+    slow, *others = [one.instance for one in RunDirectory(folder).outcomes() if one.patch_bytes]
+    path = RunDirectory(folder).preflight(slow) / "graded.json"
+    gold = Graded.read(path)
+    asked: dict[str, float] = {}
+
+    def evaluate(_: object, patches: dict[str, str], __: Path, test_s: float) -> dict[str, Any]:
+        asked.update(dict.fromkeys(patches, test_s))
+        return {}
+
+    monkeypatch.setattr("kvci.run.regrade.evaluate", evaluate)
+    gold.model_copy(update={"eval_s": 50.0}).write(path)
+    beside_harness(folder)
+    gold.write(path)
+    assert asked == dict.fromkeys(others, 2.0) | {slow: 100.0}
 
 
 def test_what_a_fault_of_kvci_s_kept_from_grading_is_graded_too(made: tuple[Spec, Path]) -> None:
