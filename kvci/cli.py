@@ -805,7 +805,7 @@ def ci_rerun(ctx: click.Context, form: str, out: str, run_id: str, before: Path)
     from kvci.actions.inputs import rerun_inputs
     from kvci.actions.rerun import rerun
 
-    spec = rerun(rerun_inputs(form), out, before)
+    spec = rerun(rerun_inputs(form), out, run_id, before)
     _run(ctx, spec.model_copy(update={"out": out}), run_id)
 
 

@@ -23,6 +23,8 @@ RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,150}$"
 Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
 SHARDS_MAX, BUDGET_MAX_MINUTES = 256, 5 * 24 * 60 - 60
 """GitHub's own limits: of a matrix, and of a self-hosted job less an hour for what comes after."""
+SAME = {"dataset", "filter", "limit", "context", "slots", "temperature", "margin"}
+"""Inputs that a spec calls by the same name."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(max_length=500)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -43,6 +45,7 @@ class Inputs(Document):
     context: Number | None = None
     slots: Number | None = None
     seeds: Annotated[str, Field(pattern=r"^\d{1,9}(, *\d{1,9})*$", max_length=500)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     shards: Annotated[int, Field(gt=0, le=SHARDS_MAX)] | None = None
     margin: Share | None = None
     time_budget: Annotated[int, Field(gt=0, le=BUDGET_MAX_MINUTES)] | None = None
@@ -57,7 +60,7 @@ class Inputs(Document):
 
     def asked(self) -> tuple[Path | None, dict[str, Any]]:
         """The experiment's file and what is laid over it, in a spec's words."""
-        same = self.model_dump(include={"dataset", "filter", "limit", "context", "slots", "margin"})
+        same = self.model_dump(include=SAME)
         lists = {
             "model": self.model and str(MODELS / f"{self.model}.toml"),
             "arms": self.kv and _arms(self.kv),

@@ -13,8 +13,8 @@ def records(github: GitHub, branch: str) -> list[Record]:
     here = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
     commit = github.branch(branch)
     for path, sha in github.tree(commit).items() if commit else ():
-        if sha and is_record(path) and not _is_here(path, sha):
-            here[path] = parse(github.blob(sha), path)
+        if sha and is_record(path):
+            here[path] = parse(content(github, path, sha), path)
     return [record for record in here.values() if isinstance(record, Record)]
 
 
@@ -23,8 +23,10 @@ def shards_of(run: list[Record]) -> int:
     return max((record.shards for record in run if record.counted), default=0)
 
 
-def _is_here(path: str, sha: str) -> bool:
-    """This blob of git's is the file of the work tree."""
+def content(github: GitHub, path: str, sha: str) -> bytes:
+    """Of this blob of git's: the work tree's file, where it is that, for each that GitHub is asked
+    for counts."""
     place = Path(path)
-    content = place.read_bytes() if place.exists() else b""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == sha
+    here = place.read_bytes() if place.is_file() else b""
+    blob = hashlib.sha1(b"blob %d\0" % len(here) + here).hexdigest()
+    return here if blob == sha else github.blob(sha)

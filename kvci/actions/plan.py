@@ -9,7 +9,7 @@ from pathlib import Path
 from kvci.actions.inputs import Inputs
 from kvci.actions.known import records, shards_of
 from kvci.actions.outputs import output, summary
-from kvci.actions.restore import began, fetch, fetch_published
+from kvci.actions.restore import began, fetch, fetch_published, shards_left
 from kvci.errors import UserError
 from kvci.publish.branch import RESULTS, UNMERGED
 from kvci.publish.github import GitHub, web
@@ -86,16 +86,22 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
 def _of_run(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Record]:
     """What is published of it. Raises UserError if it is divided in another way."""
     mine = [one for one in records(github, UNMERGED) if one.run_id == run_id]
-    if (count := shards_of(mine)) not in (0, len(shards)):
-        raise UserError(f"{run_id} is a run of {count} shards; go on with it in as many.")
+    left = shards_left(github, run_id, _branch())
+    counts = {shards_of(mine)} | {int(shard.partition("/")[2]) for shard in left}
+    if other := counts - {0, len(shards)}:
+        raise UserError(f"{run_id} is a run of {max(other)} shards; go on with it in as many.")
     return mine
+
+
+def _branch() -> str:
+    return os.environ.get("GITHUB_REF_NAME", "main")
 
 
 def _earlier_jobs(
     github: GitHub, run_id: str, shards: Sequence[str], published: Sequence[Record], before: Path
 ) -> int:
     """Put what they left of this run into `before`; of how many shards. Raises UserError."""
-    left = set(fetch(github, run_id, shards, os.environ.get("GITHUB_REF_NAME", "main"), before))
+    left = set(fetch(github, run_id, shards, _branch(), before))
     named = [record for record in published if record.evidence.where]
     there = {trial.shard for record in named for trial in record.counted}
     if there - left:

@@ -30,13 +30,18 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
     )
 
 
-def rerun(asked: RerunInputs, out: str, before: Path) -> Spec:
+def rerun(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
     """What is to be run again, of the run's folder on this machine, or of its evidence in `before`
     if that has more of it; what is executed is this machine's and this repository's in any case.
 
-    Raises UserError if there is neither.
+    What an earlier attempt has chosen stays chosen, whatever the run has now. Raises UserError if
+    there is neither.
     """
-    folder = folder_of(out, asked.run, "1/1")
+    begun, folder = (folder_of(out, name, "1/1") for name in (run_id, asked.run))
+    if (begun / "manifest.json").exists():
+        known = Spec.read(begun / "spec.json")
+        if known.rerun and known.rerun.of == asked.run:
+            return _of_here(known)
     with tempfile.TemporaryDirectory() as place:
         there = Path(place, "run")
         if before.is_dir():

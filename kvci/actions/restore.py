@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
-from kvci.publish.github import GitHub
+from kvci.publish.github import Artifact, GitHub
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
 from kvci.run.directory import Manifest, Outcome, RunDirectory
@@ -42,7 +42,7 @@ def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into:
     found = []
     for shard in shards:
         name = artifact_name(run_id, shard)
-        some = [one for one in github.artifacts(name) if one.branch == branch and not one.foreign]
+        some = [one for one in github.artifacts(name) if _is_ours(one, branch)]
         if not some:
             continue
         newest = max(some, key=lambda one: (one.created, one.number))
@@ -55,11 +55,19 @@ def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into:
 
 def fetch_all(github: GitHub, run_id: str, branch: str, into: Path) -> int:
     """The same of a run of which nobody says how many shards it has."""
-    whole = artifact_name(run_id, "1/1")
-    names = {name for name in github.artifact_names() if name.startswith(whole)}
-    parts = [re.fullmatch(r"-shard-(\d+)-of-(\d+)", name.removeprefix(whole)) for name in names]
-    some = [f"{part[1]}/{part[2]}" for part in parts if part]
-    return len(fetch(github, run_id, sorted(some) or ["1/1"], branch, into))
+    return len(fetch(github, run_id, sorted(shards_left(github, run_id, branch)), branch, into))
+
+
+def shards_left(github: GitHub, run_id: str, branch: str) -> set[str]:
+    """Those of which some job of this branch left evidence; 1/1 of a run that was not divided."""
+    whole = re.escape(artifact_name(run_id, "1/1"))
+    names = {one.name for one in github.artifacts() if _is_ours(one, branch)}
+    found = [re.fullmatch(rf"{whole}(?:-shard-(\d+)-of-(\d+))?", name) for name in names]
+    return {f"{one[1] or 1}/{one[2] or 1}" for one in found if one}
+
+
+def _is_ours(one: Artifact, branch: str) -> bool:
+    return one.branch == branch and not one.foreign
 
 
 def fetch_published(github: GitHub, web: str, run: Sequence[Record], into: Path) -> None:

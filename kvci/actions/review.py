@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from kvci.actions.known import content
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.publish.branch import BENCHMARKS, crooked, is_near, is_record
 from kvci.publish.github import GitHub, PullRequest
 from kvci.publish.review import Review, comment, review
+from kvci.report.tables import inert
 
 CONTEXT = "kvci/results"
 LABEL = "kvci: accept unattested"
@@ -17,6 +19,7 @@ MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
 MAX_LISTED = 3000
 """GitHub lists no more of a pull request's files."""
+NOTHING = "It touches no results."
 Event = Mapping[str, Any]
 
 
@@ -30,6 +33,9 @@ def review_pull(
     the head is ever run. Raises UserError; then, too, the status says failure.
     """
     pull = github.pull(number)
+    if pull.into != pull.default:
+        _elsewhere(github, number, pull)
+        return None
 
     def say(state: str, line: str) -> None:
         github.status(pull.head, state, CONTEXT, line, job_url)
@@ -42,7 +48,9 @@ def review_pull(
         raise
     if done is None:
         say("success", "it touches no results")
-        summary("**It touches no results.**\n")
+        summary(f"**{NOTHING}**\n")
+        if github.commented(number, MARK):  # of what it once touched
+            github.comment(number, MARK, f"{MARK}\n**{NOTHING}**")
         return None
     found, accepted, text = done
     passes = found.passes(accepted)
@@ -63,11 +71,6 @@ def _reviewed(
     if not many and not wrong and not any(map(_is_result, changed)):
         _still(github, number, pull)
         return None
-    if pull.into != pull.default:
-        raise UserError(
-            f"#{number} asks to merge into {pull.into[:80]}, and results are merged into "
-            f"{pull.default} alone."
-        )
     fork = github.merge_base(pull.base, pull.head)
     base, head = (_results(github, files) for files in (github.tree(fork), tree))
     _still(github, number, pull)
@@ -85,6 +88,15 @@ def _reviewed(
     accepted = LABEL in labels and (given or before == [memory])
     lines = [MARK, *([memory] if accepted else []), comment(found, accepted)]
     return found, accepted, "\n".join(lines)
+
+
+def _elsewhere(github: GitHub, number: int, pull: PullRequest) -> None:
+    """Of one into another branch than the default one no status is set: that is the commit's, and
+    another pull request may ask to merge the same. Raises UserError if it touches results."""
+    into = f"#{number} asks to merge into {pull.into[:80]}"
+    if any(map(is_near, github.changed(number))):
+        raise UserError(f"{into}, and results are merged into {pull.default} alone.")
+    summary(f"**{inert(into)}, and touches no results.**\n")
 
 
 def _still(github: GitHub, number: int, pull: PullRequest) -> PullRequest:
@@ -122,4 +134,4 @@ def _is_result(path: str) -> bool:
 def _results(github: GitHub, tree: Mapping[str, str]) -> dict[str, bytes]:
     """BENCHMARKS.md and the records of a commit's tree."""
     blobs = {path: sha for path, sha in tree.items() if sha and _is_result(path)}
-    return {path: github.blob(sha) for path, sha in blobs.items()}
+    return {path: content(github, path, sha) for path, sha in blobs.items()}

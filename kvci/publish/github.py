@@ -21,6 +21,7 @@ TIMEOUT_S = 60.0
 PAGE = 100
 FILES = ("100644", "100755")
 """As git's trees have them; 120000 is a link."""
+ARTIFACT_PAGES = 10
 LAST_RUNS = 30
 BOT = "github-actions[bot]"
 """Who does what a job does with its own token."""
@@ -75,6 +76,7 @@ class PullRequest:
 @dataclass(frozen=True)
 class Artifact:
     number: int
+    name: str
     created: str
     branch: str
     foreign: bool
@@ -275,37 +277,30 @@ class GitHub:
         ]
         return sorted(found, key=lambda one: int(one["id"]))
 
-    def _pages(self, path: str, under: str = "", **asked: str) -> list[dict[str, Any]]:
-        """Of a list, or of the one `under` this name."""
+    def _pages(
+        self, path: str, under: str = "", most: int = 0, **asked: str
+    ) -> list[dict[str, Any]]:
+        """Of a list, or of the one `under` this name; of so many pages at `most`."""
         found: list[dict[str, Any]] = []
         for page in itertools.count(1):
             answer = self._call("GET", path, params=asked | {"per_page": PAGE, "page": page})
             some = answer[under] if under else answer
             found += some
-            if len(some) < PAGE:
+            if len(some) < PAGE or page == most:
                 return found
         raise AssertionError
 
-    def artifacts(self, name: str) -> list[Artifact]:
-        """Those of this name that are still there."""
+    def artifacts(self, name: str = "") -> list[Artifact]:
+        """Those of this name, or of any, among the newest thousand that are still there."""
+        asked = {"name": name} if name else {}
         made = []
-        for one in self._pages("/actions/artifacts", "artifacts", name=name):
+        for one in self._pages("/actions/artifacts", "artifacts", ARTIFACT_PAGES, **asked):
             run = one["workflow_run"]  # null if it is gone, and then nobody knows whose it was
             if run and not one["expired"]:
                 foreign = run["head_repository_id"] != run["repository_id"]
-                made.append(Artifact(one["id"], one["created_at"], run["head_branch"], foreign))
+                branch = run["head_branch"]
+                made.append(Artifact(one["id"], one["name"], one["created_at"], branch, foreign))
         return made
-
-    def artifact_names(self) -> set[str]:
-        """Of the newest thousand of them."""
-        names: set[str] = set()
-        for page in range(1, 11):
-            asked = {"per_page": PAGE, "page": page}
-            some = self._call("GET", "/actions/artifacts", params=asked)["artifacts"]
-            names |= {str(one["name"]) for one in some}
-            if len(some) < PAGE:
-                break
-        return names
 
     def artifact(self, number: int, max_bytes: int) -> bytes:
         """As GitHub gives it, a zip. Raises UserError if it is larger."""

@@ -46,6 +46,18 @@ def folder_of(out: str, name: str, shard: str) -> Path:
     return whole if shard == "1/1" else whole / f"shard-{shard.replace('/', '-of-')}"
 
 
+def _hold_division(whole: Path, shard: str) -> None:
+    """Raises UserError if the run lies there divided in another way: of two divisions nobody would
+    know which trials are its."""
+    there = {int(part.name.rpartition("-")[2]) for part in shards(whole)}
+    there |= {1} if (whole / "manifest.json").exists() else set()
+    if other := there - {int(shard.partition("/")[2])}:
+        raise UserError(
+            f"{whole} is a run of {max(other)} shards; go on with it in as many, or give another "
+            "--run-id."
+        )
+
+
 def _revision(spec: Spec, path: Path) -> str:
     """The commit of the hub that a run of this dataset began with; empty if none did."""
     manifest, began = path / "manifest.json", path / "spec.json"
@@ -68,6 +80,7 @@ def run(
     """Run what is not done yet, and say what came out. Bad input is a UserError before writing."""
     name = _named(run_id, spec)
     path = folder_of(spec.out, name, spec.shard)
+    _hold_division(Path(spec.out) / name, spec.shard)
     loaded, revision = load_with_revision(spec.dataset, _revision(spec, path))
     instances = {instance.row.instance_id: instance for instance in loaded}
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})

@@ -355,6 +355,18 @@ def test_another_machine_goes_on_with_what_was_uploaded(
     assert not list((work / "here" / "run").glob(".*"))
 
 
+@pytest.mark.parametrize(("left", "asked"), [("1/2", ""), ("1/1", "2")])
+def test_a_run_goes_on_divided_as_it_began(fake: Fake, work: Path, left: str, asked: str) -> None:
+    """Though nothing of it is published: what was uploaded last was the old shards again."""
+    fake.origin = bare(work)
+    artifact(fake, artifact_name("run", left), b"x")
+    artifact(fake, artifact_name("run", "1/7"), b"poison", head_repository_id=8)
+    form = json.dumps({"experiment": "one", "run_id": "run", "shards": asked})
+    shards = left.partition("/")[2]
+    with pytest.raises(UserError, match=f"^run is a run of {shards} shards; go on with it"):
+        plan(inputs(form), work / "before", github(fake))
+
+
 def test_what_forks_upload_of_the_same_name_hides_nothing(fake: Fake, work: Path) -> None:
     name = artifact_name("run", "1/1")
     for _ in range(120):

@@ -40,7 +40,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_on_this_machine_is_taken_first(tmp_path: Path) -> None:
     made(tmp_path / "run")
-    spec = rerun(ASKED, str(tmp_path), tmp_path / "none")
+    spec = rerun(ASKED, str(tmp_path), "again", tmp_path / "none")
     assert spec.rerun and spec.rerun.of == "run"
 
 
@@ -64,7 +64,7 @@ def test_else_the_evidence_of_all_its_shards(
     assert (tmp_path / "output").read_text() == "before=true\n"
     said = (tmp_path / "summary.md").read_text()
     assert said.startswith("**Run again of `run`: .**") and f"{shards} jobs left evidence" in said
-    spec = rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
+    spec = rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
     assert spec.rerun and spec.rerun.of == "run" and spec.instances == ("a", "b")
     assert spec.shard == "1/1" and spec.engine == "auto"
 
@@ -79,11 +79,33 @@ def test_a_machine_that_had_one_shard_of_two_takes_the_evidence_of_both(
         artifact(fake, f"evidence-run-shard-{number}-of-2", packed)
     (out / "run").mkdir(parents=True)
     (out / "run" / "shard-1-of-2").symlink_to(there / "shard-1-of-2")
-    assert rerun(ASKED, str(out), tmp_path / "before").instances == ("a",), "nobody has the other"
+    alone = rerun(ASKED, str(out), "again", tmp_path / "before")
+    assert alone.instances == ("a",), "nobody has the other"
     find(ASKED, "main", tmp_path / "before", github(fake))
-    assert rerun(ASKED, str(out), tmp_path / "before").instances == ("a", "b")
+    assert rerun(ASKED, str(out), "again", tmp_path / "before").instances == ("a", "b")
     (out / "run" / "shard-2-of-2").symlink_to(there / "shard-2-of-2")
-    assert rerun(ASKED, str(out), tmp_path / "none").instances == ("a", "b")
+    assert rerun(ASKED, str(out), "again", tmp_path / "none").instances == ("a", "b")
+
+
+def test_a_second_attempt_runs_what_the_first_one_chose(fake: Fake, tmp_path: Path) -> None:
+    """The run had gone on meanwhile, and the attempt was refused for its other spec."""
+    there, here = tmp_path / "there" / "run", tmp_path / "here"
+    made(there)
+    for path in (there / "trials").rglob("outcome.json"):
+        if path.parts[-3] != "a":
+            path.unlink()
+    artifact(fake, "evidence-run", pack(there))
+    find(ASKED, "main", tmp_path / "before", github(fake))
+    first = rerun(ASKED, str(here), "again", tmp_path / "before")
+    again = here / "again"
+    again.mkdir(parents=True)
+    first.write(again / "spec.json")
+    manifest = Manifest.read(there / "manifest.json")
+    manifest.model_copy(update={"run_id": "again"}).write(again / "manifest.json")
+    made(here / "run")
+    assert rerun(ASKED, str(here), "other", tmp_path / "none").instances == ("a", "b")
+    second = rerun(ASKED, str(here), "again", tmp_path / "none")
+    assert second == first and second.instances == ("a",)
 
 
 def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> None:
@@ -95,8 +117,8 @@ def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> 
             path.unlink()
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
-    assert rerun(ASKED, str(here), tmp_path / "none").instances == ("a",)
-    assert rerun(ASKED, str(here), tmp_path / "before").instances == ("a", "b")
+    assert rerun(ASKED, str(here), "again", tmp_path / "none").instances == ("a",)
+    assert rerun(ASKED, str(here), "again", tmp_path / "before").instances == ("a", "b")
 
 
 def hostile(there: Path) -> Path:
@@ -115,11 +137,11 @@ def test_an_artifact_does_not_say_what_is_executed(fake: Fake, tmp_path: Path) -
     there = hostile(tmp_path / "there" / "run")
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
-    spec = rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
+    spec = rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
     assert (spec.engine, spec.mirror, spec.model.path) == ("auto", None, "/here/small.gguf")
     (tmp_path / "ci" / "models" / "small.toml").unlink()
     with pytest.raises(UserError, match="No file of ci/models has the model small"):
-        rerun(ASKED, str(tmp_path / "here"), tmp_path / "before")
+        rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
 
 
 def test_nor_does_one_that_was_taken_up(tmp_path: Path) -> None:
@@ -129,7 +151,7 @@ def test_nor_does_one_that_was_taken_up(tmp_path: Path) -> None:
     there = hostile(tmp_path / "there" / "run")
     (before / f"{artifact_name('run', '1/1')}.tar.gz").write_bytes(pack(there))
     restore(before, str(tmp_path / "runs"), "run", "1/1")
-    spec = rerun(ASKED, str(tmp_path / "runs"), tmp_path / "none")
+    spec = rerun(ASKED, str(tmp_path / "runs"), "again", tmp_path / "none")
     assert (spec.engine, spec.mirror, spec.model.path) == ("auto", None, "/here/small.gguf")
     by_hand, kept = rerun_spec(folder, None, ".", False), Spec.read(folder / "spec.json")
     for spec in (by_hand, kept):
@@ -168,7 +190,7 @@ def test_an_archive_hides_no_shards_beside_a_run(tmp_path: Path) -> None:
 def test_a_run_that_nobody_has_is_a_sentence(fake: Fake, tmp_path: Path) -> None:
     find(ASKED, "main", tmp_path / "before", github(fake))
     with pytest.raises(UserError, match="rerun it on the machine that ran it"):
-        rerun(ASKED, str(tmp_path), tmp_path / "before")
+        rerun(ASKED, str(tmp_path), "again", tmp_path / "before")
     form = json.dumps({"run": "run", "errors": True})
     words = ["ci", "rerun", "--inputs", form, "--out", str(tmp_path), "--run-id", "again"]
     done = CliRunner().invoke(main, words)

@@ -109,11 +109,28 @@ def test_a_double_of_the_comment_accepts_nothing(opened: Opened) -> None:
     assert not opened.review()[0]
 
 
-def test_results_are_merged_into_the_default_branch_alone(opened: Opened) -> None:
+def test_a_pull_request_into_another_branch_says_nothing_of_its_commit(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A status is the commit's: another pull request, into the default branch, would take it for
+    its own."""
     opened.fake.pulls[0]["base"]["ref"] = "old"
     with pytest.raises(UserError, match="asks to merge into old"):
         opened.review()
-    assert opened.fake.statuses[-1]["state"] == "failure"
+    monkeypatch.setattr(opened.github, "changed", lambda _: ["README.md"])
+    assert review_pull(opened.github, 1, opened.fake.url, "") is None
+    assert not opened.fake.statuses
+
+
+def test_what_the_work_tree_has_is_not_asked_for(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call counts: of some hundred records none could have been reviewed any more."""
+    git.Repo(opened.origin).clone(tmp_path / "here", branch="kvci/results")
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "BENCHMARKS.md").unlink()
+    assert opened.review()[0]
+    assert sum("/git/blobs/" in call for call in opened.fake.calls) == 2, "the log's, of both"
 
 
 def test_a_bug_of_ours_is_no_success(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +185,16 @@ def test_a_pull_request_of_other_things_is_no_matter_of_ours(opened: Opened) -> 
     bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
     assert review_pull(opened.github, 1, opened.fake.url, "") is None
     assert opened.fake.statuses[-1]["state"] == "success" and not opened.fake.comments
+
+
+def test_a_comment_on_results_that_were_taken_out_again_says_so(opened: Opened) -> None:
+    opened.fake.assets.clear()
+    assert "Nobody has checked" in opened.review()[2]
+    bare = git.Repo(opened.origin)
+    bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
+    assert review_pull(opened.github, 1, opened.fake.url, "") is None
+    (comment,) = opened.fake.comments
+    assert comment["body"] == f"{MARK}\n**It touches no results.**"
 
 
 def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:

@@ -336,6 +336,9 @@ def test_shards_of_one_run_lie_side_by_side(tmp_path: Path) -> None:
     assert manifests[0].start == manifests[1].start
     (record,) = build(tmp_path / "r", row=False)
     assert (record.complete, record.resolved, record.total) == (True, 2, 2)
+    divided = kvci(*words, "--shard", "1/3")
+    assert divided.returncode == 2 and "is a run of 2 shards; go on with it" in divided.stderr
+    assert kvci(*words).returncode == 2, "whole beside its shards"
     later = "2026-01-02T03:04:05Z"
     assert kvci(*words, "--shard", "1/2", "--start", later).returncode == 0
     first = Manifest.read(tmp_path / "r" / "shard-1-of-2" / "manifest.json")
