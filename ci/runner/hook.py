@@ -48,7 +48,8 @@ def room(workspace: Path) -> Step:
     def none() -> None:
         raise Failed(
             f"{shutil.disk_usage(there).free >> 30} GiB are free for {workspace}, and a run needs "
-            f"{FREE_BYTES >> 30}; make room (kvci images prune, or fewer days for clean.py)."
+            f"{FREE_BYTES >> 30}; make room (kvci images prune, old models, or fewer days for "
+            "clean.py)."
         )
 
     return Step(

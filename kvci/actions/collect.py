@@ -5,13 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 from kvci.actions.outputs import bars, summary
-from kvci.compare.comparison import compare
-from kvci.compare.side import own_side
+from kvci.compare.comparison import compare_run
 from kvci.errors import UserError
 from kvci.record.build import rebuild
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
-from kvci.report.comparison import verdict
+from kvci.report.comparison import NO_BASELINE, unpaired, verdict
 from kvci.report.tables import inert, row
 from kvci.run.directory import shards
 from kvci.taxonomy import INFRASTRUCTURE
@@ -57,21 +56,28 @@ def _take(found: Path, run: Path, known: bool) -> None:
 
 def told(records: list[Record]) -> str:
     """Verdict first, one table, one plot."""
-    made = compare([own_side(record) for record in records]) if len(records) > 1 else None
+    made = compare_run(records)
     words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
     rows = []
     for record in records:
         count = Counter(trial.cls in INFRASTRUCTURE for trial in record.counted)
         rows.append(
             (record.arm, f"{len(record.counted)}/{record.total}", str(record.resolved),
-             str(count[True]), words.get(record.row_id, "the baseline"))
+             str(count[True]), words.get(record.row_id) or unpaired(record))
         )  # fmt: skip
     lines = [f"**{text}**\n" for text in dict.fromkeys(_headlines(records, words))]
     lines += [f"- Warning: {inert(warning)}" for warning in (made.warnings if made else ())]
     lines += ["", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), ""]
-    shares = [record.resolved / max(1, len(record.counted)) for record in records]
+    return "\n".join([*lines, _plot(records)])
+
+
+def _plot(records: list[Record]) -> str:
+    """Rates when all trials are done, and how far each arm is before: nobody looks every night."""
     names = [record.arm for record in records]
-    return "\n".join([*lines, bars("Resolved of the trials done, %", names, shares)])
+    if all(record.complete for record in records):
+        return bars("Resolved, %", names, [record.resolved / record.total for record in records])
+    shares = [len(record.counted) / record.total for record in records]
+    return bars("Trials done, %", names, shares)
 
 
 def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
@@ -79,4 +85,5 @@ def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
     said = {words[record.row_id] for record in arms}
     if len(said) == 1 and len(arms) > 1:
         return [f"{', '.join(record.arm for record in arms)}: {said.pop()}"]
-    return [f"{record.arm}: {words[record.row_id]}" for record in arms] or ["one arm, no verdict"]
+    alone = "one arm, no verdict" if len(records) == 1 else f"{NO_BASELINE}, no verdict"
+    return [f"{record.arm}: {words[record.row_id]}" for record in arms] or [alone]

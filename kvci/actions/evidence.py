@@ -49,6 +49,6 @@ def told(folder: Path) -> str:
     ]  # fmt: skip
     done, asked = (sum(getattr(arm, what) for arm in found.arms) for what in ("done", "planned"))
     head = f"**{done} of {asked} trials are done**" + ("" if found.complete else f" ({INTERIM})")
-    shares = [arm.resolved / max(1, arm.done) for arm in found.arms]
-    plot = bars("Resolved of the trials done, %", [arm.arm for arm in found.arms], shares)
+    shares = [arm.done / max(1, arm.planned) for arm in found.arms]
+    plot = bars("Trials done, %", [arm.arm for arm in found.arms], shares)
     return "\n".join([head, "", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), "", plot])

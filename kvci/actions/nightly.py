@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from kvci.actions.inputs import EXPERIMENTS, Name
+from kvci.actions.inputs import BUDGET_MAX_MINUTES, EXPERIMENTS, SHARDS_MAX, Name
 from kvci.actions.known import records, shards_of
 from kvci.actions.outputs import summary
 from kvci.errors import UserError
@@ -30,9 +30,9 @@ class Nightly(Document):
 
     experiments: tuple[Name, ...]
     """Names of files beside it; each is a run that goes on night after night until it is done."""
-    time_budget: int = Field(gt=0)
+    time_budget: int = Field(gt=0, le=BUDGET_MAX_MINUTES)
     """Minutes of a night."""
-    shards: int = Field(1, gt=0)
+    shards: int = Field(1, gt=0, le=SHARDS_MAX)
     """Of a run that begins; one that goes on keeps its own."""
 
 

@@ -17,8 +17,9 @@ from kvci.compare.evidence import (
     SeedLine,
 )
 from kvci.compare.pairs import Pair, Value, alone, by_instance, dropped, everything, valid
-from kvci.compare.side import Side, missing_arms
+from kvci.compare.side import Side, missing_arms, own_side
 from kvci.plan import INTERIM
+from kvci.record.record import Record
 from kvci.stats.clustered import (
     Shares,
     agreement,
@@ -33,6 +34,13 @@ from kvci.stats.paired import mcnemar_mid_p, newcombe
 from kvci.stats.power import smallest_beside, smallest_visible
 from kvci.stats.proportion import Interval
 from kvci.stats.variance import icc, pass_at_k, pass_hat_k
+
+
+def compare_run(records: Sequence[Record]) -> Comparison | None:
+    """The arms of one run; None where there is one alone, or no record of their baseline."""
+    if len(records) < 2 or all(record.position for record in records):
+        return None
+    return compare([own_side(record) for record in records])
 
 
 def compare(sides: Sequence[Side]) -> Comparison:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvci.compare.comparison import compare
-from kvci.compare.side import own_side
+from kvci.compare.comparison import compare_run
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.publish.branch import TRIES, UNMERGED, pause, push
@@ -129,8 +128,8 @@ def _body(records: Sequence[Record], target: Target) -> str:
             parts.append(
                 f"A targeted rerun, of {inert(arms[0].rerun)}; it is compared with nothing.\n"
             )
-        elif len(arms) > 1:
-            parts.append(markdown(compare([own_side(record) for record in arms])))
+        elif made := compare_run(arms):
+            parts.append(markdown(made))
         parts += [f"- [{record.row_id}]({record.evidence.where})" for record in arms]
         parts.append("")
     text = "\n".join(parts)

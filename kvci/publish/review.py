@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from kvci.compare.comparison import compare
+from kvci.compare.comparison import compare_run
 from kvci.compare.evidence import Comparison
-from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.publish.branch import BENCHMARKS, RESULTS
@@ -22,7 +21,7 @@ from kvci.record.evidence import unpack
 from kvci.record.record import Imported, Record, by_run, file_name, parse
 from kvci.record.verdicts import Unknown, unlike
 from kvci.report.benchmarks import EMPTY, begun, prose, render
-from kvci.report.comparison import markdown, verdict
+from kvci.report.comparison import markdown, unpaired, verdict
 from kvci.report.tables import row
 from kvci.run.directory import Manifest, shards
 from kvci.taxonomy import INFRASTRUCTURE, Class
@@ -260,8 +259,7 @@ def comment(found: Review, accepted: bool) -> str:
 
 
 def _compared(arms: Sequence[Record]) -> Comparison | None:
-    alone = arms[0].rerun or len(arms) < 2
-    return None if alone else compare([own_side(record) for record in arms])
+    return None if arms[0].rerun else compare_run(arms)
 
 
 def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[str, ...]]:
@@ -271,7 +269,7 @@ def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[st
             _plain(record.row_id),
             f"{len(record.counted)}/{record.total}",
             str(record.resolved),
-            "targeted rerun" if record.rerun else words.get(record.row_id, "the baseline"),
+            "targeted rerun" if record.rerun else words.get(record.row_id) or unpaired(record),
         )
 
 

@@ -12,7 +12,7 @@ from kvci.errors import UserError
 from kvci.files import first_problem, is_full, sha256_of
 from kvci.record.evidence import published
 from kvci.record.merge import merge
-from kvci.record.record import Evidence, Record, Trial, file_name, read
+from kvci.record.record import Evidence, Record, Trial, by_run, file_name, read
 from kvci.record.redact import redact
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
 from kvci.run.settle import settle
@@ -210,35 +210,45 @@ def _files(run: Path, arm: Arm, redacted: bool) -> dict[str, str]:
 
 
 def write(records: Iterable[Record], folder: Path) -> None:
-    """A record that has trials which this one lacks, because a slower publisher comes late, stays.
+    """The arms of a run go together, for their evidence is one: where records are there with trials
+    that these lack, because a slower publisher comes late, all of them stay.
 
-    Raises UserError, before anything is written, if another run's record is in the way.
+    Raises UserError, before anything is written, if another run's record is in the way, or each has
+    trials that the other lacks.
     """
-    some = []
-    for record in records:
-        path = folder / file_name(record.row_id)
-        if path.exists():
-            there = read(path)
-            mine = _of_run(record)
-            if not isinstance(there, Record) or mine != _of_run(there):
-                raise UserError(f"{path} is the record of another run; it is never overwritten.")
-            if not keys(there) <= keys(record):
-                if not keys(record) <= keys(there):
-                    remedy = (
-                        f"Remove {record.run_id} from this machine's runs; the next job takes up "
-                        "what was published."
-                        if there.evidence.where
-                        else "What is there names no evidence; publish it from the machine that "
-                        "has it first."
-                    )
-                    raise UserError(
-                        f"{path} has trials that this run lacks, and this run has others: two "
-                        f"machines went on apart. {remedy}"
-                    )
-                continue
-        some.append(record)
+    some: list[Record] = []
+    for arms in by_run(records).values():
+        there = [_there(record, folder) for record in arms]
+        known = [keys(one) if one else set() for one in there]
+        mine = [keys(record) for record in arms]
+        behind = [o for o, had, has in zip(there, known, mine, strict=True) if o and had - has]
+        if behind and any(has - had for had, has in zip(known, mine, strict=True)):
+            raise _apart(behind[0], folder)
+        some += [] if behind else arms
     for record in some:
         record.write(folder / file_name(record.row_id))
+
+
+def _there(record: Record, folder: Path) -> Record | None:
+    path = folder / file_name(record.row_id)
+    if not path.exists():
+        return None
+    there = read(path)
+    if not isinstance(there, Record) or _of_run(there) != _of_run(record):
+        raise UserError(f"{path} is the record of another run; it is never overwritten.")
+    return there
+
+
+def _apart(there: Record, folder: Path) -> UserError:
+    remedy = (
+        f"Remove {there.run_id} from this machine's runs; the next job takes up what was published."
+        if there.evidence.where
+        else "What is there names no evidence; publish it from the machine that has it first."
+    )
+    return UserError(
+        f"{folder / file_name(there.row_id)} has trials that this run lacks, and this run has "
+        f"others: two machines went on apart. {remedy}"
+    )
 
 
 def keys(record: Record) -> set[tuple[str, int, str]]:

@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from kvci.compare.evidence import ArmComparison, Comparison, Inference, SeedLine
+from kvci.record.record import Record
 from kvci.report.tables import inert, row
 from kvci.stats.proportion import Interval
 from kvci.taxonomy import legend
 
 WORD_MAX = 16
+NO_BASELINE = "no record of its baseline"
 FLIPS_MAX = 40
 """So many flipped instances are listed; the JSON has all."""
 
@@ -144,6 +146,11 @@ def verdict(found: Comparison, arm: ArmComparison) -> str:
     if found.margin is not None and "margin" in told:
         told = f"{told} of {100 * found.margin:.1f} points"
     return told
+
+
+def unpaired(record: Record) -> str:
+    """What stands in place of a verdict for what is compared with nothing."""
+    return NO_BASELINE if record.position else "the baseline"
 
 
 def inferred(found: Comparison, arm: ArmComparison) -> tuple[str, str, str, str]:

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kvci.compare.comparison import compare
-from kvci.compare.side import own_side
+from kvci.compare.comparison import compare_run
 from kvci.record.record import Record, by_run
-from kvci.report.comparison import by_repository, inferred, verdict
+from kvci.report.comparison import NO_BASELINE, by_repository, inferred, verdict
 from kvci.report.tables import Cells
 from kvci.taxonomy import NAMES, Class
 
@@ -39,10 +38,9 @@ def comparison_rows(records: Sequence[Record]) -> list[Cells]:
 def _compared(records: list[Record]) -> list[Cells]:
     if len(records) < 2:
         return []
-    sides = [own_side(record) for record in records]
-    if records[0].position != 0:
-        return [(side.name, *[""] * 12, "no record of its baseline") for side in sides]
-    found = compare(sides)
+    found = compare_run(records)
+    if not found:
+        return [(record.row_id, *[""] * 12, NO_BASELINE) for record in records]
     warnings = "; ".join(found.warnings)
     return [
         (

@@ -32,6 +32,9 @@ def test_shards_become_one_run_and_a_summary_with_its_verdict_first(tmp_path: Pa
     verdict, *_, plot = told(records).strip().split("\n\n")
     assert verdict.startswith("**q8_0-q8_0: ") and verdict.endswith("**")
     assert plot.startswith("```mermaid\nxychart-beta") and 'x-axis ["f16-f16", "q8_0-q8_0"]' in plot
+    assert "Resolved, %" in plot and "bar [100.0, 100.0]" in plot
+    plot = told([record.model_copy(update={"trials": record.trials[:1]}) for record in records])
+    assert "Trials done, %" in plot and "bar [50.0, 50.0]" in plot, "no rate before the end"
     with pytest.raises(UserError, match="is there already"):
         collect(tmp_path / "evidence", tmp_path / "made")
 
@@ -72,6 +75,7 @@ def test_a_shard_says_how_far_it_is_and_claims_nothing(
     head, table, plot = (tmp_path / "summary.md").read_text().strip().split("\n\n")
     assert head == "**3 of 4 trials are done** (interim, no verdict)"
     assert "| q8_0-q8_0 | 1/2 | 1 | 0 |" in table and plot.startswith("```mermaid")
+    assert "Trials done, %" in plot and "bar [100.0, 50.0]" in plot
     assert (tmp_path / "evidence-run.tar.gz").exists()
 
 

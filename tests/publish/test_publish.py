@@ -14,7 +14,8 @@ from kvci.compare.comparison import compare
 from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.publish.github import GitHub, PullRequest
-from kvci.publish.main import Target, publish
+from kvci.publish.main import Target, _body, publish
+from kvci.publish.review import Review, comment
 from kvci.record.build import build
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
@@ -23,7 +24,7 @@ from kvci.report.comparison import markdown
 from kvci.run.directory import Manifest
 from tests.publish.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
-from tests.record.made import SPEC
+from tests.record.made import SPEC, record
 from tests.record.test_build import made
 from tests.record.test_merge import shard
 
@@ -119,6 +120,15 @@ def test_twelve_at_once_are_one_pull_request_that_names_all(
     assert len(new) == 24 and all(Path(name).stem in text for name in new)
     assert all(f"# {run.name}\n" in pull["body"] for run in runs)
     assert len(fake.assets) == 12 and not fake.wrong
+
+
+def test_arms_without_their_baseline_are_compared_with_nothing(origin: Path) -> None:
+    """As where somebody merged a run in part: the rows were pushed, and then it fell over them."""
+    one = record(1)
+    arms = [one, one.model_copy(update={"row_id": f"{one.row_id}-2", "arm": "q4_0-q4_0"})]
+    assert one.row_id in _body(arms, target(origin))
+    for text in (told(arms), comment(Review(tuple(arms), (), ()), accepted=False)):
+        assert text.count("no record of its baseline") >= 2 and "the baseline |" not in text
 
 
 def test_a_dry_run_changes_nothing_anywhere(origin: Path, fake: Fake, tmp_path: Path) -> None:

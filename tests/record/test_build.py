@@ -227,6 +227,24 @@ def test_a_late_publisher_takes_no_trial_of_a_newer_record(tmp_path: Path) -> No
     write(build(run), results)
 
 
+def test_a_late_publisher_leaves_the_other_arms_with_their_evidence(tmp_path: Path) -> None:
+    """An arm that both had alike named the late one's archive, and the run had two."""
+    run, results = made(tmp_path / "run"), tmp_path / "results"
+
+    def located(where: str) -> list[Record]:
+        return [
+            one.model_copy(update={"evidence": one.evidence.model_copy(update={"where": where})})
+            for one in build(run)
+        ]
+
+    early = located("https://x/early")
+    put(run, outcome("q8_0-q8_0", "b"))
+    newer = located("https://x/newer")
+    write(newer, results)
+    write(early, results)
+    assert read_all(results) == newer
+
+
 def test_two_machines_that_went_on_apart_are_told(tmp_path: Path) -> None:
     """The one that came later published nothing, and every job was green."""
     run, results = made(tmp_path / "run"), tmp_path / "results"
