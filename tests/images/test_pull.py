@@ -297,9 +297,17 @@ def test_what_is_denied_is_not_asked_for_again_and_again(registry: Registry, ima
         return True
 
     registry.fault = denies
-    entry = Puller(say=lambda _: None).pull(image, "HEAD")
+    puller = Puller(say=lambda _: None)
+    entry = puller.pull(image, "HEAD")
     assert (entry.state, entry.attempts) == ("failed", pull.DENIED_TRIES)
     assert "docker login" in entry.why, entry.why
+    registry.fault = None
+    assert puller.pull(image, "HEAD").state == "pulled"
+    registry.fault = denies
+    other = image.replace(":latest", ":other")
+    assert puller.pull(other, "HEAD").state == "absent", "others of its owner come"
+    theirs = image.replace(REPOSITORY, "theirs/x")
+    assert puller.pull(theirs, "HEAD").state == "failed"
 
 
 def test_what_came_with_the_last_word_is_ours(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +357,7 @@ def test_one_image_s_fault_or_docker_s_is_not_the_mirror_s(
     for _ in range(2):
         registry.asked.clear()
         assert puller.pull(direct, "HEAD").state == "pulled" and registry.asked
-    let_go(direct)
+        let_go(direct)
 
     def away(*_: object) -> Iterator[dict[str, object]]:
         raise requests.ConnectionError("nobody is there")
@@ -401,6 +409,7 @@ def test_the_reserve_is_never_used(image: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_mirror_is_asked_in_place_of_the_registry(registry: Registry) -> None:
+    registry.fault = None
     name = f"registry.invalid/{REPOSITORY}:latest"
     there = f"{registry.address}/{REPOSITORY}:latest"
     try:
