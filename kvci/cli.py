@@ -550,7 +550,7 @@ def publish(
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         from kvci.actions.outputs import summary
 
-        summary(f"**{found.title}**\n\n{said}\n")
+        summary(f"**{found.title}**\n\n{said}\n\n{found.body}\n")
 
 
 @main.group()

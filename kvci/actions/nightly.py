@@ -9,17 +9,21 @@ from pydantic import Field, ValidationError
 
 from kvci.actions.inputs import BUDGET_MAX_MINUTES, EXPERIMENTS, SHARDS_MAX, Name
 from kvci.actions.known import records, shards_of
-from kvci.actions.outputs import summary
+from kvci.actions.outputs import bars, summary
 from kvci.errors import UserError
 from kvci.files import Document, first_problem, sha256_of_file
 from kvci.publish.github import LAST_RUNS, GitHub, WorkflowRun
 from kvci.record.record import Record
+from kvci.report.tables import row
 from kvci.run.regrade import dataset_sha256
 from kvci.serve.model import locate
 from kvci.spec import Spec, load
 from kvci.tasks.dataset import load as load_dataset
 
 WORKFLOW, JOB = "benchmark.yml", "run"
+HEADER = ("Experiment", "Trials", "Tonight")
+State = tuple[str, int, int, str]
+"""An experiment's name, its trials that are done, all of them, and what becomes of it tonight."""
 STUCK_NIGHTS, STUCK_DAYS = 3, 7
 """An experiment that got no new trial in so many nights lets the next one go on; a week after the
 last of them it is tried again, for one night."""
@@ -55,32 +59,40 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
         summary(f"{said} Nothing more is started.\n")
         return False
     known = records(github, results)
-    lines, chosen, stuck = [], "", False
+    states: list[State] = []
+    chosen, stuck = "", False
     for name in asked.experiments:
         run_id = _run_id(name)
         mine = [record for record in known if record.run_id == run_id]
         done, total = (sum(map(len_of, mine)) for len_of in (_counted, _planned))
         if _finished(mine):
-            lines.append(f"- {name}: done, {total} trials")
+            states.append((name, done, total, "done"))
         elif chosen:
-            lines.append(f"- {name}: waits")
+            states.append((name, done, total, "waits"))
         elif _stuck(run_id, mine, runs):
             stuck = True
-            lines.append(
-                f"- {name}: **stuck**, {STUCK_NIGHTS} nights without a new trial, {done} of "
-                f"{total} are done; see the summaries of its runs"
-            )
+            nights = f"**stuck**, {STUCK_NIGHTS} nights without a new trial"
+            states.append((name, done, total, f"{nights}; see the summaries of its runs"))
         else:
             chosen = name
             shards = shards_of(mine) or asked.shards  # a run stays divided as it began
             github.dispatch(WORKFLOW, branch, _form(asked, name, run_id, shards))
-            lines.append(f"- {name}: goes on, {done} of {total} trials are done" if mine
-                         else f"- {name}: begins")  # fmt: skip
+            states.append((name, done, total, "goes on" if mine else "begins"))
     left = "What is left is stuck" if stuck else "All experiments are done"
     head = f"Tonight: {chosen}" if chosen else left
     heads = [untaken, ""] if untaken else []
-    summary("".join(held) + "\n".join([*heads, f"**{head}**", "", *lines, ""]))
+    summary("".join(held) + "\n".join([*heads, f"**{head}**", "", _table(states)]))
     return not (untaken or stuck or held)
+
+
+def _table(states: list[State]) -> str:
+    """A row each, and how far they are."""
+    rows = [
+        (name, f"{done}/{total}" if total else "", state) for name, done, total, state in states
+    ]
+    table = [row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), ""]
+    shares = [done / max(1, total) for _, done, total, _ in states]
+    return "\n".join([*table, bars("Trials done, %", [name for name, *_ in states], shares)])
 
 
 def _untaken(runs: list[WorkflowRun]) -> str:

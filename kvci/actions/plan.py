@@ -8,14 +8,16 @@ from pathlib import Path
 
 from kvci.actions.inputs import Inputs
 from kvci.actions.known import records, shards_of
-from kvci.actions.outputs import output, summary
+from kvci.actions.outputs import bars, output, summary
 from kvci.actions.restore import began, fetch, fetch_published, shards_left
 from kvci.errors import UserError
 from kvci.publish.branch import RESULTS, UNMERGED
 from kvci.publish.github import GitHub, web
 from kvci.record.record import Record, read_all
+from kvci.report.tables import row
 from kvci.run.directory import now
-from kvci.run.forecast import Forecast, forecast, lines
+from kvci.run.forecast import Forecast, forecast
+from kvci.run.forecast import lines as told
 from kvci.spec import Spec, load
 
 BASE_RATE = 0.3
@@ -151,24 +153,27 @@ def started(github: GitHub | None) -> str:
 def _summary(
     planned: Planned, found: Forecast, asked: Inputs, known: Earlier | None, recorded: bool
 ) -> str:
-    what, answer, assumed, cost = lines(found)
+    what, answer, assumed, cost = told(found)
     if found.hours is None:
         cost = (
             "cost: not known; say `trial_s`, the seconds of a trial, or run a few instances first"
         )
-    rest = [assumed, cost]
+    shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
+    left = f", taken up from {planned.before} earlier jobs" if planned.before else ""
+    cells = [("run", f"`{planned.run_id}`{left}"), ("trials", f"{what}, on {shards}")]
+    cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]
     if known and not (asked.trial_s and asked.base_rate):
-        rest.append(f"what is not given is taken from `{known.row_id}`")
+        cells.append(("taken from", f"`{known.row_id}`, what is not given"))
     if asked.time_budget:
-        rest.append(f"no block begins after {asked.time_budget} minutes; the next job goes on")
+        text = f"no block begins after {asked.time_budget} minutes; the next job goes on"
+        cells.append(("time", text))
     if recorded and not planned.before:
-        rest.append(
+        text = (
             "its record names no evidence: publish it from the machine that has it, for any other "
             "begins anew"
         )
-    shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
-    return "\n".join(
-        (f"**{answer}**", "", f"- {what}, on {shards}", *(f"- {line}" for line in rest),
-         f"- run `{planned.run_id}`"
-         + (f", taken up from {planned.before} earlier jobs" if planned.before else ""), "")
-    )  # fmt: skip
+        cells.append(("evidence", text))
+    lines = [f"**{answer}**", "", row(("This run", "")), "|---|---|", *map(row, cells), ""]
+    names, chances = list(found.power_of_harm), list(found.power_of_harm.values())
+    plot = bars("Chance to show a harm of so many points, %", names, chances) if names else ""
+    return "\n".join([*lines, plot])

@@ -184,6 +184,8 @@ class Supply:
 
     def _wait_for_room(self) -> None:
         """The last try is not lost on a disk that others filled for a while."""
+        if why := self._lacks_room():
+            self._puller.say(f"{why}; it is waited for")
         with contextlib.suppress(UserError):
             patience.wait(self._lacks_room, self._puller.patience_s)
 

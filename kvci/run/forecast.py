@@ -13,10 +13,13 @@ from kvci.stats.power import (
     POWER,
     Design,
     instances_needed,
+    power,
     power_of_no_harm,
     smallest_effect,
 )
 from kvci.tasks.dataset import load
+
+HARMS_POINTS = (2, 5, 10, 15, 20, 30, 50)
 
 
 class Forecast(Document):
@@ -34,6 +37,8 @@ class Forecast(Document):
     smallest_effect: float | None
     """The harm shown with 80 % power where all KV arms but one are harmless, so that Holm's
     correction is Bonferroni's; None if not even a total loss would be."""
+    power_of_harm: dict[str, float]
+    """Harm in points -> the chance to show it, of an arm alone in doing any."""
     power_of_no_harm: float | None
     """The chance to claim non-inferiority of the first KV arm, if it is harmless; the arms after it
     are asked only if it is."""
@@ -70,7 +75,9 @@ def forecast(
     trials = count * len(spec.arms) * len(spec.seeds)
     tested = sum(arm.kv_type != spec.baseline.kv_type for arm in spec.arms)
     design = Design(count, base_rate, icc, len(spec.seeds), spec.alpha)
-    effect = smallest_effect(replace(design, alpha=spec.alpha / max(1, tested)))
+    corrected = replace(design, alpha=spec.alpha / max(1, tested))
+    effect = smallest_effect(corrected)
+    harms = [points for points in HARMS_POINTS if points / 100 <= base_rate] if tested else []
     margin, claimed, needed = spec.margin, None, None
     if margin is not None:
         claimed = power_of_no_harm(design, margin)
@@ -87,6 +94,7 @@ def forecast(
         alpha=spec.alpha,
         margin=margin,
         smallest_effect=effect,
+        power_of_harm={str(points): power(corrected, points / 100) for points in harms},
         power_of_no_harm=claimed,
         instances_for_margin=needed,
         hours=None if trial_s is None else trials * trial_s / spec.slots / 3600,

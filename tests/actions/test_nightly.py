@@ -294,7 +294,9 @@ def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work:
             finish(work, "one", trials)
         assert not nightly(github(fake), "main", "kvci/results")
         assert fake.dispatched[-1]["inputs"]["experiment"] == "two"
-        assert "one: **stuck**, 3 nights without a new trial" in (work / "summary.md").read_text()
+        said = (work / "summary.md").read_text()
+        assert "| one | " in said and "| **stuck**, 3 nights without a new trial" in said
+        assert said.count('x-axis ["one", "two"]') and "Trials done, %" in said
     for runs, title in ((fake.runs[:2], fake.title), (fake.runs, "benchmark three (other)")):
         fake.runs, fake.title = runs, title
         assert nightly(github(fake), "main", "kvci/results")
