@@ -30,7 +30,7 @@ def claim(name: str) -> bool:
 
     Raises UserError where nothing can be noted.
     """
-    if not _path(name).exists() and engine.has(name):
+    if not is_there(name) and engine.has(name):
         return False
     try:
         Claim(name=name, engine=engine.identity(), process=process()).write(_path(name))
@@ -39,6 +39,11 @@ def claim(name: str) -> bool:
             f"{_folder()} cannot be written ({error.strerror}); say another place with KVCI_CACHE."
         ) from None
     return True
+
+
+def is_there(name: str) -> bool:
+    """A pull of this name was begun and has not come to its end."""
+    return _path(name).exists()
 
 
 def touch(name: str) -> None:

@@ -51,8 +51,7 @@ class Gone(Failed):
 
 
 class Denied(Failed):
-    """There may be such an image for another login. Docker Hub says so of those that it has not,
-    too: where others of the same owner come, it has not this one."""
+    """There may be such an image for another login; Docker Hub says so of those it has not, too."""
 
 
 class Limited(Failed):
@@ -78,8 +77,6 @@ class Gate:
     opens: float = 0.0
     came: float = 0.0
     """When an image last came through; like all here on the monotonic clock."""
-    gave: set[str] = field(default_factory=set)
-    """Whose images came through."""
     gave_up: float = 0.0
     """When patience with it was last over. Until an image comes it has none more."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -205,8 +202,7 @@ class Puller:
                 wait_s = self._wait_s(image, error, tries)
                 if wait_s is None:
                     if not self.mirror or isinstance(error, Gone) or self.stopped():
-                        denied = isinstance(error, Denied) and _owner(image) in gate.gave
-                        return tries.entry(image, "absent" if denied else "failed", why)
+                        return tries.entry(image, "failed", why)
                     if not isinstance(error, Denied):
                         self._blame(self.mirror, image, why)
                     return self._past_the_mirror.pull(image, base)
@@ -216,7 +212,6 @@ class Puller:
                     ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
             else:
                 gate.came = time.monotonic()
-                gate.gave.add(_owner(image))
                 if self.mirror:
                     self.mirror.failed.clear()
                 return tries.entry(image, "pulled", id=name)
@@ -271,7 +266,8 @@ class Puller:
         """The id of the image. Raises Failed, SandboxFailed."""
         source = self._source(image)
         try:
-            if engine.has(image):  # an earlier try's last word brought it, or somebody else did
+            # An earlier try's last word brought it, or somebody else did.
+            if engine.has(image) and not claims.is_there(source):
                 return self._strip(image, base)
             ours = claims.claim(source)
             try:
@@ -357,11 +353,6 @@ class Puller:
             for name in pulled.attrs["RepoDigests"] if not pulled.tags else ():
                 images.remove(name)
         return str(stripped.id)
-
-
-def _owner(image: str) -> str:
-    registry_, repository, _ = registry.parts(image)
-    return f"{registry_}/{repository.rpartition('/')[0]}"
 
 
 def _repository_and_tag(image: str) -> tuple[str, str]:

@@ -44,12 +44,16 @@ class Sandboxes:
         return history.identity(instance.row.image)
 
     def lacks(self, instance: Instance) -> bool:
-        """True if nothing can be made for it, because its image is not here."""
+        """True if nothing can be made for it, because its image is not here; an engine that does
+        not answer says nothing of that."""
         if self.kind != "docker":
             return False
         from kvci.sandbox import engine
 
-        return not engine.has(instance.row.image)
+        try:
+            return not engine.has(instance.row.image)
+        except (*engine.GONE, UserError):
+            return False
 
     def make(self, instance: Instance, network: bool = False) -> Sandbox:
         """Raises SandboxFailed. Only Docker has a network to give."""

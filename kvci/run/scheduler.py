@@ -81,6 +81,8 @@ class Scheduler:
         self._gold: dict[str, Graded] = {}
         self._attempts: dict[Trial, int] = {}
         self._server_failures: dict[Trial, int] = {}
+        self._unasked: set[str] = set()
+        """Instances without an image when their gold patch was to be graded."""
         self._lost: set[str] = set()
         """Instances whose images somebody removed while they were needed."""
         self._stop = threading.Event()
@@ -105,10 +107,11 @@ class Scheduler:
                     in_time = self._wave(wave, started)
                     for future in self._graded:
                         future.result()
+                    self._note_lost_in_grading(wave)
                     if not in_time:
                         break
                 todo = [block for block in todo if not self._complete(block)]
-                if not in_time or not (self._lost or self._lost_in_grading(todo)):
+                if not in_time or not self._lost:
                     break
             cut = self._supply.stopped() and not all(map(self._complete, todo))
             self.late = not in_time or bool(cut)
@@ -195,6 +198,9 @@ class Scheduler:
         """Have the gold patches of a block graded, beside whatever else goes on."""
         for name in block.instances:
             folder = self._directory.preflight(name)
+            if name in self._unasked and not self._supply.absent(name):
+                self._unasked.remove(name)
+                self._gold.pop(name, None)
             if name in self._gold or name in self._preflights:
                 continue
             if (folder / "graded.json").exists():
@@ -205,11 +211,17 @@ class Scheduler:
     def _preflighted(self, block: Block) -> None:
         for name in block.instances:
             if future := self._preflights.pop(name, None):
-                graded = future.result()
-                if unknown(graded) and self._is_lost(name):
-                    continue
+                graded, folder = future.result(), self._directory.preflight(name)
+                if unknown(graded) and not self._supply.absent(name):
+                    if self._is_lost(name):
+                        continue
+                    # Its image may have been gone for a while; what is known now counts.
+                    graded = self._grader.preflight(self._instances[name], folder).result()
                 self._gold[name] = graded
-                graded.write(self._directory.preflight(name) / "graded.json")
+                if unknown(graded) and self._supply.absent(name):
+                    self._unasked.add(name)  # it may come another time
+                else:
+                    graded.write(folder / "graded.json")
 
     def _is_lost(self, name: str) -> bool:
         """Its image was here and is gone: what it was needed for is undone, and it is fetched
@@ -248,10 +260,11 @@ class Scheduler:
                 self._directory.supersede(self._trials(block))
         raise UserError("The server changes its build from one start to the next; hold it still.")
 
-    def _lost_in_grading(self, blocks: list[Block]) -> bool:
-        there = (one for block in blocks for one in self._there(block))
-        waits = {one.instance for one in there if ungraded(one) and one.host == self._host}
-        return any([self._is_lost(name) for name in waits])
+    def _note_lost_in_grading(self, wave: list[Block]) -> None:
+        """While its images are held: what makes room for the next wave was not removed by hand."""
+        for one in [one for block in wave for one in self._there(block)]:
+            if ungraded(one) and one.host == self._host:
+                self._is_lost(one.instance)
 
     def _grade_again(self, block: Block) -> None:
         """What infrastructure kept from being graded is graded from its stored patch, on the

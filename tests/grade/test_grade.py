@@ -95,7 +95,7 @@ def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
 
 
 def test_a_log_of_megabytes_keeps_every_status(tmp_path: Path) -> None:
-    loud = "import atexit; print('x' * 2_000_000); atexit.register(print, 'y' * 2_000_000)"
+    loud = "import atexit; print('x' * 40_000_000); atexit.register(print, 'y' * 40_000_000)"
     box = Bwrap(BUGGY.files)
     box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
     box.run(f'echo "{loud}" >> {FILE}', Limits())

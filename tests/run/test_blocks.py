@@ -3,20 +3,25 @@
 import errno
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from rich.console import Console
 
 from kvci.agent import loop
 from kvci.errors import UserError
 from kvci.files import write_atomic
+from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial, blocks
 from kvci.run.directory import Outcome, RunDirectory, now
+from kvci.run.grading import Grader
 from kvci.run.progress import Progress
-from kvci.run.sandboxes import AllHere, Sandboxes
+from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
 from kvci.run.scheduler import Scheduler
 from kvci.run.summary import summarize
 from kvci.sandbox import Caps
@@ -50,7 +55,11 @@ def spec(tmp_path: Path, **other: object) -> Spec:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., list[Outcome]]:
-    def go(asked: Spec, instances: dict[str, Instance] | None = None) -> list[Outcome]:
+    def go(
+        asked: Spec,
+        instances: dict[str, Instance] | None = None,
+        supply: Supplies | None = None,
+    ) -> list[Outcome]:
         known = instances or INSTANCES
         with RunDirectory(tmp_path / "run") as directory:
             sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
@@ -61,6 +70,7 @@ def run(tmp_path: Path) -> Callable[..., list[Outcome]]:
                 directory,
                 sandboxes,
                 Progress(Console(quiet=True), dict.fromkeys(ARMS, 2), 1),
+                supply,
             )
             scheduler.run(blocks(list(known), asked))
             return directory.outcomes()
@@ -200,3 +210,76 @@ def test_a_full_disk_of_the_run_folder_leaves_the_trial_for_the_next_time(
     while scratch.exists():  # the grading of its gold patch ends with the process, which goes on
         shutil.rmtree(scratch, ignore_errors=True)
     assert {one.cls for one in run(spec(tmp_path))} == {Class.OK}
+
+
+class Waves(AllHere):
+    """One wave each time, and an image that is absent the first time, if that is asked for."""
+
+    def __init__(self, lacking: str = "") -> None:
+        self.asked, self.held, self._lacking = 0, False, lacking
+
+    def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
+        self.asked += 1
+        self.held = True
+        yield blocks
+        self.held = False
+
+    def absent(self, instance: str) -> str:
+        return "nowhere" if instance == self._lacking and self.asked < 2 else ""
+
+
+def done(result: Graded) -> Future[Graded]:
+    future: Future[Graded] = Future()
+    future.set_result(result)
+    return future
+
+
+UNKNOWN = Graded(verdict=Verdict.GRADING_FAILED, detail="Docker has no image")
+
+
+def test_what_is_let_go_after_its_wave_was_not_removed_by_hand(
+    tmp_path: Path, run: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial whose grading failed had its image, and all the others', pulled twice more."""
+    supply = Waves()
+
+    def failing(_: Grader, *asked: Any) -> Future[Graded]:
+        asked[3](UNKNOWN)
+        return done(UNKNOWN)
+
+    monkeypatch.setattr(Grader, "submit", failing)
+    monkeypatch.setattr(Sandboxes, "lacks", lambda *_: not supply.held)
+    assert {one.cls for one in run(spec(tmp_path), supply=supply)} == {Class.I3}
+    assert supply.asked == 1
+
+
+@pytest.mark.parametrize("lacking", [FIRST, ""], ids=["absent at first", "back again"])
+def test_a_gold_patch_that_was_not_asked_for_is_no_invalid_instance(
+    lacking: str,
+    tmp_path: Path,
+    run: Callable[..., list[Outcome]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its image was nowhere, or gone, when it was to be graded, and had come when that was read."""
+    asks, asked = Grader.preflight, list[str]()
+
+    def preflight(self: Grader, instance: Instance, folder: Path) -> Future[Graded]:
+        asked.append(name := instance.row.instance_id)
+        missing = name == FIRST and asked.count(name) == 1
+        return done(UNKNOWN) if missing else asks(self, instance, folder)
+
+    monkeypatch.setattr(Grader, "preflight", preflight)
+    found = run(spec(tmp_path, preflight_first=True), supply=Waves(lacking))
+    assert {one.cls for one in found} == {Class.OK} and asked.count(FIRST) == 2
+
+
+def test_an_engine_that_does_not_answer_says_nothing_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it raised made the trial a fault of kvci's, for good."""
+
+    def silent(_: str) -> bool:
+        raise requests.ReadTimeout("no answer")
+
+    monkeypatch.setattr("kvci.sandbox.engine.has", silent)
+    assert not Sandboxes("docker", tmp_path, Caps()).lacks(INSTANCES[FIRST])
