@@ -10,7 +10,7 @@ from kvci.errors import UserError
 from kvci.record.build import rebuild
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
-from kvci.report.comparison import NO_BASELINE, unpaired, verdict
+from kvci.report.comparison import NO_BASELINE, RERUN, unpaired, verdict
 from kvci.report.tables import inert, row
 from kvci.run.directory import shards
 from kvci.taxonomy import INFRASTRUCTURE
@@ -72,9 +72,10 @@ def told(records: list[Record]) -> str:
 
 
 def _plot(records: list[Record]) -> str:
-    """Rates when all trials are done, and how far each arm is before: nobody looks every night."""
+    """Rates when all trials are done, and how far each arm is before: nobody looks every night.
+    Trials that were chosen by what became of them have no rate."""
     names = [record.arm for record in records]
-    if all(record.complete for record in records):
+    if all(record.complete and not record.rerun for record in records):
         return bars("Resolved, %", names, [record.resolved / record.total for record in records])
     shares = [len(record.counted) / record.total for record in records]
     return bars("Trials done, %", names, shares)
@@ -85,5 +86,6 @@ def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
     said = {words[record.row_id] for record in arms}
     if len(said) == 1 and len(arms) > 1:
         return [f"{', '.join(record.arm for record in arms)}: {said.pop()}"]
-    alone = "one arm, no verdict" if len(records) == 1 else f"{NO_BASELINE}, no verdict"
+    why = "one arm" if len(records) == 1 else NO_BASELINE
+    alone = f"{RERUN if records[0].rerun else why}, no verdict"
     return [f"{record.arm}: {words[record.row_id]}" for record in arms] or [alone]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,11 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
 
 
 def _of_run(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Record]:
-    """What is published of it. Raises UserError if it is divided in another way."""
+    """What is published of it. Raises UserError if it is divided in another way, or at work in the
+    workflow's run that named it: nobody knows yet what that leaves."""
+    first = re.search(r"-(\d+)$", run_id)
+    if first and first[1] != os.environ.get("GITHUB_RUN_ID") and github.at_work(int(first[1])):
+        raise UserError(f"{run_id} is still at work; go on with it when its jobs are done.")
     mine = [one for one in records(github, UNMERGED) if one.run_id == run_id]
     left = shards_left(github, run_id, _branch())
     counts = {shards_of(mine)} | {int(shard.partition("/")[2]) for shard in left}

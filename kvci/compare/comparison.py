@@ -37,8 +37,10 @@ from kvci.stats.variance import icc, pass_at_k, pass_hat_k
 
 
 def compare_run(records: Sequence[Record]) -> Comparison | None:
-    """The arms of one run; None where there is one alone, or no record of their baseline."""
-    if len(records) < 2 or all(record.position for record in records):
+    """The arms of one run; None where there is one alone, or no record of their baseline, and of a
+    targeted rerun, whose trials were chosen by what became of them."""
+    rerun = any(record.rerun for record in records)
+    if rerun or len(records) < 2 or all(record.position for record in records):
         return None
     return compare([own_side(record) for record in records])
 

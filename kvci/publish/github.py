@@ -325,6 +325,15 @@ class GitHub:
             and one["conclusion"] != "skipped"
         ]
 
+    def at_work(self, number: int) -> bool:
+        """True of a workflow's run that has not ended; False if there is none of this number."""
+        try:
+            return str(self._try("GET", f"/actions/runs/{number}")["status"]) != "completed"
+        except Refused as error:
+            if error.status == 404:
+                return False
+            raise _final(error) from None
+
     def run_created(self, number: int) -> str:
         """When a workflow's run was made, in UTC; its attempts do not change that."""
         return str(self._call("GET", f"/actions/runs/{number}")["created_at"])

@@ -6,7 +6,7 @@ Its files come as bytes; the base is trusted, the head and the evidence are not.
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -96,24 +96,42 @@ def _record(path: str, content: bytes) -> Record | Imported:
 
 
 def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
-    """A record may only go on: the same run, with all the trials that it had and more."""
+    """A record may only go on: the same run, with all the trials that it had and more.
+
+    Its arms go on together, for they name one archive.
+    """
+    was = {
+        path: records.get(path) if head[path] == content else _record(path, content)
+        for path, content in base.items()
+        if path != BENCHMARKS and path in head
+    }
+    runs = by_run(one for one in was.values() if isinstance(one, Record))
+    open_ = {key for key, arms in runs.items() if _is_open(arms)}
     found = []
     for path in sorted(base.keys() - {BENCHMARKS}):
         if path not in head:
             found.append(f"{path} is removed")
-        elif head[path] != base[path] and not _goes_on(
-            _record(path, base[path]), records.get(path)
-        ):
+        elif head[path] != base[path] and not _goes_on(was[path], records.get(path), open_):
             found.append(f"{path} is edited")
     return found
 
 
-def _goes_on(was: Record | Imported, now: Record | Imported | None) -> bool:
+def _is_open(arms: Sequence[Record]) -> bool:
+    """Of a run: trials are to come, or to be graded again."""
+    waits = any(trial.cls in (Class.I3, Class.I4) for one in arms for trial in one.counted)
+    return waits or len(arms) < len(arms[0].spec["arms"]) or not all(one.complete for one in arms)
+
+
+def _goes_on(
+    was: Record | Imported | None,
+    now: Record | Imported | None,
+    open_: Container[tuple[str, str]],
+) -> bool:
     if not isinstance(was, Record) or not isinstance(now, Record) or was.key != now.key:
         return False
     kept = {(t.instance, t.seed, t.start, t.patch_sha256) for t in now.trials}
-    open_ = not was.complete or any(trial.cls in (Class.I3, Class.I4) for trial in was.counted)
-    return open_ and {(t.instance, t.seed, t.start, t.patch_sha256) for t in was.trials} <= kept
+    had = {(t.instance, t.seed, t.start, t.patch_sha256) for t in was.trials}
+    return was.key in open_ and had <= kept
 
 
 def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
@@ -242,7 +260,7 @@ def comment(found: Review, accepted: bool) -> str:
         head = "accepted by a maintainer" if accepted else "a maintainer's label may accept it"
         lines += ["", f"Unattested ({head}):", ""]
         lines += [f"- {_plain(line)}" for line in found.unattested]
-    made = {run: _compared(arms) for run, arms in by_run(found.new).items()}
+    made = {run: compare_run(arms) for run, arms in by_run(found.new).items()}
     if found.new:
         lines += ["", row(HEADER), "|---" * len(HEADER) + "|"]
         lines += [row(cells) for run, arms in by_run(found.new).items()
@@ -258,10 +276,6 @@ def comment(found: Review, accepted: bool) -> str:
     return "\n".join(lines)
 
 
-def _compared(arms: Sequence[Record]) -> Comparison | None:
-    return None if arms[0].rerun else compare_run(arms)
-
-
 def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[str, ...]]:
     words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
     for record in arms:
@@ -269,7 +283,7 @@ def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[st
             _plain(record.row_id),
             f"{len(record.counted)}/{record.total}",
             str(record.resolved),
-            "targeted rerun" if record.rerun else words.get(record.row_id) or unpaired(record),
+            words.get(record.row_id) or unpaired(record),
         )
 
 

@@ -15,6 +15,7 @@ from kvci.taxonomy import legend
 
 WORD_MAX = 16
 NO_BASELINE = "no record of its baseline"
+RERUN = "targeted rerun"
 FLIPS_MAX = 40
 """So many flipped instances are listed; the JSON has all."""
 
@@ -150,6 +151,8 @@ def verdict(found: Comparison, arm: ArmComparison) -> str:
 
 def unpaired(record: Record) -> str:
     """What stands in place of a verdict for what is compared with nothing."""
+    if record.rerun:
+        return RERUN
     return NO_BASELINE if record.position else "the baseline"
 
 

@@ -31,9 +31,9 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
     text = _begun(benchmarks)
     mine = {record.row_id for record in records}
     others = [record for record in read_all(results) if record.row_id not in mine]
-    rendered = render(text, [*others, *records])
+    render(text, [*others, *records])
     write(records, results)
-    write_atomic(benchmarks, rendered.encode())
+    write_atomic(benchmarks, render(text, read_all(results)).encode())  # newer ones have stayed
     return Recorded(records, benchmarks)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kvci.compare.comparison import compare_run
 from kvci.record.record import Record, by_run
-from kvci.report.comparison import NO_BASELINE, by_repository, inferred, verdict
+from kvci.report.comparison import by_repository, inferred, unpaired, verdict
 from kvci.report.tables import Cells
 from kvci.taxonomy import NAMES, Class
 
@@ -40,7 +40,7 @@ def _compared(records: list[Record]) -> list[Cells]:
         return []
     found = compare_run(records)
     if not found:
-        return [(record.row_id, *[""] * 12, NO_BASELINE) for record in records]
+        return [(record.row_id, *[""] * 12, unpaired(record)) for record in records]
     warnings = "; ".join(found.warnings)
     return [
         (

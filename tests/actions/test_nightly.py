@@ -369,6 +369,20 @@ def test_a_run_goes_on_divided_as_it_began(fake: Fake, work: Path, left: str, as
         plan(inputs(form), work / "before", github(fake))
 
 
+@pytest.mark.parametrize("state", ["in_progress", "queued", "completed", ""])
+def test_a_run_that_is_at_work_is_not_gone_on_with(state: str, fake: Fake, work: Path) -> None:
+    """It began in a workflow run of another group; nothing of it was uploaded yet, so it got a
+    second start, and its rows were there twice."""
+    fake.origin = bare(work)
+    fake.known_runs = {77: state}
+    asked = inputs(json.dumps({"experiment": "one", "run_id": "calibration-small-77"}))
+    if state in ("completed", ""):
+        plan(asked, work / "before", github(fake))
+        return
+    with pytest.raises(UserError, match="is still at work; go on with it when its jobs are done"):
+        plan(asked, work / "before", github(fake))
+
+
 def test_what_forks_upload_of_the_same_name_hides_nothing(fake: Fake, work: Path) -> None:
     name = artifact_name("run", "1/1")
     for _ in range(120):

@@ -87,6 +87,17 @@ def test_a_machine_that_had_one_shard_of_two_takes_the_evidence_of_both(
     assert rerun(ASKED, str(out), "again", tmp_path / "none").instances == ("a", "b")
 
 
+def test_evidence_behind_a_thousand_newer_artifacts_is_asked_for_by_name(
+    fake: Fake, tmp_path: Path
+) -> None:
+    there = made(tmp_path / "there" / "run")
+    artifact(fake, "evidence-run", pack(there))
+    ours = fake.artifacts.pop()
+    fake.artifacts = [*(ours | {"name": f"other-{n}"} for n in range(1000)), ours]
+    find(ASKED, "main", tmp_path / "before", github(fake))
+    assert rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before").instances
+
+
 def test_a_second_attempt_runs_what_the_first_one_chose(fake: Fake, tmp_path: Path) -> None:
     """The run had gone on meanwhile, and the attempt was refused for its other spec."""
     there, here = tmp_path / "there" / "run", tmp_path / "here"

@@ -45,6 +45,8 @@ class Fake:
     """An artifact's number -> its content."""
     runs: list[tuple[str, str, list[Json]]] = field(default_factory=list)
     """Of benchmark.yml: when it was made, its status, its jobs."""
+    known_runs: dict[int, str] = field(default_factory=dict)
+    """The number of any workflow's run -> its status; empty if there is none."""
     title: str = "benchmark one on the experiment"
     """Of each of them."""
     actor: str = "github-actions[bot]"
@@ -117,7 +119,10 @@ class Fake:
                 release["assets"] = some
             return 204, None
         if method == "GET" and (found := re.fullmatch(r"/actions/runs/(\d+)", path)):
-            made = {"id": int(found[1]), "created_at": "2026-01-02T03:04:05Z"}
+            state = self.known_runs.get(int(found[1]), "completed")
+            if not state:
+                return 404, {"message": "Not Found"}
+            made = {"id": int(found[1]), "created_at": "2026-01-02T03:04:05Z", "status": state}
             return 200, self.fits(schema.WorkflowRun, made)
         if method == "POST" and path.endswith("/dispatches"):
             kind = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdDispatchesPostBody

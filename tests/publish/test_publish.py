@@ -127,6 +127,12 @@ def test_arms_without_their_baseline_are_compared_with_nothing(origin: Path) -> 
     one = record(1)
     arms = [one, one.model_copy(update={"row_id": f"{one.row_id}-2", "arm": "q4_0-q4_0"})]
     assert one.row_id in _body(arms, target(origin))
+    chosen = {"rerun": {"of": "run", "filter": "I3"}}
+    again = [one.model_copy(update={"spec": one.spec | chosen}) for one in map(record, (0, 1))]
+    for text in (told(again), comment(Review(tuple(again), (), ()), accepted=False)):
+        assert (
+            text.count("targeted rerun") >= 2 and "harm" not in text and "Resolved, %" not in text
+        )
     for text in (told(arms), comment(Review(tuple(arms), (), ()), accepted=False)):
         assert text.count("no record of its baseline") >= 2 and "the baseline |" not in text
 

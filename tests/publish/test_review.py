@@ -17,6 +17,7 @@ from kvci.record.evidence import pack
 from kvci.record.record import Record, spec_hash
 from kvci.record.verdicts import Unknown
 from kvci.report.benchmarks import EMPTY, render
+from kvci.taxonomy import Class, Verdict
 from tests.record.made import record
 from tests.record.test_build import made
 from tests.record.test_merge import shard
@@ -193,6 +194,19 @@ def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
     assert "removed by hand: What a person wrote." in comment(less, accepted=False)
     alone = review(BASE, tree(case.records[0]), case.fetch)
     assert "1 of 2 arms have no record" in comment(alone, accepted=False)
+
+
+def test_an_arm_that_was_done_goes_on_beside_one_that_was_not(case: Case) -> None:
+    """Its evidence is the run's, which is another archive now; nothing else of it has changed."""
+    first, second = (
+        one.model_copy(update={"evidence": one.evidence.model_copy(update={"sha256": "0" * 64})})
+        for one in case.records
+    )
+    lost = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED}
+    trials = (second.trials[0].model_copy(update=lost), *second.trials[1:])
+    base = tree(first, second.model_copy(update={"trials": trials}))
+    assert not review(base, case.head, case.fetch).problems
+    says(tree(first, second), case.head, case.fetch, "is edited")
 
 
 def test_records_of_the_base_stay(case: Case) -> None:

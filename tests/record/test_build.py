@@ -1,6 +1,7 @@
 """A run directory becomes records, or a sentence says why not."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,16 @@ def test_a_late_publisher_takes_no_trial_of_a_newer_record(tmp_path: Path) -> No
     write(early, results)
     assert read_all(results) == newer
     write(build(run), results)
+
+
+def test_the_rows_are_the_records_even_where_those_stay(tmp_path: Path) -> None:
+    run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
+    late = shutil.copytree(run, tmp_path / "late")
+    put(run, outcome("q8_0-q8_0", "b"))
+    record_run(run, results, file)
+    before = file.read_text()
+    record_run(late, results, file)
+    assert file.read_text() == before
 
 
 def test_a_late_publisher_leaves_the_other_arms_with_their_evidence(tmp_path: Path) -> None:
