@@ -16,15 +16,15 @@ from kvci.compare.evidence import Comparison
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.publish.branch import BENCHMARKS, RESULTS
-from kvci.record.build import HOSTILE, build
+from kvci.record.build import HOSTILE, WAITING, build, keys
 from kvci.record.evidence import unpack
-from kvci.record.record import Imported, Record, by_run, file_name, parse
+from kvci.record.record import Imported, Record, RunKey, by_run, file_name, parse
 from kvci.record.verdicts import Unknown, unlike
 from kvci.report.benchmarks import EMPTY, begun, prose, render
 from kvci.report.comparison import markdown, unpaired, verdict
 from kvci.report.tables import row
 from kvci.run.directory import Manifest, shards
-from kvci.taxonomy import INFRASTRUCTURE, Class
+from kvci.taxonomy import INFRASTRUCTURE
 
 HEADER = ("New row", "Trials", "Resolved", "Verdict")
 MAX_RECORD_BYTES = 20 << 20
@@ -61,11 +61,10 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
             problems.append(str(error))
     problems += _edits(base, head, records)
     problems += _rows(head, records)
-    new = [
-        record
-        for path, record in records.items()
-        if isinstance(record, Record) and head[path] != base.get(path)
-    ]
+    own = {path: record for path, record in records.items() if isinstance(record, Record)}
+    touched = {record.key for path, record in own.items() if head[path] != base.get(path)}
+    # With one arm all are new: their evidence is one, and what is compared are all of them.
+    new = [record for record in own.values() if record.key in touched]
     problems += [
         f"{path} is a new record of an earlier tool; no evidence proves it"
         for path, record in records.items()
@@ -118,20 +117,22 @@ def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -
 
 def _is_open(arms: Sequence[Record]) -> bool:
     """Of a run: trials are to come, or to be graded again."""
-    waits = any(trial.cls in (Class.I3, Class.I4) for one in arms for trial in one.counted)
+    waits = any(trial.cls in WAITING for one in arms for trial in one.counted)
     return waits or len(arms) < len(arms[0].spec["arms"]) or not all(one.complete for one in arms)
 
 
 def _goes_on(
     was: Record | Imported | None,
     now: Record | Imported | None,
-    open_: Container[tuple[str, str]],
+    open_: Container[RunKey],
 ) -> bool:
     if not isinstance(was, Record) or not isinstance(now, Record) or was.key != now.key:
         return False
-    kept = {(t.instance, t.seed, t.start, t.patch_sha256) for t in now.trials}
-    had = {(t.instance, t.seed, t.start, t.patch_sha256) for t in was.trials}
-    return was.key in open_ and had <= kept
+    had, kept = (
+        {(t.instance, t.seed, t.start, t.patch_sha256) for t in one.trials} for one in (was, now)
+    )
+    more = keys(was) <= keys(now) and set(was.planned) <= set(now.planned)
+    return was.key in open_ and had <= kept and more
 
 
 def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:

@@ -21,6 +21,8 @@ from kvci.spec import Arm, Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
 BLOCK_MAX = timedelta(days=2)
+WAITING = (Class.I3, Class.I4)
+"""Such a trial may be graded again, and then has another class."""
 """No arm of a block begins after a day, and its last trials may begin a while later."""
 UNGRADED = {Verdict.NOT_GRADED, Verdict.GRADING_FAILED}
 NOT_HAD = INFRASTRUCTURE | {Class.A12}
@@ -81,6 +83,8 @@ def _build(run: Path, row: bool) -> list[Record]:
 def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
     """Each trial is one that was planned, once, and lies where it says; and so do its patch, its
     tests' report and the log that proves it. Raises UserError."""
+    if run.name.startswith("shard-") and run.name != f"shard-{spec.shard.replace('/', '-of-')}":
+        raise UserError(f"{run.name} holds the shard {spec.shard}.")
     planned = {arm.id: set(spec.of_arm(arm.id, manifest.planned)) for arm in spec.arms}
     found = (run.glob(f"{where}/*/*/*/outcome.json") for where in ("trials", "superseded/*"))
     for path in chain(*found):
@@ -89,6 +93,8 @@ def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
             raise UserError(f"{shown} is of {one.arm}, {one.instance}, seed {one.seed}.")
         if one.instance not in planned.get(one.arm, ()) or one.seed not in spec.seeds:
             raise UserError(f"{shown} was never planned.")
+        if one.shard != spec.shard:
+            raise UserError(f"{shown} is of the shard {one.shard}, not of {spec.shard}.")
         _hold_patch(one, path.with_name("patch.diff"), str(shown))
         report = path.parent / "grade" / "report.json"
         if report.exists() and _resolved(report) != (one.verdict is Verdict.RESOLVED):
@@ -251,9 +257,13 @@ def _apart(there: Record, folder: Path) -> UserError:
     )
 
 
-def keys(record: Record) -> set[tuple[str, int, str]]:
-    """Its trials, superseded ones too."""
-    return {(trial.instance, trial.seed, trial.start) for trial in record.trials}
+def keys(record: Record) -> set[tuple[str, int, str, bool]]:
+    """Its trials, superseded ones too; and once more those that wait for no grading."""
+    return {
+        (trial.instance, trial.seed, trial.start, graded)
+        for trial in record.trials
+        for graded in {False, trial.cls not in WAITING}
+    }
 
 
 def _of_run(record: Record) -> tuple[str, str, str]:

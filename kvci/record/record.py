@@ -58,6 +58,10 @@ class Asked(BaseModel):
     rerun: Rerun | None = None
 
 
+RunKey = tuple[str, str, str]
+"""A run's id, when it began, and its spec's hash."""
+
+
 class Record(Document):
     """One arm of one run. Whatever a row says is recomputed from here."""
 
@@ -121,9 +125,9 @@ class Record(Document):
         return len(self.planned) * len(self.spec["seeds"])
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> RunKey:
         """Of its run: the records with the same are its arms."""
-        return self.run_id, self.spec_sha256
+        return self.run_id, self.start, self.spec_sha256
 
     @property
     def complete(self) -> bool:
@@ -232,15 +236,15 @@ AnyRecord = Annotated[Record | Imported, Field(discriminator="kind")]
 ADAPTER: TypeAdapter[Record | Imported] = TypeAdapter(AnyRecord)
 
 
-def by_run(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
     """The arms of each run by its key, in the order in which they come."""
-    runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    runs: dict[RunKey, list[Record]] = defaultdict(list)
     for record in records:
         runs[record.key].append(record)
     return runs
 
 
-def finished(records: Iterable[Record]) -> set[tuple[str, str]]:
+def finished(records: Iterable[Record]) -> set[RunKey]:
     """The keys of the runs of which each arm is there, with all its trials."""
     return {
         key

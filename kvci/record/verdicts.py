@@ -3,6 +3,7 @@ rows, counts from the conversations."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from kvci.errors import UserError
@@ -15,7 +16,7 @@ from kvci.run.regrade import WITHOUT_PATCH, actions, answers, dataset_sha256, re
 from kvci.spec import Spec
 from kvci.tasks.dataset import NAMED, load
 from kvci.tasks.row import Row, patched_files
-from kvci.taxonomy import Class, Evidence, Verdict, classify, repeats
+from kvci.taxonomy import INFRASTRUCTURE, Class, Evidence, Exit, Verdict, classify, repeats
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
 """Of such a verdict there is a log; the others need the patch to be applied again."""
@@ -45,7 +46,10 @@ def _unlike(run: Path) -> Iterator[str]:
     if tuple(select(list(rows), spec)) != manifest.planned:
         yield "what was planned is not what its spec selects"
     directory = RunDirectory(run)
+    tried = {(o.host, o.instance) for o in directory.outcomes() if o.cls not in INFRASTRUCTURE}
     for one in directory.outcomes():
+        if one.cls is Class.I0 and (one.host, one.instance) in tried:
+            yield f"{one.instance} is invalid for {one.arm}, and another trial of it is not"
         folder = directory.trial(Trial(one.arm, one.instance, one.seed))
         row = rows[one.instance]
         said = _said(row, one, folder) if one.verdict in TESTED and one.cls is not Class.I0 else ""
@@ -77,10 +81,18 @@ def _rows(dataset: str, manifest: Manifest) -> dict[str, Row]:
 def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
     """How the class of a trial differs from what its conversation and its patch give."""
     if one.exit in WITHOUT_PATCH:
-        return ""
+        invalid = one.exit is Exit.NOT_STARTED
+        bare = Evidence(one.exit, one.verdict, instance_invalid=invalid)
+        found, why = classify(bare)
+        return "" if found is one.cls else f"its class is {found} ({why}), not {one.cls}"
+    if one.verdict in TESTED and one.applies is not True:
+        return f"{one.verdict} of a patch that was not applied"
     trajectory, patch = folder / "trajectory.jsonl", folder / "patch.diff"
     if not (trajectory.exists() and patch.exists()):
         return f"{one.exit}, without a conversation and its patch"
+    last = json.loads(trajectory.read_text().splitlines()[-1])
+    if last.get("exit") != one.exit:
+        return f"it says {one.exit}, and its conversation {last.get('exit', 'no end')}"
     evidence = Evidence(
         exit=one.exit,
         verdict=one.verdict,
@@ -89,8 +101,19 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
         patched_files=patched_files(patch.read_text(errors="replace")),
         gold_files=patched_files(row.patch),
     )
-    found, why = classify(evidence)
-    return "" if found is one.cls else f"its class is {found} ({why}), not {one.cls}"
+    possible = [classify(evidence)]
+    if not _whole(folder):  # redaction makes actions alike that were not
+        possible.append(classify(replace(evidence, last_actions=())))
+    if one.cls in [found for found, _ in possible]:
+        return ""
+    found, why = possible[0]
+    return f"its class is {found} ({why}), not {one.cls}"
+
+
+def _whole(folder: Path) -> bool:
+    """Nothing of the conversation was redacted."""
+    text = (folder / "trajectory.jsonl").read_text()
+    return not any(shown in text for shown in SHOWN)
 
 
 def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
@@ -122,7 +145,7 @@ def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
     )
     whole = not any(shown in spoken for shown in SHOWN)
     loops = sum(repeats(tuple(did[:count])) for count in range(1, len(did) + 1))
-    if whole and loops != one.loops:
+    if loops != one.loops and (whole or one.loops > loops):  # redaction makes loops, and no end
         return f"it counts {one.loops} loops, and its conversation {loops}"
     if one.answers_sha256 and whole and sha256_of(spoken.encode()) != one.answers_sha256:
         return "what the model said is not what its digest says"

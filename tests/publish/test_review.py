@@ -196,6 +196,30 @@ def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
     assert "1 of 2 arms have no record" in comment(alone, accepted=False)
 
 
+def test_arms_of_one_run_are_of_one_archive_whichever_of_them_changed(case: Case) -> None:
+    """One arm's grading was of another day than the baseline's, and a harm was shown by that."""
+    old = {"sha256": "0" * 64, "where": "https://x/old"}
+    first = case.records[0]
+    first = first.model_copy(update={"evidence": first.evidence.model_copy(update=old)})
+    waits = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED}
+    second = case.records[1].model_copy(
+        update={"trials": tuple(t.model_copy(update=waits) for t in case.records[1].trials)}
+    )
+    base, head = tree(first, second), tree(first, case.records[1])
+    says(base, head, case.fetch, "name different evidence")
+
+
+def test_what_was_graded_stays_graded_and_what_was_planned_planned(case: Case) -> None:
+    first, second = case.records
+    waits = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED}
+    some = [t.model_copy(update=waits) for t in second.trials]
+    half = second.model_copy(update={"trials": (second.trials[0], *some[1:])})
+    none = second.model_copy(update={"trials": tuple(some)})
+    says(tree(first, half), tree(first, none), case.fetch, "is edited")
+    more = half.model_copy(update={"planned": (*second.planned, "c")})
+    says(tree(first, more), case.head, case.fetch, "is edited")
+
+
 def test_an_arm_that_was_done_goes_on_beside_one_that_was_not(case: Case) -> None:
     """Its evidence is the run's, which is another archive now; nothing else of it has changed."""
     first, second = (

@@ -12,7 +12,7 @@ from kvci.cli import main
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
 from kvci.record.build import build, write
-from kvci.record.record import Record, read, read_all
+from kvci.record.record import Record, by_run, read, read_all
 from kvci.report.main import record_run
 from kvci.run.directory import Outcome, RunDirectory
 from kvci.serve.effective import asked_of, judge
@@ -254,6 +254,38 @@ def test_a_late_publisher_leaves_the_other_arms_with_their_evidence(tmp_path: Pa
     write(newer, results)
     write(early, results)
     assert read_all(results) == newer
+
+
+def test_a_late_publisher_takes_no_grading_away(tmp_path: Path) -> None:
+    run, results = made(tmp_path / "run"), tmp_path / "results"
+    graded = build(run)
+    path = run / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
+    waits = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED, "why": ""}
+    path.write_text(Outcome.read(path).model_copy(update=waits).model_dump_json())
+    late = build(run)
+    write(late, results)
+    write(graded, results)
+    write(late, results)
+    assert read_all(results) == graded
+
+
+def test_a_run_that_began_at_another_time_is_another_run(tmp_path: Path) -> None:
+    """Under the same id: its arm was paired with the other's baseline, and nobody was warned."""
+    run = made(tmp_path / "run")
+    baseline, arm = build(run)
+    other = baseline.model_copy(update={"start": "2026-02-02T10:00:00Z"})
+    assert list(map(len, by_run([other, baseline, arm]).values())) == [1, 2]
+
+
+def test_a_trial_of_another_shard_is_told(tmp_path: Path) -> None:
+    """A chosen part of a run passed for the whole of a shard."""
+    run = made(tmp_path / "run")
+    put(run, outcome("q8_0-q8_0", "b", shard="1/2"))
+    with pytest.raises(UserError, match=r"is of the shard 1/2, not of 1/1"):
+        build(run)
+    part = made(tmp_path / "other" / "shard-1-of-2")
+    with pytest.raises(UserError, match=r"shard-1-of-2 holds the shard 1/1"):
+        build(part)
 
 
 def test_two_machines_that_went_on_apart_are_told(tmp_path: Path) -> None:

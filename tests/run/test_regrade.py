@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from rich.console import Console
 
 from kvci.cli import main
 from kvci.errors import UserError
+from kvci.files import write_atomic
 from kvci.grade import Graded
 from kvci.plan import Trial, blocks
-from kvci.record.verdicts import Unknown, _other_counts, unlike
+from kvci.record.verdicts import Unknown, _other_class, _other_counts, unlike
 from kvci.run.directory import Manifest, Outcome, RunDirectory
 from kvci.run.grading import Grader
 from kvci.run.main import run
@@ -233,6 +235,62 @@ def test_rows_that_not_everybody_has_prove_nothing(made: tuple[Spec, Path], tmp_
         spec.model_copy(update={"dataset": dataset}).write(tmp_path / "spec.json")
         with pytest.raises(Unknown, match="are not had here"):
             unlike(tmp_path)
+
+
+def test_what_a_trial_says_of_itself_is_held_against_what_it_left(
+    made: tuple[Spec, Path],
+) -> None:
+    """Each of these passed, and made an arm worse than it was, or better."""
+    _, folder = made
+    first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
+    place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
+    outcome, trajectory = place / "outcome.json", place / "trajectory.jsonl"
+    kept = {path: path.read_bytes() for path in (outcome, trajectory)}
+    none: dict[str, object] = {"verdict": Verdict.NOT_GRADED}
+    cases: tuple[tuple[dict[str, object], str], ...] = (
+        ({"exit": Exit.KVCI_FAILED, "cls": Class.A4} | none, "its class is I4"),
+        ({"exit": Exit.SANDBOX_FAILED, "cls": Class.A12} | none, "its class is I1"),
+        ({"applies": False}, "resolved of a patch that was not applied"),
+        ({"exit": Exit.CONTEXT_OVERFLOW}, "says context_overflow, and its conversation submitted"),
+    )
+    for change, says in cases:
+        first.model_copy(update=change).write(outcome)
+        (line,) = unlike(folder)
+        assert says in line, line
+    trajectory.write_bytes(kept[trajectory].replace(b"submit\\n```", b"[home] submit \\n```"))
+    first.model_copy(update={"loops": 1}).write(outcome)
+    assert "1 loops, and its conversation 0" in unlike(folder)[0], "redaction makes loops alone"
+    for path, content in kept.items():
+        path.write_bytes(content)
+    other = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 1)) / "outcome.json"
+    invalid = {"exit": Exit.NOT_STARTED, "cls": Class.I0, "seed": 1, "verdict": Verdict.TESTS_FAIL}
+    write_atomic(other, first.model_copy(update=invalid).model_dump_json())
+    (line,) = unlike(folder)
+    shutil.rmtree(other.parent)
+    assert "is invalid for f16-f16, and another trial of it is not" in line
+
+
+def test_what_redaction_makes_alike_is_no_loop_of_the_model_s(
+    made: tuple[Spec, Path], tmp_path: Path
+) -> None:
+    """Three folders of home folders: an honest trial that ended at a limit failed its review."""
+    spec, folder = made
+    first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
+    place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
+    entries = [json.loads(line) for line in (place / "trajectory.jsonl").read_text().splitlines()]
+    step = next(entry for entry in entries if "step" in entry)
+    said = step["message"] | {"content": "```bash\nls [home]\n```"}
+    steps = [step | {"step": number, "message": said} for number in range(3)]
+    end = {"exit": Exit.STEP_LIMIT, "detail": ""}
+    lines = [*steps, end]
+    (tmp_path / "trajectory.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    shutil.copy(place / "patch.diff", tmp_path)
+    change = {"exit": Exit.STEP_LIMIT, "verdict": Verdict.TESTS_FAIL, "cls": Class.A4}
+    limit = first.model_copy(update=change)
+    row = next(one.row for one in suite(DATASET) if one.row.instance_id == first.instance)
+    assert _other_class(row, limit, tmp_path, spec.prompt) == ""
+    again = limit.model_copy(update={"cls": Class.A3})
+    assert "its class is A2" in _other_class(row, again, tmp_path, spec.prompt)
 
 
 def test_a_verdict_stays_when_grading_again_fails(
