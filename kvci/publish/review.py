@@ -5,9 +5,9 @@ Its files come as bytes; the base is trusted, the head and the evidence are not.
 
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import ndiff
 from html import escape
 from pathlib import Path
 
@@ -76,9 +76,9 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
     changed, removed = _prose(base, head, records)
     ours = bool(records) or any(map(_begun, (base, head)))
     problems += [f"{BENCHMARKS} has a line like a row's that is none: {x[:200]}" for x in changed
-                 if ours and re.search(r"[|<]|```|~~~", x)]  # fmt: skip
+                 if ours and re.search(r"[|<]|```|~~~|!\[", x)]  # fmt: skip
     notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in changed]
-    notes += [f"{BENCHMARKS}, removed by hand: {line[:200]}" for line in removed if line.strip()]
+    notes += [f"{BENCHMARKS}, removed by hand: {line[:200]}" for line in removed]
     return Review(tuple(new), tuple(problems), tuple(unattested), (*notes, *_notes(new)))
 
 
@@ -151,15 +151,16 @@ def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
 def _prose(
     base: Files, head: Files, records: Mapping[str, Record | Imported]
 ) -> tuple[list[str], list[str]]:
-    """Lines outside of kvci's tables: those that neither the base has nor the records give, and
-    those that are there no more."""
+    """Lines outside of kvci's tables: those that neither the base has nor the records give in that
+    place, and those that are there no more."""
     try:
         known = prose(render(base.get(BENCHMARKS, EMPTY.encode()).decode(), list(records.values())))
         there = prose(head.get(BENCHMARKS, b"").decode())
     except (UserError, UnicodeDecodeError):
         return [], []  # it is among the problems
-    now, before = Counter(there), Counter(known)
-    return list((now - before).elements()), list((before - now).elements())
+    lines = list(ndiff(known, there))
+    added, gone = ([one[2:] for one in lines if one.startswith(sign)] for sign in ("+ ", "- "))
+    return [line for line in added if line.strip()], [line for line in gone if line.strip()]
 
 
 def _begun(files: Files) -> bool:

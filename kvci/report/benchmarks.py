@@ -143,4 +143,4 @@ def prose(text: str) -> list[str]:
     """The lines of a text that are in none of kvci's tables. Raises UserError."""
     lines = tables.lines_of(text)
     ours = {number for table in _tables(lines) for number in range(table.first - 2, table.last)}
-    return [line.strip() for number, line in enumerate(lines) if number not in ours]
+    return [line.rstrip() for number, line in enumerate(lines) if number not in ours]

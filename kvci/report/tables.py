@@ -61,7 +61,9 @@ def find(lines: Sequence[str], header: Cells) -> Table | None:
                 fence = ""
         elif mark:
             fence = mark[1]
-        elif text.startswith("|") and cells(text) == header and _separates(lines, number + 1):
+        elif (
+            text.startswith("|") and cells(text) == header and _separates(lines, number + 1, header)
+        ):
             last = number + 2
             while last < len(lines) and lines[last].lstrip().startswith("|"):
                 last += 1
@@ -71,8 +73,11 @@ def find(lines: Sequence[str], header: Cells) -> Table | None:
     return found[0] if found else None
 
 
-def _separates(lines: Sequence[str], number: int) -> bool:
-    return number < len(lines) and bool(re.fullmatch(r"\s*\|[\s|:-]+\|?\s*", lines[number]))
+def _separates(lines: Sequence[str], number: int, header: Cells) -> bool:
+    """With another number of cells it is no table that GitHub shows as one."""
+    line = lines[number] if number < len(lines) else ""
+    dashes = re.fullmatch(r"\s*\|[\s|:-]+\|?\s*", line)
+    return bool(dashes) and len(cells(line)) == len(header)
 
 
 def replace(lines: list[str], table: Table, rows: Sequence[str]) -> list[str]:

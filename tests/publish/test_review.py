@@ -196,6 +196,21 @@ def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
     assert "1 of 2 arms have no record" in comment(alone, accepted=False)
 
 
+def test_what_is_moved_about_on_the_page_is_shown(case: Case) -> None:
+    """Rows of one table stood under another's heading, and nobody was told."""
+    page = case.head[BENCHMARKS].decode()
+    one, two = "## Paired comparison", "## How the trials ended"
+    moved = page.replace(one, "@").replace(two, one).replace("@", two)
+    found = review(BASE, case.head | {BENCHMARKS: moved.encode()}, case.fetch)
+    assert any(f"by hand: {one}" in note for note in found.notes), found.notes
+    picture = case.head | {BENCHMARKS: f"{page}\n![Verdicts](https://x/y.png)\n".encode()}
+    says(BASE, picture, case.fetch, "like a row's that is none")
+    header = next(line for line in page.split("\n") if line.startswith("| Run ID | Baseline"))
+    dashes = page.split("\n")[page.split("\n").index(header) + 1]
+    raw = page.replace(f"{header}\n{dashes}", f"{header}\n|---|")
+    assert review(BASE, case.head | {BENCHMARKS: raw.encode()}, case.fetch).problems
+
+
 def test_arms_of_one_run_are_of_one_archive_whichever_of_them_changed(case: Case) -> None:
     """One arm's grading was of another day than the baseline's, and a harm was shown by that."""
     old = {"sha256": "0" * 64, "where": "https://x/old"}
