@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +55,13 @@ def no_room(path: Path | str) -> UserError:
         f"The disk of {path} is full; make room, and run the same command again: what is finished "
         "is kept."
     )
+
+
+def clear(folder: Path) -> None:
+    """Remove a tree, whoever made it: with folders without rights, or deeper than Python goes."""
+    if os.path.lexists(folder):
+        for words in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*words, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

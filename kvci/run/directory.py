@@ -3,7 +3,6 @@
 import fcntl
 import platform
 import re
-import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kvci import __version__
 from kvci.errors import UserError
-from kvci.files import Document
+from kvci.files import Document, clear
 from kvci.host import gpu, host
 from kvci.plan import Trial
 from kvci.serve.effective import Effective, asked_of, judge, read
@@ -159,12 +158,12 @@ class RunDirectory:
             raise UserError(
                 f"Another kvci works on {self.path}; wait for it or give another --run-id."
             ) from None
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        clear(self.scratch)
         self.scratch.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        clear(self.scratch)
         self._lock.close()
 
     @property

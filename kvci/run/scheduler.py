@@ -240,6 +240,8 @@ class Scheduler:
         if all(self._directory.done(trial) for trial in self._trials(block)):
             self._grade_again(block)
             return
+        if unserved := self._unserved(block):
+            self._directory.supersede(unserved)
         # Before anything is graded again, which would write a trial that was put aside anew.
         if self._broken(block, ""):
             self._directory.supersede(self._trials(block))
@@ -281,6 +283,15 @@ class Scheduler:
     def _there(self, block: Block) -> list[Outcome]:
         found = [self._directory.outcome(trial) for trial in self._trials(block)]
         return [outcome for outcome in found if outcome]
+
+    def _unserved(self, block: Block) -> list[Trial]:
+        """Of a block that goes on, trials whose server never started: of which build it was nobody
+        knows, and another one may start."""
+        return [
+            Trial(one.arm, one.instance, one.seed)
+            for one in self._there(block)
+            if one.exit is Exit.SERVER_FAILED and not one.server_build
+        ]
 
     def _old(self, block: Block) -> bool:
         starts = [datetime.fromisoformat(outcome.start) for outcome in self._there(block)]

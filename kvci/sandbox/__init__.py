@@ -10,6 +10,10 @@ HOG_BYTES = 1 << 30
 """A trial that has written so much, when the disk is full, filled it."""
 
 
+ARGUMENT_MAX_BYTES = 128 << 10
+"""Of one argument, its null byte included (execve(2), MAX_ARG_STRLEN)."""
+
+
 class SandboxFailed(Exception):
     """The sandbox did not start, or vanished, without the command's own doing."""
 
@@ -52,6 +56,18 @@ class Result:
     output_bytes: int
     """All that was written, kept or not."""
     wall_s: float
+
+
+def unfit(command: str) -> Result | None:
+    """What bash would say of a command that the kernel cannot give it; None of all others."""
+    try:
+        size = len(command.encode(errors="surrogateescape"))
+        why = "Argument list too long" if size >= ARGUMENT_MAX_BYTES else ""
+    except UnicodeEncodeError:
+        why = "it is no text"
+    why = "it holds a null byte" if "\0" in command else why
+    said = f"bash: {why}\n".encode()
+    return Result(said, 126, False, len(said), 0.0) if why else None
 
 
 class Sandbox(Protocol):

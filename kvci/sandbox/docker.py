@@ -17,7 +17,17 @@ from docker.errors import APIError, NotFound
 from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.host import process
-from kvci.sandbox import HOG_BYTES, TREE, Caps, DiffFailed, Limits, Result, SandboxFailed, diff
+from kvci.sandbox import (
+    HOG_BYTES,
+    TREE,
+    Caps,
+    DiffFailed,
+    Limits,
+    Result,
+    SandboxFailed,
+    diff,
+    unfit,
+)
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.engine import GONE, OWNER, RUN, answers, client, cpus, full, room, short
 
@@ -89,7 +99,8 @@ class Docker:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
     def run(self, command: str, limits: Limits) -> Result:
-        return self._exec(["bash", "-c", command], limits, _ACTIVATED[self._image] | QUIET)
+        environment = _ACTIVATED[self._image] | QUIET
+        return unfit(command) or self._exec(["bash", "-c", command], limits, environment)
 
     def script(self, text: str, limits: Limits) -> Result:
         return self._script(text, limits, {})

@@ -27,7 +27,7 @@ FLOOR_BYTES = 1 << 30
 """A disk with less room than this, or than a twentieth of it, is full."""
 FLOOR_FILES = 10_000
 """Or for fewer files than that, which the file system counts apart."""
-ANSWER_S, SOON_S = 5.0, 1.0
+ANSWER_S, SOON_S, LEAVING_S = 5.0, 1.0, 3.0
 INVALID = 400
 """HTTP's status for what is no name."""
 BUSY = "already running"
@@ -153,7 +153,8 @@ def sweep(own: bool = False) -> None:
     if ENDING.is_set() and not answers(SOON_S):
         return
     with contextlib.suppress(*GONE):
-        for container in client().containers.list(
+        soon = client(LEAVING_S) if ENDING.is_set() else client()
+        for container in soon.containers.list(
             all=True, filters={"label": OWNER}, ignore_removed=True
         ):
             if ended(name := container.labels[OWNER]) or (own and name == process()):

@@ -99,6 +99,19 @@ def test_a_block_that_broke_is_run_again_for_all_arms_and_the_old_is_kept(
     assert [Outcome.read(path).detail for path in kept] == ["old"]
 
 
+def test_a_server_that_never_started_is_of_no_build(
+    tmp_path: Path, run: Callable[..., list[Outcome]]
+) -> None:
+    """Another build's defect became the arm's own, beside what the next build did."""
+    first, late = blocks(list(INSTANCES), spec(tmp_path))[0].arms
+    fresh = {"host": host(), "start": now(), "end": now()}
+    failed = {"exit": Exit.SERVER_FAILED, "verdict": Verdict.NOT_GRADED, "cls": Class.I2}
+    put(tmp_path, outcome(first, FIRST, **fresh, **failed, server_build="", server_failures=3))
+    found = {(o.arm, o.instance): o for o in run(spec(tmp_path))}
+    assert {one.cls for one in found.values()} == {Class.OK} and found[late, FIRST]
+    assert (tmp_path / "run" / "superseded" / "0" / first / FIRST / "0").exists()
+
+
 def test_what_waits_to_be_graded_again_stays_with_its_machine(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:

@@ -6,11 +6,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
+import requests
 from docker.errors import NotFound
 
+from kvci.children import ENDING
 from kvci.errors import UserError
 from kvci.grade.grade import _prepare
 from kvci.run.sandboxes import Sandboxes
@@ -44,6 +46,21 @@ def test_what_a_killed_kvci_left_is_removed_and_nothing_else() -> None:
         assert mine.run("echo still here", Limits()).output == b"still here\n"
     finally:
         mine.close()
+
+
+def test_a_stop_s_sweep_waits_for_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that pings and answers nothing else took a minute."""
+    asked: list[float] = []
+
+    def connection(answer_s: float = 60.0) -> Any:
+        asked.append(answer_s)
+        raise requests.ReadTimeout("no answer")
+
+    monkeypatch.setattr(engine, "client", connection)
+    monkeypatch.setattr(engine, "answers", lambda _: True)
+    monkeypatch.setattr(ENDING, "is_set", lambda: True)
+    engine.sweep(own=True)
+    assert max(asked) <= 5
 
 
 def test_a_container_that_another_ended_or_removed_is_infrastructure() -> None:

@@ -1,5 +1,6 @@
 """Hostile commands, each contained, in both real sandboxes."""
 
+import sys
 import tarfile
 import tempfile
 import time
@@ -10,6 +11,7 @@ from typing import IO
 import psutil
 import pytest
 
+import kvci
 from kvci.sandbox import Caps, DiffFailed, Limits, Sandbox, bwrap
 from kvci.sandbox.bwrap import Bwrap
 from kvci.sandbox.docker import Docker
@@ -67,6 +69,38 @@ def test_the_fork_bomb_ends_with_the_command(box: Sandbox) -> None:
         assert time.monotonic() - started < 30
         time.sleep(0.1)
     assert box.run("echo fine", SHORT).output == b"fine\n"
+
+
+def test_a_tree_that_is_deeper_than_python_goes_is_removed(box: Sandbox) -> None:
+    """It was a fault of kvci's, and the run could never be taken up again."""
+    nest = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')"
+    assert box.run(f'python3 -c "{nest}"', SHORT).code == 0
+    box.run("chmod -R a-w .; chmod 0 d", SHORT)
+
+
+@pytest.mark.parametrize("command", ["echo a\0b", "echo \ud83d", "echo " + "x" * (128 << 10)])
+def test_what_no_shell_can_be_given_is_the_command_s_own_failing(
+    box: Sandbox, command: str
+) -> None:
+    assert box.run(command, SHORT).code == 126
+    assert box.run(f"echo {'x' * 100_000}", SHORT).code == 0
+
+
+def test_the_sandbox_s_own_root_holds_nothing(box: Sandbox) -> None:
+    """In memory, where no limit but the machine's bounds it."""
+    if isinstance(box, Bwrap):
+        assert b"Read-only file system" in box.run("echo x > /foo", SHORT).output
+
+
+def test_kvci_is_not_in_its_own_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed in the interpreter that the sandbox shows, it told the bugs of the suite."""
+    place = Path(sys.base_prefix, "lib", f"python3.{sys.version_info[1]}", "site-packages")
+    monkeypatch.setattr(kvci, "__file__", str(place / "kvci" / "__init__.py"))
+    box = Bwrap(FILES, caps=CAPS)
+    try:
+        assert box.run(f"ls {place}", SHORT).output == b""
+    finally:
+        box.close()
 
 
 def test_endless_output_is_cut_and_stopped(box: Sandbox) -> None:
