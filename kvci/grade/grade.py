@@ -1,9 +1,12 @@
 """One patch to one verdict."""
 
 import base64
+import contextlib
 import json
 import shlex
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
 
 NOT_APPLIED, APPLIED = 33, "kvci-applied"
+READ_S = 120.0
+"""Some of swebench's parsers take hours for one long line."""
 SAID_MIB = 256
 """Tests that say more are ended; they are kept in memory."""
 PREPARE = Limits(wall_s=300.0, cpu_s=600)
@@ -52,6 +57,10 @@ for name in sys.argv[1:]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         print(name)
 """
+
+
+class Unread(Exception):
+    """A log that nobody can wait for."""
 
 
 def grade(
@@ -91,7 +100,11 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
         missing = "end" if started else "start"
         detail = f"the test log has no {missing} marker"
         return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
-    found = report(row, patch or b"none", log)
+    try:
+        found = report(row, patch or b"none", log)
+    except Unread as error:
+        (folder / "report.json").unlink(missing_ok=True)
+        return Graded(verdict=Verdict.GRADING_FAILED, detail=str(error), applies=True)
     write_atomic(folder / "report.json", json.dumps(found, indent=1))
     f2p, p2p = counts(found)
     verdict = Verdict.TESTS_FAIL
@@ -139,19 +152,39 @@ def marked(log: bytes) -> bool:
 
 
 def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
-    """What swebench says of the log of an instance's tests."""
+    """What swebench says of the log of an instance's tests. Raises Unread."""
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch.decode(errors="replace"),
         "model_name_or_path": "kvci",
     }
-    reports: dict[str, dict[str, Any]] = get_eval_report(
-        test_spec=make_test_spec(row.model_dump(mode="json")),
-        prediction=prediction,
-        test_log_path=str(log),
-        include_tests_status=True,
-    )
+    with _limited():
+        reports: dict[str, dict[str, Any]] = get_eval_report(
+            test_spec=make_test_spec(row.model_dump(mode="json")),
+            prediction=prediction,
+            test_log_path=str(log),
+            include_tests_status=True,
+        )
     return reports[row.instance_id]
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raises Unread after so long; a process's main thread alone hears its alarm."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise Unread(f"the test log takes more than {READ_S:.0f} s to read")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, READ_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+        signal.signal(signal.SIGALRM, before)
 
 
 def counts(report: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.grade.grade import counts, marked, report
+from kvci.grade.grade import Unread, counts, marked, report
 from kvci.plan import Trial, select
 from kvci.record.redact import SHOWN
 from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
@@ -159,7 +159,10 @@ def _said(row: Row, one: Outcome, folder: Path) -> str:
         return f"{one.verdict}, without a log of its tests"
     if not marked(log.read_bytes()):
         return "" if one.verdict is Verdict.TESTS_FAIL else f"{one.verdict}, and no test ended"
-    found = report(row, patch.read_bytes(), log)
+    try:
+        found = report(row, patch.read_bytes(), log)
+    except Unread as error:
+        return "" if one.verdict is Verdict.TESTS_FAIL else f"{one.verdict}, and {error}"
     resolved, tests = bool(found.get("resolved")), counts(found)
     if resolved != (one.verdict is Verdict.RESOLVED):
         return f"{one.verdict}, and its tests say {'resolved' if resolved else 'not resolved'}"

@@ -441,6 +441,9 @@ class Scheduler:
             return False
         folder = self._directory.trial(trial)
         write_atomic(folder / "patch.diff", talk.patch)
+        # Whatever ends kvci now, what the model did is not done again.
+        waits = Graded(verdict=Verdict.GRADING_FAILED, detail="it waits to be graded")
+        write(waits, told=False)
         instance, gold = self._instances[trial.instance], self._gold[trial.instance]
         self._graded.append(
             self._grader.submit(instance, talk.patch, folder / "grade", write, resolved(gold))
@@ -469,6 +472,7 @@ class Scheduler:
         ended: str,
         attempts: int,
         graded: Graded,
+        told: bool = True,
     ) -> None:
         if self._stop.is_set() and graded.verdict is Verdict.GRADING_FAILED:
             return
@@ -510,7 +514,8 @@ class Scheduler:
             answers_sha256=sha256_of(json.dumps(talk.answers, sort_keys=True).encode()),
         )
         outcome.write(self._directory.trial(trial) / "outcome.json")
-        self._progress.outcome(outcome)
+        if told:
+            self._progress.outcome(outcome)
 
 
 def _heard(_: Outcome) -> None:

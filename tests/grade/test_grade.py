@@ -1,10 +1,12 @@
 """Calibration instances in the real sandbox, judged by swebench's own grading."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from kvci.grade.grade import grade
+from kvci.run.grading import unmarked
 from kvci.sandbox import Limits, Result, SandboxFailed
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import generate
@@ -80,6 +82,20 @@ def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
     found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert found.verdict is Verdict.TESTS_BROKEN
     assert found.pass_to_pass == (3, 4)
+
+
+def test_a_log_that_nobody_can_wait_for_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only worker never came to its end, nor did the run."""
+
+    def endless(**_: object) -> None:
+        re.match(r"(a+)+$", "a" * 60 + "b")
+
+    monkeypatch.setattr("kvci.grade.grade.get_eval_report", endless)
+    monkeypatch.setattr("kvci.grade.grade.READ_S", 1.0)
+    found = grade(BUGGY.row, GOLD, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
+    assert unmarked(found) and "takes more than 1 s to read" in found.detail
 
 
 def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:

@@ -112,6 +112,27 @@ def test_a_server_that_never_started_is_of_no_build(
     assert (tmp_path / "run" / "superseded" / "0" / first / FIRST / "0").exists()
 
 
+def test_a_conversation_that_ended_is_not_held_again(
+    tmp_path: Path, run: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ended kvci while its patch waited to be graded lost it."""
+
+    def stopped(*_: object) -> Future[Graded]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Grader, "submit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(spec(tmp_path))
+    (before,) = RunDirectory(tmp_path / "run").outcomes()
+    assert (before.cls, before.detail) == (Class.I3, "it waits to be graded")
+    found = {(o.arm, o.instance): o for o in run(spec(tmp_path))}
+    assert {one.cls for one in found.values()} == {Class.OK} and len(found) == 4
+    after = found[before.arm, before.instance]
+    assert (after.start, after.end) == (before.start, before.end)
+    assert not (tmp_path / "run" / "superseded").exists()
+
+
 def test_what_waits_to_be_graded_again_stays_with_its_machine(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
