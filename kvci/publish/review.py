@@ -65,12 +65,11 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
     touched = {record.key for path, record in own.items() if head[path] != base.get(path)}
     # With one arm all are new: their evidence is one, and what is compared are all of them.
     new = [record for record in own.values() if record.key in touched]
-    problems += [
-        f"{path} is a new record of an earlier tool; no evidence proves it"
+    unattested = [
+        f"{path} is a new record of an earlier tool, of which there is no evidence"
         for path, record in records.items()
         if isinstance(record, Imported) and path not in base
     ]
-    unattested: list[str] = []
     for arms in by_run(new).values():
         _attest(arms, fetch, problems, unattested)
     changed, removed = _prose(base, head, records)

@@ -14,10 +14,11 @@ from kvci.publish.main import Target, _located
 from kvci.publish.review import Fetch, Files, comment, review
 from kvci.record.build import build
 from kvci.record.evidence import pack
-from kvci.record.record import Record, spec_hash
+from kvci.record.record import Imported, Record, read, spec_hash
 from kvci.record.verdicts import Unknown
 from kvci.report.benchmarks import EMPTY, render
 from kvci.taxonomy import Class, Verdict
+from tests.conftest import ROOT
 from tests.record.made import record
 from tests.record.test_build import made
 from tests.record.test_merge import shard
@@ -194,6 +195,18 @@ def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
     assert "removed by hand: What a person wrote." in comment(less, accepted=False)
     alone = review(BASE, tree(case.records[0]), case.fetch)
     assert "1 of 2 arms have no record" in comment(alone, accepted=False)
+
+
+def test_an_imported_record_is_a_maintainer_s_to_accept(case: Case) -> None:
+    """It could not be had through a pull request at all."""
+    (path, *_) = sorted((ROOT / RESULTS).glob("2026*.json"))
+    one = read(path)
+    assert isinstance(one, Imported)
+    name = f"{RESULTS}/{path.name}"
+    head = {name: path.read_bytes(), BENCHMARKS: render(EMPTY, [one]).encode()}
+    found = review(BASE, head, gone)
+    assert found.unattested and found.passes(accepted=True) and not found.passes(accepted=False)
+    assert not review(head, head, gone).unattested
 
 
 def test_what_is_moved_about_on_the_page_is_shown(case: Case) -> None:
