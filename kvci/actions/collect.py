@@ -4,13 +4,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from kvci.actions.outputs import bars, summary
+from kvci.actions.outputs import summary
 from kvci.compare.comparison import compare_run
 from kvci.errors import UserError
 from kvci.record.build import rebuild
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
 from kvci.report.comparison import NO_BASELINE, RERUN, unpaired, verdict
+from kvci.report.plot import of_run
 from kvci.report.tables import inert, row
 from kvci.run.directory import shards
 from kvci.taxonomy import INFRASTRUCTURE
@@ -68,17 +69,7 @@ def told(records: list[Record]) -> str:
     lines = [f"**{text}**\n" for text in dict.fromkeys(_headlines(records, words))]
     lines += [f"- Warning: {inert(warning)}" for warning in (made.warnings if made else ())]
     lines += ["", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), ""]
-    return "\n".join([*lines, _plot(records)])
-
-
-def _plot(records: list[Record]) -> str:
-    """Rates when all trials are done, and how far each arm is before: nobody looks every night.
-    Trials that were chosen by what became of them have no rate."""
-    names = [record.arm for record in records]
-    if all(record.complete and not record.rerun for record in records):
-        return bars("Resolved, %", names, [record.resolved / record.total for record in records])
-    shares = [len(record.counted) / record.total for record in records]
-    return bars("Trials done, %", names, shares)
+    return "\n".join([*lines, of_run(records)])
 
 
 def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:

@@ -4,10 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from kvci.actions.outputs import bars, output, summary
+from kvci.actions.outputs import output, summary
 from kvci.actions.restore import artifact_name
 from kvci.plan import INTERIM
 from kvci.record.evidence import write
+from kvci.report.plot import bars
 from kvci.report.tables import row
 from kvci.run.directory import Manifest, RunDirectory
 from kvci.run.main import folder_of

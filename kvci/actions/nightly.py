@@ -9,11 +9,12 @@ from pydantic import Field, ValidationError
 
 from kvci.actions.inputs import BUDGET_MAX_MINUTES, EXPERIMENTS, SHARDS_MAX, Name
 from kvci.actions.known import records, shards_of
-from kvci.actions.outputs import bars, summary
+from kvci.actions.outputs import summary
 from kvci.errors import UserError
 from kvci.files import Document, first_problem, sha256_of_file
 from kvci.publish.github import LAST_RUNS, GitHub, WorkflowRun
 from kvci.record.record import Record
+from kvci.report.plot import bars
 from kvci.report.tables import row
 from kvci.run.regrade import dataset_sha256
 from kvci.serve.model import locate

@@ -1,7 +1,6 @@
 """What a job says: its outputs, for the jobs after it, and its summary, for a person."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from kvci.report.tables import inert
@@ -36,20 +35,3 @@ def _append(variable: str, text: str) -> None:
         return
     with Path(name).open("a") as file:
         file.write(text)
-
-
-def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:
-    """A plot that GitHub draws; names are arms' ids, which need no escape."""
-    quoted = ", ".join(f'"{name}"' for name in names)
-    return "\n".join(
-        (
-            "```mermaid",
-            "xychart-beta",
-            f'  title "{title}"',
-            f"  x-axis [{quoted}]",
-            '  y-axis "%" 0 --> 100',
-            f"  bar [{', '.join(f'{100 * share:.1f}' for share in shares)}]",
-            "```",
-            "",
-        )
-    )

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from kvci.actions.inputs import Inputs
 from kvci.actions.known import records, shards_of
-from kvci.actions.outputs import bars, output, summary
+from kvci.actions.outputs import output, summary
 from kvci.actions.restore import began, fetch, fetch_published, shards_left
 from kvci.errors import UserError
 from kvci.publish.branch import RESULTS, UNMERGED
 from kvci.publish.github import GitHub, web
 from kvci.record.record import Record, read_all
+from kvci.report.plot import bars
 from kvci.report.tables import row
 from kvci.run.directory import now
 from kvci.run.forecast import Forecast, forecast

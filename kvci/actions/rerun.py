@@ -11,7 +11,7 @@ from kvci.actions.outputs import output, summary
 from kvci.actions.restore import fetch_all
 from kvci.errors import UserError
 from kvci.publish.github import GitHub
-from kvci.report.tables import inert
+from kvci.report.tables import inert, row
 from kvci.run.directory import RunDirectory, shards
 from kvci.run.main import folder_of
 from kvci.run.rerun import rerun_spec
@@ -24,10 +24,13 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
     output(before=json.dumps(bool(count)))
     what = [asked.classes or "", asked.filter or "", "what infrastructure ended" * asked.errors]
     left = f"{count} jobs left" if count else "No job left"
-    summary(
-        f"**Run again of `{asked.run}`: {inert(', '.join(filter(None, what)))}**\n\n"
-        f"- {left} evidence of it; where a machine has more, that counts\n"
+    cells = (
+        ("run", f"`{asked.run}`"),
+        ("trials", inert(", ".join(filter(None, what)))),
+        ("taken from", f"{left} evidence of it; where a machine has more, that counts"),
     )
+    head = f"**Run again of `{asked.run}`: {cells[1][1]}**"
+    summary("\n".join([head, "", row(("This rerun", "")), "|---|---|", *map(row, cells), ""]))
 
 
 def rerun(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:

@@ -15,6 +15,7 @@ from kvci.record.build import build
 from kvci.record.evidence import pack
 from kvci.record.record import Record, by_run
 from kvci.report.comparison import markdown
+from kvci.report.plot import of_run
 from kvci.report.tables import inert
 from kvci.run.directory import Manifest, shards
 
@@ -129,7 +130,7 @@ def _body(records: Sequence[Record], target: Target) -> str:
                 f"A targeted rerun, of {inert(arms[0].rerun)}; it is compared with nothing.\n"
             )
         elif made := compare_run(arms):
-            parts.append(markdown(made))
+            parts += [markdown(made), of_run(arms)]
         parts += [f"- [{record.row_id}]({record.evidence.where})" for record in arms]
         parts.append("")
     text = "\n".join(parts)

@@ -22,6 +22,7 @@ from kvci.record.record import Imported, Record, RunKey, by_run, file_name, pars
 from kvci.record.verdicts import Unknown, unlike
 from kvci.report.benchmarks import EMPTY, begun, prose, render
 from kvci.report.comparison import markdown, unpaired, verdict
+from kvci.report.plot import of_run
 from kvci.report.tables import row
 from kvci.run.directory import Manifest, shards
 from kvci.taxonomy import INFRASTRUCTURE
@@ -273,7 +274,7 @@ def comment(found: Review, accepted: bool) -> str:
         if one:
             name = by_run(found.new)[run][0].run_id
             lines += ["", f"<details><summary>{escape(name)}, compared</summary>", ""]
-            lines += [markdown(one), "", "</details>"]
+            lines += [markdown(one), of_run(by_run(found.new)[run]), "</details>"]
     return "\n".join(lines)
 
 

@@ -48,6 +48,7 @@ def test_the_pull_request_has_rows_whose_evidence_gives_them_again(
     done = publish(run, target(origin), github)
     assert done.url == fake.pulls[0]["html_url"] and fake.pulls[0]["head"]["ref"] == BRANCH
     assert "https://x/runs/1" in done.body and "q8_0/q8_0" in done.body
+    assert "xychart-beta" in done.body
     assert fake.dispatched[0]["inputs"] == {"number": "1"}
     new = files(origin) - files(origin, "main")
     assert len(new) == 2

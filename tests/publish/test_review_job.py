@@ -51,6 +51,7 @@ def test_the_status_stands_on_the_head_and_the_comment_is_one(opened: Opened) ->
         passes, words, comment = opened.review()
         assert passes and words == "2 new records are what their evidence gives"
         assert comment.startswith(MARK) and "<!--" not in comment[len(MARK) :]
+        assert '"Resolved, %"' in comment
     status = opened.fake.statuses[-1]
     assert (status["state"], status["context"]) == ("success", "kvci/results")
     assert status["sha"] == opened.fake.head(1) and status["target_url"] == "https://x/runs/1"
