@@ -24,6 +24,10 @@ ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 SHARD = r"^[1-9]\d{0,3}/[1-9]\d{0,3}$"
 
 
+WAITS = "it waits to be graded"
+"""An outcome's detail."""
+
+
 def _is_a_time(text: str) -> str:
     datetime.fromisoformat(text)
     return text
@@ -119,6 +123,11 @@ class Outcome(Document):
     patch_bytes: Count
     answers_sha256: str = ""
     """Of all that the model said, so that it can be told whether a token differs."""
+
+    @property
+    def waits(self) -> bool:
+        """Its conversation has ended, and its patch was not graded yet: it is not done."""
+        return self.detail == WAITS and self.verdict is Verdict.GRADING_FAILED
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:

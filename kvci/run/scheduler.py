@@ -21,7 +21,7 @@ from kvci.files import is_full, no_room, sha256_of, write_atomic
 from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial
-from kvci.run.directory import Ceiling, Outcome, RunDirectory, now
+from kvci.run.directory import WAITS, Ceiling, Outcome, RunDirectory, now
 from kvci.run.grading import Grader, unknown
 from kvci.run.progress import Progress
 from kvci.run.regrade import again, resolved, ungraded
@@ -189,10 +189,15 @@ class Scheduler:
         return [trial for arm in block.arms for trial in block.trials(arm)]
 
     def _complete(self, block: Block) -> bool:
-        """Every trial has its outcome, and none waits to be graded again on this machine."""
+        """Every trial has its outcome, and none waits to be graded again on this machine, or was
+        never graded on another, which may not come back."""
         there = self._there(block)
         waits = any(ungraded(one) and one.host == self._host for one in there)
-        return len(there) == len(self._trials(block)) and not waits
+        return len(there) == len(self._trials(block)) and not waits and not self._left(block)
+
+    def _left(self, block: Block) -> bool:
+        """Another machine ended before it graded all that the block has."""
+        return any(one.waits and one.host != self._host for one in self._there(block))
 
     def _preflight(self, block: Block) -> None:
         """Have the gold patches of a block graded, beside whatever else goes on."""
@@ -237,7 +242,8 @@ class Scheduler:
     def _block(self, block: Block) -> None:
         """All arms of a block; what is left of a block that broke is put aside first."""
         self._preflighted(block)
-        if all(self._directory.done(trial) for trial in self._trials(block)):
+        done = all(self._directory.done(trial) for trial in self._trials(block))
+        if done and not self._left(block):
             self._grade_again(block)
             return
         if unserved := self._unserved(block):
@@ -442,7 +448,7 @@ class Scheduler:
         folder = self._directory.trial(trial)
         write_atomic(folder / "patch.diff", talk.patch)
         # Whatever ends kvci now, what the model did is not done again.
-        waits = Graded(verdict=Verdict.GRADING_FAILED, detail="it waits to be graded")
+        waits = Graded(verdict=Verdict.GRADING_FAILED, detail=WAITS)
         write(waits, told=False)
         instance, gold = self._instances[trial.instance], self._gold[trial.instance]
         self._graded.append(

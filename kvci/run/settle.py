@@ -7,7 +7,9 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Evidence, classify
 
 
 def settle(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes, with I2 turned into A12 where another arm completed the same trial."""
+    """The outcomes of what is done, with I2 turned into A12 where another arm completed the same
+    trial."""
+    outcomes = [outcome for outcome in outcomes if not outcome.waits]
     completed = {(o.instance, o.seed, o.arm) for o in outcomes if o.cls not in INFRASTRUCTURE}
     settled = []
     for outcome in outcomes:

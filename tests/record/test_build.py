@@ -14,7 +14,7 @@ from kvci.files import sha256_of, write_atomic
 from kvci.record.build import build, write
 from kvci.record.record import Record, by_run, read, read_all
 from kvci.report.main import record_run
-from kvci.run.directory import Outcome, RunDirectory
+from kvci.run.directory import WAITS, Outcome, RunDirectory
 from kvci.serve.effective import asked_of, judge
 from kvci.serve.effective import read as read_log
 from kvci.spec import Spec
@@ -254,6 +254,14 @@ def test_a_late_publisher_leaves_the_other_arms_with_their_evidence(tmp_path: Pa
     write(newer, results)
     write(early, results)
     assert read_all(results) == newer
+
+
+def test_what_was_never_graded_is_not_done(tmp_path: Path) -> None:
+    """Else a job that ended before its gradings would be a run's end, with a verdict."""
+    run = made(tmp_path / "run")
+    lost = {"verdict": Verdict.GRADING_FAILED, "cls": Class.I3, "detail": WAITS}
+    put(run, outcome("q8_0-q8_0", "b", **lost))
+    assert [(one.complete, len(one.trials)) for one in build(run)] == [(True, 2), (False, 1)]
 
 
 def test_a_late_publisher_takes_no_grading_away(tmp_path: Path) -> None:

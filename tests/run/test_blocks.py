@@ -18,7 +18,7 @@ from kvci.files import write_atomic
 from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial, blocks
-from kvci.run.directory import Outcome, RunDirectory, now
+from kvci.run.directory import WAITS, Outcome, RunDirectory, now
 from kvci.run.grading import Grader
 from kvci.run.progress import Progress
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
@@ -112,6 +112,20 @@ def test_a_server_that_never_started_is_of_no_build(
     assert (tmp_path / "run" / "superseded" / "0" / first / FIRST / "0").exists()
 
 
+def test_what_another_machine_never_graded_is_run_again(
+    tmp_path: Path, run: Callable[..., list[Outcome]]
+) -> None:
+    """It may not come back; what it tried to grade, and could not, stays its own."""
+    lost = {"host": "another", "verdict": Verdict.GRADING_FAILED, "cls": Class.I3}
+    for name, detail in ((FIRST, WAITS), (SECOND, "gone")):
+        put(tmp_path, outcome(ARMS[0], name, **lost, detail=detail))
+        put(tmp_path, outcome(ARMS[1], name, host="another"))
+    found = run(spec(tmp_path))
+    here = {one.instance for one in found if one.host == host() and one.cls is Class.OK}
+    assert here == {FIRST} and {o.host for o in found if o.instance == SECOND} == {"another"}
+    assert len(list((tmp_path / "run" / "superseded" / "0").glob("*/*/*/outcome.json"))) == 2
+
+
 def test_a_conversation_that_ended_is_not_held_again(
     tmp_path: Path, run: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +139,7 @@ def test_a_conversation_that_ended_is_not_held_again(
         with pytest.raises(KeyboardInterrupt):
             run(spec(tmp_path))
     (before,) = RunDirectory(tmp_path / "run").outcomes()
-    assert (before.cls, before.detail) == (Class.I3, "it waits to be graded")
+    assert (before.cls, before.detail) == (Class.I3, WAITS)
     found = {(o.arm, o.instance): o for o in run(spec(tmp_path))}
     assert {one.cls for one in found.values()} == {Class.OK} and len(found) == 4
     after = found[before.arm, before.instance]
