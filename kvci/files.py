@@ -57,11 +57,21 @@ def no_room(path: Path | str) -> UserError:
     )
 
 
+def open_up(folder: Path) -> None:
+    """Let this user read and remove all of a tree, whose folders may have no rights."""
+    _quietly("chmod", "-R", "u+rwX", "--", str(folder))
+
+
 def clear(folder: Path) -> None:
     """Remove a tree, whoever made it: with folders without rights, or deeper than Python goes."""
     if os.path.lexists(folder):
-        for words in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-            subprocess.run([*words, "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
+        open_up(folder)
+        _quietly("rm", "-rf", "--", str(folder))
+
+
+def _quietly(*words: str) -> None:
+    """The tree may be gone meanwhile."""
+    subprocess.run(words, check=False, stderr=subprocess.DEVNULL)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -10,9 +10,9 @@ from kvci.errors import UserError
 from kvci.record.build import rebuild
 from kvci.record.evidence import unpack
 from kvci.record.record import Record
-from kvci.report.comparison import NO_BASELINE, RERUN, unpaired, verdict
+from kvci.report.comparison import unpaired, verdict
 from kvci.report.plot import of_run
-from kvci.report.tables import inert, row
+from kvci.report.tables import inert, table
 from kvci.run.directory import shards
 from kvci.taxonomy import INFRASTRUCTURE
 
@@ -68,7 +68,7 @@ def told(records: list[Record]) -> str:
         )  # fmt: skip
     lines = [f"**{text}**\n" for text in dict.fromkeys(_headlines(records, words))]
     lines += [f"- Warning: {inert(warning)}" for warning in (made.warnings if made else ())]
-    lines += ["", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), ""]
+    lines += ["", *table(HEADER, rows), ""]
     return "\n".join([*lines, of_run(records)])
 
 
@@ -77,6 +77,6 @@ def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
     said = {words[record.row_id] for record in arms}
     if len(said) == 1 and len(arms) > 1:
         return [f"{', '.join(record.arm for record in arms)}: {said.pop()}"]
-    why = "one arm" if len(records) == 1 else NO_BASELINE
-    alone = f"{RERUN if records[0].rerun else why}, no verdict"
-    return [f"{record.arm}: {words[record.row_id]}" for record in arms] or [alone]
+    alone = len(records) == 1 and not records[0].rerun
+    why = "one arm" if alone else unpaired(records[0])
+    return [f"{record.arm}: {words[record.row_id]}" for record in arms] or [f"{why}, no verdict"]

@@ -9,7 +9,7 @@ from kvci.actions.restore import artifact_name
 from kvci.plan import INTERIM
 from kvci.record.evidence import write
 from kvci.report.plot import bars
-from kvci.report.tables import row
+from kvci.report.tables import table
 from kvci.run.directory import Manifest, RunDirectory
 from kvci.run.main import folder_of
 from kvci.run.settle import settle
@@ -52,4 +52,4 @@ def told(folder: Path) -> str:
     head = f"**{done} of {asked} trials are done**" + ("" if found.complete else f" ({INTERIM})")
     shares = [arm.done / max(1, arm.planned) for arm in found.arms]
     plot = bars("Trials done, %", [arm.arm for arm in found.arms], shares)
-    return "\n".join([head, "", row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), "", plot])
+    return "\n".join([head, "", *table(HEADER, rows), "", plot])

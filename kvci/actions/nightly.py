@@ -15,7 +15,7 @@ from kvci.files import Document, first_problem, sha256_of_file
 from kvci.publish.github import LAST_RUNS, GitHub, WorkflowRun
 from kvci.record.record import Record
 from kvci.report.plot import bars
-from kvci.report.tables import row
+from kvci.report.tables import table
 from kvci.run.regrade import dataset_sha256
 from kvci.serve.model import locate
 from kvci.spec import Spec, load
@@ -91,9 +91,9 @@ def _table(states: list[State]) -> str:
     rows = [
         (name, f"{done}/{total}" if total else "", state) for name, done, total, state in states
     ]
-    table = [row(HEADER), "|---" * len(HEADER) + "|", *map(row, rows), ""]
     shares = [done / max(1, total) for _, done, total, _ in states]
-    return "\n".join([*table, bars("Trials done, %", [name for name, *_ in states], shares)])
+    plot = bars("Trials done, %", [name for name, *_ in states], shares)
+    return "\n".join([*table(HEADER, rows), "", plot])
 
 
 def _untaken(runs: list[WorkflowRun]) -> str:

@@ -16,7 +16,7 @@ from kvci.publish.branch import RESULTS, UNMERGED
 from kvci.publish.github import GitHub, web
 from kvci.record.record import Record, read_all
 from kvci.report.plot import bars
-from kvci.report.tables import row
+from kvci.report.tables import table
 from kvci.run.directory import now
 from kvci.run.forecast import Forecast, forecast
 from kvci.run.forecast import lines as told
@@ -179,7 +179,7 @@ def _summary(
             "begins anew"
         )
         cells.append(("evidence", text))
-    lines = [f"**{answer}**", "", row(("This run", "")), "|---|---|", *map(row, cells), ""]
+    lines = [f"**{answer}**", "", *table(("This run", ""), cells), ""]
     names, chances = list(found.power_of_harm), list(found.power_of_harm.values())
     plot = bars("Chance to show a harm of so many points, %", names, chances) if names else ""
     return "\n".join([*lines, plot])

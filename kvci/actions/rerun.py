@@ -11,7 +11,7 @@ from kvci.actions.outputs import output, summary
 from kvci.actions.restore import fetch_all
 from kvci.errors import UserError
 from kvci.publish.github import GitHub
-from kvci.report.tables import inert, row
+from kvci.report.tables import inert, table
 from kvci.run.directory import RunDirectory, shards
 from kvci.run.main import folder_of
 from kvci.run.rerun import rerun_spec
@@ -30,7 +30,7 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
         ("taken from", f"{left} evidence of it; where a machine has more, that counts"),
     )
     head = f"**Run again of `{asked.run}`: {cells[1][1]}**"
-    summary("\n".join([head, "", row(("This rerun", "")), "|---|---|", *map(row, cells), ""]))
+    summary("\n".join([head, "", *table(("This rerun", ""), cells), ""]))
 
 
 def rerun(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:

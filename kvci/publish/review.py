@@ -23,7 +23,7 @@ from kvci.record.verdicts import Unknown, unlike
 from kvci.report.benchmarks import EMPTY, begun, prose, render
 from kvci.report.comparison import markdown, unpaired, verdict
 from kvci.report.plot import of_run
-from kvci.report.tables import row
+from kvci.report.tables import table
 from kvci.run.directory import Manifest, shards
 from kvci.taxonomy import INFRASTRUCTURE
 
@@ -262,19 +262,18 @@ def comment(found: Review, accepted: bool) -> str:
         head = "accepted by a maintainer" if accepted else "a maintainer's label may accept it"
         lines += ["", f"Unattested ({head}):", ""]
         lines += [f"- {_plain(line)}" for line in found.unattested]
-    made = {run: compare_run(arms) for run, arms in by_run(found.new).items()}
-    if found.new:
-        lines += ["", row(HEADER), "|---" * len(HEADER) + "|"]
-        lines += [row(cells) for run, arms in by_run(found.new).items()
-                  for cells in _cells(arms, made[run])]  # fmt: skip
-    notes = [*found.notes, *(w for one in made.values() if one for w in one.warnings)]
+    runs = [(arms, compare_run(arms)) for arms in by_run(found.new).values()]
+    if runs:
+        cells = (some for arms, made in runs for some in _cells(arms, made))
+        lines += ["", *table(HEADER, cells)]
+    notes = [*found.notes, *(warning for _, made in runs if made for warning in made.warnings)]
     if notes:
         lines += ["", "Look at:", "", *(f"- {_plain(note)}" for note in notes)]
-    for run, one in made.items():
-        if one:
-            name = by_run(found.new)[run][0].run_id
-            lines += ["", f"<details><summary>{escape(name)}, compared</summary>", ""]
-            lines += [markdown(one), of_run(by_run(found.new)[run]), "</details>"]
+    for arms, made in runs:
+        if made:
+            name = escape(arms[0].run_id)
+            lines += ["", f"<details><summary>{name}, compared</summary>", ""]
+            lines += [markdown(made), of_run(arms), "</details>"]
     return "\n".join(lines)
 
 

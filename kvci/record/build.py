@@ -14,16 +14,16 @@ from kvci.record.evidence import published
 from kvci.record.merge import merge
 from kvci.record.record import Evidence, Record, Trial, by_run, file_name, read
 from kvci.record.redact import redact
-from kvci.run.directory import Manifest, Outcome, RunDirectory, shards
+from kvci.run.directory import Manifest, Outcome, RunDirectory, shard_name, shards
 from kvci.run.settle import settle
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
 BLOCK_MAX = timedelta(days=2)
+"""No arm of a block begins after a day, and its last trials may begin a while later."""
 WAITING = (Class.I3, Class.I4)
 """Such a trial may be graded again, and then has another class."""
-"""No arm of a block begins after a day, and its last trials may begin a while later."""
 UNGRADED = {Verdict.NOT_GRADED, Verdict.GRADING_FAILED}
 NOT_HAD = INFRASTRUCTURE | {Class.A12}
 UNSERVED = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED}
@@ -83,7 +83,7 @@ def _build(run: Path, row: bool) -> list[Record]:
 def _hold(run: Path, manifest: Manifest, spec: Spec) -> None:
     """Each trial is one that was planned, once, and lies where it says; and so do its patch, its
     tests' report and the log that proves it. Raises UserError."""
-    if run.name.startswith("shard-") and run.name != f"shard-{spec.shard.replace('/', '-of-')}":
+    if run.name.startswith("shard-") and run.name != shard_name(spec.shard):
         raise UserError(f"{run.name} holds the shard {spec.shard}.")
     planned = {arm.id: set(spec.of_arm(arm.id, manifest.planned)) for arm in spec.arms}
     found = (run.glob(f"{where}/*/*/*/outcome.json") for where in ("trials", "superseded/*"))

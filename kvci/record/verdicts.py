@@ -46,8 +46,9 @@ def _unlike(run: Path) -> Iterator[str]:
     if tuple(select(list(rows), spec)) != manifest.planned:
         yield "what was planned is not what its spec selects"
     directory = RunDirectory(run)
-    tried = {(o.host, o.instance) for o in directory.outcomes() if o.cls not in INFRASTRUCTURE}
-    for one in directory.outcomes():
+    outcomes = directory.outcomes()
+    tried = {(one.host, one.instance) for one in outcomes if one.cls not in INFRASTRUCTURE}
+    for one in outcomes:
         if one.cls is Class.I0 and (one.host, one.instance) in tried:
             yield f"{one.instance} is invalid for {one.arm}, and another trial of it is not"
         folder = directory.trial(Trial(one.arm, one.instance, one.seed))
@@ -82,8 +83,7 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
     """How the class of a trial differs from what its conversation and its patch give."""
     if one.exit in WITHOUT_PATCH:
         invalid = one.exit is Exit.NOT_STARTED
-        bare = Evidence(one.exit, one.verdict, instance_invalid=invalid)
-        found, why = classify(bare)
+        found, why = classify(Evidence(one.exit, one.verdict, instance_invalid=invalid))
         return "" if found is one.cls else f"its class is {found} ({why}), not {one.cls}"
     if one.verdict in TESTED and one.applies is not True:
         return f"{one.verdict} of a patch that was not applied"
@@ -102,7 +102,7 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
         gold_files=patched_files(row.patch),
     )
     possible = [classify(evidence)]
-    if not _whole(folder):  # redaction makes actions alike that were not
+    if not _whole(trajectory.read_text()):  # redaction makes actions alike that were not
         possible.append(classify(replace(evidence, last_actions=())))
     if one.cls in [found for found, _ in possible]:
         return ""
@@ -110,9 +110,8 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
     return f"its class is {found} ({why}), not {one.cls}"
 
 
-def _whole(folder: Path) -> bool:
-    """Nothing of the conversation was redacted."""
-    text = (folder / "trajectory.jsonl").read_text()
+def _whole(text: str) -> bool:
+    """Nothing of it was redacted."""
     return not any(shown in text for shown in SHOWN)
 
 
@@ -143,7 +142,7 @@ def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
         [[each["content"], called] for each, called in zip(messages, calls, strict=True)],
         sort_keys=True,
     )
-    whole = not any(shown in spoken for shown in SHOWN)
+    whole = _whole(spoken)
     loops = sum(repeats(tuple(did[:count])) for count in range(1, len(did) + 1))
     if loops != one.loops and (whole or one.loops > loops):  # redaction makes loops, and no end
         return f"it counts {one.loops} loops, and its conversation {loops}"

@@ -12,7 +12,7 @@ LOG = ("Date", "Model", "KV Cache", "Dataset", "Submitted", "Resolved", "Rate", 
 RERUNS = (
     "Date", "Model", "Weights", "KV Cache", "Filter", "Submitted", "Resolved", "Errors", "Run ID",
 )  # fmt: skip
-EMPTY = "# Results\n\n" + tables.row(LOG) + "\n" + "|---" * len(LOG) + "|\n"
+EMPTY = "\n".join(["# Results", "", *tables.table(LOG), ""])
 """A file to begin with."""
 
 

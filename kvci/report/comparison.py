@@ -9,7 +9,7 @@ from rich.table import Table
 
 from kvci.compare.evidence import ArmComparison, Comparison, Inference, SeedLine
 from kvci.record.record import Record
-from kvci.report.tables import inert, row
+from kvci.report.tables import inert, inert_cells, table
 from kvci.stats.proportion import Interval
 from kvci.taxonomy import legend
 
@@ -33,8 +33,8 @@ def markdown(found: Comparison) -> str:
     for section in sections(found):
         lines += [f"## {section.heading}", "", *(f"{inert(words)}\n" for words in section.words)]
         if section.rows:
-            lines += [row(section.header), "|---" * len(section.header) + "|"]
-            lines += [*(row([inert(cell) for cell in cells]) for cells in section.rows), ""]
+            rows = (inert_cells(*cells) for cells in section.rows)
+            lines += [*table(section.header, rows), ""]
     return "\n".join(lines)
 
 

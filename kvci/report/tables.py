@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kvci.errors import UserError
@@ -36,6 +36,11 @@ def row(texts: Sequence[str]) -> str:
     """One line, without its end."""
     shown = (" ".join(text.split()).replace("|", "\\|") for text in texts)
     return "| " + " | ".join(shown) + " |"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]] = ()) -> list[str]:
+    """Its lines, without their ends."""
+    return [row(header), "|---" * len(header) + "|", *map(row, rows)]
 
 
 def inert(text: str) -> str:
@@ -97,5 +102,5 @@ def append(lines: list[str], heading: str, words: str, header: Cells) -> list[st
     if lines and not lines[-1].endswith("\n"):
         lines = [*lines[:-1], lines[-1] + end]
     wrapped = textwrap.wrap(words, 100, break_long_words=False, break_on_hyphens=False)
-    made = ("", f"## {heading}", "", *wrapped, "", row(header), "|---" * len(header) + "|")
+    made = ("", f"## {heading}", "", *wrapped, "", *table(header))
     return [*lines, *(line + end for line in made)]

@@ -22,8 +22,6 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
 ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 SHARD = r"^[1-9]\d{0,3}/[1-9]\d{0,3}$"
-
-
 WAITS = "it waits to be graded"
 """An outcome's detail."""
 
@@ -140,6 +138,11 @@ class Outcome(Document):
 
 def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def shard_name(shard: str) -> str:
+    """Of its folder beside those of the other shards."""
+    return f"shard-{shard.replace('/', '-of-')}"
 
 
 def shards(run: Path) -> list[Path]:

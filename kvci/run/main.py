@@ -11,7 +11,7 @@ from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
-from kvci.run.directory import RUN_ID, SHARD, Manifest, RunDirectory, shards
+from kvci.run.directory import RUN_ID, SHARD, Manifest, RunDirectory, shard_name, shards
 from kvci.run.progress import Progress
 from kvci.run.regrade import dataset_sha256
 from kvci.run.sandboxes import Sandboxes, choose, supplies
@@ -43,7 +43,7 @@ def folder_of(out: str, name: str, shard: str) -> Path:
     if not re.fullmatch(SHARD, shard):
         raise UserError(f"'{shard[:80]}' is not a shard; give one as 1/4.")
     whole = Path(out) / name
-    return whole if shard == "1/1" else whole / f"shard-{shard.replace('/', '-of-')}"
+    return whole if shard == "1/1" else whole / shard_name(shard)
 
 
 def _hold_division(whole: Path, shard: str) -> None:

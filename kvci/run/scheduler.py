@@ -192,8 +192,8 @@ class Scheduler:
         """Every trial has its outcome, and none waits to be graded again on this machine, or was
         never graded on another, which may not come back."""
         there = self._there(block)
-        waits = any(ungraded(one) and one.host == self._host for one in there)
-        return len(there) == len(self._trials(block)) and not waits and not self._left(block)
+        waits = any(one.waits or (ungraded(one) and one.host == self._host) for one in there)
+        return len(there) == len(self._trials(block)) and not waits
 
     def _left(self, block: Block) -> bool:
         """Another machine ended before it graded all that the block has."""

@@ -17,16 +17,18 @@ BUGGY = generate("test", 3, functions=5, files=2)
 FILE = next(iter(patched_files(BUGGY.row.patch)))
 
 
-def patch_of(command: str) -> bytes:
+def patch_of(*commands: str) -> bytes:
     box = Bwrap(BUGGY.files)
     try:
-        box.run(command, Limits())
+        for command in commands:
+            box.run(command, Limits())
         return box.diff()
     finally:
         box.close()
 
 
 GOLD = BUGGY.row.patch.encode()
+APPLIED = f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n"
 CASES: dict[str, tuple[bytes | str, Verdict]] = {
     "gold": (GOLD, Verdict.RESOLVED),
     "empty": (b"", Verdict.EMPTY_PATCH),
@@ -74,11 +76,7 @@ def test_a_patch_that_could_not_be_applied_in_time_is_no_failure_of_its_tests(
 def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
     other = BUGGY.row.PASS_TO_PASS[0].partition("::test_")[2]
     file = next(name for name, text in BUGGY.files.items() if f"def {other}(" in text)
-    box = Bwrap(BUGGY.files)
-    box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
-    box.run(f"echo '{other} = None' >> {file}", Limits())
-    patch = box.diff()
-    box.close()
+    patch = patch_of(APPLIED, f"echo '{other} = None' >> {file}")
     found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert found.verdict is Verdict.TESTS_BROKEN
     assert found.pass_to_pass == (3, 4)
@@ -100,11 +98,7 @@ def test_a_log_that_nobody_can_wait_for_says_nothing(
 
 def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
     said = r"import os; os.write(1, b'caf\xe9\n')"
-    box = Bwrap(BUGGY.files)
-    box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
-    box.run(f'echo "{said}" >> {FILE}', Limits())
-    patch = box.diff()
-    box.close()
+    patch = patch_of(APPLIED, f'echo "{said}" >> {FILE}')
     found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert found.verdict is Verdict.RESOLVED, found
     assert "caf\ufffd" in (tmp_path / "test_output.txt").read_text()
@@ -112,10 +106,6 @@ def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
 
 def test_a_log_of_megabytes_keeps_every_status(tmp_path: Path) -> None:
     loud = "import atexit; print('x' * 40_000_000); atexit.register(print, 'y' * 40_000_000)"
-    box = Bwrap(BUGGY.files)
-    box.script(f"git apply - <<'EOF'\n{BUGGY.row.patch}EOF\n", Limits())
-    box.run(f'echo "{loud}" >> {FILE}', Limits())
-    patch = box.diff()
-    box.close()
+    patch = patch_of(APPLIED, f'echo "{loud}" >> {FILE}')
     found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert found.verdict is Verdict.RESOLVED, found
