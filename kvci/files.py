@@ -32,7 +32,13 @@ class Document(BaseModel):
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         except ValidationError as error:
-            raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
+            raise UserError(f"{path} is not valid: {first_problem(error)}.{_hint(error)}") from None
+
+
+def _hint(error: ValidationError) -> str:
+    """What to do about a field that only another version of kvci knows."""
+    unknown = any(problem["type"] == "extra_forbidden" for problem in error.errors())
+    return " Another version of kvci wrote it; use that version." if unknown else ""
 
 
 def first_problem(error: ValueError) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kvci.errors import UserError
-from kvci.files import Document, first_problem, sha256_of_file
+from kvci.files import first_problem, sha256_of_file
+from kvci.schema import Versioned, without_keys
 
 KV_BLOCK_ELEMENTS = {
     "f32": 1,
@@ -38,7 +39,7 @@ ARM_FLAGS = {
 they would change the model, the prompt, the sampling or what is kept of a conversation."""
 
 
-class Arm(Document):
+class Arm(Versioned):
     """One server configuration under test: a KV type and flags that differ from the defaults."""
 
     k: str
@@ -91,7 +92,7 @@ class Arm(Document):
         return f"{self.k}-{self.v}" + (f"+{extra}" if extra else "")
 
 
-class Model(Document):
+class Model(Versioned):
     """The model under test: a file here, or a hub's file known by its sha256."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -130,7 +131,7 @@ DAY_S = 86400.0
 """A sandbox lives longer than a trial, a command or the tests may take."""
 
 
-class Rerun(Document):
+class Rerun(Versioned):
     """What a targeted rerun repeats. It is never compared with anything."""
 
     of: str
@@ -166,7 +167,7 @@ PLACES = ("path", "package", "repository", "file", "revision", "sha256")
 ELSEWHERE = "of another machine"
 
 
-class Spec(Document):
+class Spec(Versioned):
     """All that was asked for. Its hash covers what can change a trial or the planned set."""
 
     model: Model
@@ -308,7 +309,8 @@ class Spec(Document):
         asked["engine"] = kind if kind in {"embedded", "replay", "http", "https"} else "binary"
         if kind == "replay":
             asked["engine"] += f" {sha256_of_file(Path(place))}"
-        return asked
+        identity: dict[str, Any] = without_keys(asked)
+        return identity
 
     def hash(self, model_sha256: str, dataset_sha256: str) -> str:
         asked = self.identity(model_sha256, dataset_sha256)

@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from kvci.errors import UserError
-from kvci.files import Document, first_problem
+from kvci.files import first_problem
+from kvci.schema import Versioned
 
 
-class Row(Document):
+class Row(Versioned):
     """The columns of swebench 5's datasets, by their own names."""
 
     repo: str
