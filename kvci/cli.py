@@ -36,7 +36,7 @@ class Verbs(click.Group):
         """In the log, and where a job has a summary, there too."""
         click.echo(f"kvci: {sentence}", err=True)
         if os.environ.get("GITHUB_STEP_SUMMARY"):
-            from kvci.actions.outputs import failed
+            from kvci.jobs.outputs import failed
 
             failed(sentence)
         ctx.exit(2)
@@ -80,7 +80,7 @@ def inspect(
 ) -> None:
     """Say what a llama-server's LOG proves; exit 1 if it is not what was asked."""
     from kvci.files import first_problem
-    from kvci.serve.effective import Asked, judge, read
+    from kvci.serve.effective import Expected, judge, read
     from kvci.spec import Arm
 
     try:
@@ -90,7 +90,7 @@ def inspect(
         raise UserError(f"{log} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise UserError(f"--kv {kv} is not valid: {first_problem(error)}.") from None
-    asked = Asked(kv_type=asked_kv, context=context, slots=slots, allow=allow)
+    asked = Expected(kv_type=asked_kv, context=context, slots=slots, allow=allow)
     found = judge(read(text), asked)
     _show(found, as_json)
     ctx.exit(1 if found.problems else 0)
@@ -112,7 +112,7 @@ def serve(
     import signal
     import time
 
-    from kvci.serve.model import check, header, locate
+    from kvci.serve.gguf import check, header, locate
     from kvci.serve.server import Server, ServerFailed
     from kvci.spec import load
 
@@ -332,7 +332,7 @@ def doctor(
         click.echo(json.dumps([check.model_dump(mode="json") for check in found], indent=1))
     failed = [f"{check.name}: {check.found} {check.remedy}" for check in found if check.remedy]
     if failed and os.environ.get("GITHUB_STEP_SUMMARY"):
-        from kvci.actions.outputs import failed as say
+        from kvci.jobs.outputs import failed as say
 
         for line in failed:
             say(line)
@@ -349,7 +349,7 @@ def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> N
     """An experiment with a known answer, on this machine in minutes; exit 1 if it does not come."""
     from rich.console import Console
 
-    from kvci.demo import demo as run_demo
+    from kvci.demo.known_answer import demo as run_demo
 
     if not run_demo(out, instances, Console(soft_wrap=True), strong):
         ctx.exit(1)
@@ -390,8 +390,9 @@ def grade(
 
     Exit 1 if one could not be graded, or the harness disagrees.
     """
-    from kvci.run.grade import grade_patches
-    from kvci.run.regrade import beside_harness, regrade
+    from kvci.run.cross_check import beside_harness
+    from kvci.run.predictions import grade_patches
+    from kvci.run.regrade import regrade
     from kvci.spec import without_model
 
     if bool(folder) == bool(dataset):
@@ -442,8 +443,8 @@ def record(
     ctx: click.Context, folder: Path | None, results: Path, benchmarks: Path, check: bool
 ) -> None:
     """Write the records of a RUN folder and its rows; without one, all rows again."""
-    from kvci.report.main import first_difference, record_run, render_again
     from kvci.report.show import said
+    from kvci.report.update import first_difference, record_run, render_again
 
     if folder and check:
         raise UserError("Give either a run's folder or --check.")
@@ -469,7 +470,7 @@ def compare(names: tuple[str, ...], results: Path, shown: str, as_json: bool) ->
     """Compare arms with the first: run folders, records, row ids, earlier runs' folders."""
     from rich.console import Console
 
-    from kvci.compare.main import compare_named
+    from kvci.compare.named import compare_named
     from kvci.report.comparison import markdown, text
 
     found = compare_named(names, results)
@@ -491,8 +492,8 @@ def import_(
     folder: Path, kv: str | None, dataset: str | None, results: Path, benchmarks: Path
 ) -> None:
     """Make a record of an earlier run of mini-swe-agent in DIR."""
-    from kvci.report.main import import_run
     from kvci.report.show import said
+    from kvci.report.update import import_run
 
     click.echo(said(import_run(folder, results, benchmarks, kv, dataset)))
     click.echo(f"rows: {benchmarks}")
@@ -539,7 +540,7 @@ def publish(
     dry_run: bool,
 ) -> None:
     """Send a RUN's rows in a pull request, its evidence in a release; GITHUB_TOKEN is taken."""
-    from kvci.publish.main import github_of, publish, target_of
+    from kvci.publish.pull_request import github_of, publish, target_of
 
     target = target_of(repository, origin, base, branch, review)
     found = publish(folder, target, None if dry_run else github_of(repository))
@@ -548,7 +549,7 @@ def publish(
     said = found.url or ("nothing was sent" if dry_run else "the base has all rows already")
     click.echo(said)
     if os.environ.get("GITHUB_STEP_SUMMARY"):
-        from kvci.actions.outputs import summary
+        from kvci.jobs.outputs import summary
 
         summary(f"**{found.title}**\n\n{said}\n\n{found.body}\n")
 
@@ -562,7 +563,7 @@ def images() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def show(as_json: bool) -> None:
     """Those that kvci pulled: what each takes for itself, and when it was last needed."""
-    from kvci.images.main import kept, room
+    from kvci.images.commands import kept, room
 
     found = kept()
     if as_json:
@@ -587,7 +588,7 @@ def show(as_json: bool) -> None:
 @click.pass_context
 def pull(ctx: click.Context, /, ledger: Path, instances: str | None, **asked: Any) -> None:
     """Get those that the disk holds, before a run; exit 1 if no block has its images."""
-    from kvci.images.main import pull as pull_images
+    from kvci.images.commands import pull as pull_images
     from kvci.spec import without_model
 
     asked["instances"] = _names(instances)
@@ -605,7 +606,7 @@ def pull(ctx: click.Context, /, ledger: Path, instances: str | None, **asked: An
 @click.option("--built", is_flag=True, help="Those that kvci images build made, too.")
 def prune(built: bool) -> None:
     """Let go all that kvci pulled or made, and what killed runs left."""
-    from kvci.images.main import prune as prune_images
+    from kvci.images.commands import prune as prune_images
 
     click.echo(prune_images(built))
 
@@ -631,7 +632,7 @@ def build(
 ) -> None:
     """Build them here, where no registry can be reached; exit 1 if one could not be."""
     from kvci.images.build import build as build_images
-    from kvci.images.main import chosen
+    from kvci.images.commands import chosen
     from kvci.images.recipe import SHIPPED
     from kvci.spec import without_model
 
@@ -668,7 +669,7 @@ def _names(text: str | None) -> list[str] | None:
 
 def _over(form: str, experiment: Path | None, options: dict[str, Any]) -> Any:
     """The spec of a workflow's inputs with the options laid over them."""
-    from kvci.actions.inputs import inputs
+    from kvci.jobs.inputs import inputs
     from kvci.spec import load
 
     file, laid = inputs(form).asked()
@@ -679,7 +680,7 @@ def _over(form: str, experiment: Path | None, options: dict[str, Any]) -> Any:
 def _run(ctx: click.Context, spec: Any, run_id: str | None) -> None:
     from rich.console import Console
 
-    from kvci.run.main import run as run_spec
+    from kvci.run.experiment import run as run_spec
 
     path, summary = run_spec(spec, run_id, Console(soft_wrap=True))
     click.echo(f"Counts only; kvci compare {path} says what they mean. All of it lies there.")
@@ -692,7 +693,7 @@ def _run(ctx: click.Context, spec: Any, run_id: str | None) -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def evidence(folder: Path, out: Path) -> None:
     """Put what a RUN's records rest on into one archive, redacted."""
-    from kvci.record.evidence import write
+    from kvci.record.bundle import write
 
     click.echo(f"{out}, sha256 {write(folder, out)}")
 
@@ -707,9 +708,9 @@ def ci() -> None:
 @click.option("--before", type=click.Path(path_type=Path), default=Path("before"))
 def ci_plan(form: str, before: Path) -> None:
     """Validate a workflow's inputs, and say what the run can show and what comes next."""
-    from kvci.actions.inputs import inputs
-    from kvci.actions.plan import plan
-    from kvci.publish.main import github_of
+    from kvci.jobs.inputs import inputs
+    from kvci.jobs.prepare import plan
+    from kvci.publish.pull_request import github_of
 
     there = {"GITHUB_TOKEN", "GITHUB_REPOSITORY"} <= os.environ.keys()
     plan(inputs(form), before, github_of(os.environ["GITHUB_REPOSITORY"]) if there else None)
@@ -722,7 +723,7 @@ def ci_plan(form: str, before: Path) -> None:
 @click.option("--summary/--no-summary", default=True, help="Say what it shows so far.")
 def ci_collect(archives: Path, out: Path, before: Path | None, summary: bool) -> None:
     """Make one run of the archives in EVIDENCE, and of BEFORE for shards that left none there."""
-    from kvci.actions.collect import collect, summarize
+    from kvci.jobs.collect import collect, summarize
 
     records = collect(archives, out, before)
     if summary:
@@ -737,7 +738,7 @@ def ci_collect(archives: Path, out: Path, before: Path | None, summary: bool) ->
 @click.option("--shard", default="1/1", show_default=True)
 def ci_evidence(out: str, run_id: str, shard: str) -> None:
     """Pack what a shard of a run has so far, for the job's artifact."""
-    from kvci.actions.evidence import evidence
+    from kvci.jobs.pack import evidence
 
     evidence(out, run_id, shard)
 
@@ -751,9 +752,9 @@ def ci_review(ctx: click.Context, number: int, repository: str) -> None:
 
     Its files are read through the API, and nothing of it is run.
     """
-    from kvci.actions.review import review_pull
-    from kvci.publish.github import run_url, web
-    from kvci.publish.main import github_of
+    from kvci.github import run_url, web
+    from kvci.publish.pull_request import github_of
+    from kvci.review.job import review_pull
 
     event = os.environ.get("GITHUB_EVENT_PATH")
     told = json.loads(Path(event).read_text()) if event else None
@@ -774,7 +775,7 @@ def ci_review(ctx: click.Context, number: int, repository: str) -> None:
 @click.option("--shard", default="1/1", show_default=True)
 def ci_restore(before: Path, out: str, run_id: str, shard: str) -> None:
     """Go on with what another machine did, if this one knows less of it."""
-    from kvci.actions.restore import restore
+    from kvci.jobs.restore import restore
 
     for line in restore(before, out, run_id, shard):
         click.echo(line)
@@ -787,8 +788,8 @@ def ci_restore(before: Path, out: str, run_id: str, shard: str) -> None:
 @click.pass_context
 def ci_nightly(ctx: click.Context, repository: str, branch: str, results: str) -> None:
     """Start the next experiment of ci/experiments/nightly.toml; exit 1 if no runner takes them."""
-    from kvci.actions.nightly import nightly
-    from kvci.publish.main import github_of
+    from kvci.jobs.nightly import nightly
+    from kvci.publish.pull_request import github_of
 
     if not nightly(github_of(repository), branch, results):
         ctx.exit(1)
@@ -802,8 +803,8 @@ def ci_nightly(ctx: click.Context, repository: str, branch: str, results: str) -
 @click.pass_context
 def ci_rerun(ctx: click.Context, form: str, out: str, run_id: str, before: Path) -> None:
     """Run some instances of a run again, which lies on this machine, or its evidence in BEFORE."""
-    from kvci.actions.inputs import rerun_inputs
-    from kvci.actions.rerun import rerun
+    from kvci.jobs.inputs import rerun_inputs
+    from kvci.jobs.repeat import rerun
 
     spec = rerun(rerun_inputs(form), out, run_id, before)
     _run(ctx, spec.model_copy(update={"out": out}), run_id)
@@ -816,8 +817,8 @@ def ci_rerun(ctx: click.Context, form: str, out: str, run_id: str, before: Path)
 @click.option("--before", type=click.Path(path_type=Path), default=Path("before"))
 def ci_find(form: str, repository: str, branch: str, before: Path) -> None:
     """Get the evidence of the run whose instances are to be run again."""
-    from kvci.actions.inputs import rerun_inputs
-    from kvci.actions.rerun import find
-    from kvci.publish.main import github_of
+    from kvci.jobs.inputs import rerun_inputs
+    from kvci.jobs.repeat import find
+    from kvci.publish.pull_request import github_of
 
     find(rerun_inputs(form), branch, before, github_of(repository))

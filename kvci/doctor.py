@@ -14,13 +14,13 @@ from docker.errors import DockerException
 from docker.utils import version_lt
 from urllib3.exceptions import HTTPError
 
-from kvci.calibration.model import plain
+from kvci.demo.model import plain
 from kvci.errors import UserError
 from kvci.files import Document, sha256_of_file
 from kvci.host import ended, gpu, gpu_to_itself
 from kvci.plan import select
-from kvci.serve.model import cache_mib, header, locate
-from kvci.serve.model import check as check_model
+from kvci.serve.gguf import cache_mib, header, locate
+from kvci.serve.gguf import check as check_model
 from kvci.serve.server import Server, ServerFailed, resolve
 from kvci.spec import Model, Spec
 from kvci.tasks.dataset import load
@@ -217,7 +217,7 @@ def _bubblewrap() -> tuple[str, str]:
 
 
 def _docker() -> tuple[str, str]:
-    from kvci.sandbox import engine
+    from kvci.docker import engine
 
     said = engine.client().version()
     found = f"{said['Version']}, {said['Os']}/{said['Arch']}, {engine.cpus()} CPUs"
@@ -229,7 +229,7 @@ def _docker() -> tuple[str, str]:
 
 
 def _missing(images: list[str]) -> list[str]:
-    from kvci.sandbox import engine
+    from kvci.docker import engine
 
     return [image for image in images if not engine.has(image)]
 
@@ -237,8 +237,8 @@ def _missing(images: list[str]) -> list[str]:
 def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
     """Held against what is to come: the images of one block, each like the largest here. All else
     that is ours makes room for them."""
-    from kvci.images import shelf
-    from kvci.sandbox import engine
+    from kvci.docker import engine
+    from kvci.images import image_cache
 
     free = engine.free_bytes()
     if free is None:
@@ -250,7 +250,7 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
         return found, "Make room (kvci images prune), or lower --disk-reserve."
     if not missing:
         return found, ""
-    sizes = [one.unshared_bytes for one in shelf.ours()]
+    sizes = [one.unshared_bytes for one in image_cache.ours()]
     if not sizes:
         return f"{found}; what an image takes shows when the first one is here", ""
     room = free - 1e9 * spec.disk_reserve_gb + sum(sizes)
@@ -263,7 +263,7 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
 
 
 def _leftovers() -> tuple[str, str]:
-    from kvci.sandbox import engine
+    from kvci.docker import engine
 
     labels = {"label": engine.OWNER}
     left = [

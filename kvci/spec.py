@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kvci.errors import UserError
 from kvci.files import first_problem, sha256_of_file
-from kvci.schema import Versioned, without_keys
+from kvci.versioned import Versioned, without_keys
 
 KV_BLOCK_ELEMENTS = {
     "f32": 1,

@@ -107,7 +107,7 @@ LIMITS = frozenset({Exit.STEP_LIMIT, Exit.TOKEN_LIMIT, Exit.TIME_LIMIT})
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Observed:
     """What a trial left behind that the taxonomy looks at."""
 
     exit: Exit
@@ -135,7 +135,7 @@ def repeats(actions: tuple[str, ...]) -> bool:
     return False
 
 
-def classify(trial: Evidence) -> tuple[Class, str]:
+def classify(trial: Observed) -> tuple[Class, str]:
     """The first class that matches, and the evidence that decided it, in words."""
     ended, verdict = trial.exit, trial.verdict
     looping = ended in LIMITS | {Exit.CONTEXT_OVERFLOW} and repeats(trial.last_actions)

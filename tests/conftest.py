@@ -1,14 +1,18 @@
 """What several tests need: the small model, and data that lies beside the project."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import git
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from kvci.serve.model import locate
+from kvci.report.benchmarks import EMPTY
+from kvci.serve.gguf import locate
 from kvci.spec import Model, load
+from tests.fake_github import Fake, serving
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -18,7 +22,7 @@ LONGEST = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"
 """They come first, so that no worker is left alone with one of them."""
 
 
-SHELVES = ("tests/images/", "tests/sandbox/test_history.py")
+SHELVES = ("tests/images/", "tests/images/test_history.py")
 """They go to one worker, for each may let go what others have pulled or stripped."""
 
 
@@ -53,3 +57,27 @@ def data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} does not lie beside the project")
     return path
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A bare repository with a base."""
+    bare = tmp_path / "origin.git"
+    git.Repo.init(bare, bare=True, initial_branch="main")
+    work = git.Repo.init(tmp_path / "work", initial_branch="main")
+    folder = Path(work.working_dir)
+    (folder / "BENCHMARKS.md").write_text(f"Ours.\n\n{EMPTY}\nAnd prose.\n")
+    (folder / "other.txt").write_text("not touched\n")
+    work.git.add("--all")
+    work.git.execute(
+        ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-qm", "base"]
+    )
+    work.git.push(str(bare), "main")
+    return bare
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    """GitHub's API, faked."""
+    with serving() as one:
+        yield one

@@ -5,10 +5,10 @@ from typing import NoReturn
 
 import pytest
 
+from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.images.base import debian
 from kvci.images.build import build
-from kvci.sandbox import engine
 from kvci.tasks import calibration, row
 from tests.conftest import data
 

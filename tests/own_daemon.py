@@ -17,7 +17,7 @@ import docker
 import psutil
 import pytest
 
-from kvci.sandbox import engine
+from kvci.docker import engine
 from tests.made_images import calibration_image, cannot
 
 CLONE_NEWNET = 0x40000000

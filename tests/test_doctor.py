@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from kvci import doctor
 from kvci.cli import main
+from kvci.docker import engine
 from kvci.doctor import Check, examine, with_own
-from kvci.images.registry import Answer
-from kvci.sandbox import engine
-from kvci.serve.model import Header, locate
+from kvci.images.registry import RegistryAnswer
+from kvci.serve.gguf import Header, locate
 from kvci.spec import Model, Spec, load
 from tests.conftest import data
 
@@ -141,29 +141,29 @@ def test_an_engine_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvci.images import registry, shelf
-    from kvci.images.shelf import Kept
+    from kvci.images import image_cache, registry
+    from kvci.images.image_cache import Kept
 
     some = ["a", "b", "c", "d", "e"]
     kept = Kept(id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed="")
     monkeypatch.setattr(engine, "free_bytes", lambda: 12 * 10**9)
-    monkeypatch.setattr(shelf, "ours", lambda: [kept])
+    monkeypatch.setattr(image_cache, "ours", lambda: [kept])
     said, remedy = doctor._disk(spec(block_size=3), some, some)
     assert "room for 3 images like the largest here" in said and not remedy
     assert "block_size" in doctor._disk(spec(block_size=4), some, some)[1]
     assert "block_size" in doctor._disk(spec(block_size=3, disk_budget_gb=2.0), some, some)[1]
     full = [kept] * 12  # of an earlier wave of this very run; the next makes room for itself
-    monkeypatch.setattr(shelf, "ours", lambda: full)
+    monkeypatch.setattr(image_cache, "ours", lambda: full)
     monkeypatch.setattr(engine, "free_bytes", lambda: 10 * 10**9)
     for budget in (None, 12.0):
         wide = spec(block_size=3, disk_budget_gb=budget)
         said, remedy = doctor._disk(wide, [*some, "kvci/pulled:x"], some)
         assert "room for 12 images" in said and not remedy
-    monkeypatch.setattr(shelf, "ours", list)
+    monkeypatch.setattr(image_cache, "ours", list)
     assert "shows when the first one is here" in doctor._disk(spec(), some, some)[0]
     monkeypatch.setattr(engine, "full", lambda: True)
     assert "It is full" in doctor._disk(spec(), some, [])[1]
-    answer = registry.Answer(200, "it answers 200", remaining=4, window_s=21600.0)
+    answer = registry.RegistryAnswer(200, "it answers 200", remaining=4, window_s=21600.0)
     monkeypatch.setattr(registry, "ask", lambda *_: answer)
     said, remedy = doctor._registry(spec(), some)
     assert "4 pulls left for 5 images: the rest waits for its window of 6 h" in said and not remedy
@@ -171,9 +171,9 @@ def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("own", [200, 404])
 def test_a_mirror_that_is_down_spoils_no_run(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ask(name: str, *_: object) -> Answer:
+    def ask(name: str, *_: object) -> RegistryAnswer:
         status = 0 if name.startswith("mirror:1/") else own
-        return Answer(status, f"{name} answers {status}")
+        return RegistryAnswer(status, f"{name} answers {status}")
 
     monkeypatch.setattr("kvci.images.registry.ask", ask)
     said, remedy = doctor._registry(spec(mirror="mirror:1"), ["registry:2/one:latest"])
@@ -183,7 +183,7 @@ def test_a_mirror_that_is_down_spoils_no_run(own: int, monkeypatch: pytest.Monke
 
 def test_what_a_killed_run_left_is_seen() -> None:
     from tests.made_images import calibration_image
-    from tests.sandbox.test_docker import MAKE
+    from tests.sandbox.test_container import MAKE
 
     words = [sys.executable, "-c", MAKE, calibration_image()]
     before = doctor._leftovers()[0]
@@ -260,9 +260,9 @@ def test_a_dataset_with_images_needs_docker_a_disk_and_a_registry(
     assert "give a --mirror" in checks["registry"].remedy
     mirrored: list[str] = []
 
-    def ask(name: str, *_: object) -> Answer:
+    def ask(name: str, *_: object) -> RegistryAnswer:
         mirrored.append(name)
-        return Answer(200, skew_s=90.0)
+        return RegistryAnswer(200, skew_s=90.0)
 
     monkeypatch.setattr("kvci.images.registry.ask", ask)
     assert doctor._clock(image, "localhost:2")[0].startswith("+90 s")

@@ -15,25 +15,26 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvci.actions.collect import collect
-from kvci.actions.nightly import nightly
-from kvci.actions.restore import artifact_name, restore
-from kvci.compare.main import compare_named
+from kvci.compare.named import compare_named
 from kvci.errors import UserError
 from kvci.files import sha256_of
+from kvci.github import GitHub
+from kvci.jobs.collect import collect
+from kvci.jobs.nightly import nightly
+from kvci.jobs.restore import artifact_name, restore
 from kvci.publish.branch import BENCHMARKS, RESULTS
-from kvci.publish.github import GitHub
-from kvci.publish.main import Target, _located
-from kvci.publish.review import review
-from kvci.record.build import build
-from kvci.record.evidence import pack, unpack
-from kvci.record.record import Record, read_all
+from kvci.publish.pull_request import Target, _located
+from kvci.record.bundle import pack, unpack
+from kvci.record.from_run import build
+from kvci.record.schema import Record, read_all
 from kvci.report.benchmarks import EMPTY, render
-from kvci.run.directory import Outcome, RunDirectory
-from kvci.run.main import run
+from kvci.review.rows import review
+from kvci.run.experiment import run
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Outcome
 from kvci.spec import Spec, load
 from tests.conftest import GOLDEN, ROOT
-from tests.publish.fake_github import serving
+from tests.fake_github import serving
 
 OLD = GOLDEN / "kvci-0.1.0"
 HALF = "nightly-golden-255ae19c70e6"

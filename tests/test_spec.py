@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from kvci.errors import UserError
-from kvci.serve.model import Header, check
+from kvci.serve.gguf import Header, check
 from kvci.spec import Arm, Spec, load
 
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from kvci.taxonomy import NAMES, Class, Evidence, Exit, Verdict, classify, repeats
+from kvci.taxonomy import NAMES, Class, Exit, Observed, Verdict, classify, repeats
 
 SUBMITTED, STEPS = Exit.SUBMITTED, Exit.STEP_LIMIT
 FAIL, EMPTY, RESOLVED = Verdict.TESTS_FAIL, Verdict.EMPTY_PATCH, Verdict.RESOLVED
@@ -50,7 +50,7 @@ FOREIGN = {"patched_files": frozenset({"b.py"}), "gold_files": frozenset({"a.py"
     ],
 )
 def test_first_match(ended: Exit, verdict: Verdict, more: dict[str, Any], expected: str) -> None:
-    found, why = classify(Evidence(ended, verdict, **more))
+    found, why = classify(Observed(ended, verdict, **more))
     assert found == expected
     assert why
 
@@ -58,7 +58,7 @@ def test_first_match(ended: Exit, verdict: Verdict, more: dict[str, Any], expect
 def test_every_exit_and_verdict_has_a_class() -> None:
     for ended in Exit:
         for verdict in Verdict:
-            assert classify(Evidence(ended, verdict))[0] in NAMES
+            assert classify(Observed(ended, verdict))[0] in NAMES
     assert set(NAMES) == set(Class)
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import click
 
-from kvci.grade import Graded
-from kvci.grade.grade import grade
 from kvci.grade.harness import evaluate
+from kvci.grade.patch import grade
+from kvci.images.history import without_future
 from kvci.plan import select
 from kvci.run.sandboxes import Sandboxes, choose
+from kvci.rundir.documents import Graded
 from kvci.sandbox import Caps
-from kvci.sandbox.history import without_future
 from kvci.spec import Spec
 from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance

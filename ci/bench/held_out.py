@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from kvci.record.build import build
+from kvci.record.from_run import build
 from kvci.stats.proportion import wilson
 from kvci.tasks.calibration import generate
 

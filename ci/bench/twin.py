@@ -8,10 +8,10 @@ from collections import Counter
 import click
 from rich.console import Console
 
-from kvci.calibration.model import twin
-from kvci.demo import asked
-from kvci.record.build import build
-from kvci.run.main import run
+from kvci.demo.known_answer import asked
+from kvci.demo.model import twin
+from kvci.record.from_run import build
+from kvci.run.experiment import run
 from kvci.spec import load
 from kvci.stats.proportion import wilson
 from kvci.taxonomy import Class

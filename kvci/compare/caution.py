@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from kvci.compare.endpoint import ENDPOINTS
-from kvci.compare.evidence import ArmComparison
+from kvci.compare.findings import ArmComparison
 from kvci.compare.pairs import alone, everything
 from kvci.compare.side import ROTATION, UNKNOWN, Side, missing_arms, quantized
 from kvci.stats.paired import mcnemar_mid_p

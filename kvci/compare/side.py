@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from kvci.record.record import Imported, ImportedTrial, Record, Trial
+from kvci.record.schema import Imported, ImportedTrial, Record, RecordedTrial
 from kvci.spec import Arm
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit
 
@@ -162,7 +162,7 @@ def quantized(kv: str) -> bool:
     return "q" in kv.split()[0]
 
 
-def _seen(trial: Trial) -> Seen:
+def _seen(trial: RecordedTrial) -> Seen:
     """What was not reached did not happen: no patch applied, no failing test passed."""
     passed, of = trial.fail_to_pass
     return replace(
@@ -180,7 +180,7 @@ def _imported(trial: ImportedTrial) -> Seen:
     return replace(_common(trial, trial.classes, trial.label), overflowed=trial.overflowed)
 
 
-def _common(trial: Trial | ImportedTrial, classes: tuple[Class, ...], label: str) -> Seen:
+def _common(trial: RecordedTrial | ImportedTrial, classes: tuple[Class, ...], label: str) -> Seen:
     """What a trial of any tool has; `classes` is all that it can have been."""
     return Seen(
         label=label,

@@ -57,7 +57,7 @@ def evaluate(
 def _sweep(folder: Path) -> None:
     """Remove the containers that harnesses left which were ended in this folder; they have the
     name of the harness's run."""
-    from kvci.sandbox import engine
+    from kvci.docker import engine
 
     for place in folder.glob(f"logs/run_evaluation/{NAME}-*"):
         with contextlib.suppress(*engine.GONE):

@@ -6,8 +6,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from kvci.docker import engine
 from kvci.errors import UserError
-from kvci.sandbox import engine
 
 BASE = "kvci/base"
 PACKAGES = "ca-certificates,git,python3,python3-venv,python3-dev,gcc,libc6-dev,patch,make"

@@ -21,11 +21,12 @@ from pathlib import Path
 import git
 from docker.errors import BuildError
 
+from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.images.base import base
 from kvci.images.recipe import SHIPPED, Recipe, recipes
 from kvci.images.registry import short
-from kvci.sandbox import TREE, engine
+from kvci.sandbox import TREE
 from kvci.tasks.row import Row
 
 BUILT = "kvci.built"

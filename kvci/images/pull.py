@@ -13,11 +13,12 @@ from docker.errors import APIError, ImageNotFound
 from docker.utils import kwargs_from_env, parse_repository_tag
 
 from kvci.children import ENDING
+from kvci.docker import engine
 from kvci.files import Document
-from kvci.images import claims, registry, shelf
+from kvci.images import image_cache, in_flight, registry
+from kvci.images.history import Unfit, without_future
 from kvci.images.registry import Login
-from kvci.sandbox import SandboxFailed, engine
-from kvci.sandbox.history import Unfit, without_future
+from kvci.sandbox import SandboxFailed
 
 State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "let go"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
@@ -267,18 +268,18 @@ class Puller:
         source = self._source(image)
         try:
             # An earlier try's last word brought it, or somebody else did.
-            if engine.has(image) and not claims.is_there(source):
+            if engine.has(image) and not in_flight.is_there(source):
                 return self._strip(image, base)
-            ours = claims.claim(source)
+            ours = in_flight.claim(source)
             try:
                 self._listen(source, image)
             except (Failed, APIError):
                 if ours and engine.has(source):  # with its last word it came
                     self._take(source, image, ours)
-                claims.drop(source)
+                in_flight.drop(source)
                 raise
             self._take(source, image, ours)
-            claims.drop(source)
+            in_flight.drop(source)
             return self._strip(image, base)
         except (APIError, ImageNotFound) as error:
             raise _failure(str(error.explanation or error)) from None
@@ -290,7 +291,7 @@ class Puller:
         """Return when it is here. Raises Failed, and what the engine does."""
         try:
             for event in self._events(source):
-                claims.touch(source)
+                in_flight.touch(source)
                 self._heed(image, event)
         finally:
             if self.room:
@@ -318,7 +319,7 @@ class Puller:
         if source != image:
             images = engine.client().images
             images.get(source).tag(*_repository_and_tag(image))
-        shelf.mark(image)
+        image_cache.mark(image)
         if source != image and ours:  # else somebody gave it that name
             images.remove(source)
 
@@ -345,9 +346,9 @@ class Puller:
         images = engine.client().images
         pulled = images.get(image)
         stripped = images.get(without_future(image, base))
-        if stripped.id != pulled.id and shelf.is_ours(image):
+        if stripped.id != pulled.id and image_cache.is_ours(image):
             stripped.tag(*_repository_and_tag(image))
-            shelf.mark(image)
+            image_cache.mark(image)
             pulled.reload()
             # By its digest alone it would stay when the other goes, and its bytes count as shared.
             for name in pulled.attrs["RepoDigests"] if not pulled.tags else ():

@@ -18,8 +18,8 @@ from docker.auth import resolve_repository_name
 from docker.errors import DockerException, InvalidRepository
 from docker.utils import parse_repository_tag
 
+from kvci.docker import engine
 from kvci.errors import UserError
-from kvci.sandbox import engine
 
 HUB, HUB_API = "docker.io", "registry-1.docker.io"
 ACCEPT = ", ".join(
@@ -46,7 +46,7 @@ class Login:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RegistryAnswer:
     status: int
     """HTTP's; 0 where the registry did not answer."""
     why: str = ""
@@ -87,7 +87,7 @@ def short(image: str) -> str:
     return f"{registry}/{repository}:{tag}"
 
 
-def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answer:
+def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> RegistryAnswer:
     """The registry's answer about one image. It never raises for what a registry does."""
     registry, repository, tag = parts(image)
     host = HUB_API if registry == HUB else registry
@@ -101,9 +101,9 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Answ
         except (httpx.HTTPError, KeyError, ValueError) as error:
             why = f"{registry} does not answer as a registry: {error or type(error)}"
     else:
-        return Answer(0, why)
+        return RegistryAnswer(0, why)
     left, _, window = answer.headers.get("ratelimit-remaining", "").partition(";w=")
-    return Answer(
+    return RegistryAnswer(
         answer.status_code,
         f"{registry} answers {answer.status_code}",
         int(left) if left.isdecimal() else None,

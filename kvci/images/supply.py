@@ -16,16 +16,18 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+from kvci import patience
 from kvci.children import ENDING
+from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.files import Document
-from kvci.images import holds, shelf
+from kvci.images import image_cache, locks
+from kvci.images.history import Unfit, name_of, without_future
+from kvci.images.image_cache import Kept
 from kvci.images.pull import Entry, Mirror, Puller, Room, State
 from kvci.images.registry import login, short
-from kvci.images.shelf import Kept
 from kvci.plan import Block
-from kvci.sandbox import SandboxFailed, engine, patience
-from kvci.sandbox.history import Unfit, name_of, without_future
+from kvci.sandbox import SandboxFailed
 from kvci.spec import Spec
 from kvci.tasks.instance import Instance
 from kvci.threads import background
@@ -166,7 +168,7 @@ class Supply:
     def _gather_once(self, todo: list[Block], keep: set[str]) -> Gathered:
         self._names.clear()
         self._hold(keep)
-        self._kept = self._kept or shelf.ours()
+        self._kept = self._kept or image_cache.ours()
         wave, lacking = self._choose(todo, keep)
         self._hold(keep | self._of(wave))
         self._make_room(keep | self._of(wave), lacking)
@@ -193,7 +195,7 @@ class Supply:
         free = engine.free_bytes()
         if free is None or self.stopped():
             return ""
-        going = sum(one.unshared_bytes for one in self._kept if shelf.free_to_go(one))
+        going = sum(one.unshared_bytes for one in self._kept if image_cache.free_to_go(one))
         short = free + going < self._budget.reserve_bytes
         return "Docker's disk has no more than its reserve; make room there" if short else ""
 
@@ -253,7 +255,7 @@ class Supply:
         going = sum(
             one.unshared_bytes
             for one in self._kept
-            if needed.isdisjoint(one.names) and shelf.free_to_go(one)
+            if needed.isdisjoint(one.names) and image_cache.free_to_go(one)
         )
         free = engine.free_bytes()
         budget = self._budget.ours_bytes
@@ -278,7 +280,7 @@ class Supply:
             short = free is not None and free - more_bytes < self._budget.reserve_bytes
             if not over and not short:
                 break
-            if shelf.let_go(one):
+            if image_cache.let_go(one):
                 gone = True
                 total -= one.unshared_bytes
                 self._kept.remove(one)
@@ -291,9 +293,9 @@ class Supply:
     def _hold(self, images: AbstractSet[str]) -> None:
         needed = self._named(images)
         for image in self._held - needed:
-            holds.release(image)
+            locks.release(image)
         for image in needed - self._held:
-            holds.hold(image)
+            locks.hold(image)
         self._held = needed
 
     def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
@@ -301,11 +303,13 @@ class Supply:
 
         A block that is too large comes last, with the others that cannot be had now.
         """
-        self._kept, budget = shelf.ours(), self._budget.ours_bytes
+        self._kept, budget = image_cache.ours(), self._budget.ours_bytes
         while budget is not None:
             needed = keep | self._of(wave)
             if self._make_room(needed, 0):
-                self._kept = shelf.ours()  # what shared bytes with those that went, has them alone
+                self._kept = (
+                    image_cache.ours()
+                )  # what shared bytes with those that went, has them alone
                 continue
             staying = self._staying(needed)
             if staying <= budget or not wave:
@@ -336,8 +340,8 @@ class Supply:
 
     def _have(self, image: str, puller: Puller) -> None:
         if engine.has(image):
-            if shelf.is_ours(image):
-                shelf.mark(image)
+            if image_cache.is_ours(image):
+                image_cache.mark(image)
             try:
                 name = without_future(image, self._bases[image])
             except SandboxFailed as error:

@@ -17,11 +17,11 @@ from pathlib import Path
 import git
 
 from kvci.errors import UserError
-from kvci.publish.github import FILES
-from kvci.record import build
-from kvci.record.record import Record, parse, read, read_all
+from kvci.github import FILES
+from kvci.record import from_run
+from kvci.record.schema import Record, parse, read, read_all
 from kvci.report.benchmarks import EMPTY
-from kvci.report.main import render_again
+from kvci.report.update import render_again
 
 RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
 UNMERGED = "kvci/results"
@@ -139,7 +139,7 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
     results = tree / RESULTS
     results.mkdir(parents=True, exist_ok=True)
     _keep(_records_at(repository, old), results)
-    build.write(records, results)
+    from_run.write(records, results)
     if not (tree / BENCHMARKS).exists():
         (tree / BENCHMARKS).write_text(EMPTY)
     render_again(results, tree / BENCHMARKS)
@@ -194,7 +194,7 @@ def _keep(branch: dict[str, bytes], results: Path) -> None:
         if not isinstance(one, Record) or not isinstance(there, Record) or one.key != there.key:
             if there != one:
                 lacking.add(name)
-        elif not build.keys(there) <= build.keys(one):
+        elif not from_run.keys(there) <= from_run.keys(one):
             lacking |= {n for n, o in found.items() if isinstance(o, Record) and o.key == one.key}
     for name in found.keys() - lacking:
         (results / name).write_bytes(branch[name])

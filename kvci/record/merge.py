@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 from kvci.errors import UserError
-from kvci.record.record import Evidence, Record
+from kvci.record.schema import EvidenceFiles, Record
 
 
 def merge(parts: Sequence[tuple[str, list[Record]]]) -> list[Record]:
@@ -38,7 +38,7 @@ def _merge(names: Sequence[str], records: Sequence[Record]) -> Record:
             "planned": tuple(planned),
             "effective": tuple(dict.fromkeys(one for r in records for one in r.effective)),
             "trials": tuple(trial for record in records for trial in record.trials),
-            "evidence": Evidence(
+            "evidence": EvidenceFiles(
                 files={
                     f"{name}/{path}": digest
                     for name, record in zip(names, records, strict=True)

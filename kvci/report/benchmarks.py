@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kvci.errors import UserError
 from kvci.plan import INTERIM
-from kvci.record.record import Imported, Record, finished
+from kvci.record.schema import Imported, Record, finished
 from kvci.report import earlier, tables
 from kvci.report.own import OWN
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from kvci.compare.evidence import ArmComparison, Comparison, Inference, SeedLine
-from kvci.record.record import Record
+from kvci.compare.findings import ArmComparison, Comparison, Inference, SeedLine
+from kvci.record.schema import Record
 from kvci.report.tables import inert, inert_cells, table
 from kvci.stats.proportion import Interval
 from kvci.taxonomy import legend

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from kvci.plan import INTERIM
-from kvci.record.record import Imported
+from kvci.record.schema import Imported
 from kvci.report.comparison import interval, points
 from kvci.report.tables import Cells
 from kvci.stats.power import unpaired_smallest_effect

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kvci.compare.comparison import compare_run
-from kvci.record.record import Record, by_run
+from kvci.compare.compare import compare_run
+from kvci.record.schema import Record, by_run
 from kvci.report.comparison import by_repository, inferred, unpaired, verdict
 from kvci.report.tables import Cells
 from kvci.taxonomy import NAMES, Class

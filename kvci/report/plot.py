@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kvci.record.record import Record
+from kvci.record.schema import Record
 
 
 def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:

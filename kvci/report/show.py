@@ -3,7 +3,7 @@
 from collections import Counter
 
 from kvci.plan import INTERIM
-from kvci.record.record import Imported, Record
+from kvci.record.schema import Imported, Record
 from kvci.taxonomy import titled
 
 

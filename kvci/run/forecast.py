@@ -7,7 +7,7 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.plan import blocks
-from kvci.run.directory import RunDirectory, shards
+from kvci.rundir.directory import RunDirectory, shards
 from kvci.spec import Spec
 from kvci.stats.power import (
     POWER,

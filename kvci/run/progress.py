@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvci.plan import INTERIM
-from kvci.run.directory import Outcome
+from kvci.rundir.documents import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 LINE_S = 10.0

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from kvci.errors import UserError
 from kvci.files import first_problem
-from kvci.run.directory import Manifest, RunDirectory, shards
-from kvci.run.settle import settle
+from kvci.rundir.directory import RunDirectory, shards
+from kvci.rundir.documents import Manifest
+from kvci.rundir.settle import settle
 from kvci.spec import Rerun, Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class
 

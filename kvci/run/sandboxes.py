@@ -39,7 +39,7 @@ class Sandboxes:
         """What tells the instance's image from all others; empty where it has none of its own."""
         if instance.files or self.kind != "docker":
             return ""
-        from kvci.sandbox import history
+        from kvci.images import history
 
         return history.identity(instance.row.image)
 
@@ -48,7 +48,7 @@ class Sandboxes:
         not answer says nothing of that."""
         if self.kind != "docker":
             return False
-        from kvci.sandbox import engine
+        from kvci.docker import engine
 
         try:
             return not engine.has(instance.row.image)
@@ -58,8 +58,8 @@ class Sandboxes:
     def make(self, instance: Instance, network: bool = False) -> Sandbox:
         """Raises SandboxFailed. Only Docker has a network to give."""
         if self.kind == "docker":
-            from kvci.sandbox.docker import Docker
-            from kvci.sandbox.history import without_future
+            from kvci.images.history import without_future
+            from kvci.sandbox.container import Docker
 
             image, base = instance.row.image, instance.row.base_commit
             name = image if instance.files else without_future(image, base)
@@ -72,7 +72,7 @@ class Sandboxes:
     def wait(self) -> None:
         """Return when sandboxes can be made again. Raises UserError if that takes too long."""
         if self.kind == "docker":
-            from kvci.sandbox import engine
+            from kvci.docker import engine
 
             engine.wait()
         else:
@@ -82,7 +82,7 @@ class Sandboxes:
         """End what killed kvci processes left, and with `own` what this one still has."""
         cgroup.sweep()
         if self.kind == "docker":
-            from kvci.sandbox import engine
+            from kvci.docker import engine
 
             engine.sweep(own)
 
@@ -164,7 +164,7 @@ def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[Kind, str]:
         )
     if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and not images):
         return "bwrap", f"bwrap, {bwrap.check()}"
-    from kvci.sandbox import engine
+    from kvci.docker import engine
 
     version = engine.check()
     for image in {instance.row.image for instance in some if instance.files}:

@@ -18,17 +18,18 @@ from kvci.agent.client import Client
 from kvci.agent.loop import Conversation, Place, converse
 from kvci.errors import UserError
 from kvci.files import is_full, no_room, sha256_of, write_atomic
-from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial
-from kvci.run.directory import WAITS, Ceiling, Outcome, RunDirectory, now
-from kvci.run.grading import Grader, unknown
+from kvci.run.attempt import unknown
+from kvci.run.grader import Grader
 from kvci.run.progress import Progress
-from kvci.run.regrade import again, resolved, ungraded
+from kvci.run.regrade import again
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
+from kvci.rundir.directory import RunDirectory, resolved
+from kvci.rundir.documents import WAITS, Ceiling, Graded, Outcome, now
 from kvci.sandbox import SandboxFailed
 from kvci.serve.remote import Remote
-from kvci.serve.server import Refused, Server, ServerFailed
+from kvci.serve.server import NotProven, Server, ServerFailed
 from kvci.spec import Arm, Spec
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
@@ -36,8 +37,8 @@ from kvci.taxonomy import (
     ATTEMPTS_MAX,
     GENERATED_AGAIN,
     LAST_ACTIONS,
-    Evidence,
     Exit,
+    Observed,
     Verdict,
     classify,
 )
@@ -192,7 +193,7 @@ class Scheduler:
         """Every trial has its outcome, and none waits to be graded again on this machine, or was
         never graded on another, which may not come back."""
         there = self._there(block)
-        waits = any(one.waits or (ungraded(one) and one.host == self._host) for one in there)
+        waits = any(one.waits or (one.ungraded and one.host == self._host) for one in there)
         return len(there) == len(self._trials(block)) and not waits
 
     def _left(self, block: Block) -> bool:
@@ -271,14 +272,14 @@ class Scheduler:
     def _note_lost_in_grading(self, wave: list[Block]) -> None:
         """While its images are held: what makes room for the next wave was not removed by hand."""
         for one in [one for block in wave for one in self._there(block)]:
-            if ungraded(one) and one.host == self._host:
+            if one.ungraded and one.host == self._host:
                 self._is_lost(one.instance)
 
     def _grade_again(self, block: Block) -> None:
         """What infrastructure kept from being graded is graded from its stored patch, on the
         machine that its pair has."""
         for outcome in (one for one in self._there(block) if one.host == self._host):
-            if not ungraded(outcome) or outcome.instance in self._lost:
+            if not outcome.ungraded or outcome.instance in self._lost:
                 continue
             gold = resolved(self._gold[outcome.instance])
             instance, prompt = self._instances[outcome.instance], self._spec.prompt
@@ -349,7 +350,7 @@ class Scheduler:
                     server.prove()
                 if pending and sum(self._attempts.values()) == attempts:
                     raise ServerFailed("the server ended before any trial began")
-            except Refused:
+            except NotProven:
                 for future in self._graded:
                     future.result()
                 self._put_aside_unproved()
@@ -456,9 +457,9 @@ class Scheduler:
         )
         return False
 
-    def _evidence(self, trial: Trial, talk: Conversation, verdict: Verdict) -> Evidence:
+    def _evidence(self, trial: Trial, talk: Conversation, verdict: Verdict) -> Observed:
         gold = self._instances[trial.instance].row.patch
-        return Evidence(
+        return Observed(
             exit=talk.exit,
             verdict=verdict,
             last_actions=tuple(talk.actions[-LAST_ACTIONS:]),

@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from kvci.errors import UserError
-from kvci.run.directory import RunDirectory
-from kvci.run.main import run
+from kvci.run.experiment import run
+from kvci.rundir.directory import RunDirectory
 from kvci.spec import load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import EXPECTED, script
@@ -22,7 +22,7 @@ def run_scripted(out: Path, run_id: str, sandbox: str = "auto") -> bool:
     spec = load(
         None,
         {
-            "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+            "model": {"name": "scripted", "package": "kvci.demo.model:plain"},
             "arms": ["f16/f16", "q8_0/q8_0"],
             "dataset": DATASET,
             "engine": f"replay:{path}",

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from kvci.files import Document
 from kvci.plan import INTERIM
-from kvci.run.directory import Outcome
+from kvci.rundir.documents import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, NAMES, Class
 
 

@@ -13,21 +13,11 @@ from pathlib import Path
 import psutil
 
 import kvci
+from kvci import patience
 from kvci.children import die_with_parent
 from kvci.errors import UserError
 from kvci.files import clear, open_up
-from kvci.sandbox import (
-    HOG_BYTES,
-    TREE,
-    Caps,
-    Limits,
-    Result,
-    SandboxFailed,
-    capped,
-    diff,
-    patience,
-    unfit,
-)
+from kvci.sandbox import HOG_BYTES, TREE, Caps, Limits, Result, SandboxFailed, capped, diff, unfit
 from kvci.sandbox.cgroup import Cgroup
 
 GIT_MARKER = "/kvci-git"

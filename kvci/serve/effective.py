@@ -15,7 +15,7 @@ from kvci.spec import KV_BLOCK_ELEMENTS, Arm, Spec
 KernelPath = Literal["compiled", "converted", "cpu", "not shown"]
 
 
-class Asked(Document):
+class Expected(Document):
     """What the log has to prove; None asks nothing."""
 
     kv_type: str | None = None
@@ -24,9 +24,9 @@ class Asked(Document):
     allow: tuple[str, ...] = ()
 
 
-def asked_of(spec: Spec, arm: Arm) -> Asked:
+def expected_of(spec: Spec, arm: Arm) -> Expected:
     """What the log of this arm's server has to prove."""
-    return Asked(kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow)
+    return Expected(kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow)
 
 
 class Effective(Document):
@@ -215,7 +215,7 @@ def _pairs(text: str) -> tuple[str, ...] | None:
     return tuple(quants.split(",")) if quants else None
 
 
-def judge(found: Effective, asked: Asked) -> Effective:
+def judge(found: Effective, asked: Expected) -> Effective:
     """The same configuration with every way in which it is not what was asked."""
     problems: list[str] = []
 

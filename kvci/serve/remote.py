@@ -5,7 +5,7 @@ from typing import Self
 
 import httpx
 
-from kvci.serve.effective import Asked, Effective, judge, read
+from kvci.serve.effective import Effective, Expected, judge, read
 from kvci.serve.server import Server, ServerFailed
 from kvci.spec import Arm, Spec
 
@@ -36,7 +36,7 @@ class Remote(Server):
 
     @property
     def effective(self) -> Effective:
-        return judge(read(""), Asked())
+        return judge(read(""), Expected())
 
     def erase(self, slot: int) -> None:
         """Its slots are not ours."""

@@ -17,7 +17,7 @@ import httpx
 
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.serve.effective import MISSING, Effective, asked_of, judge, read
+from kvci.serve.effective import MISSING, Effective, expected_of, judge, read
 from kvci.serve.flags import server_flags
 from kvci.spec import Arm, Spec
 
@@ -36,7 +36,7 @@ class ServerFailed(Exception):
     """The server died, hangs, or does not answer its health check."""
 
 
-class Refused(UserError):
+class NotProven(UserError):
     """The server's own log does not prove what was asked."""
 
 
@@ -89,12 +89,12 @@ class Server:
         self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-", dir=scratch)
         flags = server_flags(spec, arm, model, port, log, Path(self._folder.name))
         self.command = command(spec.engine) + flags
-        self.asked = asked_of(spec, arm)
+        self.asked = expected_of(spec, arm)
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
-        """Raises ServerFailed if it does not come up, Refused if it does something else."""
+        """Raises ServerFailed if it does not come up, NotProven if it does something else."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.with_suffix(".out").open("wb") as out:
             self._process = subprocess.Popen(
@@ -137,10 +137,10 @@ class Server:
         return judge(read(text), self.asked)
 
     def prove(self) -> None:
-        """Raises Refused with what was asked and what the log says."""
+        """Raises NotProven with what was asked and what the log says."""
         problems = self.effective.problems
         if problems:
-            raise Refused(
+            raise NotProven(
                 f"The server of arm {self.arm.id} does not prove what was asked: "
                 f"{'; '.join(problems)} (see {self.log})."
             )
@@ -185,7 +185,7 @@ class Server:
             if not self.alive():
                 said = self._last_error()
                 if USAGE.search(said):
-                    raise Refused(
+                    raise NotProven(
                         f"The server of arm {self.arm.id} does not take its flags: {said}; "
                         "mend the arm."
                     )
@@ -204,7 +204,7 @@ class Server:
             raise ServerFailed(f"the warm-up decode failed: {error}") from None
 
     def _prove_template(self) -> None:
-        """What is said reaches the model. Raises Refused if the chat template drops it."""
+        """What is said reaches the model. Raises NotProven if the chat template drops it."""
         said = "kvci-asks-whether-this-is-read"
         body = {"messages": [{"role": "user", "content": said}]}
         try:
@@ -213,7 +213,7 @@ class Server:
         except (httpx.HTTPError, ValueError) as error:
             raise ServerFailed(f"the chat template could not be tried: {error}") from None
         if said not in prompt:
-            raise Refused(
+            raise NotProven(
                 f"The chat template of arm {self.arm.id} makes {prompt[:80]!r} of what is said; "
                 "give the model's chat_template as Jinja text."
             )

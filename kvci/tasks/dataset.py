@@ -1,6 +1,8 @@
 """A dataset by its name: the calibration suite, a file of rows, or a hub's."""
 
+import hashlib
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -49,3 +51,10 @@ def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], s
         raise UserError(f"{name} on the hub has no {TEST_SPLIT}; give a file of its rows instead.")
     rows = [each for part in parts for each in row.load(fetch(name, part, commit, "dataset"))]
     return [Instance(each) for each in rows], commit
+
+
+def dataset_sha256(instances: Iterable[Instance]) -> str:
+    digest = hashlib.sha256()
+    for instance in instances:
+        digest.update(instance.row.model_dump_json().encode())
+    return digest.hexdigest()

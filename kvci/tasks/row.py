@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from kvci.errors import UserError
 from kvci.files import first_problem
-from kvci.schema import Versioned
+from kvci.versioned import Versioned
 
 
 class Row(Versioned):

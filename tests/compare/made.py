@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvci.record.record import Evidence, Record, Trial
+from kvci.record.schema import EvidenceFiles, Record, RecordedTrial
 from kvci.spec import Spec
 from kvci.taxonomy import Class, Exit, Verdict
 from tests.run.made import outcome
@@ -46,7 +46,7 @@ def run(arms: dict[str, list[str]], planned: int | None = None, **asked: Any) ->
     for position, (arm, ends) in enumerate(zip(spec.arms, arms.values(), strict=True)):
         keys = [(name, seed) for name in names for seed in spec.seeds]
         trials = [
-            Trial.model_validate(
+            RecordedTrial.model_validate(
                 outcome(arm.id, name, seed=seed, answers_sha256=f"{name} {seed} {end}")
                 .model_copy(update=ENDS[end])
                 .model_dump()
@@ -71,7 +71,7 @@ def run(arms: dict[str, list[str]], planned: int | None = None, **asked: Any) ->
                 planned=names,
                 effective=(),
                 trials=tuple(trials),
-                evidence=Evidence(files={}),
+                evidence=EvidenceFiles(files={}),
             )
         )
     return made

@@ -9,15 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.compare.comparison import compare
-from kvci.compare.evidence import Comparison
+from kvci.compare.compare import compare
+from kvci.compare.findings import Comparison
 from kvci.compare.side import Side, side_of
-from kvci.record.mini import read_run
-from kvci.record.record import Record, file_name
+from kvci.importer.mini import read_run
+from kvci.record.schema import Record, file_name
 from kvci.report.comparison import markdown, sections
 from kvci.serve.effective import Effective
 from tests.compare.made import run
-from tests.record.test_mini import F16, Q8, earlier  # noqa: F401  (a fixture)
+from tests.importer.test_mini import F16, Q8, earlier  # noqa: F401  (a fixture)
 
 
 def sides(records: list[Record]) -> list[Side]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kvci.grade.grade import grade
-from kvci.run.grading import unmarked
+from kvci.grade.patch import grade
+from kvci.run.attempt import unmarked
 from kvci.sandbox import Limits, Result, SandboxFailed
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import generate
@@ -90,8 +90,8 @@ def test_a_log_that_nobody_can_wait_for_says_nothing(
     def endless(**_: object) -> None:
         re.match(r"(a+)+$", "a" * 60 + "b")
 
-    monkeypatch.setattr("kvci.grade.grade.get_eval_report", endless)
-    monkeypatch.setattr("kvci.grade.grade.READ_S", 1.0)
+    monkeypatch.setattr("kvci.grade.patch.get_eval_report", endless)
+    monkeypatch.setattr("kvci.grade.patch.READ_S", 1.0)
     found = grade(BUGGY.row, GOLD, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert unmarked(found) and "takes more than 1 s to read" in found.detail
 

@@ -7,13 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.grade import Graded
-from kvci.grade.grade import grade
+from kvci.docker import engine
 from kvci.grade.harness import differences, evaluate
-from kvci.images import shelf
-from kvci.run.directory import RunDirectory
+from kvci.grade.patch import grade
+from kvci.images import history, image_cache
 from kvci.run.sandboxes import Sandboxes
-from kvci.sandbox import Caps, engine, history
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Graded
+from kvci.sandbox import Caps
 from kvci.serve.replay import Script, Step
 from kvci.tasks import row
 from kvci.tasks.instance import Instance
@@ -143,7 +144,9 @@ def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Pa
             asked = [*words, "--engine", f"replay:{tmp_path / run}.json", "--run-id", run]
             done = CliRunner().invoke(main, ["run", *asked])
             assert done.exit_code == 0, done.output
-    assert shelf.is_ours(name) and engine.client().images.get(name).labels[history.OF], "stripped"
+    assert image_cache.is_ours(name) and engine.client().images.get(name).labels[history.OF], (
+        "stripped"
+    )
     for run, cls in (("gold", "OK"), ("seen", "A11a")):
         folder = tmp_path / run
         (outcome,) = RunDirectory(folder).outcomes()
@@ -160,8 +163,8 @@ def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Pa
     assert done.exit_code == 1 and "resolved is True, the harness's False" in done.output, (
         done.output
     )
-    (kept,) = [each for each in shelf.ours() if name in each.names]
-    assert shelf.let_go(kept)
+    (kept,) = [each for each in image_cache.ours() if name in each.names]
+    assert image_cache.let_go(kept)
 
 
 def ours(one: Row, patch: str, folder: Path) -> Graded:

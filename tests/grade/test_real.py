@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.grade import Graded
 from kvci.host import host
-from kvci.run.grade import grade_patches
+from kvci.run.predictions import grade_patches
+from kvci.rundir.documents import Graded
 from kvci.spec import without_model
 from kvci.taxonomy import Verdict
 from tests.conftest import MODEL, data

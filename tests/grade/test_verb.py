@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.run.directory import RunDirectory
+from kvci.rundir.directory import RunDirectory
 from kvci.tasks.calibration import suite
 
 DATASET = "calibration:functions=3,count=2"
@@ -68,7 +68,7 @@ def test_what_goes_with_the_other_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_patch_needs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvci.run.grade.waves", lambda *_: iter([]))
+    monkeypatch.setattr("kvci.run.predictions.waves", lambda *_: iter([]))
     file = tmp_path / "predictions.jsonl"
     patches = {FIRST.row.instance_id: FIRST.row.patch, SECOND.row.instance_id: "\n"}
     lines = [{"instance_id": name, "model_patch": patch} for name, patch in patches.items()]

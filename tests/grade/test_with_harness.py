@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kvci.docker import engine
 from kvci.grade import harness
-from kvci.sandbox import engine
 from kvci.tasks.calibration import generate
 from tests.made_images import calibration_image
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvci.docker import engine
 from kvci.errors import UserError
-from kvci.images import shelf
-from kvci.sandbox import engine
+from kvci.images import image_cache
 
 HOLD = """
 import sys
-from kvci.images import holds
+from kvci.images import locks
 for name in sys.argv[1:]:
-    holds.hold(name)
+    locks.hold(name)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -28,7 +28,9 @@ def others() -> Iterator[None]:
     except UserError:
         yield
         return
-    kept = [one.names for one in shelf.ours() if not any("kvci-test/" in n for n in one.names)]
+    kept = [
+        one.names for one in image_cache.ours() if not any("kvci-test/" in n for n in one.names)
+    ]
     words = [sys.executable, "-c", HOLD, *(name for names in kept for name in names)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout and holder.stdout.readline() == b"held\n"

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from kvci.sandbox import Limits, engine
-from kvci.sandbox.docker import Docker
+from kvci.docker import engine
+from kvci.sandbox import Limits
+from kvci.sandbox.container import Docker
 from kvci.tasks.instance import Instance
 from tests.answers import Quiet, answer, listening
 from tests.made_images import calibration_image, cannot

@@ -7,9 +7,9 @@ from typing import Self
 
 from rich.console import Console
 
-from kvci.run.directory import RunDirectory
-from kvci.run.main import run
-from kvci.sandbox import engine
+from kvci.docker import engine
+from kvci.run.experiment import run
+from kvci.rundir.directory import RunDirectory
 from kvci.spec import load
 from kvci.tasks.instance import Instance
 from kvci.tasks.script import script
@@ -62,7 +62,7 @@ def asked(
     answers, _ = script(instances)
     answers.write(out / "script.json")
     return {
-        "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+        "model": {"name": "scripted", "package": "kvci.demo.model:plain"},
         "arms": ["f16/f16", "q8_0/q8_0"],
         "dataset": str(rows),
         "engine": f"replay:{out / 'script.json'}",

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
+from kvci.docker import engine
 from kvci.images.supply import Ledger
-from kvci.sandbox import engine
 from kvci.tasks.calibration import suite
 from tests.images.registry import Handler, Registry, program, serving, synthetic
 from tests.images.runs import Shelves, budget_gb, ran, table

@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 import requests
 
+from kvci.docker import engine
+from kvci.docker.engine import OWNER
 from kvci.errors import UserError
-from kvci.images import claims, pull, shelf
+from kvci.images import image_cache, in_flight, pull
 from kvci.images import registry as asked
 from kvci.images.build import BUILT
-from kvci.images.main import _built, _goes
+from kvci.images.commands import _built, _goes
+from kvci.images.history import name_of
 from kvci.images.pull import Entry, Mirror, NoRoom, Puller
 from kvci.images.registry import Login
-from kvci.sandbox import Limits, engine
-from kvci.sandbox.docker import Docker
-from kvci.sandbox.engine import OWNER
-from kvci.sandbox.history import name_of
+from kvci.sandbox import Limits
+from kvci.sandbox.container import Docker
 from kvci.threads import background
 from tests.answers import answer
 from tests.images.registry import NOTHING_TOLD, Fault, Handler, Registry, serving
@@ -36,8 +37,8 @@ LAYER_BYTES = 1 << 20
 FILL = f"head -c {LAYER_BYTES} /dev/urandom > /layer"
 HOLD = """
 import sys, time
-from kvci.images import holds
-holds.hold(sys.argv[1])
+from kvci.images import locks
+locks.hold(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)
 """
@@ -69,9 +70,9 @@ def image(registry: Registry) -> Iterator[str]:
 
 
 def let_go(name: str) -> None:
-    for kept in shelf.ours():
+    for kept in image_cache.ours():
         if name in kept.names:
-            assert shelf.let_go(kept)
+            assert image_cache.let_go(kept)
 
 
 def fail(seconds: float, status: int, wait: str = "") -> Fault:
@@ -112,12 +113,12 @@ def test_an_image_is_pulled_marked_as_ours_and_goes_whole(image: str) -> None:
     before, said = everything(), list[str]()
     entry = Puller(say=said.append).pull(image, "HEAD")
     assert (entry.state, entry.attempts, said) == ("pulled", 1, [])
-    assert shelf.is_ours(image) and engine.has(name_of(image, "HEAD"))
-    (kept,) = [one for one in shelf.ours() if image in one.names]
+    assert image_cache.is_ours(image) and engine.has(name_of(image, "HEAD"))
+    (kept,) = [one for one in image_cache.ours() if image in one.names]
     assert kept.id == entry.id and LAYER_BYTES < kept.unshared_bytes < 2 * LAYER_BYTES
     assert len(everything() - before) == 2
     assert Entry.model_validate_json(entry.model_dump_json()) == entry
-    assert shelf.let_go(kept) and everything() == before
+    assert image_cache.let_go(kept) and everything() == before
 
 
 @pytest.mark.parametrize(("status", "wait"), [(429, "4"), (429, ""), (500, "")])
@@ -312,7 +313,7 @@ def test_what_came_with_the_last_word_is_ours(image: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Puller, "_listen", late)
     assert Puller().pull(image, "HEAD").state == "failed"
-    assert shelf.is_ours(image)
+    assert image_cache.is_ours(image)
 
 
 def test_what_somebody_pulls_while_kvci_waits_stays_theirs(registry: Registry, image: str) -> None:
@@ -330,8 +331,8 @@ def test_what_somebody_pulls_while_kvci_waits_stays_theirs(registry: Registry, i
         assert Puller(say=meanwhile).pull(image, "HEAD").state == "pulled"
         found = engine.client().images.get(image)
         assert [(found.id, found.attrs["RepoDigests"])] == theirs
-        assert not shelf.is_ours(image) and engine.has(name_of(image, "HEAD"))
-        assert image not in [name for kept in shelf.ours() for name in kept.names]
+        assert not image_cache.is_ours(image) and engine.has(name_of(image, "HEAD"))
+        assert image not in [name for kept in image_cache.ours() for name in kept.names]
     finally:
         stripped = name_of(image, "HEAD")
         for name in (image, stripped):
@@ -375,12 +376,14 @@ def test_no_pull_goes_beyond_the_time_budget(registry: Registry, image: str) -> 
 
 def test_an_image_that_another_process_needs_is_not_let_go(image: str) -> None:
     Puller().pull(image, "HEAD")
-    (kept,) = [one for one in shelf.ours() if image in one.names]
+    (kept,) = [one for one in image_cache.ours() if image in one.names]
     with subprocess.Popen([sys.executable, "-c", HOLD, image], stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline() == b"held\n"
-        assert not shelf.free_to_go(kept) and not shelf.let_go(kept) and engine.has(image)
+        assert (
+            not image_cache.free_to_go(kept) and not image_cache.let_go(kept) and engine.has(image)
+        )
         other.kill()
-    assert shelf.free_to_go(kept)
+    assert image_cache.free_to_go(kept)
 
 
 @pytest.mark.long
@@ -389,7 +392,9 @@ def test_many_may_ask_for_sizes_at_once(image: str) -> None:
     box = Docker(image, {})  # with a container it takes an older engine seconds
     try:
         with ThreadPoolExecutor(4) as pool:
-            found = [future.result() for future in [pool.submit(shelf.ours) for _ in range(4)]]
+            found = [
+                future.result() for future in [pool.submit(image_cache.ours) for _ in range(4)]
+            ]
     finally:
         box.close()
     assert all(image in {name for one in kept for name in one.names} for kept in found)
@@ -406,7 +411,7 @@ def test_a_mirror_is_asked_in_place_of_the_registry(registry: Registry) -> None:
     there = f"{registry.address}/{REPOSITORY}:latest"
     try:
         entry = Puller(mirror=Mirror(registry.address)).pull(name, "HEAD")
-        assert entry.state == "pulled" and shelf.is_ours(name) and not engine.has(there)
+        assert entry.state == "pulled" and image_cache.is_ours(name) and not engine.has(there)
         engine.client().images.get(calibration_image()).tag(there)
         Puller(mirror=Mirror(registry.address)).pull(name, "HEAD")
         assert engine.has(there), "somebody had given something that name"
@@ -419,13 +424,13 @@ def test_what_is_another_s_is_never_let_go(image: str) -> None:
     Puller().pull(image, "HEAD")
     engine.client().images.get(image).tag("kvci-test", "mine")
     try:
-        assert not [one for one in shelf.ours() if image in one.names]
+        assert not [one for one in image_cache.ours() if image in one.names]
     finally:
         engine.client().images.remove("kvci-test:mine")
     box = Docker(image, {})
     try:
-        (kept,) = [one for one in shelf.ours() if image in one.names]
-        assert not shelf.let_go(kept)
+        (kept,) = [one for one in image_cache.ours() if image in one.names]
+        assert not image_cache.let_go(kept)
         assert engine.has(image), "it lost its name, and stayed"
     finally:
         box.close()
@@ -499,10 +504,10 @@ def test_what_a_killed_kvci_pulled_is_ours(
     mirror = Mirror(asked.parts(image)[0]) if mirrored else None
     with pytest.raises(KeyboardInterrupt):
         Puller(mirror).pull(name, "HEAD")
-    assert engine.has(image) and not shelf.is_ours(image)
-    assert not any(image in kept.names for kept in shelf.ours()), "its process lives"
-    monkeypatch.setattr(claims, "ended", lambda process: True)
-    assert any(image in kept.names for kept in shelf.ours()) and not claims.left()
+    assert engine.has(image) and not image_cache.is_ours(image)
+    assert not any(image in kept.names for kept in image_cache.ours()), "its process lives"
+    monkeypatch.setattr(in_flight, "ended", lambda process: True)
+    assert any(image in kept.names for kept in image_cache.ours()) and not in_flight.left()
 
 
 def test_what_somebody_pulled_after_a_killed_kvci_is_theirs(
@@ -511,19 +516,19 @@ def test_what_somebody_pulled_after_a_killed_kvci_is_theirs(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "ended", lambda process: True)
+    monkeypatch.setattr(in_flight, "ended", lambda process: True)
     monkeypatch.setattr(Puller, "_listen", killed)
     for elsewhere in (False, True):
         with pytest.raises(KeyboardInterrupt):
             Puller().pull(image, "HEAD")
         engine.client().images.pull(*image.rsplit(":", 1))
-        monkeypatch.setattr(claims, "SOON", timedelta(minutes=1 if elsewhere else -1))
+        monkeypatch.setattr(in_flight, "SOON", timedelta(minutes=1 if elsewhere else -1))
         if elsewhere:
             monkeypatch.setattr(engine, "identity", lambda: "another")
-        assert not any(image in kept.names for kept in shelf.ours())
+        assert not any(image in kept.names for kept in image_cache.ours())
         engine.client().images.remove(image)
     monkeypatch.undo()
-    assert not claims.left()
+    assert not in_flight.left()
 
 
 def test_a_name_has_one_form_as_the_engine_has_it() -> None:

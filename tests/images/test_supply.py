@@ -17,19 +17,20 @@ from click.testing import CliRunner
 from docker.errors import ImageNotFound
 
 from kvci.cli import main
+from kvci.docker import engine
 from kvci.errors import UserError
-from kvci.images import shelf
-from kvci.images.main import pull
+from kvci.images import image_cache
+from kvci.images.commands import pull
+from kvci.images.history import STRIPPED, name_of
 from kvci.images.pull import Puller
 from kvci.images.supply import Ledger, supply_of
 from kvci.plan import Block, blocks
-from kvci.run.directory import RunDirectory
-from kvci.run.grading import Grader
+from kvci.run.grader import Grader
 from kvci.run.regrade import regrade
 from kvci.run.scheduler import Scheduler
-from kvci.sandbox import Limits, engine
-from kvci.sandbox.docker import Docker
-from kvci.sandbox.history import STRIPPED, name_of
+from kvci.rundir.directory import RunDirectory
+from kvci.sandbox import Limits
+from kvci.sandbox.container import Docker
 from kvci.spec import load
 from kvci.tasks import row
 from kvci.tasks.calibration import suite
@@ -37,15 +38,15 @@ from kvci.tasks.instance import Instance
 from tests.images import runs
 from tests.images.registry import NOTHING_TOLD, Fault, Handler, Registry, serving, synthetic
 from tests.images.runs import Found, Shelves, budget_gb, table
+from tests.images.test_history import remove
 from tests.made_images import calibration_image
-from tests.sandbox.test_history import remove
 
 LAYER_BYTES = 8 << 20
 COUNT, HOLDS = 6, 2
 RUN = """
 import json, sys
 from rich.console import Console
-from kvci.run.main import run
+from kvci.run.experiment import run
 from kvci.spec import load
 run(load(None, json.loads(sys.argv[1])), "r", Console(soft_wrap=True))
 """
@@ -76,9 +77,9 @@ def let_go(registry: Registry) -> Iterator[None]:
     registry.fault = None
     registry.asked.clear()
     yield
-    for kept in shelf.ours():
+    for kept in image_cache.ours():
         if any(name.startswith(registry.address) for name in kept.names):
-            shelf.let_go(kept)
+            image_cache.let_go(kept)
 
 
 BUDGET: dict[str, object] = {"disk_budget_gb": budget_gb(HOLDS, LAYER_BYTES)}
@@ -154,8 +155,8 @@ def test_a_pull_beforehand_keeps_what_the_run_needs_first(
     names = [json.loads(line)["image"] for line in rows.read_text().splitlines()]
     assert [engine.has(name) for name in names] == [True] * HOLDS + [False] * (COUNT - HOLDS)
     for needed_last in (names[0], names[1]):
-        shelf.mark(needed_last)
-        order = [name for kept in shelf.ours() for name in kept.names if name in names]
+        image_cache.mark(needed_last)
+        order = [name for kept in image_cache.ours() for name in kept.names if name in names]
         assert order[-1] == needed_last and len(order) == HOLDS
     shown = CliRunner().invoke(main, ["images", "show"])
     assert shown.exit_code == 0 and all(name in shown.output for name in order)
@@ -228,7 +229,7 @@ def test_no_other_lets_go_what_a_wave_needs(
     images = [one.row.image for one in some if one.row.instance_id in wave]
     states = {entry.image: entry.state for entry in Ledger.read(tmp_path / "images.json").images}
     assert list(states.values()) == [*(["pulled"] * len(wave)), *(["needed"] * (COUNT - len(wave)))]
-    ask = "import sys; from kvci.images import holds; print(*map(holds.is_free, sys.argv[1:]))"
+    ask = "import sys; from kvci.images import locks; print(*map(locks.is_free, sys.argv[1:]))"
     for free in ("False", "True"):
         said = subprocess.run([sys.executable, "-c", ask, *images], capture_output=True, text=True)
         assert set(said.stdout.split()) == {free}, said
@@ -466,7 +467,7 @@ git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
         made(calibration_image(), instances[0].files, parent, "kvci-test:parent")
         for name in names[:2]:
             made("kvci-test:parent", None, layer(mib), name)
-            shelf.mark(name)
+            image_cache.mark(name)
         engine.client().images.remove("kvci-test:parent")
         made(calibration_image(), instances[1].files, later, names[2])
         some = [
@@ -481,9 +482,9 @@ git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
             list(supply.waves(planned))
         assert not engine.has(names[0])
     finally:
-        for kept in shelf.ours():
+        for kept in image_cache.ours():
             if set(names) & set(kept.names):
-                shelf.let_go(kept)
+                image_cache.let_go(kept)
         remove(names[2])
 
 

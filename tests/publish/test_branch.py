@@ -11,14 +11,14 @@ import pytest
 
 from kvci.errors import UserError
 from kvci.publish.branch import push
-from kvci.record.record import Record
+from kvci.record.schema import Record
 from tests.record.made import record
 
 BRANCH = "kvci/results"
 PUBLISH = """
 import sys
 from kvci.publish.branch import push
-from kvci.record.record import Record
+from kvci.record.schema import Record
 push(sys.argv[1], "main", "kvci/results", [Record.model_validate_json(sys.argv[2])])
 """
 

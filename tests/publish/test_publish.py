@@ -8,24 +8,24 @@ import git
 import pytest
 from click.testing import CliRunner
 
-from kvci.actions.collect import told
 from kvci.cli import main
-from kvci.compare.comparison import compare
+from kvci.compare.compare import compare
 from kvci.compare.side import own_side
 from kvci.errors import UserError
-from kvci.publish.github import GitHub, PullRequest
-from kvci.publish.main import Target, _body, publish
-from kvci.publish.review import Review, comment
-from kvci.record.build import build
-from kvci.record.evidence import unpack
-from kvci.record.record import Record
+from kvci.github import GitHub, PullRequest
+from kvci.jobs.collect import told
+from kvci.publish.pull_request import Target, _body, publish
+from kvci.record.bundle import unpack
+from kvci.record.from_run import build
+from kvci.record.schema import Record
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.comparison import markdown
-from kvci.run.directory import Manifest
-from tests.publish.fake_github import Fake
+from kvci.review.rows import Review, comment
+from kvci.rundir.documents import Manifest
+from tests.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
 from tests.record.made import SPEC, record
-from tests.record.test_build import made
+from tests.record.test_from_run import made
 from tests.record.test_merge import shard
 
 
@@ -99,7 +99,7 @@ def test_a_branch_that_never_shows_what_was_pushed_is_said(
             return "0" * 40
 
     monkeypatch.setattr("kvci.publish.branch.time.sleep", lambda _: None)
-    monkeypatch.setattr("kvci.publish.main.TRIES", 2)
+    monkeypatch.setattr("kvci.publish.pull_request.TRIES", 2)
     with pytest.raises(UserError, match="publish again"):
         publish(made(tmp_path / "run"), target(origin), Stale("owner/name", "t0ken", fake.url))
     assert len(fake.pulls) == 1 and files(origin) - files(origin, "main")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvci.record.record import Evidence, Record, Trial
+from kvci.record.schema import EvidenceFiles, Record, RecordedTrial
 from kvci.serve.effective import Effective
 from kvci.spec import Spec
 from kvci.taxonomy import Class, Verdict
@@ -59,7 +59,7 @@ def record(
         "sandbox": "bwrap, cgroup v1",
         "planned": ("a", "b"),
         "effective": (EFFECTIVE,),
-        "trials": tuple(Trial.model_validate(o.model_dump()) for o in both[:trials]),
-        "evidence": Evidence(files={}),
+        "trials": tuple(RecordedTrial.model_validate(o.model_dump()) for o in both[:trials]),
+        "evidence": EvidenceFiles(files={}),
     }
     return Record.model_validate(fields | other)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from kvci.errors import UserError
-from kvci.record.build import build
-from kvci.report.main import record_run
-from kvci.run.directory import Manifest, RunDirectory
+from kvci.record.from_run import build
+from kvci.report.update import record_run
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Manifest
 from tests.record.made import SPEC
-from tests.record.test_build import PROVED, put, serve
+from tests.record.test_from_run import PROVED, put, serve
 from tests.run.made import outcome
 
 START = "2026-02-01T10:00:00Z"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvci.errors import UserError
-from kvci.record.record import Record, read, read_all
+from kvci.record.schema import Record, read, read_all
 from tests.conftest import GOLDEN
 from tests.record.made import record
 

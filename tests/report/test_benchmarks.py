@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from kvci.compare.main import compare_named
+from kvci.compare.named import compare_named
 from kvci.errors import UserError
 from kvci.plan import INTERIM
-from kvci.record.record import Imported, Record, file_name, read_all
+from kvci.record.schema import Imported, Record, file_name, read_all
 from kvci.report import tables
 from kvci.report.benchmarks import EMPTY, LOG, RERUNS, log_row, render
-from kvci.report.main import first_difference
+from kvci.report.update import first_difference
 from kvci.spec import Rerun
 from tests.conftest import ROOT
 from tests.record.made import SPEC, record

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from kvci.record.mini import read_run
-from kvci.record.record import Imported, read_all
+from kvci.importer.mini import read_run
+from kvci.record.schema import Imported, read_all
 from kvci.report.benchmarks import LOG
 from kvci.report.earlier import HEADER, rows
 from tests.conftest import ROOT
-from tests.record.test_mini import F16, earlier  # noqa: F401  (a fixture)
+from tests.importer.test_mini import F16, earlier  # noqa: F401  (a fixture)
 
 
 def row(kv: str, resolved: int, errors: int = 0, total: str = "9/50", **other: str) -> Imported:

@@ -1,6 +1,6 @@
 """kvci's own tables: the paired comparison of a run, row by row."""
 
-from kvci.record.record import Record
+from kvci.record.schema import Record
 from kvci.report.own import comparison_rows
 from tests.compare.made import run
 from tests.record.made import record

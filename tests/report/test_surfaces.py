@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from kvci.cli import main
-from kvci.publish.main import Target, _body
-from kvci.record.record import Record, file_name
+from kvci.publish.pull_request import Target, _body
+from kvci.record.schema import Record, file_name
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.show import said
 from kvci.run.progress import Progress

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvci.run.directory import Outcome
+from kvci.rundir.documents import Outcome
 from kvci.taxonomy import Class, Exit, Verdict
 
 

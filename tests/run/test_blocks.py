@@ -15,15 +15,15 @@ from rich.console import Console
 from kvci.agent import loop
 from kvci.errors import UserError
 from kvci.files import write_atomic
-from kvci.grade import Graded
 from kvci.host import host
 from kvci.plan import Block, Trial, blocks
-from kvci.run.directory import WAITS, Outcome, RunDirectory, now
-from kvci.run.grading import Grader
+from kvci.run.grader import Grader
 from kvci.run.progress import Progress
 from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
 from kvci.run.scheduler import Scheduler
 from kvci.run.summary import summarize
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import WAITS, Graded, Outcome, now
 from kvci.sandbox import Caps
 from kvci.serve.replay import Script
 from kvci.spec import Spec
@@ -329,5 +329,5 @@ def test_an_engine_that_does_not_answer_says_nothing_of_an_image(
     def silent(_: str) -> bool:
         raise requests.ReadTimeout("no answer")
 
-    monkeypatch.setattr("kvci.sandbox.engine.has", silent)
+    monkeypatch.setattr("kvci.docker.engine.has", silent)
     assert not Sandboxes("docker", tmp_path, Caps()).lacks(INSTANCES[FIRST])

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from docker.errors import APIError
 
-from kvci.run.directory import RunDirectory
-from kvci.sandbox import engine
-from kvci.sandbox.engine import OWNER
+from kvci.docker import engine
+from kvci.docker.engine import OWNER
+from kvci.rundir.directory import RunDirectory
 from kvci.tasks.script import EXPECTED
 from tests.own_daemon import Daemon, own_daemon
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvci.record.build import build
-from kvci.run.directory import Outcome
+from kvci.record.from_run import build
+from kvci.rundir.documents import Outcome
 from tests.run.test_run import KVCI, Known, kill_and_resume, outcomes, temporary
 
 DEMO = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")

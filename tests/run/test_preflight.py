@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 
 from kvci.errors import UserError
-from kvci.grade import Graded
-from kvci.run import grading
-from kvci.run.directory import Ceiling, Manifest, RunDirectory
-from kvci.run.grading import _asked, _preflight
-from kvci.run.main import run
+from kvci.run import preflight as preflight_module
+from kvci.run.experiment import run
+from kvci.run.preflight import _asked, preflight
 from kvci.run.sandboxes import Sandboxes
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Ceiling, Graded, Manifest
 from kvci.sandbox import Caps
 from kvci.spec import load
 from kvci.tasks.calibration import generate, suite
@@ -29,9 +29,9 @@ def changed(instance: Instance, **columns: object) -> Instance:
 
 def test_a_row_whose_tests_pass_without_a_patch_can_tell_nothing(tmp_path: Path) -> None:
     sandboxes = Sandboxes("bwrap", tmp_path, Caps())
-    assert _preflight(sandboxes, GOOD, tmp_path / "a", 20.0).verdict is Verdict.RESOLVED
+    assert preflight(sandboxes, GOOD, tmp_path / "a", 20.0).verdict is Verdict.RESOLVED
     passing = changed(GOOD, FAIL_TO_PASS=GOOD.row.PASS_TO_PASS[:1])
-    found = _preflight(sandboxes, passing, tmp_path / "b", 20.0)
+    found = preflight(sandboxes, passing, tmp_path / "b", 20.0)
     assert (found.verdict, found.detail) == (
         Verdict.TESTS_FAIL,
         "the tests pass without any patch",
@@ -45,7 +45,7 @@ def test_an_instance_whose_tests_need_the_network_is_named(
         verdict = Verdict.RESOLVED if network else Verdict.TESTS_FAIL
         return Graded(verdict=verdict, applies=True)
 
-    monkeypatch.setattr(grading, "_once", once)
+    monkeypatch.setattr(preflight_module, "once", once)
     found = _asked(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)
     assert found.verdict is Verdict.TESTS_FAIL and "with a network alone" in found.detail
 
@@ -74,30 +74,30 @@ def test_what_an_image_answered_is_not_asked_again(
         asked.append(1)
         return says
 
-    monkeypatch.setattr(grading, "_asked", answer)
+    monkeypatch.setattr(preflight_module, "_asked", answer)
     monkeypatch.setattr(Sandboxes, "identity", lambda *_: images["image"])
     sandboxes = Sandboxes("docker", tmp_path, Caps())
     for _ in range(2):
-        _preflight(sandboxes, GOOD, tmp_path, 20.0)
+        preflight(sandboxes, GOOD, tmp_path, 20.0)
     assert len(asked) == 1
     images["image"] = "sha256:2"
-    _preflight(sandboxes, GOOD, tmp_path, 20.0)
-    _preflight(sandboxes, GOOD, tmp_path, 40.0)
-    _preflight(sandboxes, changed(GOOD, version="other"), tmp_path, 20.0)
-    monkeypatch.setattr(grading, "host", lambda: "another, with the same home")
-    _preflight(sandboxes, GOOD, tmp_path, 20.0)
+    preflight(sandboxes, GOOD, tmp_path, 20.0)
+    preflight(sandboxes, GOOD, tmp_path, 40.0)
+    preflight(sandboxes, changed(GOOD, version="other"), tmp_path, 20.0)
+    monkeypatch.setattr(preflight_module, "host", lambda: "another, with the same home")
+    preflight(sandboxes, GOOD, tmp_path, 20.0)
     assert len(asked) == 5
     for verdict, again in ((Verdict.TESTS_FAIL, False), (Verdict.TEST_TIMEOUT, True)):
         says = Graded(verdict=verdict, applies=True)
         images["image"] = f"sha256:{verdict}"
         before = len(asked)
-        assert {_preflight(sandboxes, GOOD, tmp_path, 20.0).verdict for _ in "ab"} == {verdict}
+        assert {preflight(sandboxes, GOOD, tmp_path, 20.0).verdict for _ in "ab"} == {verdict}
         assert (len(asked) - before == 2) is again
     online = Sandboxes("docker", tmp_path, Caps(), grade_network=True)
     for verdict, again in ((Verdict.TESTS_FAIL, True), (Verdict.RESOLVED, False)):
         says, before = Graded(verdict=verdict, applies=True), len(asked)
         for _ in range(2):
-            assert _preflight(online, GOOD, tmp_path, 20.0).verdict is verdict
+            assert preflight(online, GOOD, tmp_path, 20.0).verdict is verdict
         assert (len(asked) - before == 2) is again, "an outage is no answer"
 
 
@@ -112,7 +112,7 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
     spec = load(
         None,
         {
-            "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+            "model": {"name": "scripted", "package": "kvci.demo.model:plain"},
             "arms": ["f16/f16"],
             "dataset": "calibration:split=test,functions=4,count=2",
             "engine": f"replay:{tmp_path / 'script.json'}",
@@ -123,7 +123,7 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         loaded = (list(known.values()), "c0ffee")
-        patch.setattr("kvci.run.main.load_with_revision", lambda *_: loaded)
+        patch.setattr("kvci.run.experiment.load_with_revision", lambda *_: loaded)
         folder, _ = run(spec, "r", Console())
         ceiling = Ceiling.read(folder / "ceiling.json")
         run(spec, "r", Console())
@@ -142,7 +142,7 @@ def test_a_run_that_is_taken_up_with_another_dataset_is_refused(
     one = suite("calibration:split=test,functions=3,count=2")[:1]
     script(one)[0].write(tmp_path / "script.json")
     asked = {
-        "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+        "model": {"name": "scripted", "package": "kvci.demo.model:plain"},
         "arms": ["f16/f16"],
         "dataset": "a/b@first",
         "engine": f"replay:{tmp_path / 'script.json'}",
@@ -156,7 +156,7 @@ def test_a_run_that_is_taken_up_with_another_dataset_is_refused(
         known.append(commit)
         return datasets[name], "c0ffee"
 
-    monkeypatch.setattr("kvci.run.main.load_with_revision", loads)
+    monkeypatch.setattr("kvci.run.experiment.load_with_revision", loads)
     run(load(None, asked), "r", Console(quiet=True))
     run(load(None, asked), "r", Console(quiet=True))
     with pytest.raises(UserError, match="made for another spec"):
@@ -190,7 +190,7 @@ def test_infrastructure_is_no_answer_to_a_preflight(
     answers: list[Graded], verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = list(answers)
-    monkeypatch.setattr(grading, "_once", lambda *asked, network=False: left.pop(0))
+    monkeypatch.setattr(preflight_module, "once", lambda *asked, network=False: left.pop(0))
     assert _asked(Sandboxes("bwrap", tmp_path, Caps()), GOOD, tmp_path, 1.0).verdict is verdict
     assert not left
 
@@ -203,7 +203,7 @@ def test_an_instance_whose_gold_can_never_be_graded_is_dropped_and_its_neighbour
     instances = suite(dataset)
     script(instances)[0].write(tmp_path / "script.json")
     asked = {
-        "model": {"name": "kvci-calibration", "package": "kvci.calibration.model:plain"},
+        "model": {"name": "kvci-calibration", "package": "kvci.demo.model:plain"},
         "arms": ["f16/f16"],
         "dataset": dataset,
         "engine": f"replay:{tmp_path / 'script.json'}",
@@ -213,7 +213,7 @@ def test_an_instance_whose_gold_can_never_be_graded_is_dropped_and_its_neighbour
     }
     first = instances[0].row.model_copy(update={"log_parser": "none_such"})
     known = [Instance(first, instances[0].files), instances[1]]
-    monkeypatch.setattr("kvci.run.main.load_with_revision", lambda *_: (known, ""))
+    monkeypatch.setattr("kvci.run.experiment.load_with_revision", lambda *_: (known, ""))
     folder, summary = run(load(None, asked), "r", Console(quiet=True))
     found = {one.instance: str(one.cls) for one in RunDirectory(folder).outcomes()}
     assert found == {first.instance_id: "I0", instances[1].row.instance_id: "A11a"}
@@ -228,6 +228,6 @@ def test_where_no_sandbox_can_be_made_nothing_is_dropped(
         raise UserError("Docker does not answer; start it.")
 
     monkeypatch.setattr(Sandboxes, "wait", away)
-    monkeypatch.setattr(grading, "_once", lambda *asked, network=False: INFRA)
+    monkeypatch.setattr(preflight_module, "once", lambda *asked, network=False: INFRA)
     with pytest.raises(UserError, match="does not answer"):
         _asked(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)

@@ -14,14 +14,15 @@ from rich.console import Console
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.files import write_atomic
-from kvci.grade import Graded
 from kvci.plan import Trial, blocks
-from kvci.record.verdicts import Unknown, _other_class, _other_counts, unlike
-from kvci.run.directory import Manifest, Outcome, RunDirectory
-from kvci.run.grading import Grader
-from kvci.run.main import run
-from kvci.run.regrade import beside_harness, regrade
+from kvci.review.recompute import Unknown, _other_class, _other_counts, unlike
+from kvci.run.cross_check import beside_harness
+from kvci.run.experiment import run
+from kvci.run.grader import Grader
+from kvci.run.regrade import regrade
 from kvci.run.rerun import rerun_spec
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Graded, Manifest, Outcome
 from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import script
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, Path]:
     spec = load(
         None,
         {
-            "model": {"name": "scripted", "package": "kvci.calibration.model:plain"},
+            "model": {"name": "scripted", "package": "kvci.demo.model:plain"},
             "arms": ["f16/f16"],
             "dataset": DATASET,
             "engine": f"replay:{out / 'script.json'}",

@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kvci.docker import engine
 from kvci.host import ended
-from kvci.record.build import build
-from kvci.run.directory import Manifest, Outcome, RunDirectory
+from kvci.record.from_run import build
 from kvci.run.scripted import DATASET
-from kvci.sandbox import engine
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Manifest, Outcome
 from kvci.sandbox.cgroup import ROOT
 from kvci.serve.replay import Script, Step
 from kvci.tasks.calibration import suite

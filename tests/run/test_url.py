@@ -7,11 +7,11 @@ from rich.console import Console
 
 from kvci.errors import UserError
 from kvci.plan import blocks
-from kvci.record.build import build
-from kvci.run.directory import RunDirectory
+from kvci.record.from_run import build
 from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes
 from kvci.run.scheduler import Scheduler
+from kvci.rundir.directory import RunDirectory
 from kvci.sandbox import Caps
 from kvci.serve.replay import Replay, Script
 from kvci.serve.server import free_port

@@ -14,7 +14,7 @@ import pytest
 import kvci
 from kvci.sandbox import Caps, DiffFailed, Limits, Sandbox, bwrap
 from kvci.sandbox.bwrap import Bwrap
-from kvci.sandbox.docker import Docker
+from kvci.sandbox.container import Docker
 from tests.made_images import calibration_image
 
 SHORT = Limits(wall_s=5)

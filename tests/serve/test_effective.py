@@ -6,12 +6,12 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.serve.effective import Asked, Effective, judge, read
-from kvci.serve.model import cache_mib, header, locate
+from kvci.serve.effective import Effective, Expected, judge, read
+from kvci.serve.gguf import cache_mib, header, locate
 from kvci.spec import load
 from tests.conftest import GOLDEN, MODEL, data
 
-ASKED = Asked(kv_type="q8_0/q8_0", context=2048, slots=2)
+ASKED = Expected(kv_type="q8_0/q8_0", context=2048, slots=2)
 BUILDS = ["b11434-cpu", "xllamacpp-cpu"]
 
 
@@ -42,7 +42,7 @@ def test_memory_is_that_of_the_device() -> None:
     assert read("").weights_mib is None
 
 
-def problems(log: str, asked: Asked = ASKED) -> str:
+def problems(log: str, asked: Expected = ASKED) -> str:
     return "; ".join(judge(read(log), asked).problems)
 
 
@@ -68,7 +68,7 @@ def test_each_deviation_alone_is_a_problem(old: str, new: str, says: str) -> Non
 
 
 def test_rotation_off_is_a_problem_only_where_something_is_quantized() -> None:
-    assert problems(golden("b11434-cpu-f16-f16"), Asked(kv_type="f16/f16")) == ""
+    assert problems(golden("b11434-cpu-f16-f16"), Expected(kv_type="f16/f16")) == ""
     log = golden("b11434-cpu-q8_0-q8_0").replace("n_rot_k = 256", "n_rot_k = 0")
     assert "rotation is off" in problems(log.replace("n_rot_v = 64", "n_rot_v = 0"))
 
@@ -108,7 +108,7 @@ def test_an_empty_log_shows_nothing() -> None:
 )
 def test_cuda(name: str, kv: str, path: str, says: str) -> None:
     found: Effective = judge(
-        read(data(f"cuda-logs/{name}.log").read_text()), Asked(kv_type=kv, context=8192, slots=2)
+        read(data(f"cuda-logs/{name}.log").read_text()), Expected(kv_type=kv, context=8192, slots=2)
     )
     assert found.kernel_path == path
     assert says in "; ".join(found.problems)
@@ -128,7 +128,7 @@ def test_cuda(name: str, kv: str, path: str, says: str) -> None:
 def test_what_ci_runner_builds_is_read_rightly(kv: str, path: str, splits: int) -> None:
     found = judge(
         read(golden(f"b11434-cuda-{kv.replace('/', '-')}")),
-        Asked(kv_type=kv, context=4096, slots=2),
+        Expected(kv_type=kv, context=4096, slots=2),
     )
     assert (found.kernel_path, found.graph_splits, found.kv_device) == (path, splits, "CUDA0")
     assert found.fa_pairs == ("f16-f16", "q8_0-q8_0", "q4_0-q4_0")

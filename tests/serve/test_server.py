@@ -15,9 +15,9 @@ import pytest
 
 from kvci.errors import UserError
 from kvci.serve import server as server_module
-from kvci.serve.model import check, header
+from kvci.serve.gguf import check, header
 from kvci.serve.replay import Script
-from kvci.serve.server import Refused, Server, ServerFailed, command
+from kvci.serve.server import NotProven, Server, ServerFailed, command
 from kvci.spec import Spec, load
 from tests.conftest import MODEL
 
@@ -82,7 +82,7 @@ def test_a_server_that_does_something_else_is_refused(
         'os.execv(sys.executable, [sys.executable, "-m", "kvci.serve.embedded", *words])\n'
     )
     wrapper.chmod(0o755)
-    with pytest.raises(Refused, match=says), start(spec(str(wrapper)), model, tmp_path):
+    with pytest.raises(NotProven, match=says), start(spec(str(wrapper)), model, tmp_path):
         pass
 
 
@@ -114,7 +114,7 @@ def test_a_chat_template_that_drops_what_is_said_is_refused(model: Path, tmp_pat
     asked = spec()
     deaf = asked.model.model_copy(update={"chat_template": "{{ 'model' }}"})
     with (
-        pytest.raises(Refused, match="makes 'model' of what is said"),
+        pytest.raises(NotProven, match="makes 'model' of what is said"),
         start(asked.model_copy(update={"model": deaf}), model, tmp_path),
     ):
         pass

@@ -1,0 +1,277 @@
+"""Sides -> pairs, tables and decisions. What may be claimed stands in RULES.md."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import mean
+
+from kvci.compare.caution import cautions
+from kvci.compare.endpoint import ENDPOINTS, MEASURES
+from kvci.compare.findings import (
+    ArmComparison,
+    Comparison,
+    EndpointLine,
+    Flip,
+    Inference,
+    MeasureLine,
+    Population,
+    SeedLine,
+)
+from kvci.compare.pairs import Pair, Value, alone, by_instance, dropped, everything, valid
+from kvci.compare.side import Side, missing_arms, own_side
+from kvci.plan import INTERIM
+from kvci.record.schema import Record
+from kvci.stats.clustered import (
+    Shares,
+    agreement,
+    bootstrap_interval,
+    cluster_error,
+    cluster_interval,
+    score_interval,
+    sign_flip,
+)
+from kvci.stats.decide import Claim, decide, equivalent
+from kvci.stats.paired import mcnemar_mid_p, newcombe
+from kvci.stats.power import smallest_beside, smallest_visible
+from kvci.stats.proportion import Interval
+from kvci.stats.variance import icc, pass_at_k, pass_hat_k
+
+
+def compare_run(records: Sequence[Record]) -> Comparison | None:
+    """The arms of one run; None where there is one alone, or no record of their baseline, and of a
+    targeted rerun, whose trials were chosen by what became of them."""
+    rerun = any(record.rerun for record in records)
+    if rerun or len(records) < 2 or all(record.position for record in records):
+        return None
+    return compare([own_side(record) for record in records])
+
+
+def compare(sides: Sequence[Side]) -> Comparison:
+    """The first side is the baseline; of one run, its spec says which that is, and the order.
+
+    Nobody chooses the arms after a look at them: without all arms of a run nothing is inferred.
+    Raises ValueError with fewer than two sides, or without the baseline of the run.
+    """
+    if len(sides) < 2:
+        raise ValueError("a comparison needs a baseline and an arm")
+    paired = bool(sides[0].run) and all(side.run == sides[0].run for side in sides)
+    if paired:
+        sides = sorted(sides, key=lambda side: side.arms.index(side.arm))
+        if sides[0].arm != sides[0].arms[0]:
+            raise ValueError("a comparison of one run needs its baseline")
+    baseline, *arms = sides
+    value = ENDPOINTS[baseline.primary]
+    withheld = _withheld(sides, value)
+    pairs = {arm.name: valid(baseline, arm, paired, value) for arm in arms}
+    controls = {arm.name for arm in arms if paired and arm.kv_type == baseline.kv_type}
+    tested = [arm.name for arm in arms if arm.name not in controls]
+    corrected = baseline.alpha / max(1, len(tested))
+    claims: dict[str, tuple[str, float]] = {}
+    if not withheld:
+        some = [list(by_instance(pairs[name], value).values()) for name in tested]
+        decisions = decide(some, baseline.margin, baseline.alpha)
+        for name, decision in zip(tested, decisions, strict=True):
+            proved = paired and all(side.verified for side in sides)
+            claim = decision.claim if proved else Claim.INCONCLUSIVE
+            claims[name] = (str(claim), decision.p_holm)
+    made = tuple(
+        _arm(
+            baseline,
+            arm,
+            pairs[arm.name],
+            arm.name in controls,
+            paired,
+            None if withheld else corrected,
+            value,
+            claims.get(arm.name, (None, None)),
+        )
+        for arm in arms
+    )
+    return Comparison(
+        baseline=baseline.name,
+        baseline_kv=baseline.kv,
+        paired=paired,
+        complete=all(side.complete for side in sides),
+        withheld=withheld,
+        done=sum(len(side.trials) for side in sides),
+        planned=sum(side.total for side in sides),
+        primary=baseline.primary,
+        alpha=baseline.alpha,
+        margin=baseline.margin,
+        warnings=tuple(cautions(sides, paired, made, baseline.alpha)),
+        arms=made,
+        seeds=() if withheld else tuple(_seeds(sides, value)),
+    )
+
+
+def _withheld(sides: Sequence[Side], value: Value) -> str:
+    """Why nothing is inferred yet, or at all.
+
+    Of trials whose patches were not graded those alone are known that failed.
+    """
+    if not all(side.complete for side in sides):
+        return INTERIM
+    if missing_arms(sides):
+        return "part of a run, no verdict"
+    if any(value(seen) is None for side in sides for seen in side.trials.values()):
+        return "not known of every trial, no verdict"
+    return ""
+
+
+def _arm(
+    baseline: Side,
+    arm: Side,
+    pairs: list[Pair],
+    control: bool,
+    paired: bool,
+    corrected: float | None,
+    value: Value,
+    claim: tuple[str | None, float | None],
+) -> ArmComparison:
+    """`corrected` is alpha over the arms that are tested; None if nothing may be inferred."""
+    all_pairs = everything(baseline, arm)
+    said = [(one.said, other.said) for _, one, other in pairs]
+    flips = [
+        Flip(instance=key[0], seed=key[1], baseline=one.label, arm=other.label)
+        for key, one, other in pairs
+        if value(one) != value(other)
+    ]
+    return ArmComparison(
+        name=arm.name,
+        kv=arm.kv,
+        control=control,
+        identical=bool(said) and all(one == other != "" for one, other in said),
+        claim=claim[0],
+        p_holm=claim[1],
+        valid=_population(pairs, value, baseline, corrected),
+        everything=_population(
+            all_pairs,
+            lambda seen: seen.valid and bool(value(seen)),
+            baseline,
+            corrected,
+        ),
+        dropped=dropped(all_pairs, pairs, paired) | alone(baseline, arm),
+        flips=tuple(flips),
+        endpoints=tuple(_endpoints(baseline, arm, paired, corrected is not None)),
+        measures=tuple(_measures(pairs, corrected is not None)),
+    )
+
+
+def _population(
+    pairs: list[Pair], value: Value, baseline: Side, corrected: float | None
+) -> Population:
+    counts = Counter((bool(value(one)), bool(value(other))) for _, one, other in pairs)
+    table = (
+        counts[True, True], counts[True, False], counts[False, True], counts[False, False],
+    )  # fmt: skip
+    named = by_instance(pairs, value)
+    return Population(
+        instances=len(named),
+        both=table[0],
+        only_baseline=table[1],
+        only_arm=table[2],
+        neither=table[3],
+        inference=_inference(named, table, baseline, corrected) if corrected and pairs else None,
+    )
+
+
+def _inference(
+    named: dict[str, Shares], table: tuple[int, int, int, int], baseline: Side, corrected: float
+) -> Inference:
+    instances = list(named.values())
+    differences = [float(b - c) for b, c in instances]
+    repositories = [name.rpartition("-")[0] for name in named]
+    one_seed = len(instances) == sum(table)
+    by_instance_95 = score_interval(instances)
+    visible = _visible(instances, corrected)
+    return Inference(
+        difference=mean(differences),
+        interval=score_interval(instances, 1 - 2 * baseline.alpha),
+        interval_95=by_instance_95,
+        newcombe_95=newcombe(*table) if one_seed else None,
+        repository_95=_wider(cluster_interval(differences, repositories), by_instance_95),
+        repository_bootstrap_95=bootstrap_interval(differences, repositories),
+        p_harm=sign_flip(instances),
+        mid_p=mcnemar_mid_p(table[1], table[2]) if one_seed else None,
+        smallest_visible=visible,
+        repository_smallest_visible=_larger(
+            smallest_beside(
+                cluster_error(differences, repositories), len(set(repositories)), corrected
+            ),
+            visible,
+        ),
+        equivalent=None
+        if baseline.margin is None
+        else equivalent(instances, baseline.margin, baseline.alpha),
+    )
+
+
+def _wider(clustered: Interval | None, plain: Interval) -> Interval | None:
+    """Few repositories can seem to agree; instances that hang together never tell more."""
+    if clustered is None:
+        return None
+    return min(clustered[0], plain[0]), max(clustered[1], plain[1])
+
+
+def _larger(clustered: float | None, plain: float | None) -> float | None:
+    return None if clustered is None or plain is None else max(clustered, plain)
+
+
+def _visible(instances: list[Shares], alpha: float) -> float | None:
+    """From how often pairs disagree beside the difference that was seen; seeds that agree are
+    worth less than so many pairs, as in the interval."""
+    difference = abs(sum(float(b - c) for b, c in instances))
+    disagree = sum(float(b + c) for b, c in instances) - difference
+    pairs = round(len(instances) / agreement(instances))
+    return smallest_visible(pairs, 1 - disagree / len(instances), alpha)
+
+
+def _endpoints(baseline: Side, arm: Side, paired: bool, complete: bool) -> Iterable[EndpointLine]:
+    for name, value in ENDPOINTS.items():
+        pairs = valid(baseline, arm, paired, value)
+        instances = list(by_instance(pairs, value).values())
+        yield EndpointLine(
+            name=name,
+            exploratory=name != baseline.primary,
+            baseline=sum(bool(value(one)) for _, one, _ in pairs),
+            arm=sum(bool(value(other)) for _, _, other in pairs),
+            pairs=len(pairs),
+            interval_95=score_interval(instances) if complete and instances else None,
+        )
+
+
+def _measures(pairs: list[Pair], complete: bool) -> Iterable[MeasureLine]:
+    for name, measure in MEASURES.items():
+        known = [
+            (key[0], first, second)
+            for key, one, other in pairs
+            if (first := measure(one)) is not None and (second := measure(other)) is not None
+        ]
+        if known:
+            differences = [first - second for _, first, second in known]
+            instances = [instance for instance, _, _ in known]
+            yield MeasureLine(
+                name=name,
+                baseline_mean=mean(first for _, first, _ in known),
+                arm_mean=mean(second for _, _, second in known),
+                pairs=len(known),
+                interval_95=cluster_interval(differences, instances) if complete else None,
+            )
+
+
+def _seeds(sides: Iterable[Side], value: Value) -> Iterable[SeedLine]:
+    for side in sides:
+        k = len({seed for _, seed in side.trials})
+        groups: dict[str, list[bool]] = defaultdict(list)
+        for (instance, _), seen in side.trials.items():
+            if seen.valid and value(seen) is not None:
+                groups[instance].append(bool(value(seen)))
+        whole = [group for group in groups.values() if len(group) == k]
+        if k > 1 and whole:
+            yield SeedLine(
+                kv=side.kv,
+                instances=len(whole),
+                seeds=k,
+                icc=icc(whole),
+                pass_at_k=mean(pass_at_k(sum(group), k, k) for group in whole),
+                pass_hat_k=mean(pass_hat_k(sum(group), k, k) for group in whole),
+            )

@@ -1,0 +1,54 @@
+"""Run folders, record files and row ids -> a comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvci.compare.compare import compare
+from kvci.compare.findings import Comparison
+from kvci.compare.side import Side, side_of
+from kvci.errors import UserError
+from kvci.importer.mini import read_run
+from kvci.record.from_run import build
+from kvci.record.schema import Imported, Record, file_name, read
+from kvci.rundir.directory import shards
+
+
+def compare_named(names: Sequence[str], results: Path) -> Comparison:
+    """Each name is a run's folder (all its arms), an earlier run's, a record file, or a row id.
+
+    Raises UserError.
+    """
+    sides = [side for name in names for side in _sides(name, results)]
+    if len(sides) < 2:
+        raise UserError("A comparison needs two sides; name another run or record.")
+    if len({side.name for side in sides}) < len(sides):
+        raise UserError("A run or record is named twice; name each once.")
+    runs = {side.run for side in sides}
+    if len(runs) == 1 and sides[0].arms and sides[0].arms[0] not in {side.arm for side in sides}:
+        raise UserError(f"The baseline of the run, {sides[0].arms[0]}, is not named; name it too.")
+    return compare(sides)
+
+
+def _sides(name: str, results: Path) -> list[Side]:
+    made = []
+    for record in _records(name, results):
+        if isinstance(record, Record) and record.rerun:
+            raise UserError(f"{record.row_id} is a targeted rerun, which is compared with nothing.")
+        side = side_of(record)
+        if side is None:
+            raise UserError(
+                f"{record.row_id} is a row without trials; give the earlier run's folder."
+            )
+        made.append(side)
+    return made
+
+
+def _records(name: str, results: Path) -> Sequence[Record | Imported]:
+    path, recorded = Path(name), results / file_name(name)
+    if (path / "manifest.json").exists() or shards(path):
+        return build(path, row=False)
+    if (path / "preds.json").exists():
+        return [read_run(path)]
+    if path.is_file() or recorded.is_file():
+        return [read(path if path.is_file() else recorded)]
+    raise UserError(f"{name} is no run folder, no record file and no row of {results}.")

@@ -1,0 +1,197 @@
+"""One patch to one verdict."""
+
+import base64
+import contextlib
+import json
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
+from swebench.harness.grading import get_eval_report
+from swebench.harness.utils import make_test_spec
+
+from kvci.files import write_atomic
+from kvci.rundir.documents import Graded
+from kvci.sandbox import TREE, Limits, Sandbox, SandboxFailed
+from kvci.tasks.row import Row, patched_files
+from kvci.taxonomy import Verdict
+
+NOT_APPLIED, APPLIED = 33, "kvci-applied"
+READ_S = 120.0
+"""Some of swebench's parsers take hours for one long line."""
+SAID_MIB = 256
+"""Tests that say more are ended; they are kept in memory."""
+PREPARE = Limits(wall_s=300.0, cpu_s=600)
+APPLY = f"""
+base64 -d > /tmp/kvci.patch <<'KVCI_PATCH'
+{{patch}}
+KVCI_PATCH
+cd {TREE}
+again() {{{{ git checkout -- . ; git clean -fd; }}}}
+(
+  git apply --verbose /tmp/kvci.patch && exit
+  again; git apply --verbose --3way /tmp/kvci.patch && exit
+  again; git apply --verbose --reject /tmp/kvci.patch && exit
+  again; patch --batch --forward --fuzz=5 -p1 -i /tmp/kvci.patch && exit
+  git apply --check --reverse /tmp/kvci.patch
+) > /dev/null 2>&1 || exit {NOT_APPLIED}
+echo {APPLIED}
+"""
+"""To the letter as swebench's harness does it, the last question included: is it in already?"""
+PARSES = r"""
+import ast, subprocess, sys
+for name in sys.argv[1:]:
+    show = subprocess.run(["git", "show", "HEAD:" + name], capture_output=True)
+    try:
+        old = show.stdout if show.returncode == 0 else b""
+        ast.parse(old)
+        new = open(name, "rb").read()
+    except (SyntaxError, ValueError, OSError):
+        continue
+    try:
+        ast.parse(new)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        print(name)
+"""
+
+
+class Unread(Exception):
+    """A log that nobody can wait for."""
+
+
+def grade(
+    row: Row, patch: bytes | None, make: Callable[[], Sandbox], folder: Path, test_s: float
+) -> Graded:
+    """Grade a patch in a sandbox of its own; its log and patch lie in `folder` afterwards.
+
+    An empty patch has its verdict without being run; None runs the tests on the base as it is.
+    Raises SandboxFailed if the sandbox could not be had.
+    """
+    if patch is not None and not patch.strip():
+        return Graded(verdict=Verdict.EMPTY_PATCH)
+    write_atomic(folder / "patch.diff", patch or b"")
+    sandbox = make()
+    try:
+        return _grade(row, patch, sandbox, folder, test_s)
+    finally:
+        sandbox.close()
+
+
+def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
+    broken = "" if patch is None else _prepare(patch, sandbox)
+    if broken is None:
+        (folder / "report.json").unlink(missing_ok=True)
+        return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
+    # A test's status may be anywhere, and the harness has no limit.
+    whole = Limits(test_s, int(test_s * 4) + 1, output_mib=SAID_MIB, kept_bytes=SAID_MIB << 20)
+    run = sandbox.script(row.eval_script, whole)
+    log = folder / "test_output.txt"
+    # As the harness keeps it: what reads it takes nothing but UTF-8, and tests may say anything.
+    write_atomic(log, run.output.decode(errors="replace"))
+    started = START_TEST_OUTPUT.encode() in run.output
+    if run.timed_out and started:
+        (folder / "report.json").unlink(missing_ok=True)
+        return Graded(verdict=Verdict.TEST_TIMEOUT, applies=True, eval_s=run.wall_s)
+    if not marked(run.output):
+        missing = "end" if started else "start"
+        detail = f"the test log has no {missing} marker"
+        return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
+    try:
+        found = report(row, patch or b"none", log)
+    except Unread as error:
+        (folder / "report.json").unlink(missing_ok=True)
+        return Graded(verdict=Verdict.GRADING_FAILED, detail=str(error), applies=True)
+    write_atomic(folder / "report.json", json.dumps(found, indent=1))
+    f2p, p2p = counts(found)
+    verdict = Verdict.TESTS_FAIL
+    if found.get("resolved"):
+        verdict = Verdict.RESOLVED
+    elif broken:
+        verdict = Verdict.SYNTAX_ERROR
+    elif f2p[1] and f2p[0] == f2p[1]:
+        verdict = Verdict.TESTS_BROKEN
+    return Graded(
+        verdict=verdict,
+        detail=f"no longer parses: {broken}" if verdict is Verdict.SYNTAX_ERROR else "",
+        applies=True,
+        fail_to_pass=f2p,
+        pass_to_pass=p2p,
+        eval_s=run.wall_s,
+    )
+
+
+def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
+    """Apply the patch; the Python files that no longer parse, or None if it does not apply.
+
+    Raises SandboxFailed. One script, because starting one is what costs.
+    """
+    touched = patched_files(patch.decode(errors="surrogateescape"))
+    names = sorted(name for name in touched if name.endswith(".py"))
+    done = sandbox.script(
+        APPLY.format(patch=base64.encodebytes(patch).decode().rstrip())
+        + f"python3 -I - {shlex.join(names)} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n",
+        PREPARE,
+    )
+    if done.code == NOT_APPLIED:
+        return None
+    _, applied, broken = done.output.decode(errors="replace").partition(APPLIED)
+    if not applied:  # or the tree as it was would be tested, and the model blamed
+        raise SandboxFailed(f"the patch could not be applied ({done.code}, {done.wall_s:.0f} s)")
+    if done.code:
+        return ""  # a file that ends the parser itself: what it breaks, the tests will say
+    return ", ".join(broken.split())
+
+
+def marked(log: bytes) -> bool:
+    """The tests began and ended."""
+    return START_TEST_OUTPUT.encode() in log and END_TEST_OUTPUT.encode() in log
+
+
+def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
+    """What swebench says of the log of an instance's tests. Raises Unread."""
+    prediction = {
+        "instance_id": row.instance_id,
+        "model_patch": patch.decode(errors="replace"),
+        "model_name_or_path": "kvci",
+    }
+    with _limited():
+        reports: dict[str, dict[str, Any]] = get_eval_report(
+            test_spec=make_test_spec(row.model_dump(mode="json")),
+            prediction=prediction,
+            test_log_path=str(log),
+            include_tests_status=True,
+        )
+    return reports[row.instance_id]
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raises Unread after so long; a process's main thread alone hears its alarm."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise Unread(f"the test log takes more than {READ_S:.0f} s to read")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, READ_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+        signal.signal(signal.SIGALRM, before)
+
+
+def counts(report: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of FAIL_TO_PASS and of PASS_TO_PASS: how many pass, and how many there are."""
+    tests = report.get("tests_status", {})
+    found = [tests.get(kind, {}) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS")]
+    (f2p, f2f), (p2p, p2f) = (
+        (len(one.get("success", [])), len(one.get("failure", []))) for one in found
+    )
+    return (f2p, f2p + f2f), (p2p, p2p + p2f)

@@ -1,0 +1,56 @@
+"""After a shard's run, however it ended: what it has so far, for the job's artifact."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from kvci.jobs.outputs import output, summary
+from kvci.jobs.restore import artifact_name
+from kvci.plan import INTERIM
+from kvci.record.bundle import write
+from kvci.report.plot import bars
+from kvci.report.tables import table
+from kvci.run.experiment import folder_of
+from kvci.run.summary import summarize
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Manifest
+from kvci.rundir.settle import settle
+from kvci.spec import Spec
+from kvci.taxonomy import titled
+
+HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "How they ended")
+
+
+def evidence(out: str, run_id: str, shard: str) -> None:
+    """The outputs name the archive and its artifact; none if the run has not begun. The summary
+    has counts: what they mean only all shards together say.
+
+    Raises UserError for what cannot name a run or a shard.
+    """
+    whole, folder = folder_of(out, run_id, "1/1"), folder_of(out, run_id, shard)
+    if not (folder / "manifest.json").exists():
+        print(f"{folder} holds no run: it has not begun")
+        return
+    name = artifact_name(run_id, shard)
+    archive = Path(os.environ.get("RUNNER_TEMP") or tempfile.mkdtemp(), f"{name}.tar.gz")
+    part = "" if folder == whole else folder.name
+    print(f"{archive}, sha256 {write(whole, archive, part)}")
+    output(archive=str(archive), artifact=name)
+    summary(told(folder))
+
+
+def told(folder: Path) -> str:
+    """The counts of one shard, first how far it is."""
+    manifest, spec = Manifest.read(folder / "manifest.json"), Spec.read(folder / "spec.json")
+    outcomes = settle(RunDirectory(folder).outcomes())
+    found = summarize(manifest.run_id, spec.trials_of_arms(manifest.planned), outcomes)
+    rows = [
+        (arm.arm, f"{arm.done}/{arm.planned}", str(arm.resolved), str(arm.infrastructure),
+         ", ".join(f"{number} {titled(cls)}" for cls, number in arm.classes.items()))
+        for arm in found.arms
+    ]  # fmt: skip
+    done, asked = (sum(getattr(arm, what) for arm in found.arms) for what in ("done", "planned"))
+    head = f"**{done} of {asked} trials are done**" + ("" if found.complete else f" ({INTERIM})")
+    shares = [arm.done / max(1, arm.planned) for arm in found.arms]
+    plot = bars("Trials done, %", [arm.arm for arm in found.arms], shares)
+    return "\n".join([head, "", *table(HEADER, rows), "", plot])

@@ -1,0 +1,140 @@
+"""A run's rows, its records and its evidence become one pull request."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvci.compare.compare import compare_run
+from kvci.errors import UserError
+from kvci.files import sha256_of
+from kvci.github import API, GitHub, run_url, web
+from kvci.publish.branch import TRIES, UNMERGED, pause, push
+from kvci.record.bundle import pack
+from kvci.record.from_run import build
+from kvci.record.schema import Record, by_run
+from kvci.report.comparison import markdown
+from kvci.report.plot import of_run
+from kvci.report.tables import inert
+from kvci.rundir.directory import shards
+from kvci.rundir.documents import Manifest
+
+MAX_BODY = 60_000
+"""Characters; GitHub takes 65,536."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish."""
+
+    repository: str
+    """owner/name"""
+    origin: str
+    """git's URL of it, or a path."""
+    web: str = "https://github.com"
+    base: str = "main"
+    branch: str = UNMERGED
+    run_url: str = ""
+    """Of the workflow run that publishes, if one does."""
+    review: str = ""
+    """The workflow to start for the pull request, where opening it starts none."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The pull request; without a URL in a dry run, or if the base has all rows already."""
+
+    title: str
+    body: str
+    url: str = ""
+
+
+def target_of(repository: str, origin: str | None, base: str, branch: str, review: str) -> Target:
+    """With what GitHub Actions says of itself in the environment."""
+    url = origin or f"{web()}/{repository}.git"
+    return Target(repository, url, web(), base, branch, run_url(repository), review)
+
+
+def github_of(repository: str) -> GitHub:
+    """Raises UserError without a token."""
+    token = os.environ.get("GITHUB_TOKEN", "")
+    if not token:
+        raise UserError("Publishing needs a token; set GITHUB_TOKEN, or try --dry-run.")
+    return GitHub(repository, token, os.environ.get("GITHUB_API_URL", API))
+
+
+def publish(run: Path, target: Target, github: GitHub | None) -> Published:
+    """Evidence first, then the rows that name it, then the pull request.
+
+    Without `github` it is a dry run: nothing leaves this machine. Raises UserError.
+    """
+    manifest = Manifest.read((shards(run) or [run])[0] / "manifest.json")
+    if manifest.demo:
+        raise UserError("A demo is never published; run an experiment.")
+    archive = pack(run)
+    records = _located(build(run), archive, target)
+    token = github.token if github else ""
+    if github:
+        tag, name, url = _place(manifest.run_id, archive, target)
+        if (there := github.attach(tag, target.base, name, archive)) != url:
+            raise UserError(f"GitHub put the evidence at {there}, not at {url}.")
+    for _ in range(TRIES):
+        pushed = push(target.origin, target.base, target.branch, records, token, dry_run=not github)
+        found = Published(_title(pushed.records), _body(pushed.records, target))
+        if not github or not pushed.rows:
+            return found
+        request = github.pull_request(target.branch, target.base, found.title, found.body)
+        if github.branch(target.branch) == pushed.commit:
+            break
+        pause()  # another pushed since, and this text may have come over theirs
+    else:
+        raise UserError(
+            f"The rows are on {target.branch}, but GitHub shows another commit there than was "
+            "pushed; see who else writes to it, and publish again."
+        )
+    if target.review:
+        github.dispatch(target.review, target.base, {"number": str(request.number)})
+    return Published(found.title, found.body, request.url)
+
+
+def _place(run_id: str, archive: bytes, target: Target) -> tuple[str, str, str]:
+    """The release's tag, the asset's name, and its URL."""
+    clean = re.sub(r"[^A-Za-z0-9_-]+", "-", run_id)
+    tag, name = f"kvci-{clean}", f"{clean}.{sha256_of(archive)[:12]}.tar.gz"
+    return tag, name, f"{target.web}/{target.repository}/releases/download/{tag}/{name}"
+
+
+def _located(records: Sequence[Record], archive: bytes, target: Target) -> list[Record]:
+    _, _, url = _place(records[0].run_id, archive, target)
+    where = {"where": url, "sha256": sha256_of(archive)}
+    return [
+        record.model_copy(update={"evidence": record.evidence.model_copy(update=where)})
+        for record in records
+    ]
+
+
+def _title(records: Sequence[Record]) -> str:
+    names = sorted({f"{record.spec['model']['name']} on {record.dataset}" for record in records})
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return inert(f"Results: {', '.join(names[:2])}{more}") if names else "No new rows"
+
+
+def _body(records: Sequence[Record], target: Target) -> str:
+    """The verdicts of each run, the runs with the newest first."""
+    parts = [f"From {target.run_url}\n"] if target.run_url else []
+    runs = sorted(by_run(records).values(), key=lambda arms: arms[0].start, reverse=True)
+    for arms in runs:
+        parts.append(f"# {arms[0].run_id}\n")
+        if arms[0].rerun:
+            parts.append(
+                f"A targeted rerun, of {inert(arms[0].rerun)}; it is compared with nothing.\n"
+            )
+        elif made := compare_run(arms):
+            parts += [markdown(made), of_run(arms)]
+        parts += [f"- [{record.row_id}]({record.evidence.where})" for record in arms]
+        parts.append("")
+    text = "\n".join(parts)
+    if len(text) > MAX_BODY:
+        text = text[:MAX_BODY].rpartition("\n")[0] + "\n\nCut here; BENCHMARKS.md has the rest."
+    return text

@@ -1,0 +1,290 @@
+"""The schema of `ci/results/<row id>.json`: one arm of one run, or a row from before kvci."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from kvci.errors import UserError
+from kvci.files import Document, first_problem
+from kvci.rundir.documents import ARM, INSTANCE, RUN_ID, Instant, Outcome
+from kvci.serve.effective import Effective
+from kvci.spec import Arm, Rerun
+from kvci.taxonomy import INFRASTRUCTURE, Class
+
+ROW_ID = r"^(\.{3})?[A-Za-z0-9][A-Za-z0-9._+-]{0,249}$"
+"""It names a file; an id that its owner shortened begins with dots."""
+
+
+class RecordedTrial(Outcome):
+    """A trial as the run left it; one that was superseded is kept and counts nowhere."""
+
+    superseded: bool = False
+
+
+class EvidenceFiles(Document):
+    """Where the files of the arm lie, and their sha256, redacted, by path in the run directory."""
+
+    where: str = ""
+    """The archive's URL; empty until it is published."""
+    sha256: str = ""
+    """The archive's."""
+    files: dict[str, str]
+
+
+class AskedModel(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    weights: str
+
+
+class AskedSpec(BaseModel):
+    """What is read of a record's spec; whatever else was asked is kept, and hashed with it."""
+
+    model_config = ConfigDict(extra="allow")
+    model: AskedModel
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    model_sha256: str
+    dataset_sha256: str
+    primary: str
+    alpha: float = Field(gt=0, lt=1)
+    margin: float | None
+    rerun: Rerun | None = None
+
+
+RunKey = tuple[str, str, str]
+"""A run's id, when it began, and its spec's hash."""
+
+
+class Record(Document):
+    """One arm of one run. Whatever a row says is recomputed from here."""
+
+    schema_version: Literal[1, 2, 3, 4] = 4
+    """2: each trial names its server's log and has a digest of the model's answers.
+    3: the effective configuration has the memory of the weights and of computing.
+    4: the evidence is one archive, and its digests are those of the redacted files."""
+    kind: Literal["run"] = "run"
+    row_id: str = Field(pattern=ROW_ID)
+    run_id: str = Field(pattern=RUN_ID)
+    start: Instant
+    dataset: str
+    arm: str = Field(pattern=ARM)
+    position: int = Field(ge=0)
+    """Of the arm in the spec; 0 is the baseline."""
+    spec: dict[str, Any]
+    """What was asked, as it is hashed."""
+    spec_sha256: str
+    host: str
+    gpu: str
+    kvci: str
+    python: str
+    sandbox: str
+    planned: tuple[Annotated[str, Field(pattern=INSTANCE)], ...]
+    effective: tuple[Effective, ...]
+    """What the servers' logs proved; starts that proved the same are one."""
+    trials: tuple[RecordedTrial, ...]
+    evidence: EvidenceFiles
+
+    @model_validator(mode="after")
+    def _is_its_own_spec(self) -> Self:
+        if spec_hash(self.spec) != self.spec_sha256:
+            raise ValueError("the spec does not have the hash that the record gives")
+        asked = AskedSpec.model_validate(self.spec)
+        if [arm.id for arm in asked.arms][self.position : self.position + 1] != [self.arm]:
+            raise ValueError(f"{self.arm} is not the spec's arm {self.position}")
+        counted = Counter((trial.instance, trial.seed) for trial in self.counted)
+        if twice := [name for (name, _), count in counted.items() if count > 1]:
+            raise ValueError(f"{twice[0]} is counted twice")
+        planned = set(product(self.planned, asked.seeds))
+        for trial in self.trials:
+            if trial.arm != self.arm or (trial.instance, trial.seed) not in planned:
+                raise ValueError(
+                    f"{trial.arm}, {trial.instance}, seed {trial.seed} was never planned"
+                )
+        return self
+
+    @property
+    def rerun(self) -> str:
+        """Of a targeted rerun what it repeats, in words; empty otherwise."""
+        repeated = self.spec.get("rerun")
+        return f"{repeated['filter']} of {repeated['of']}" if repeated else ""
+
+    @property
+    def counted(self) -> list[RecordedTrial]:
+        return [trial for trial in self.trials if not trial.superseded]
+
+    @property
+    def total(self) -> int:
+        """Instances times seeds, whatever became of them."""
+        return len(self.planned) * len(self.spec["seeds"])
+
+    @property
+    def key(self) -> RunKey:
+        """Of its run: the records with the same are its arms."""
+        return self.run_id, self.start, self.spec_sha256
+
+    @property
+    def complete(self) -> bool:
+        """All planned trials of the arm are there, of all shards."""
+        return len(self.counted) == self.total and self._shards_complete
+
+    @property
+    def shards(self) -> int:
+        """Into how many its run is divided, as far as its trials say."""
+        return max((int(trial.shard.partition("/")[2]) for trial in self.counted), default=1)
+
+    @property
+    def _shards_complete(self) -> bool:
+        there = {trial.shard for trial in self.counted}
+        return there == {f"{number}/{self.shards}" for number in range(1, self.shards + 1)}
+
+    @property
+    def submitted(self) -> int:
+        return sum(trial.patch_bytes > 0 for trial in self.counted)
+
+    @property
+    def resolved(self) -> int:
+        return sum(trial.cls is Class.OK for trial in self.counted)
+
+    @property
+    def errors(self) -> int:
+        return sum(trial.cls in INFRASTRUCTURE for trial in self.counted)
+
+    @property
+    def kv(self) -> str:
+        """The KV type and the flags of the arm."""
+        arm = self.spec["arms"][self.position]
+        return " ".join([f"{arm['k']}/{arm['v']}", *arm["flags"]])
+
+    @property
+    def model(self) -> str:
+        """The model's name and its weights' quantization."""
+        model = self.spec["model"]
+        return f"{model['name']} ({model['weights']})" if model["weights"] else str(model["name"])
+
+
+class ImportedTrial(Document):
+    """A trial of an earlier tool, as far as its evidence was kept."""
+
+    instance: str
+    exit: str
+    """In the tool's own words."""
+    classes: tuple[Class, ...] = Field(min_length=1)
+    """One, or all that it can have been."""
+    why: str
+    steps: int
+    answer_tokens: int
+    depth_tokens: int
+    loops: int
+    malformed: int
+    patch_sha256: str
+    patch_bytes: int
+    overflowed: bool | None = None
+    """The context was full; None where it was not looked at (schema 1 and 2)."""
+    exception_as_patch: bool
+    """The tool stored the text of an exception where a patch belongs."""
+
+    @property
+    def label(self) -> str:
+        """The class, or the alternatives and why they could not be told apart."""
+        if len(self.classes) == 1:
+            return str(self.classes[0])
+        if self.classes == (Class.A8, Class.A9, Class.A11A, Class.A11B):
+            return "A8-A11 (unsplit)"
+        return "/".join(self.classes) + f" ({self.why})"
+
+    @property
+    def valid(self) -> bool:
+        """Only if it is, whichever of its classes it has."""
+        return not INFRASTRUCTURE & set(self.classes)
+
+    @property
+    def resolved(self) -> bool:
+        return self.classes == (Class.OK,)
+
+
+class Derived(Document):
+    """kvci's reading of an earlier run."""
+
+    kv: str
+    total: int
+    settings: dict[str, tuple[str, ...]]
+    """What must be equal for two runs to be comparable: setting -> each value that was met."""
+    trials: tuple[ImportedTrial, ...]
+
+
+class Imported(Document):
+    """A row from before kvci, as its owner wrote it: column -> text; and kvci's reading of it."""
+
+    schema_version: Literal[1, 2, 3] = 3
+    """2: with kvci's own reading, if the earlier run's folder was read. 3: its trials say whether
+    the context was full."""
+    kind: Literal["imported"] = "imported"
+    row_id: str = Field(pattern=ROW_ID)
+    table: Literal["log", "reruns"]
+    reported: dict[str, str]
+    derived: Derived | None = None
+
+
+AnyRecord = Annotated[Record | Imported, Field(discriminator="kind")]
+ADAPTER: TypeAdapter[Record | Imported] = TypeAdapter(AnyRecord)
+
+
+def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
+    """The arms of each run by its key, in the order in which they come."""
+    runs: dict[RunKey, list[Record]] = defaultdict(list)
+    for record in records:
+        runs[record.key].append(record)
+    return runs
+
+
+def finished(records: Iterable[Record]) -> set[RunKey]:
+    """The keys of the runs of which each arm is there, with all its trials."""
+    return {
+        key
+        for key, arms in by_run(records).items()
+        if all(arm.complete for arm in arms)
+        and {arm.position for arm in arms} == set(range(len(arms[0].spec["arms"])))
+    }
+
+
+def spec_hash(spec: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+def read(path: Path) -> Record | Imported:
+    """Raises UserError naming the file."""
+    try:
+        return parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def parse(content: bytes, name: str) -> Record | Imported:
+    """Raises UserError with this name of it."""
+    try:
+        return ADAPTER.validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"{name} is not a record: {first_problem(error)}.") from None
+
+
+def read_all(folder: Path) -> list[Record | Imported]:
+    """The records of ci/results. Raises UserError if a file's name is not its record's row id."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        record = read(path)
+        if path.name != file_name(record.row_id):
+            raise UserError(f"{path} holds the record {record.row_id}; rename one or the other.")
+        found.append(record)
+    return found
+
+
+def file_name(row_id: str) -> str:
+    """Without the dots of an id that its owner shortened, which would hide the file."""
+    return f"{row_id.lstrip('.')}.json"

@@ -1,0 +1,118 @@
+"""Grading in a child process of its own, while conversations go on."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from kvci import children
+from kvci.children import worker
+from kvci.run.attempt import graded, limit_s
+from kvci.run.preflight import preflight
+from kvci.run.sandboxes import Sandboxes
+from kvci.rundir.documents import Graded
+from kvci.tasks.instance import Instance
+from kvci.taxonomy import ATTEMPTS_MAX, Verdict
+
+
+@dataclass(eq=False)
+class _Task:
+    """What is to be graded, and who hears of it before `result` is there."""
+
+    work: Callable[[], Graded]
+    then: Callable[[Graded], None] = lambda graded: None
+    result: Future[Graded] = field(default_factory=Future)
+    tries: int = 0
+
+    def end(self, sent: Future[Graded]) -> None:
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            graded = sent.result()
+            self.then(graded)
+        except Exception as error:
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(graded)
+
+
+class Grader:
+    """One worker process; `submit` and `preflight` return at once.
+
+    A worker that ends, as when memory runs out, is replaced, and what it had is graded again.
+    """
+
+    def __init__(self, sandboxes: Sandboxes, test_s: float) -> None:
+        self._sandboxes, self._test_s = sandboxes, test_s
+        self._pool = worker()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._waiting: list[_Task] = []
+        """In the worker's order: of a worker that ends, the first one was begun."""
+
+    def submit(
+        self,
+        instance: Instance,
+        patch: bytes,
+        folder: Path,
+        then: Callable[[Graded], None],
+        gold: Graded | None,
+    ) -> Future[Graded]:
+        limit = limit_s(self._test_s, gold)
+        task = partial(graded, self._sandboxes, instance, patch, folder, limit, bool(gold))
+        return self._send(_Task(task, then))
+
+    def preflight(self, instance: Instance, folder: Path) -> Future[Graded]:
+        task = partial(preflight, self._sandboxes, instance, folder, self._test_s)
+        return self._send(_Task(task))
+
+    def _send(self, task: "_Task") -> Future[Graded]:
+        pool = self._pool
+        with self._lock:
+            if task not in self._waiting:
+                self._waiting.append(task)
+        try:
+            sent = pool.submit(task.work)
+        except BrokenExecutor:
+            self._again(pool, task)
+        else:
+            sent.add_done_callback(partial(self._done, pool, task))
+            task.result.add_done_callback(lambda ended: ended.cancelled() and sent.cancel())
+        return task.result
+
+    def _done(self, pool: Executor, task: "_Task", sent: Future[Graded]) -> None:
+        if sent.cancelled():
+            task.result.cancel()
+        elif isinstance(sent.exception(), BrokenExecutor):
+            self._again(pool, task)
+        else:
+            self._end(task, sent)
+
+    def _end(self, task: "_Task", sent: Future[Graded]) -> None:
+        with self._lock:
+            self._waiting.remove(task)
+        task.end(sent)
+
+    def _again(self, pool: Executor, task: "_Task") -> None:
+        """The worker is gone. A stop ends it too, and then nothing is begun anew."""
+        with self._lock:
+            if self._closed or children.ENDING.is_set():
+                task.result.cancel()
+                return
+            if pool is self._pool:
+                self._pool = worker()
+            task.tries += task is self._waiting[0]
+        if task.tries < ATTEMPTS_MAX:
+            self._send(task)
+        else:
+            why = f"the grading process ended {ATTEMPTS_MAX} times"
+            gone: Future[Graded] = Future()
+            gone.set_result(Graded(verdict=Verdict.GRADING_FAILED, detail=why))
+            self._end(task, gone)
+
+    def close(self, wait: bool) -> None:
+        with self._lock:
+            self._closed = not wait
+        self._pool.shutdown(wait=wait, cancel_futures=not wait)

@@ -1,0 +1,110 @@
+"""Patches of others, or the gold ones, through kvci's grading."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import chain
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.files import Document, first_problem
+from kvci.plan import select
+from kvci.run.grader import Grader
+from kvci.run.sandboxes import Kind, Sandboxes, choose, waves
+from kvci.run.stop import Stopped, stopping
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Graded
+from kvci.spec import Spec
+from kvci.tasks.dataset import load
+from kvci.tasks.instance import Instance
+from kvci.taxonomy import Verdict
+
+
+class Prediction(Document):
+    """A line of a predictions file, as the harness takes it."""
+
+    instance_id: str
+    model_patch: str | None
+    model_name_or_path: str = ""
+
+
+def grade_patches(
+    asked: Spec, predictions: Path | None, out: Path, say: Callable[[str], None] = print
+) -> dict[str, Graded]:
+    """Instance id -> what grading said; without predictions, of the gold patches.
+
+    Their images are fetched, a wave at a time. Logs and patches lie in `out` by instance. Raises
+    UserError.
+    """
+    instances = {instance.row.instance_id: instance for instance in load(asked.dataset)}
+    if predictions:
+        patches = _read(predictions)
+        unknown = sorted(patches.keys() - instances.keys())
+        if unknown:
+            raise UserError(f"{unknown[0]} of {predictions} is no instance of {asked.dataset}.")
+    else:
+        patches = {name: instance.row.patch for name, instance in instances.items()}
+    with_patch = [name for name in instances if name in patches]
+    if not with_patch:
+        raise UserError(f"{predictions} holds no patch.")
+    some = {name: instances[name] for name in select(with_patch, asked)}
+    kind, _ = choose(asked, some.values())
+    try:
+        with RunDirectory(out.resolve()) as directory, stopping():
+            return _grade(kind, directory, asked, some, patches, say)
+    except Stopped:
+        raise UserError(f"Stopped; what was graded until then lies in {out}.") from None
+
+
+def _grade(
+    kind: Kind,
+    directory: RunDirectory,
+    asked: Spec,
+    instances: dict[str, Instance],
+    patches: dict[str, str],
+    say: Callable[[str], None],
+) -> dict[str, Graded]:
+    sandboxes = Sandboxes.of(asked, kind, directory.scratch, directory.path.name)
+    sandboxes.sweep()
+    each = asked.model_copy(update={"block_size": 1})  # no pair has to be kept together
+    grader = Grader(sandboxes, asked.test_s)
+    graded: dict[str, Graded] = {}
+    ended = False
+
+    def submit(name: str) -> Future[Graded]:
+        patch, folder = patches[name].encode(errors="surrogateescape"), directory.path / name
+        return grader.submit(instances[name], patch, folder, lambda _: None, None)
+
+    empty = {name for name in instances if not patches[name].strip()}  # these need no image
+    rest = waves(each, instances, instances.keys() - empty, directory.path, say)
+    try:
+        for wave in chain([empty], rest):
+            futures = {name: submit(name) for name in instances if name in wave}
+            for name, future in futures.items():
+                graded[name] = future.result()
+                graded[name].write(directory.path / name / "graded.json")
+        ended = True
+    finally:
+        grader.close(wait=ended)
+        sandboxes.sweep(own=True)
+    lacking = Graded(verdict=Verdict.GRADING_FAILED, detail="its image could not be had")
+    return {name: graded.get(name, lacking) for name in instances}
+
+
+def _read(path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    try:
+        lines = path.read_bytes().rstrip().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            one = Prediction.model_validate(json.loads(line))
+            (one.model_patch or "").encode(errors="surrogateescape")
+        except ValueError as error:
+            what = first_problem(error)
+            raise UserError(f"Line {number} of {path} is no prediction: {what}.") from None
+        if one.instance_id in found:
+            raise UserError(f"{path} has {one.instance_id} twice; one patch an instance.")
+        found[one.instance_id] = one.model_patch or ""
+    return found

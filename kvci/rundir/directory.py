@@ -1,0 +1,183 @@
+"""The run directory: what was asked, what was found, and each trial's outcome."""
+
+import fcntl
+import platform
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from kvci import __version__
+from kvci.errors import UserError
+from kvci.files import clear
+from kvci.host import gpu, host
+from kvci.plan import Trial
+from kvci.rundir.documents import Graded, Manifest, Outcome, now
+from kvci.serve.effective import Effective, expected_of, judge, read
+from kvci.spec import Spec
+from kvci.taxonomy import Verdict
+
+
+def shard_name(shard: str) -> str:
+    """Of its folder beside those of the other shards."""
+    return f"shard-{shard.replace('/', '-of-')}"
+
+
+def shards(run: Path) -> list[Path]:
+    """The run directories of a run's shards, the first shard first; none if it has no shards."""
+    return sorted(run.glob("shard-*-of-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+class RunDirectory:
+    """A context manager that holds the directory's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> "RunDirectory":
+        """Raises UserError if another process works on this directory, or it cannot be made."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made: {error.strerror}.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(
+                f"Another kvci works on {self.path}; wait for it or give another --run-id."
+            ) from None
+        clear(self.scratch)
+        self.scratch.mkdir()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        clear(self.scratch)
+        self._lock.close()
+
+    @property
+    def scratch(self) -> Path:
+        """Work trees of trials in flight; whoever takes the lock removes it, and by its name it is
+        kvci's own."""
+        return self.path / ".kvci-scratch"
+
+    def open(
+        self,
+        run_id: str,
+        spec: Spec,
+        model_sha256: str,
+        dataset_sha256: str,
+        sandbox: str,
+        demo: bool,
+        planned: tuple[str, ...],
+        dataset_revision: str = "",
+        start: str = "",
+    ) -> Manifest:
+        """Create the run, or take it up. Raises UserError if it was made for another spec.
+
+        Of what the hash leaves out, what is asked now counts: another machine may have written what
+        lies there. `start` is that of the run where it began elsewhere, and all its shards have the
+        same.
+        """
+        path = self.path / "manifest.json"
+        spec_sha256 = spec.hash(model_sha256, dataset_sha256)
+        if path.exists():
+            found = Manifest.read(path)
+            if found.spec_sha256 != spec_sha256:
+                raise UserError(
+                    f"{self.path} was made for another spec ({found.spec_sha256[:12]}, not "
+                    f"{spec_sha256[:12]}); give another --run-id."
+                )
+            if start and start != found.start:
+                found = found.model_copy(update={"start": start})
+                found.write(path)
+            spec.write(self.path / "spec.json")
+            return found
+        manifest = Manifest(
+            run_id=run_id,
+            start=start or now(),
+            spec_sha256=spec_sha256,
+            model_sha256=model_sha256,
+            dataset_sha256=dataset_sha256,
+            dataset_revision=dataset_revision,
+            kvci=__version__,
+            host=host(),
+            gpu=gpu(),
+            python=platform.python_version(),
+            sandbox=sandbox,
+            demo=demo,
+            planned=planned,
+        )
+        spec.write(self.path / "spec.json")
+        manifest.write(path)
+        return manifest
+
+    def trial(self, trial: Trial) -> Path:
+        return self.path / "trials" / trial.arm / trial.instance / str(trial.seed)
+
+    def done(self, trial: Trial) -> bool:
+        return (self.trial(trial) / "outcome.json").exists()
+
+    def preflight(self, instance: str) -> Path:
+        """The folder of the gold patch's grading on this host."""
+        return self.path / "preflight" / host() / instance
+
+    def gold(self, instance: str) -> Graded | None:
+        """The gold patch's grading on this machine; None if it did not resolve, and so says nothing
+        about the time that the tests take."""
+        known = self.preflight(instance) / "graded.json"
+        return resolved(Graded.read(known)) if known.exists() else None
+
+    def supersede(self, trials: Iterable[Trial]) -> None:
+        """Put these trials aside; they are kept, and no longer done."""
+        kept = self.path / "superseded"
+        kept.mkdir(exist_ok=True)
+        used = [int(folder.name) for folder in kept.iterdir() if folder.name.isdecimal()]
+        number = str(max(used, default=-1) + 1)
+        for trial in trials:
+            if self.trial(trial).exists():
+                place = kept / number / trial.arm / trial.instance / str(trial.seed)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self.trial(trial).rename(place)
+
+    def outcome(self, trial: Trial) -> Outcome | None:
+        return Outcome.read(self.trial(trial) / "outcome.json") if self.done(trial) else None
+
+    def server_log(self, arm: str) -> Path:
+        """A name not used before: servers/<arm>.<n>.log."""
+        used = [int(log.stem.rpartition(".")[2]) for log in self.server_logs(arm)]
+        (self.path / "servers").mkdir(exist_ok=True)
+        return self.path / "servers" / f"{arm}.{max(used, default=-1) + 1}.log"
+
+    def server_logs(self, arm: str) -> list[Path]:
+        """In no order. An arm's id may begin with another's and a dot."""
+        name = re.compile(re.escape(arm) + r"\.\d+")
+        return [log for log in (self.path / "servers").glob("*.log") if name.fullmatch(log.stem)]
+
+    def judge(self, spec: Spec) -> dict[str, tuple[str, ...]]:
+        """Server -> the problems that its whole log shows, of those under which trials ran.
+
+        What each log shows is written beside it, where that is not there.
+        """
+        ran = {outcome.server for outcome in self.outcomes()}
+        found: dict[str, tuple[str, ...]] = {}
+        for arm in spec.arms if spec.verified else ():
+            for log in self.server_logs(arm.id):
+                if log.stem in ran:
+                    effective = judge(read(log.read_text(errors="replace")), expected_of(spec, arm))
+                    known = log.with_suffix(".json")
+                    # Else evidence would change while it is looked at, if but in a space.
+                    if not known.exists() or Effective.read(known) != effective:
+                        effective.write(known)
+                    if effective.problems:
+                        found[log.stem] = effective.problems
+        return found
+
+    def outcomes(self) -> list[Outcome]:
+        files = sorted((self.path / "trials").glob("*/*/*/outcome.json"))
+        return [Outcome.read(file) for file in files]
+
+
+def resolved(gold: Graded | None) -> Graded | None:
+    """The gold patch's grading, if it resolved."""
+    return gold if gold and gold.verdict is Verdict.RESOLVED else None

@@ -1,0 +1,200 @@
+"""Workflows run on this machine by act, with stand-ins for what only GitHub has.
+
+Steps are the real ones, in host mode. Checkout copies this work tree, artifacts are files in a
+folder, origin is a bare repository, the API is the tests' fake.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import git
+
+from tests.conftest import ROOT
+from tests.fake_github import Fake
+
+STANDS_IN = {
+    "checkout": """
+name: checkout
+inputs: {path: {default: .}, repository: {}, ref: {}, persist-credentials: {}}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      run: mkdir -p "$TO" && cp -a "$FROM/." "$TO/"
+      env:
+        TO: "${{ inputs.path }}"
+        FROM: "${{ inputs.path == '.kvci' && env.FAKE_KVCI || env.FAKE_CHECKOUT }}"
+""",
+    "create-github-app-token": """
+name: create-github-app-token
+inputs: {client-id: {}, private-key: {}, permission-contents: {}, permission-pull-requests: {}}
+outputs: {token: {value: "${{ steps.made.outputs.token }}"}}
+runs:
+  using: composite
+  steps:
+    - id: made
+      shell: bash
+      run: echo "token=app-$ID-$KEY" >> "$GITHUB_OUTPUT"
+      env: {ID: "${{ inputs.client-id }}", KEY: "${{ inputs.private-key }}"}
+""",
+    "upload-artifact": """
+name: upload-artifact
+inputs: {name: {}, path: {}, overwrite: {}, if-no-files-found: {}}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      run: |
+        mkdir -p "$FAKE_ARTIFACTS/$NAME"
+        if [ -d "$FROM" ]; then FROM="$FROM/."; fi
+        cp -r "$FROM" "$FAKE_ARTIFACTS/$NAME/"
+      env: {NAME: "${{ inputs.name }}", FROM: "${{ inputs.path }}"}
+""",
+    "download-artifact": """
+name: download-artifact
+inputs: {name: {}, pattern: {}, path: {default: .}}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      run: |
+        mkdir -p "$TO"
+        if [ -n "$NAME" ]; then cp -r "$FAKE_ARTIFACTS/$NAME/." "$TO/"; exit; fi
+        for one in "$FAKE_ARTIFACTS"/$PATTERN; do [ ! -e "$one" ] || cp -r "$one" "$TO/"; done
+      env: {NAME: "${{ inputs.name }}", PATTERN: "${{ inputs.pattern }}", TO: "${{ inputs.path }}"}
+""",
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What act said."""
+
+    code: int
+    log: str
+    """The summaries are in it."""
+    jobs: dict[str, str]
+    """Job, with its matrix leg -> success, failure; a job that was skipped is not there."""
+
+
+class GitHubHere:
+    """A repository on a GitHub that lies in a folder: kvci's, or of someone who calls it."""
+
+    def __init__(self, folder: Path, fake: Fake, own: dict[str, str] | None = None) -> None:
+        """`own` are the files of someone else's repository."""
+        self.folder, self.fake = folder, fake
+        self.work, self.origin = folder / "repository", folder / "origin.git"
+        self.kvci = folder / "kvci"
+        self.settings: list[tuple[str, str]] = []
+        """Variables and secrets, as act takes them."""
+        self.told: dict[str, Any] = {}
+        """What else GitHub says of an event."""
+        fake.web, fake.origin = fake.url, self.origin
+        self.runs = folder / "runs"
+        _copy(self.kvci)
+        if own is None:
+            _copy(self.work)
+        for name, text in (own or {}).items():
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.work / name).write_text(text)
+        repository = git.Repo.init(self.work, initial_branch="main")
+        repository.git.add("--all")
+        who = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
+        repository.git.execute(["git", *who, "commit", "-qm", "base"])
+        git.Repo.init(self.origin, bare=True, initial_branch="main")
+        repository.git.push(str(self.origin), "main")
+        repository.create_remote("origin", "https://github.com/owner/name.git")
+        for name, text in STANDS_IN.items():
+            (folder / name).mkdir()
+            (folder / name / "action.yml").write_text(text)
+        (folder / "gitconfig").write_text(
+            f'[url "{self.origin.as_uri()}"]\n  insteadOf = {fake.url}/owner/name.git\n'
+            "[safe]\n  directory = *\n"
+        )
+
+    def act(self, event: str, workflow: str, **inputs: str) -> Done:
+        file = self.folder / "event.json"
+        whole = {"inputs": inputs, "repository": {"default_branch": "main"}}
+        file.write_text(json.dumps(whole | self.told))
+        words = [str(Path(sys.executable).with_name("act")), event, "--json"]
+        words += ["-W", f".github/workflows/{workflow}", "-e", str(file), "--no-skip-checkout"]
+        words += ["--concurrent-jobs", "1"]
+        words += ["-P", "self-hosted=-self-hosted", "-P", "ubuntu-24.04=-self-hosted"]
+        for name, value in inputs.items():
+            words += ["--input", f"{name}={value}"]
+        artifacts = self.folder / "artifacts" / workflow  # of a run, of which there is one
+        artifacts.mkdir(parents=True, exist_ok=True)
+        words += ["--env", f"FAKE_ARTIFACTS={artifacts}"]
+        for name, value in self._environment().items():
+            words += ["--env", f"{name}={value}"]
+        for name, pin in _pins(workflow).items():
+            words += ["--local-repository", f"actions/{name}@{pin}={self.folder / name}"]
+        words += ["--local-repository", f"OWNER/kvci@v0.1.0={self.kvci}"]
+        words += ["-s", "GITHUB_TOKEN=secret-token"]
+        words += [word for one in self.settings for word in one]
+        done = subprocess.run(
+            words,
+            cwd=self.work,
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            | {"XDG_CACHE_HOME": str(self.folder / "cache"), "DOCKER_HOST": ""},
+            timeout=900,
+        )
+        said = [_said(line) for line in (done.stdout + done.stderr).splitlines()]
+        jobs = {_leg(one): one["jobResult"] for one in said if "jobResult" in one}
+        log = "\n".join(f"{_leg(one)}: {one['msg'].rstrip()}" for one in said if one["msg"].strip())
+        return Done(done.returncode, log, jobs)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "FAKE_CHECKOUT": str(self.work),
+            "FAKE_KVCI": str(self.kvci),
+            "KVCI_RUNS": str(self.runs),
+            "GITHUB_API_URL": self.fake.url,
+            "GITHUB_SERVER_URL": self.fake.url,
+            "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),
+            "PYTHONPATH": sysconfig.get_path("purelib"),  # what kvci needs, but not kvci
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as: no isolation
+        }
+
+
+def _copy(to: Path) -> None:
+    """This work tree, as git sees it."""
+    listed = git.Repo(ROOT).git.ls_files("--cached", "--others", "--exclude-standard")
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+
+
+def _pins(workflow: str) -> dict[str, str]:
+    """The commits at which a workflow takes the actions that are stood in for."""
+    found: dict[str, str] = {}
+    for line in (ROOT / ".github" / "workflows" / workflow).read_text().splitlines():
+        name, _, pin = line.partition("uses: actions/")[2].partition("@")
+        if name in STANDS_IN:
+            found[name] = pin.split()[0]
+    return found
+
+
+def _said(line: str) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = {"msg": "", "jobID": "act"} | json.loads(line)
+    except ValueError:
+        said = {"msg": line, "jobID": "act"}
+    return said
+
+
+def _leg(said: dict[str, Any]) -> str:
+    """The job, with its matrix leg."""
+    return " ".join([said["jobID"], *map(str, (said.get("matrix") or {}).values())])

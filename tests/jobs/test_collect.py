@@ -1,0 +1,137 @@
+"""The collect job: archives of shards, which nobody has vouched for, become one run."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.cli import main
+from kvci.errors import UserError
+from kvci.jobs.collect import collect, told
+from kvci.jobs.pack import evidence
+from kvci.record.bundle import pack
+from kvci.record.from_run import build, write
+from kvci.record.schema import read_all
+from kvci.rundir.documents import Manifest
+from tests.record.test_from_run import made
+from tests.record.test_merge import shard
+
+
+def test_shards_become_one_run_and_a_summary_with_its_verdict_first(tmp_path: Path) -> None:
+    shard(tmp_path / "run", 1, ("a",))
+    shard(tmp_path / "run", 2, ("b",))
+    for number in (1, 2):
+        place = tmp_path / "evidence" / f"evidence-{number}"
+        place.mkdir(parents=True)
+        (place / "x.tar.gz").write_bytes(pack(tmp_path / "run", f"shard-{number}-of-2"))
+    records = collect(tmp_path / "evidence", tmp_path / "made")
+    assert [len(record.trials) for record in records] == [2, 2]
+    verdict, *_, plot = told(records).strip().split("\n\n")
+    assert verdict.startswith("**q8_0-q8_0: ") and verdict.endswith("**")
+    assert plot.startswith("```mermaid\nxychart-beta") and 'x-axis ["f16-f16", "q8_0-q8_0"]' in plot
+    assert "Resolved, %" in plot and "bar [100.0, 100.0]" in plot
+    plot = told([record.model_copy(update={"trials": record.trials[:1]}) for record in records])
+    assert "Trials done, %" in plot and "bar [50.0, 50.0]" in plot, "no rate before the end"
+    with pytest.raises(UserError, match="is there already"):
+        collect(tmp_path / "evidence", tmp_path / "made")
+
+
+@pytest.mark.parametrize("left", [("shard-1-of-2", "shard-2-of-2"), ("",)], ids=["jobs", "release"])
+def test_a_shard_that_left_nothing_tonight_is_as_an_earlier_job_left_it(
+    left: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Else what was published has trials that tonight's run lacks, and it has others."""
+    run, before, evidence = (tmp_path / name for name in ("run", "before", "evidence"))
+    before.mkdir()
+    evidence.mkdir()
+    shard(run, 2, ("b",))
+    late = shard(run, 1, ("a", "c")) / "trials"
+    for trials in late.iterdir():
+        (trials / "c").rename(tmp_path / trials.name)
+    write(build(run), tmp_path / "results")
+    for part in left:
+        (before / f"evidence-run{part and '-'}{part}.tar.gz").write_bytes(pack(run, part))
+    for trials in late.iterdir():
+        (tmp_path / trials.name).rename(trials / "c")
+    (evidence / "x.tar.gz").write_bytes(pack(run, "shard-1-of-2"))
+    found = collect(evidence, tmp_path / "tonight", before)
+    assert [len(record.counted) for record in found] == [3, 3] and found == build(run)
+    write(found, tmp_path / "results")
+    assert read_all(tmp_path / "results") == found
+    assert pack(tmp_path / "tonight") == pack(run)
+    assert not list(tmp_path.glob(".tonight*"))
+
+
+def test_a_shard_says_how_far_it_is_and_claims_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "run")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
+    evidence(str(tmp_path), "run", "1/1")
+    head, table, plot = (tmp_path / "summary.md").read_text().strip().split("\n\n")
+    assert head == "**3 of 4 trials are done** (interim, no verdict)"
+    assert "| q8_0-q8_0 | 1/2 | 1 | 0 |" in table and plot.startswith("```mermaid")
+    assert "Trials done, %" in plot and "bar [100.0, 50.0]" in plot
+    assert (tmp_path / "evidence-run.tar.gz").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x1f\x8b\x08\x00junk"])
+def test_an_artifact_that_is_no_evidence_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no evidence"):
+        collect(tmp_path, tmp_path / "made")
+    (tmp_path / "x.tar.gz").write_bytes(content)
+    with pytest.raises(UserError, match="is no evidence of a run"):
+        collect(tmp_path, tmp_path / "made")
+
+
+TRIAL = "trials/f16-f16/a/0"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("spec.json", {"max_steps": 77}, "the spec does not have the hash"),
+        (f"{TRIAL}/outcome.json", {"start": "2026-99-99T00:00:00Z"}, "start: month must be in"),
+        (f"{TRIAL}/outcome.json", {"end": "2026-99-99T00:00:00Z"}, "end: month must be in"),
+        ("manifest.json", {"start": "2026-13-01T00:00:00Z"}, "start: month must be in"),
+        (f"{TRIAL}/grade/report.json", b"[" * 200_000, "is no report"),
+    ],
+)
+def test_hostile_evidence_is_one_sentence_in_the_log_and_the_summary(
+    file: str,
+    content: dict[str, object] | bytes,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = made(tmp_path / "run")
+    manifest = Manifest.read(run / "manifest.json").model_dump() | {"redacted": True}
+    if isinstance(content, dict):
+        was = manifest if file == "manifest.json" else json.loads((run / file).read_bytes())
+        content = json.dumps(was | content).encode()
+    place = tmp_path / "evidence.tar.gz"
+    packed = [path for folder in ("servers", "trials") for path in (run / folder).rglob("*.*")]
+    packed = [path for path in [run / "spec.json", *packed] if path.is_file()]
+    written = {str(path.relative_to(run)): path.read_bytes() for path in packed}
+    written |= {"manifest.json": json.dumps(manifest).encode(), file: content}
+    with tarfile.open(place, "w:gz") as archive:
+        for name, text in written.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    done = CliRunner().invoke(main, ["ci", "collect", str(tmp_path), "--out", str(tmp_path / "x")])
+    assert done.exit_code == 2 and done.output.count("\n") == 1 and says in done.output
+    assert says in (tmp_path / "summary.md").read_text()
+
+
+def test_two_archives_of_one_shard_are_refused(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tar.gz").write_bytes(pack(run))
+    with pytest.raises(UserError, match="give each shard's once"):
+        collect(tmp_path, tmp_path / "made")

@@ -1,0 +1,122 @@
+"""What a form may say, and what it may not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.cli import main
+from kvci.errors import UserError
+from kvci.jobs.inputs import inputs
+
+
+def test_what_is_empty_is_not_asked_for() -> None:
+    empty = dict.fromkeys(("experiment", "model", "kv", "dataset", "filter", "limit", "seeds"), "")
+    assert inputs(json.dumps(empty | {"margin": " ", "publish": False})).asked() == (None, {})
+
+
+def test_a_form_becomes_a_spec_s_words() -> None:
+    form = {
+        "experiment": "demo",
+        "model": "calibration",
+        "kv": "f16/f16, f16/f16 -ub 32,q8_0/q8_0",
+        "filter": "a|b",
+        "limit": "3",
+        "seeds": "1, 2",
+        "temperature": "0.7",
+        "shards": "4",
+        "margin": "0.05",
+        "time_budget": "90",
+        "publish": True,
+    }
+    file, asked = inputs(json.dumps(form)).asked()
+    assert file == Path("ci/experiments/demo.toml")
+    assert asked == {
+        "model": "ci/models/calibration.toml",
+        "arms": ["f16/f16", "f16/f16 -ub 32", "q8_0/q8_0"],
+        "filter": "a|b",
+        "limit": 3,
+        "seeds": [1, 2],
+        "temperature": 0.7,
+        "shard": "1/4",
+        "margin": 0.05,
+        "time_budget_s": 5400.0,
+    }
+
+
+def test_arms_whose_flags_hold_commas_have_semicolons_between() -> None:
+    _, asked = inputs(json.dumps({"kv": "f16/f16; q8_0/q8_0 -ts 3,1;"})).asked()
+    assert asked["arms"] == ["f16/f16", "q8_0/q8_0 -ts 3,1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", '"; rm -rf /; "'),
+        ("model", "$(touch x)"),
+        ("model", "../../etc/passwd"),
+        ("model", "a\nb"),
+        ("experiment", "a|b"),
+        ("experiment", "/etc/x"),
+        ("dataset", "$(id)"),
+        ("dataset", "a`id`"),
+        ("dataset", "lite\n"),
+        ("filter", "x\ny"),
+        ("filter", "x\u2028y"),
+        ("filter", "x" * 501),
+        ("kv", "f16/f16\n::set-output"),
+        ("limit", "3; ls"),
+        ("limit", "0"),
+        ("limit", "-1"),
+        ("seeds", "1,x"),
+        ("temperature", "3"),
+        ("margin", "nan"),
+        ("margin", "2"),
+        ("shards", "1e9x"),
+        ("shards", "257"),
+        ("time_budget", "999999999999"),
+        ("seeds", "9" * 5000),
+        ("limit", "9" * 5000),
+        ("unknown", "x"),
+        ("publish", "perhaps"),
+    ],
+)
+def test_what_is_hostile_or_wrong_is_a_sentence(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=r"^The (workflow's inputs are|input) "):
+        inputs(json.dumps({name: value}))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 60_000, "", "{", "[]", "3", "null", '{"a": 1' + " " * 70_000]
+)
+def test_what_is_no_form_is_a_sentence(text: str) -> None:
+    with pytest.raises(UserError):
+        inputs(text)
+
+
+def test_verbs_take_the_form_from_the_environment() -> None:
+    form = {"experiment": "demo", "kv": "f16/f16,q8_0/q8_0", "limit": "2"}
+    words = ["plan", "--base-rate", "0.5", "--json"]
+    done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": json.dumps(form)})
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["trials"] == 4
+    words += ["--limit", "1"]
+    done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": json.dumps(form)})
+    assert json.loads(done.output)["trials"] == 2
+    bad = json.dumps(form | {"kv": "f16/f16, `id`"})
+    done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": bad})
+    assert done.exit_code == 2 and "is not a KV type" in done.output
+
+
+def test_a_job_that_fails_says_so_in_its_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    done = CliRunner().invoke(main, ["ci", "plan", "--inputs", '{"limit": "<b>x"}'])
+    said = (tmp_path / "summary.md").read_text()
+    assert done.exit_code == 2 and said.startswith("**It failed:** The workflow's inputs")
+    monkeypatch.setattr("kvci.doctor._memory", lambda spec: ("little", "Buy <b>more."))
+    done = CliRunner().invoke(main, ["doctor", "--engine", "embedded"])
+    said = (tmp_path / "summary.md").read_text().splitlines()[-2]
+    assert done.exit_code == 1 and said == "**It failed:** memory: little Buy &lt;b>more."

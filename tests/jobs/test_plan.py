@@ -1,0 +1,63 @@
+"""What the plan job says before anything runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvci.jobs.inputs import inputs
+from kvci.jobs.prepare import earlier, plan, run_id
+from tests.conftest import ROOT
+from tests.record.made import SPEC, record
+
+FORM = {"model": "calibration", "kv": "f16/f16, q8_0/q8_0", "dataset": "calibration:count=2"}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "ci" / "results").mkdir(parents=True)
+    (tmp_path / "ci" / "models").symlink_to(ROOT / "ci" / "models")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.delenv("GITHUB_RUN_ID", raising=False)
+    return tmp_path
+
+
+def said(here: Path, **form: str) -> str:
+    plan(inputs(json.dumps(FORM | form)), here / "before", None)
+    text = (here / "summary.md").read_text()
+    (here / "summary.md").unlink()
+    return text
+
+
+def test_the_answer_comes_first_and_the_cost_is_said(here: Path) -> None:
+    text = said(here)
+    assert text.startswith("**It cannot answer: ") and "| cost | not known; say `trial_s`" in text
+    asked = said(here, trial_s="1800", time_budget="30")
+    assert "| cost | 2 h of one machine" in asked and "no block begins after 30 minutes" in asked
+    assert 'x-axis ["2", "5", "10", "15", "20", "30"]' in asked and "```mermaid" in asked
+    outputs = dict(line.split("=", 1) for line in (here / "output").read_text().splitlines())
+    assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "120"
+
+
+def test_what_is_not_given_is_taken_from_the_newest_record_alike(here: Path) -> None:
+    assert earlier(SPEC, here / "ci" / "results") is None
+    for hour, solve_s in ((9, 5.0), (11, 7.0), (10, 9.0)):
+        one = record(0, start=f"2026-02-01T{hour:02}:00:00Z")
+        trials = tuple(trial.model_copy(update={"solve_s": solve_s}) for trial in one.trials)
+        one.model_copy(update={"trials": trials}).write(
+            here / "ci" / "results" / f"{one.row_id}.json"
+        )
+    other = record(1, start="2026-02-01T12:00:00Z")
+    other.write(here / "ci" / "results" / f"{other.row_id}.json")
+    known = earlier(SPEC, here / "ci" / "results")
+    assert known and "20260201_110000" in known.row_id
+    assert (known.trial_s, known.base_rate) == (7.0, 0.5)
+    renamed = SPEC.model_copy(update={"model": SPEC.model.model_copy(update={"name": "other"})})
+    assert earlier(renamed, here / "ci" / "results") is None
+
+
+def test_a_run_is_named_by_the_workflow_s_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_RUN_ID", "77")
+    assert run_id(SPEC) == "calibration-small-77"

@@ -1,0 +1,287 @@
+"""The review job: a pull request read through the API, against a fake of it and real git."""
+
+from pathlib import Path
+from typing import Any
+
+import git
+import pytest
+
+from kvci.errors import UserError
+from kvci.github import GitHub
+from kvci.publish.pull_request import Target, publish
+from kvci.review.job import LABEL, MARK, review_pull
+from tests.fake_github import Fake
+from tests.record.test_merge import shard
+
+
+class Opened:
+    """A pull request of a finished run, as publish opens it."""
+
+    def __init__(self, fake: Fake, origin: Path, folder: Path) -> None:
+        self.fake, self.origin = fake, origin
+        fake.web, fake.origin = fake.url, origin
+        self.github = GitHub("owner/name", "token", fake.url)
+        shard(folder / "run", 1, ("a",))
+        shard(folder / "run", 2, ("b",))
+        publish(folder / "run", Target("owner/name", str(origin), web=fake.url), self.github)
+
+    def review(self, **other: Any) -> tuple[bool, str, str]:
+        """Whether it passes, the status's words, and the comment."""
+        web = other.get("web", self.fake.url)
+        done = review_pull(self.github, 1, web, "https://x/runs/1", other.get("event"))
+        assert done is not None
+        (comment,) = self.fake.comments
+        return done[1], self.fake.statuses[-1]["description"], comment["body"]
+
+
+def labelled(opened: Opened, who: str = "owner") -> dict[str, Any]:
+    """The event of its head."""
+    head = {"head": {"sha": opened.fake.head(1)}}
+    said = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
+    return said | {"sender": {"login": who}}
+
+
+@pytest.fixture
+def opened(fake: Fake, origin: Path, tmp_path: Path) -> Opened:
+    return Opened(fake, origin, tmp_path)
+
+
+def test_the_status_stands_on_the_head_and_the_comment_is_one(opened: Opened) -> None:
+    for _ in range(2):
+        passes, words, comment = opened.review()
+        assert passes and words == "2 new records are what their evidence gives"
+        assert comment.startswith(MARK) and "<!--" not in comment[len(MARK) :]
+        assert '"Resolved, %"' in comment
+    status = opened.fake.statuses[-1]
+    assert (status["state"], status["context"]) == ("success", "kvci/results")
+    assert status["sha"] == opened.fake.head(1) and status["target_url"] == "https://x/runs/1"
+
+
+def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opened: Opened) -> None:
+    kept = dict(opened.fake.assets)
+    opened.fake.assets.clear()
+    passes, words, _ = opened.review()
+    assert not passes and LABEL in words
+    opened.fake.labels = [LABEL]
+    event = labelled(opened)
+    passes, words, comment = opened.review(event=event)
+    assert passes and "accepted by a maintainer" in comment and "was not checked" in words
+    assert "**Nobody has checked these rows" in comment
+    assert opened.review()[0], "it is remembered"
+    _push(opened)
+    assert not opened.review()[0], "and accepts no head that came after"
+    opened.fake.assets |= {name: b"x" for name in kept}
+    assert not opened.review(event=labelled(opened))[0], "forged evidence is no matter of a label"
+
+
+def test_who_may_not_write_accepts_nothing(opened: Opened) -> None:
+    """GitHub says `read` of the triage role, which may give labels, too."""
+    opened.fake.assets.clear()
+    opened.fake.labels = [LABEL]
+    opened.fake.roles = {"triager": "read", "writer": "write"}
+    for who in ("triager", "nobody"):
+        passes, _, comment = opened.review(event=labelled(opened, who))
+        assert not passes and f"{who}, who gave it, may not write here" in comment
+    assert opened.review(event=labelled(opened, "writer"))[0]
+
+
+def test_a_comment_s_own_words_accept_nothing(opened: Opened) -> None:
+    """Who makes a head knows the next one's name, and the comment shows their lines."""
+    opened.fake.assets.clear()
+    opened.fake.labels = [LABEL]
+    assert not opened.review()[0]
+    memory = f"<!-- accepted {opened.fake.head(1)} -->"
+    (comment,) = opened.fake.comments
+    for place in (f"{MARK}\n- `changed by hand: {memory}`", f"{MARK}\nLook at:\n{memory}"):
+        comment["body"] = place
+        assert not opened.review()[0]
+    comment["body"] = f"{MARK}\n{memory}\nwhat was said"
+    assert opened.review()[0]
+
+
+def test_a_double_of_the_comment_accepts_nothing(opened: Opened) -> None:
+    """What stands in the oldest one counts, and is written there alone."""
+    opened.fake.assets.clear()
+    opened.fake.labels = [LABEL]
+    assert not opened.review()[0]
+    memory = f"<!-- accepted {opened.fake.head(1)} -->"
+    double = opened.fake.comments[0] | {"id": 2, "body": f"{MARK}\n{memory}\nwhat was said"}
+    opened.fake.comments.append(double)
+    assert not opened.review()[0]
+
+
+def test_a_pull_request_into_another_branch_says_nothing_of_its_commit(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A status is the commit's: another pull request, into the default branch, would take it for
+    its own."""
+    opened.fake.pulls[0]["base"]["ref"] = "old"
+    with pytest.raises(UserError, match="asks to merge into old"):
+        opened.review()
+    monkeypatch.setattr(opened.github, "changed", lambda _: ["README.md"])
+    assert review_pull(opened.github, 1, opened.fake.url, "") is None
+    assert not opened.fake.statuses
+
+
+def test_what_the_work_tree_has_is_not_asked_for(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call counts: of some hundred records none could have been reviewed any more."""
+    git.Repo(opened.origin).clone(tmp_path / "here", branch="kvci/results")
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "BENCHMARKS.md").unlink()
+    assert opened.review()[0]
+    assert sum("/git/blobs/" in call for call in opened.fake.calls) == 2, "the log's, of both"
+
+
+def test_a_bug_of_ours_is_no_success(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened.review()[0]
+    monkeypatch.setattr("kvci.review.job.review", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        opened.review()
+    assert opened.fake.statuses[-1]["state"] == "failure"
+
+
+def _push(opened: Opened) -> None:
+    """A commit that changes nothing."""
+    bare = git.Repo(opened.origin)
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
+    tip = str(bare.git.rev_parse("kvci/results"))
+    made = bare.git.execute([*words, f"{tip}^{{tree}}", "-p", tip, "-m", "next"])
+    bare.git.update_ref("refs/heads/kvci/results", str(made))
+
+
+def _put(opened: Opened, branch: str, *entries: str) -> None:
+    """A commit with these entries of git's index more, `mode,blob,path`, in place of what is there
+    at that path."""
+    bare = git.Repo(opened.origin)
+    tip = str(bare.git.rev_parse(branch))
+    with bare.git.custom_environment(GIT_INDEX_FILE=str(opened.origin / "index-of-test")):
+        bare.git.read_tree(tip)
+        for entry in entries:
+            bare.git.update_index("--add", "--replace", "--cacheinfo", entry)
+        made = bare.git.write_tree()
+    words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
+    commit = str(bare.git.execute([*words, made, "-p", tip, "-m", "put"]))
+    bare.git.update_ref(f"refs/heads/{branch}", commit)
+
+
+LINK, SUBMODULE, FILE = "120000", "160000", "100644"
+
+
+def _blob(opened: Opened, kind: str) -> str:
+    """What an entry of that kind names: of the log's bytes, which a link would read as a path."""
+    bare = git.Repo(opened.origin)
+    return str(bare.git.rev_parse("main" if kind == SUBMODULE else "main:BENCHMARKS.md"))
+
+
+def test_evidence_that_lies_elsewhere_is_not_fetched(opened: Opened) -> None:
+    passes, _, comment = opened.review(web="https://github.example")
+    assert not passes and "is no release of this repository" in comment
+    assert opened.fake.statuses[-1]["state"] == "failure"
+
+
+def test_a_pull_request_of_other_things_is_no_matter_of_ours(opened: Opened) -> None:
+    bare = git.Repo(opened.origin)
+    bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
+    assert review_pull(opened.github, 1, opened.fake.url, "") is None
+    assert opened.fake.statuses[-1]["state"] == "success" and not opened.fake.comments
+
+
+def test_a_comment_on_results_that_were_taken_out_again_says_so(opened: Opened) -> None:
+    opened.fake.assets.clear()
+    assert "Nobody has checked" in opened.review()[2]
+    bare = git.Repo(opened.origin)
+    bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
+    assert review_pull(opened.github, 1, opened.fake.url, "") is None
+    (comment,) = opened.fake.comments
+    assert comment["body"] == f"{MARK}\n**It touches no results.**"
+
+
+def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:
+    _put(opened, "kvci/results", f"{FILE},{_blob(opened, FILE)},ci/results/README.md")
+    passes, words_, _ = opened.review()
+    assert passes and words_ == "2 new records are what their evidence gives"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (LINK, "BENCHMARKS.md"),
+        (FILE, "BENCHMARKS.md/x"),
+        (LINK, "ci"),
+        (FILE, "ci"),
+        (LINK, "ci/results"),
+        (SUBMODULE, "ci/results"),
+        (LINK, "ci/results/new.json"),
+        (SUBMODULE, "ci/results/new.json"),
+        (FILE, "ci/results/new.json/x"),
+        (LINK, "ci/results/notes"),
+    ],
+)
+def test_what_stands_in_place_of_results_is_a_problem(
+    opened: Opened, tmp_path: Path, kind: str, path: str
+) -> None:
+    """Merged, others would be read and written through it: nor does publish do so."""
+    bare = git.Repo(opened.origin)
+    bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
+    entry = f"{kind},{_blob(opened, kind)},{path}"
+    _put(opened, "kvci/results", entry)
+    passes, words, comment = opened.review()
+    assert not passes and "problems" in words
+    assert f"{path} is a link, a file or a folder where none belongs" in comment
+    bare.git.update_ref("refs/heads/main", bare.git.rev_parse("kvci/results"))
+    bare.git.update_ref("-d", "refs/heads/kvci/results")
+    target = Target("owner/name", str(opened.origin), web=opened.fake.url)
+    with pytest.raises(UserError, match="where none belongs; results are plain files: take it"):
+        publish(tmp_path / "run", target, opened.github)
+    assert [head.name for head in bare.heads] == ["main"]
+
+
+def test_a_label_that_is_given_while_another_run_reads_stays_given(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower run knew nothing of it, and ended last."""
+    opened.fake.assets.clear()
+    attached = opened.github.attached
+    event = labelled(opened)
+    given: list[bool] = []
+
+    def slow(url: str, web: str, max_bytes: int) -> bytes:
+        if not given:
+            given.append(True)
+            opened.fake.labels = [LABEL]
+            assert opened.review(event=event)[0]
+        return attached(url, web, max_bytes)
+
+    monkeypatch.setattr(opened.github, "attached", slow)
+    assert opened.review()[0] and given
+    assert opened.fake.statuses[-1]["state"] == "success"
+
+
+def test_a_head_that_moves_away_from_its_results_gets_no_word(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(number: int) -> list[str]:
+        _push(opened)
+        return ["README.md"]
+
+    monkeypatch.setattr(opened.github, "changed", changed)
+    with pytest.raises(UserError, match="has changed while it was read"):
+        opened.review()
+    assert opened.fake.statuses[-1]["state"] == "failure"
+
+
+def test_a_head_that_moves_while_it_is_read_is_not_judged(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = opened.github.blob
+
+    def moves(sha: str) -> bytes:
+        _push(opened)
+        return read(sha)
+
+    monkeypatch.setattr(opened.github, "blob", moves)
+    with pytest.raises(UserError, match="has changed while it was read"):
+        opened.review()
+    assert opened.fake.statuses[-1]["state"] == "failure" and not opened.fake.comments

@@ -1,0 +1,313 @@
+"""A pull request's results are held against their evidence; forgeries are told by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvci.errors import UserError
+from kvci.files import sha256_of
+from kvci.publish.branch import BENCHMARKS, RESULTS
+from kvci.publish.pull_request import Target, _located
+from kvci.record.bundle import pack
+from kvci.record.from_run import build
+from kvci.record.schema import Imported, Record, read, spec_hash
+from kvci.report.benchmarks import EMPTY, render
+from kvci.review.recompute import Unknown
+from kvci.review.rows import Fetch, Files, comment, review
+from kvci.taxonomy import Class, Verdict
+from tests.conftest import ROOT
+from tests.record.made import record
+from tests.record.test_from_run import made
+from tests.record.test_merge import shard
+
+Tree = dict[str, bytes]
+BASE: Tree = {BENCHMARKS: EMPTY.encode()}
+
+
+def tree(*records: Record) -> Tree:
+    found = {f"{RESULTS}/{one.row_id}.json": one.model_dump_json(indent=1) for one in records}
+    found[BENCHMARKS] = render(EMPTY, records)
+    return {path: text.encode() for path, text in found.items()}
+
+
+class Case:
+    """An honest pull request of a finished run of two arms."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = folder / "run"
+        shard(self.run, 1, ("a",))
+        shard(self.run, 2, ("b",))
+        self.archive = pack(self.run)
+        target = Target("owner/name", "")
+        self.records = _located(build(self.run), self.archive, target)
+        self.head = tree(*self.records)
+        self.path = f"{RESULTS}/{self.records[1].row_id}.json"
+
+    def fetch(self, url: str) -> bytes:
+        assert url == self.records[0].evidence.where
+        return self.archive
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def gone(url: str) -> bytes:
+    raise UserError("404.")
+
+
+def hostile(change: Callable[[dict[str, Any]], object]) -> bytes:
+    """A record that is its own spec's, and none that kvci makes."""
+    made = json.loads(record().model_dump_json())
+    change(made)
+    made["spec_sha256"] = spec_hash(made["spec"])
+    return json.dumps(made).encode()
+
+
+def says(base: Files, head: Files, fetch: Fetch, words: str) -> None:
+    found = review(base, head, fetch)
+    assert not found.passes(accepted=True)
+    assert any(words in line for line in found.problems), found.problems
+    assert "cannot be believed" in comment(found, accepted=True)
+
+
+def test_what_its_evidence_gives_passes(case: Case) -> None:
+    found = review(BASE, case.head, case.fetch)
+    assert (found.problems, found.unattested, len(found.new)) == ((), (), 2)
+    assert found.passes(accepted=False)
+    said = comment(found, accepted=False)
+    assert said.startswith("**The rows are what their evidence gives.**")
+    first, table, *rest = said.split("\n\n")
+    assert table.count("\n") == 3 and "| 2/2 | 2 | the baseline |" in table
+    assert first.count("**") == 2 and rest[0].startswith("<details>")
+
+
+def test_evidence_that_cannot_be_had_needs_a_maintainer(case: Case) -> None:
+    found = review(BASE, case.head, gone)
+    assert not found.passes(accepted=False) and found.passes(accepted=True)
+    assert "cannot be had: 404" in found.unattested[0]
+    bare = review(BASE, tree(record()), gone)
+    assert not bare.passes(accepted=False) and "names no evidence" in bare.unattested[0]
+
+
+def test_verdicts_that_the_tests_do_not_give_are_told(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvci.review.rows.unlike", lambda run: ["f16-f16, a, seed 0: resolved"])
+    says(BASE, case.head, case.fetch, "run: f16-f16, a, seed 0: resolved")
+
+
+def test_verdicts_that_nobody_can_recompute_need_a_maintainer(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(run: Path) -> list[str]:
+        raise Unknown("the rows of x.jsonl are not had here")
+
+    monkeypatch.setattr("kvci.review.rows.unlike", unknown)
+    found = review(BASE, case.head, case.fetch)
+    assert not found.passes(accepted=False) and found.passes(accepted=True)
+    assert "are as the runner says: the rows of x.jsonl" in found.unattested[0]
+
+
+def forged(case: Case, change: Callable[[dict[str, object]], None]) -> Tree:
+    """The head with one record changed, and the rows that this record gives."""
+    made = json.loads(case.head[case.path])
+    change(made)
+    return tree(case.records[0], Record.model_validate(made))
+
+
+def lost(made: dict[str, object]) -> None:
+    trial = made["trials"][0]  # type: ignore[index]
+    trial |= {"cls": "A11a", "verdict": "tests_fail"}
+
+
+def test_a_forged_record_is_told(case: Case) -> None:
+    says(BASE, forged(case, lost), case.fetch, "is not what its evidence gives")
+    says(BASE, forged(case, lambda m: m.update(gpu="H200")), case.fetch, "its evidence gives")
+    older = forged(case, lambda m: m.update(schema_version=3))
+    says(BASE, older, case.fetch, "has the schema 3 of an earlier kvci, and this one writes 4")
+    unverified = forged(case, lambda m: m["trials"][0].update(verified=False))  # type: ignore[index]
+    says(BASE, unverified, case.fetch, "is unverified")
+
+
+def test_forged_evidence_is_told(case: Case, tmp_path: Path) -> None:
+    says(BASE, case.head, lambda _: case.archive + b"x", "sha256")
+    digest = sha256_of(b"junk")
+    junk = tree(
+        *(
+            one.model_copy(update={"evidence": one.evidence.model_copy(update={"sha256": digest})})
+            for one in case.records
+        )
+    )
+    says(BASE, junk, lambda _: b"junk", "makes no record")
+    other = pack(made(tmp_path / "other"))
+    wrong = tree(*_located(case.records, other, Target("owner/name", "")))
+    says(BASE, wrong, lambda _: other, "is not what its evidence gives")
+
+
+def test_a_forged_row_is_told(case: Case) -> None:
+    text = case.head[BENCHMARKS].decode()
+    for was, now in (("| 2/2 |", "| 1/2 |"), ("100.00%", "50.00%")):
+        assert was in text
+        head = case.head | {BENCHMARKS: text.replace(was, now, 1).encode()}
+        says(BASE, head, case.fetch, "is not what the records give")
+    line = next(one for one in text.splitlines() if case.records[1].row_id in one)
+    says(BASE, case.head | {BENCHMARKS: text.replace(line, "").encode()}, case.fetch, "records")
+    doubled = text.replace(line, line.replace(case.records[1].row_id, "x-kv-f16-f16"))
+    says(BASE, case.head | {BENCHMARKS: doubled.encode()}, case.fetch, "has no record")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "| Date | Run\u200b ID |\n|---|---|\n| 2026-01-01 | best |",
+        "``` x`y\n| Date | Model |",
+        "<!--",
+    ],
+)
+def test_a_table_that_only_looks_like_one_of_ours_is_told(lines: str, case: Case) -> None:
+    text = case.head[BENCHMARKS].decode() + f"\n{lines}\n"
+    says(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch, "like a row's that is none")
+
+
+def test_an_owner_s_own_page_is_theirs_until_there_are_records(case: Case) -> None:
+    own = {BENCHMARKS: b"# Ours\n\n| Engine | ms |\n|---|---|\n| v8 | 3 |\n"}
+    found = review({BENCHMARKS: own[BENCHMARKS].replace(b"3", b"4")}, own, gone)
+    assert found.passes(accepted=False) and "changed by hand: | v8 | 3 |" in found.notes[0]
+    log = render(own[BENCHMARKS].decode(), case.records).encode()
+    assert review(own, case.head | {BENCHMARKS: log}, case.fetch).passes(accepted=False)
+    says(own, case.head | own, case.fetch, "is not what the records give")
+    says(BASE, own, gone, "has a line like a row's")
+
+
+def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
+    text = case.head[BENCHMARKS].decode() + "\nAll of it is fine.\n"
+    found = review(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch)
+    assert found.passes(accepted=False)
+    assert "changed by hand: All of it is fine." in comment(found, accepted=False)
+    base = BASE | {BENCHMARKS: BASE[BENCHMARKS] + b"\nWhat a person wrote.\n"}
+    less = review(base, case.head, case.fetch)
+    assert less.passes(accepted=False)
+    assert "removed by hand: What a person wrote." in comment(less, accepted=False)
+    alone = review(BASE, tree(case.records[0]), case.fetch)
+    assert "1 of 2 arms have no record" in comment(alone, accepted=False)
+
+
+def test_an_imported_record_is_a_maintainer_s_to_accept(case: Case) -> None:
+    """It could not be had through a pull request at all."""
+    (path, *_) = sorted((ROOT / RESULTS).glob("2026*.json"))
+    one = read(path)
+    assert isinstance(one, Imported)
+    name = f"{RESULTS}/{path.name}"
+    head = {name: path.read_bytes(), BENCHMARKS: render(EMPTY, [one]).encode()}
+    found = review(BASE, head, gone)
+    assert found.unattested and found.passes(accepted=True) and not found.passes(accepted=False)
+    assert not review(head, head, gone).unattested
+
+
+def test_what_is_moved_about_on_the_page_is_shown(case: Case) -> None:
+    """Rows of one table stood under another's heading, and nobody was told."""
+    page = case.head[BENCHMARKS].decode()
+    one, two = "## Paired comparison", "## How the trials ended"
+    moved = page.replace(one, "@").replace(two, one).replace("@", two)
+    found = review(BASE, case.head | {BENCHMARKS: moved.encode()}, case.fetch)
+    assert any(f"by hand: {one}" in note for note in found.notes), found.notes
+    picture = case.head | {BENCHMARKS: f"{page}\n![Verdicts](https://x/y.png)\n".encode()}
+    says(BASE, picture, case.fetch, "like a row's that is none")
+    header = next(line for line in page.split("\n") if line.startswith("| Run ID | Baseline"))
+    dashes = page.split("\n")[page.split("\n").index(header) + 1]
+    raw = page.replace(f"{header}\n{dashes}", f"{header}\n|---|")
+    assert review(BASE, case.head | {BENCHMARKS: raw.encode()}, case.fetch).problems
+
+
+def test_arms_of_one_run_are_of_one_archive_whichever_of_them_changed(case: Case) -> None:
+    """One arm's grading was of another day than the baseline's, and a harm was shown by that."""
+    old = {"sha256": "0" * 64, "where": "https://x/old"}
+    first = case.records[0]
+    first = first.model_copy(update={"evidence": first.evidence.model_copy(update=old)})
+    waits = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED}
+    second = case.records[1].model_copy(
+        update={"trials": tuple(t.model_copy(update=waits) for t in case.records[1].trials)}
+    )
+    base, head = tree(first, second), tree(first, case.records[1])
+    says(base, head, case.fetch, "name different evidence")
+
+
+def test_what_was_graded_stays_graded_and_what_was_planned_planned(case: Case) -> None:
+    first, second = case.records
+    waits = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED}
+    some = [t.model_copy(update=waits) for t in second.trials]
+    half = second.model_copy(update={"trials": (second.trials[0], *some[1:])})
+    none = second.model_copy(update={"trials": tuple(some)})
+    says(tree(first, half), tree(first, none), case.fetch, "is edited")
+    more = half.model_copy(update={"planned": (*second.planned, "c")})
+    says(tree(first, more), case.head, case.fetch, "is edited")
+
+
+def test_an_arm_that_was_done_goes_on_beside_one_that_was_not(case: Case) -> None:
+    """Its evidence is the run's, which is another archive now; nothing else of it has changed."""
+    first, second = (
+        one.model_copy(update={"evidence": one.evidence.model_copy(update={"sha256": "0" * 64})})
+        for one in case.records
+    )
+    lost = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED}
+    trials = (second.trials[0].model_copy(update=lost), *second.trials[1:])
+    base = tree(first, second.model_copy(update={"trials": trials}))
+    assert not review(base, case.head, case.fetch).problems
+    says(tree(first, second), case.head, case.fetch, "is edited")
+
+
+def test_records_of_the_base_stay(case: Case) -> None:
+    base = case.head
+    only = tree(case.records[0])
+    says(base, only, case.fetch, "is removed")
+    says(base, forged(case, lost), case.fetch, "is edited")
+    assert review(base, base, gone).passes(accepted=False), "nothing new needs no evidence"
+
+
+def test_a_run_may_go_on(case: Case, tmp_path: Path) -> None:
+    early = tree(*(one.model_copy(update={"trials": one.trials[:1]}) for one in case.records))
+    assert review(early, case.head, case.fetch).passes(accepted=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "is not a record"),
+        (b"\xff", "is not a record"),
+        (b'{"kind": "run"}', "is not a record"),
+        (b" " * (21 << 20), "is larger than"),
+        (hostile(lambda m: m.update(spec={})), "Field required"),
+        (hostile(lambda m: m["spec"].update(arms=[])), "at least 1 item"),
+        (hostile(lambda m: m["spec"].update(seeds="x")), "valid array"),
+        (hostile(lambda m: m["spec"]["model"].update(name="|")), "match pattern"),
+        (hostile(lambda m: m["spec"].update(rerun={"of": 3})), "Input should be a valid string"),
+        (hostile(lambda m: m.update(position=99)), "is not the spec's arm 99"),
+        (hostile(lambda m: m.update(position=-1)), "greater than or equal to 0"),
+        (hostile(lambda m: m.update(arm="q4_0-q4_0")), "is not the spec's arm 1"),
+        (hostile(lambda m: m["trials"][0].update(shard="x/y")), "match pattern"),
+        (hostile(lambda m: m["trials"][0].update(arm="f16-f16")), "was never planned"),
+        (hostile(lambda m: m["trials"][0].update(instance="c")), "was never planned"),
+        (hostile(lambda m: m["trials"][0].update(seed=7)), "was never planned"),
+        (hostile(lambda m: m["trials"].append(m["trials"][0])), "is counted twice"),
+        (b"[" * 100_000, "is not a record"),
+    ],
+)
+def test_what_is_no_record_is_told(case: Case, content: bytes, words: str) -> None:
+    says(BASE, case.head | {f"{RESULTS}/x.json": content}, case.fetch, words)
+
+
+def test_a_record_under_another_name_is_told(case: Case) -> None:
+    head = case.head | {f"{RESULTS}/x.json": case.head[case.path]}
+    says(BASE, head, case.fetch, "holds the record")
+
+
+def test_names_have_no_meaning_in_markdown(case: Case) -> None:
+    head = case.head | {f"{RESULTS}/<img src=x>`@all\n# x.json": b"{"}
+    said = comment(review(BASE, head, case.fetch), accepted=False)
+    (line,) = [one for one in said.splitlines() if "<img" in one]
+    assert line.startswith("- `") and line.endswith("`") and line.count("`") == 2

@@ -1,0 +1,40 @@
+"""Class A12 is what only all arms together can tell."""
+
+from kvci.rundir.documents import Outcome
+from kvci.rundir.settle import settle
+from kvci.taxonomy import Class, Exit, Verdict
+from tests.run.made import outcome
+
+
+def failed(arm: str, times: int = 3) -> Outcome:
+    return outcome(
+        arm,
+        "a",
+        exit=Exit.SERVER_FAILED,
+        verdict=Verdict.NOT_GRADED,
+        cls=Class.I2,
+        attempts=3,
+        server_failures=times,
+    )
+
+
+def test_a_server_that_fails_three_times_in_one_arm_alone_is_that_arms_failure() -> None:
+    settled = settle([failed("q8_0-q8_0"), outcome("f16-f16", "a")])
+    assert [o.cls for o in settled] == [Class.A12, Class.OK]
+    assert "another arm completed it" in settled[0].why
+
+
+def test_it_stays_infrastructure_where_no_other_arm_or_only_another_instance_completed() -> None:
+    both = [failed("q8_0-q8_0"), failed("f16-f16")]
+    assert [o.cls for o in settle(both)] == [Class.I2, Class.I2]
+    other = [failed("q8_0-q8_0"), outcome("f16-f16", "b"), outcome("q8_0-q8_0", "b")]
+    assert settle(other)[0].cls is Class.I2
+
+
+def test_a_server_that_failed_less_often_stays_infrastructure() -> None:
+    assert settle([failed("q8_0-q8_0", times=2), outcome("f16-f16", "a")])[0].cls is Class.I2
+
+
+def test_a_request_that_fails_on_a_healthy_server_is_the_arms_failure() -> None:
+    request = failed("q8_0-q8_0", times=0).model_copy(update={"exit": Exit.REQUEST_FAILED})
+    assert settle([request, outcome("f16-f16", "a")])[0].cls is Class.A12

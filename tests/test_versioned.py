@@ -1,0 +1,94 @@
+"""A specification may get new fields, and lose some, without changing what was asked before."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import AliasChoices, Field
+
+from kvci.errors import UserError
+from kvci.spec import Model, Spec
+from kvci.versioned import since
+
+ASKED: dict[str, Any] = {
+    "model": {"name": "m", "path": "/m.gguf"},
+    "arms": ("f16/f16", "q8_0/q8_0"),
+    "dataset": "rows.jsonl",
+}
+
+
+class LaterModel(Model):
+    """A model as a later kvci may know it."""
+
+    SCHEMA: ClassVar[int] = 2
+    top_k: int = since(2, 0)
+
+
+class LaterSpec(Spec):
+    """A specification as a later kvci may know it: fields added, one removed, one renamed."""
+
+    SCHEMA: ClassVar[int] = 2
+    REMOVED: ClassVar[dict[str, Any]] = {"order": 4}
+    model: LaterModel
+    lanes: int = since(2, 1)
+    steps: int = Field(
+        30, validation_alias=AliasChoices("steps", "old_steps"), serialization_alias="old_steps"
+    )
+
+
+class EarlierSpec(Spec):
+    """The same before that."""
+
+    order: int = 4
+    old_steps: int = 30
+
+
+def test_new_field_at_default_changes_nothing() -> None:
+    now, later = EarlierSpec.model_validate(ASKED), LaterSpec.model_validate(ASKED)
+    assert json.loads(later.model_dump_json()) == json.loads(now.model_dump_json())
+    assert later.hash("m", "d") == now.hash("m", "d")
+    assert later.schema_version == 1
+
+
+def test_new_field_in_use_changes_hash() -> None:
+    plain = LaterSpec.model_validate(ASKED)
+    used = LaterSpec.model_validate(ASKED | {"lanes": 2})
+    assert used.hash("m", "d") != plain.hash("m", "d")
+    assert json.loads(used.model_dump_json())["schema_version"] == 2
+    assert LaterSpec.model_validate_json(used.model_dump_json()) == used
+    inside = LaterSpec.model_validate(ASKED | {"model": {"name": "m", "path": "/m", "top_k": 9}})
+    assert inside.hash("m", "d") != plain.hash("m", "d")
+    assert LaterSpec.model_validate_json(inside.model_dump_json()) == inside
+
+
+@pytest.mark.parametrize("named", [{}, {"order": 7, "old_steps": 9}])
+def test_removed_and_renamed_fields_keep_hash(named: dict[str, Any]) -> None:
+    earlier = EarlierSpec.model_validate(ASKED | named)
+    later = LaterSpec.model_validate_json(earlier.model_dump_json())
+    assert later.steps == named.get("old_steps", 30)
+    assert later.hash("m", "d") == earlier.hash("m", "d")
+    assert json.loads(later.model_dump_json()) == json.loads(earlier.model_dump_json())
+    assert LaterSpec.model_validate(later.model_dump() | {"slots": 2}).slots == 2
+
+
+def test_later_schema_is_refused_with_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    LaterSpec.model_validate(ASKED | {"lanes": 2}).write(path)
+    with pytest.raises(UserError, match=r"schema 2, and this kvci reads schema 1 .* use the kvci"):
+        Spec.read(path)
+    assert LaterSpec.read(path).lanes == 2
+
+
+def test_first_schema_is_frozen() -> None:
+    """These fields and defaults are in the hash of every run there is."""
+    plain = Spec.model_validate(ASKED)
+    assert plain.hash("m", "d") == (
+        "cff5377e2d1df19b48de1dc98fe13964c173af7412a3d1d5bce17c185530282c"
+    )
+
+
+def test_versioned_document_accepts_its_number() -> None:
+    assert Spec.model_validate(ASKED | {"schema_version": 1}).slots == 1
+    with pytest.raises(ValueError, match="schema two"):
+        Spec.model_validate(ASKED | {"schema_version": "two"})
