@@ -22,11 +22,12 @@ from kvci.github import GitHub
 from kvci.jobs.collect import collect
 from kvci.jobs.nightly import nightly
 from kvci.jobs.restore import artifact_name, restore
-from kvci.publish.branch import BENCHMARKS, RESULTS
 from kvci.publish.pull_request import Target, _located
 from kvci.record.bundle import pack, unpack
 from kvci.record.from_run import build
-from kvci.record.schema import Record, read_all
+from kvci.record.places import BENCHMARKS, RESULTS
+from kvci.record.schema import Record
+from kvci.record.store import read_all
 from kvci.report.benchmarks import EMPTY, render
 from kvci.review.rows import review
 from kvci.run.experiment import run

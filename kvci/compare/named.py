@@ -9,8 +9,9 @@ from kvci.compare.side import Side, side_of
 from kvci.errors import UserError
 from kvci.importer.mini import read_run
 from kvci.record.from_run import build
-from kvci.record.schema import Imported, Record, file_name, read
-from kvci.rundir.directory import shards
+from kvci.record.schema import Imported, Record
+from kvci.record.store import file_name, read
+from kvci.rundir.parts import Run
 
 
 def compare_named(names: Sequence[str], results: Path) -> Comparison:
@@ -45,7 +46,7 @@ def _sides(name: str, results: Path) -> list[Side]:
 
 def _records(name: str, results: Path) -> Sequence[Record | Imported]:
     path, recorded = Path(name), results / file_name(name)
-    if (path / "manifest.json").exists() or shards(path):
+    if Run(path).exists:
         return build(path, row=False)
     if (path / "preds.json").exists():
         return [read_run(path)]

@@ -13,7 +13,7 @@ from kvci.record.schema import Record
 from kvci.report.comparison import unpaired, verdict
 from kvci.report.plot import of_run
 from kvci.report.tables import inert, table
-from kvci.rundir.directory import shards
+from kvci.rundir.parts import Run
 from kvci.taxonomy import INFRASTRUCTURE
 
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Verdict")
@@ -45,7 +45,7 @@ def summarize(records: list[Record]) -> None:
 def _take(found: Path, run: Path, known: bool) -> None:
     """A shard's folder goes beside the others, a whole run's files are the run. Of what was `known`
     before, those that are there stay."""
-    for part in shards(found) or [found]:
+    for part in (one.path for one in Run(found).parts):
         place = run / part.name if part != found else run
         if not (place.exists() and any(place.iterdir())):
             place.parent.mkdir(exist_ok=True)

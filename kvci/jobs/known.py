@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 
 from kvci.github import GitHub
-from kvci.publish.branch import RESULTS, is_record
-from kvci.record.schema import Record, file_name, parse, read_all
+from kvci.record.places import RESULTS, is_record
+from kvci.record.schema import Record
+from kvci.record.store import file_name, parse, read_all
 
 
 def records(github: GitHub, branch: str) -> list[Record]:

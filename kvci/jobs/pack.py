@@ -13,9 +13,7 @@ from kvci.report.tables import table
 from kvci.run.experiment import folder_of
 from kvci.run.summary import summarize
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import Manifest
 from kvci.rundir.settle import settle
-from kvci.spec import Spec
 from kvci.taxonomy import titled
 
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "How they ended")
@@ -28,7 +26,7 @@ def evidence(out: str, run_id: str, shard: str) -> None:
     Raises UserError for what cannot name a run or a shard.
     """
     whole, folder = folder_of(out, run_id, "1/1"), folder_of(out, run_id, shard)
-    if not (folder / "manifest.json").exists():
+    if not RunDirectory(folder).exists:
         print(f"{folder} holds no run: it has not begun")
         return
     name = artifact_name(run_id, shard)
@@ -41,8 +39,8 @@ def evidence(out: str, run_id: str, shard: str) -> None:
 
 def told(folder: Path) -> str:
     """The counts of one shard, first how far it is."""
-    manifest, spec = Manifest.read(folder / "manifest.json"), Spec.read(folder / "spec.json")
-    outcomes = settle(RunDirectory(folder).outcomes())
+    directory = RunDirectory(folder)
+    manifest, spec, outcomes = directory.manifest, directory.spec, settle(directory.outcomes())
     found = summarize(manifest.run_id, spec.trials_of_arms(manifest.planned), outcomes)
     rows = [
         (arm.arm, f"{arm.done}/{arm.planned}", str(arm.resolved), str(arm.infrastructure),

@@ -13,8 +13,9 @@ from kvci.jobs.inputs import Inputs
 from kvci.jobs.known import records, shards_of
 from kvci.jobs.outputs import output, summary
 from kvci.jobs.restore import began, fetch, fetch_published, shards_left
-from kvci.publish.branch import RESULTS, UNMERGED
-from kvci.record.schema import Record, read_all
+from kvci.record.places import RESULTS, UNMERGED
+from kvci.record.schema import Record
+from kvci.record.store import read_all
 from kvci.report.plot import bars
 from kvci.report.tables import table
 from kvci.run.forecast import Forecast, forecast

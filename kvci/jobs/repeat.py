@@ -14,7 +14,7 @@ from kvci.jobs.restore import fetch_all
 from kvci.report.tables import inert, table
 from kvci.run.experiment import folder_of
 from kvci.run.rerun import rerun_spec
-from kvci.rundir.directory import RunDirectory, shards
+from kvci.rundir.parts import Run
 from kvci.spec import Spec, without_model
 
 
@@ -40,23 +40,23 @@ def rerun(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
     What an earlier attempt has chosen stays chosen, whatever the run has now. Raises UserError if
     there is neither.
     """
-    begun, folder = (folder_of(out, name, "1/1") for name in (run_id, asked.run))
-    if (begun / "manifest.json").exists():
-        known = Spec.read(begun / "spec.json")
+    begun, folder = (Run(folder_of(out, name, "1/1")) for name in (run_id, asked.run))
+    if begun.exists:
+        known = begun.spec
         if known.rerun and known.rerun.of == asked.run:
             return _of_here(known)
     with tempfile.TemporaryDirectory() as place:
         there = Path(place, "run")
         if before.is_dir():
             collect(before, there)
-        here, elsewhere = _trials(folder), _trials(there)
+        here, elsewhere = len(folder.outcomes()), len(Run(there).outcomes())
         if here >= elsewhere:
             if not here:
                 raise UserError(
                     f"{asked.run} is not below {out}, and no job of this branch left evidence of "
                     "it that is still there: rerun it on the machine that ran it."
                 )
-            there = folder
+            there = folder.path
         return _of_here(rerun_spec(there, asked.classes, asked.filter, asked.errors))
 
 
@@ -73,8 +73,3 @@ def _of_here(spec: Spec) -> Spec:
         f"No file of {MODELS} has the model {spec.model.name} {spec.model.weights}".rstrip()
         + "; add it there, or give kvci rerun the folder on the machine that ran it."
     )
-
-
-def _trials(folder: Path) -> int:
-    """That have an outcome; of a run's shards a machine may have had one."""
-    return sum(len(RunDirectory(part).outcomes()) for part in shards(folder) or [folder])

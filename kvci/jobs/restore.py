@@ -17,8 +17,8 @@ from kvci.record.bundle import unpack
 from kvci.record.schema import Record
 from kvci.run.experiment import folder_of
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import Manifest, Outcome
-from kvci.spec import Spec
+from kvci.rundir.documents import Outcome
+from kvci.rundir.parts import Run
 
 MAX_BYTES = 2 << 30
 BROKEN = (
@@ -121,11 +121,11 @@ def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     if ours and theirs - _aside(folder) <= ours:
         shutil.rmtree(place)
         return f"this machine has all of it ({len(ours)} trials)"
-    manifest = Manifest.read(part / "manifest.json")
+    manifest = RunDirectory(part).manifest
     if manifest.run_id != run_id:
         raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
     manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
-    Spec.read(part / "spec.json").placeless().write(part / "spec.json")
+    RunDirectory(part).spec.placeless().write(part / "spec.json")
     if folder.exists():
         aside = folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}"
         shutil.rmtree(aside, ignore_errors=True)  # the same trials, or fewer
@@ -140,8 +140,8 @@ def began(before: Path) -> str:
     starts = []
     for archive in sorted(before.glob("*.tar.gz")):
         with tempfile.TemporaryDirectory() as place:
-            found = unpack(archive, Path(place))
-            starts += [Manifest.read(path).start for path in found.rglob("manifest.json")]
+            found = Run(unpack(archive, Path(place)))
+            starts += [part.manifest.start for part in found.parts]
     return min(starts, default="")
 
 

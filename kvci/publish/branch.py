@@ -7,10 +7,9 @@ another publisher begins again from what is there then, so nothing is lost and n
 
 import base64
 import random
-import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,12 @@ import git
 
 from kvci.errors import UserError
 from kvci.github import FILES
-from kvci.record import from_run
-from kvci.record.schema import Record, parse, read, read_all
+from kvci.record.places import BENCHMARKS, RESULTS, crooked
+from kvci.record.schema import Record
+from kvci.record.store import keys, parse, read, read_all, write
 from kvci.report.benchmarks import EMPTY
 from kvci.report.update import render_again
 
-RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
-UNMERGED = "kvci/results"
-"""The branch of rows that nobody has merged yet."""
 TRIES = 40
 WORKFLOWS = (
     " Workflow files changed on the base since the branch was made: merge its pull request, or "
@@ -47,28 +44,6 @@ class Pushed:
     commit: str
     rows: tuple[str, ...]
     records: tuple[Record, ...]
-
-
-def is_record(path: str) -> bool:
-    """Of a file of the repository; what else lies below the folder is nobody's row."""
-    return bool(re.fullmatch(rf"{RESULTS}/[^/]+\.json", path))
-
-
-def is_near(path: str) -> bool:
-    """It is a result, or it stands where one would be, above it or below."""
-    return path == "ci" or bool(re.match(rf"({RESULTS}|{re.escape(BENCHMARKS)})(/|\Z)", path))
-
-
-def crooked(tree: Mapping[str, str]) -> list[str]:
-    """What of a commit stands in the way of its results, which are plain files in a plain folder:
-    through a link others would be read in their place, or written. `tree` is GitHub.tree's."""
-    inside = rf"({re.escape(BENCHMARKS)}|{RESULTS}/[^/]+\.json)/.+"
-    return [
-        f"{path[:200]} is a link, a file or a folder where none belongs; results are plain files"
-        for path, blob in tree.items()
-        if is_near(path)
-        and (not blob or path in ("ci", RESULTS) or re.fullmatch(inside, path, re.S))
-    ]
 
 
 def push(
@@ -139,7 +114,7 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
     results = tree / RESULTS
     results.mkdir(parents=True, exist_ok=True)
     _keep(_records_at(repository, old), results)
-    from_run.write(records, results)
+    write(records, results)
     if not (tree / BENCHMARKS).exists():
         (tree / BENCHMARKS).write_text(EMPTY)
     render_again(results, tree / BENCHMARKS)
@@ -194,7 +169,7 @@ def _keep(branch: dict[str, bytes], results: Path) -> None:
         if not isinstance(one, Record) or not isinstance(there, Record) or one.key != there.key:
             if there != one:
                 lacking.add(name)
-        elif not from_run.keys(there) <= from_run.keys(one):
+        elif not keys(there) <= keys(one):
             lacking |= {n for n, o in found.items() if isinstance(o, Record) and o.key == one.key}
     for name in found.keys() - lacking:
         (results / name).write_bytes(branch[name])

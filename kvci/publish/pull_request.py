@@ -10,15 +10,15 @@ from kvci.compare.compare import compare_run
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.github import API, GitHub, run_url, web
-from kvci.publish.branch import TRIES, UNMERGED, pause, push
+from kvci.publish.branch import TRIES, pause, push
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
+from kvci.record.places import UNMERGED
 from kvci.record.schema import Record, by_run
 from kvci.report.comparison import markdown
 from kvci.report.plot import of_run
 from kvci.report.tables import inert
-from kvci.rundir.directory import shards
-from kvci.rundir.documents import Manifest
+from kvci.rundir.parts import Run
 
 MAX_BODY = 60_000
 """Characters; GitHub takes 65,536."""
@@ -69,7 +69,7 @@ def publish(run: Path, target: Target, github: GitHub | None) -> Published:
 
     Without `github` it is a dry run: nothing leaves this machine. Raises UserError.
     """
-    manifest = Manifest.read((shards(run) or [run])[0] / "manifest.json")
+    manifest = Run(run).manifest
     if manifest.demo:
         raise UserError("A demo is never published; run an experiment.")
     archive = pack(run)

@@ -18,8 +18,9 @@ from typing import Any, Self
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
 from kvci.record.redact import redact, redact_json
-from kvci.rundir.directory import shards
+from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Manifest
+from kvci.rundir.parts import Run
 from kvci.spec import Spec
 
 ALONE = ("spec.json", "images.json", "ceiling.json")
@@ -68,8 +69,8 @@ def pack(run: Path, shard: str = "") -> bytes:
         gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for part in [run / shard] if shard else shards(run) or [run]:
-            manifest = Manifest.read(part / "manifest.json")
+        for directory in [RunDirectory(run / shard)] if shard else Run(run).parts:
+            part, manifest = directory.path, directory.manifest
             for path in _files(part):
                 _add(archive, str(path.relative_to(run)), published(path, part, manifest.redacted))
             shown = redact_json(manifest.model_dump(mode="json"), part)
@@ -126,10 +127,11 @@ def unpack(archive: Path, folder: Path) -> Path:
                     raise tarfile.TarError("it holds too much")
     except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{archive} is no evidence of a run: {error}.") from None
-    if shards(folder) and (folder / "manifest.json").exists():
+    found = Run(folder)
+    if found.shards and RunDirectory(folder).exists:
         raise UserError(f"{archive} is no evidence of a run: it holds a whole run beside shards.")
-    for part in shards(folder) or [folder]:
-        if not Manifest.read(part / "manifest.json").redacted:
+    for part in found.parts:
+        if not part.manifest.redacted:
             raise UserError(f"{archive} was not made by kvci evidence; it is not redacted.")
     return folder
 

@@ -13,9 +13,10 @@ from kvci.files import first_problem, is_full, sha256_of
 from kvci.record.bundle import published
 from kvci.record.merge import merge
 from kvci.record.redact import redact
-from kvci.record.schema import EvidenceFiles, Record, RecordedTrial, by_run, file_name, read
-from kvci.rundir.directory import RunDirectory, shard_name, shards
+from kvci.record.schema import EvidenceFiles, Record, RecordedTrial
+from kvci.rundir.directory import RunDirectory, shard_name
 from kvci.rundir.documents import Manifest, Outcome
+from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Spec
@@ -23,8 +24,6 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
 
 BLOCK_MAX = timedelta(days=2)
 """No arm of a block begins after a day, and its last trials may begin a while later."""
-WAITING = (Class.I3, Class.I4)
-"""Such a trial may be graded again, and then has another class."""
 UNGRADED = {Verdict.NOT_GRADED, Verdict.GRADING_FAILED}
 NOT_HAD = INFRASTRUCTURE | {Class.A12}
 UNSERVED = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED}
@@ -41,9 +40,9 @@ def build(run: Path, row: bool = True) -> list[Record]:
 
     Raises UserError for what is no run, or, where a row is wanted, can never become one.
     """
-    if parts := shards(run):
-        return merge([(part.name, _build(part, row)) for part in parts])
-    return _build(run, row)
+    if parts := Run(run).shards:
+        return merge([(part.path.name, _build(part, row)) for part in parts])
+    return _build(RunDirectory(run), row)
 
 
 def rebuild(run: Path) -> list[Record]:
@@ -57,15 +56,15 @@ def rebuild(run: Path) -> list[Record]:
         raise UserError(f"The evidence in {run} makes no record: {why}.") from None
 
 
-def _build(run: Path, row: bool) -> list[Record]:
-    manifest, spec = Manifest.read(run / "manifest.json"), Spec.read(run / "spec.json")
-    for server, problems in RunDirectory(run).judge(spec).items():
+def _build(directory: RunDirectory, row: bool) -> list[Record]:
+    run, manifest, spec = directory.path, directory.manifest, directory.spec
+    for server, problems in directory.judge(spec).items():
         raise UserError(
             f"The log of {server} does not prove what was asked ({'; '.join(problems)}); "
             f"take the run up again with --run-id {manifest.run_id}."
         )
     _hold(run, manifest, spec)
-    outcomes = settle(RunDirectory(run).outcomes())
+    outcomes = settle(directory.outcomes())
     _hold_blocks(outcomes)
     if row and not (spec.verified and all(outcome.verified for outcome in outcomes)):
         raise UserError(
@@ -214,58 +213,3 @@ def _files(run: Path, arm: Arm, redacted: bool) -> dict[str, str]:
         for path in sorted(paths)
         if path.is_file()
     }
-
-
-def write(records: Iterable[Record], folder: Path) -> None:
-    """The arms of a run go together, for their evidence is one: where records are there with trials
-    that these lack, because a slower publisher comes late, all of them stay.
-
-    Raises UserError, before anything is written, if another run's record is in the way, or each has
-    trials that the other lacks.
-    """
-    some: list[Record] = []
-    for arms in by_run(records).values():
-        there = [_there(record, folder) for record in arms]
-        known = [keys(one) if one else set() for one in there]
-        mine = [keys(record) for record in arms]
-        behind = [o for o, had, has in zip(there, known, mine, strict=True) if o and had - has]
-        if behind and any(has - had for had, has in zip(known, mine, strict=True)):
-            raise _apart(behind[0], folder)
-        some += [] if behind else arms
-    for record in some:
-        record.write(folder / file_name(record.row_id))
-
-
-def _there(record: Record, folder: Path) -> Record | None:
-    path = folder / file_name(record.row_id)
-    if not path.exists():
-        return None
-    there = read(path)
-    if not isinstance(there, Record) or _of_run(there) != _of_run(record):
-        raise UserError(f"{path} is the record of another run; it is never overwritten.")
-    return there
-
-
-def _apart(there: Record, folder: Path) -> UserError:
-    remedy = (
-        f"Remove {there.run_id} from this machine's runs; the next job takes up what was published."
-        if there.evidence.where
-        else "What is there names no evidence; publish it from the machine that has it first."
-    )
-    return UserError(
-        f"{folder / file_name(there.row_id)} has trials that this run lacks, and this run has "
-        f"others: two machines went on apart. {remedy}"
-    )
-
-
-def keys(record: Record) -> set[tuple[str, int, str, bool]]:
-    """Its trials, superseded ones too; and once more those that wait for no grading."""
-    return {
-        (trial.instance, trial.seed, trial.start, graded)
-        for trial in record.trials
-        for graded in {False, trial.cls not in WAITING}
-    }
-
-
-def _of_run(record: Record) -> tuple[str, str, str]:
-    return record.run_id, record.start, record.spec_sha256

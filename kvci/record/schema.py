@@ -5,13 +5,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from kvci.errors import UserError
-from kvci.files import Document, first_problem
+from kvci.files import Document
 from kvci.rundir.documents import ARM, INSTANCE, RUN_ID, Instant, Outcome
 from kvci.serve.effective import Effective
 from kvci.spec import Arm, Rerun
@@ -256,35 +254,3 @@ def finished(records: Iterable[Record]) -> set[RunKey]:
 
 def spec_hash(spec: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-
-
-def read(path: Path) -> Record | Imported:
-    """Raises UserError naming the file."""
-    try:
-        return parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def parse(content: bytes, name: str) -> Record | Imported:
-    """Raises UserError with this name of it."""
-    try:
-        return ADAPTER.validate_json(content)
-    except ValidationError as error:
-        raise UserError(f"{name} is not a record: {first_problem(error)}.") from None
-
-
-def read_all(folder: Path) -> list[Record | Imported]:
-    """The records of ci/results. Raises UserError if a file's name is not its record's row id."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        record = read(path)
-        if path.name != file_name(record.row_id):
-            raise UserError(f"{path} holds the record {record.row_id}; rename one or the other.")
-        found.append(record)
-    return found
-
-
-def file_name(row_id: str) -> str:
-    """Without the dots of an id that its owner shortened, which would hide the file."""
-    return f"{row_id.lstrip('.')}.json"

@@ -6,11 +6,11 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.importer.mini import read_run
-from kvci.record.from_run import build, write
-from kvci.record.schema import Imported, Record, file_name, read_all
+from kvci.record.from_run import build
+from kvci.record.schema import Imported, Record
+from kvci.record.store import file_name, read_all, write
 from kvci.report.benchmarks import EMPTY, render
-from kvci.rundir.directory import shards
-from kvci.rundir.documents import Manifest
+from kvci.rundir.parts import Run
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
     A demo's go into its own folder, whatever else was asked.
     """
     records = build(run)
-    if all(Manifest.read(part / "manifest.json").demo for part in shards(run) or [run]):
+    if Run(run).demo:
         results, benchmarks = run / "results", run / "BENCHMARKS.md"
     text = _begun(benchmarks)
     mine = {record.row_id for record in records}

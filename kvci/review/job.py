@@ -8,7 +8,7 @@ from kvci.errors import UserError
 from kvci.github import GitHub, PullRequest
 from kvci.jobs.known import content
 from kvci.jobs.outputs import summary
-from kvci.publish.branch import BENCHMARKS, crooked, is_near, is_record
+from kvci.record.places import BENCHMARKS, crooked, is_near, is_record
 from kvci.report.tables import inert
 from kvci.review.rows import Review, comment, review
 

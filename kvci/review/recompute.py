@@ -11,10 +11,10 @@ from kvci.files import sha256_of
 from kvci.grade.patch import Unread, counts, marked, report
 from kvci.plan import Trial, select
 from kvci.record.redact import SHOWN
-from kvci.rundir.directory import RunDirectory, shards
+from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WITHOUT_PATCH, Manifest, Outcome
+from kvci.rundir.parts import Run
 from kvci.rundir.trajectory import actions, answers, read
-from kvci.spec import Spec
 from kvci.tasks.dataset import NAMED, dataset_sha256, load
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Observed, Verdict, classify, repeats
@@ -38,15 +38,14 @@ def unlike(run: Path) -> list[str]:
     everybody has: the calibration suite, one of the hub's with a short name, a file of this work
     tree.
     """
-    return [line for part in shards(run) or [run] for line in _unlike(part)]
+    return [line for part in Run(run).parts for line in _unlike(part)]
 
 
-def _unlike(run: Path) -> Iterator[str]:
-    spec, manifest = Spec.read(run / "spec.json"), Manifest.read(run / "manifest.json")
+def _unlike(directory: RunDirectory) -> Iterator[str]:
+    spec, manifest = directory.spec, directory.manifest
     rows = _rows(spec.dataset, manifest)
     if tuple(select(list(rows), spec)) != manifest.planned:
         yield "what was planned is not what its spec selects"
-    directory = RunDirectory(run)
     outcomes = directory.outcomes()
     tried = {(one.host, one.instance) for one in outcomes if one.cls not in INFRASTRUCTURE}
     for one in outcomes:

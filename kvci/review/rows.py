@@ -15,17 +15,17 @@ from kvci.compare.compare import compare_run
 from kvci.compare.findings import Comparison
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.publish.branch import BENCHMARKS, RESULTS
 from kvci.record.bundle import unpack
-from kvci.record.from_run import HOSTILE, WAITING, build, keys
-from kvci.record.schema import Imported, Record, RunKey, by_run, file_name, parse
+from kvci.record.from_run import HOSTILE, build
+from kvci.record.places import BENCHMARKS, RESULTS
+from kvci.record.schema import Imported, Record, RunKey, by_run
+from kvci.record.store import WAITING, file_name, keys, parse
 from kvci.report.benchmarks import EMPTY, begun, prose, render
 from kvci.report.comparison import markdown, unpaired, verdict
 from kvci.report.plot import of_run
 from kvci.report.tables import table
 from kvci.review.recompute import Unknown, unlike
-from kvci.rundir.directory import shards
-from kvci.rundir.documents import Manifest
+from kvci.rundir.parts import Run
 from kvci.taxonomy import INFRASTRUCTURE
 
 HEADER = ("New row", "Trials", "Resolved", "Verdict")
@@ -237,7 +237,7 @@ def _built(archive: bytes) -> tuple[dict[str, Record], list[str], str]:
         run = Path(folder, "run")
         run.mkdir()
         found = unpack(place, run)
-        if any(Manifest.read(part / "manifest.json").demo for part in shards(found) or [found]):
+        if any(part.manifest.demo for part in Run(found).parts):
             raise UserError("a demo is no evidence of a row")
         records = {record.arm: _placeless(record) for record in build(found)}
         try:

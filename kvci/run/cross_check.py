@@ -10,11 +10,10 @@ from kvci.errors import UserError
 from kvci.grade.harness import differences, evaluate
 from kvci.plan import Trial
 from kvci.run.attempt import limit_s
-from kvci.run.sandboxes import waves
 from kvci.run.stop import Stopped, stopping
-from kvci.rundir.directory import RunDirectory, shards
-from kvci.rundir.documents import Manifest
-from kvci.spec import Spec
+from kvci.run.supplies import waves
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.parts import Run
 from kvci.tasks.dataset import load
 from kvci.taxonomy import Verdict
 
@@ -29,7 +28,7 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
     Where it writes no report, kvci must have said that there is none to write. Raises UserError.
     """
     try:
-        found = [_beside_harness(part, say) for part in shards(folder) or [folder]]
+        found = [_beside_harness(part.path, say) for part in Run(folder).parts]
     except Stopped:
         raise UserError("Stopped; the same command begins the comparison anew.") from None
     return sum(count for count, _ in found), [line for _, lines in found for line in lines]
@@ -38,7 +37,7 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
 def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
     from kvci.grade.patch import marked  # swebench: seconds
 
-    spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
+    spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     rows = [one.row for one in instances.values()]
     with RunDirectory(folder.resolve()) as directory, stopping():

@@ -12,12 +12,14 @@ from kvci.files import sha256_of_file
 from kvci.host import gpu, gpu_to_itself
 from kvci.plan import blocks
 from kvci.run.progress import Progress
-from kvci.run.sandboxes import Sandboxes, choose, supplies
+from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.scheduler import Scheduler
 from kvci.run.stop import Stopped, stopping
 from kvci.run.summary import Summary, infrastructure, summarize, table
-from kvci.rundir.directory import RunDirectory, shard_name, shards
-from kvci.rundir.documents import RUN_ID, SHARD, Manifest
+from kvci.run.supplies import supplies
+from kvci.rundir.directory import RunDirectory, shard_name
+from kvci.rundir.documents import RUN_ID, SHARD
+from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.serve.gguf import check, header, locate
 from kvci.serve.server import command, resolve
@@ -49,8 +51,8 @@ def folder_of(out: str, name: str, shard: str) -> Path:
 def _hold_division(whole: Path, shard: str) -> None:
     """Raises UserError if the run lies there divided in another way: of two divisions nobody would
     know which trials are its."""
-    there = {int(part.name.rpartition("-")[2]) for part in shards(whole)}
-    there |= {1} if (whole / "manifest.json").exists() else set()
+    there = {int(part.path.name.rpartition("-")[2]) for part in Run(whole).shards}
+    there |= {1} if RunDirectory(whole).exists else set()
     if other := there - {int(shard.partition("/")[2])}:
         raise UserError(
             f"{whole} is a run of {max(other)} shards; go on with it in as many, or give another "
@@ -60,18 +62,18 @@ def _hold_division(whole: Path, shard: str) -> None:
 
 def _revision(spec: Spec, path: Path) -> str:
     """The commit of the hub that a run of this dataset began with; empty if none did."""
-    manifest, began = path / "manifest.json", path / "spec.json"
-    if not manifest.exists() or Spec.read(began).dataset != spec.dataset:
+    began = RunDirectory(path)
+    if not began.exists or began.spec.dataset != spec.dataset:
         return ""
-    return Manifest.read(manifest).dataset_revision
+    return began.manifest.dataset_revision
 
 
 def _start(spec: Spec, path: Path) -> str:
     """When the run began, if not now: as the spec says, or as a shard of it beside says."""
     if spec.start or spec.shard == "1/1":
         return spec.start or ""
-    places = [one / "manifest.json" for one in shards(path.parent)]
-    return min((Manifest.read(one).start for one in places if one.exists()), default="")
+    begun = [one.manifest.start for one in Run(path.parent).shards if one.exists]
+    return min(begun, default="")
 
 
 def run(

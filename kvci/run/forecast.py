@@ -7,7 +7,7 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.files import Document
 from kvci.plan import blocks
-from kvci.rundir.directory import RunDirectory, shards
+from kvci.rundir.parts import Run
 from kvci.spec import Spec
 from kvci.stats.power import (
     POWER,
@@ -140,9 +140,7 @@ def _answer(
 
 def _measured_s(run: Path) -> float:
     """The mean time of a trial in its slot."""
-    folders = shards(run) or [run]
-    outcomes = [one for folder in folders for one in RunDirectory(folder).outcomes()]
-    times = [outcome.solve_s for outcome in outcomes if outcome.steps]
+    times = [outcome.solve_s for outcome in Run(run).outcomes() if outcome.steps]
     if not times:
         raise UserError(f"{run} has no finished trial to take a speed from; give --trial-s.")
     return sum(times) / len(times)

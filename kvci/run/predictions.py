@@ -10,8 +10,9 @@ from kvci.errors import UserError
 from kvci.files import Document, first_problem
 from kvci.plan import select
 from kvci.run.grader import Grader
-from kvci.run.sandboxes import Kind, Sandboxes, choose, waves
+from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.stop import Stopped, stopping
+from kvci.run.supplies import waves
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Graded
 from kvci.spec import Spec
@@ -57,7 +58,7 @@ def grade_patches(
 
 
 def _grade(
-    kind: Kind,
+    kind: str,
     directory: RunDirectory,
     asked: Spec,
     instances: dict[str, Instance],

@@ -11,14 +11,15 @@ from kvci.errors import UserError
 from kvci.host import host
 from kvci.plan import Trial
 from kvci.run.grader import Grader
-from kvci.run.sandboxes import Sandboxes, choose, waves
+from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.stop import Stopped, stopping
 from kvci.run.summary import summarize
-from kvci.rundir.directory import RunDirectory, shards
-from kvci.rundir.documents import UNGRADED, Graded, Manifest, Outcome
+from kvci.run.supplies import waves
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import UNGRADED, Graded, Outcome
+from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.rundir.trajectory import actions
-from kvci.spec import Spec
 from kvci.tasks.dataset import dataset_sha256, load
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
@@ -85,8 +86,8 @@ def regrade(
     because they were on another machine. Raises UserError if the dataset is not the one of the run.
     """
     changed, left = [], []
-    for part in shards(folder) or [folder]:
-        some, late = _regrade(part, everything, say)
+    for part in Run(folder).parts:
+        some, late = _regrade(part.path, everything, say)
         changed += some
         left += late
     return changed, left
@@ -95,7 +96,7 @@ def regrade(
 def _regrade(
     folder: Path, everything: bool, say: Callable[[str], None]
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
-    spec, manifest = Spec.read(folder / "spec.json"), Manifest.read(folder / "manifest.json")
+    spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     if dataset_sha256(instances.values()) != manifest.dataset_sha256:
         raise UserError(f"{spec.dataset} is not what it was when {folder} was made.")

@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from kvci.errors import UserError
 from kvci.files import first_problem
-from kvci.rundir.directory import RunDirectory, shards
-from kvci.rundir.documents import Manifest
+from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.spec import Rerun, Spec
 from kvci.taxonomy import INFRASTRUCTURE, Class
@@ -20,8 +19,8 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     `classes` are names with commas between; `errors` are those of infrastructure. With several
     seeds an instance is run with each that matched anywhere. Raises UserError.
     """
-    parts = shards(folder) or [folder]
-    spec = Spec.read(parts[0] / "spec.json")
+    run = Run(folder)
+    manifest, spec = run.manifest, run.spec
     if spec.rerun:
         raise UserError(f"{folder} is a rerun itself; rerun {spec.rerun.of}.")
     wanted = {each.strip() for each in (classes or "").split(",") if each.strip()}
@@ -33,7 +32,7 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     try:
         chosen = [
             one
-            for one in settle([one for part in parts for one in RunDirectory(part).outcomes()])
+            for one in settle(run.outcomes())
             if (not wanted or one.cls in wanted) and re.search(filter or "", one.instance)
         ]
     except re.error as error:
@@ -41,7 +40,6 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     if not chosen:
         raise UserError(f"No trial of {folder} is of that kind.")
     words = [word for word in (",".join(sorted(wanted)), filter) if word]
-    manifest = Manifest.read(parts[0] / "manifest.json")
     of_arms = {
         arm.id: tuple(sorted({one.instance for one in chosen if one.arm == arm.id}))
         for arm in spec.arms

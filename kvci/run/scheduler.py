@@ -24,7 +24,8 @@ from kvci.run.attempt import unknown
 from kvci.run.grader import Grader
 from kvci.run.progress import Progress
 from kvci.run.regrade import again
-from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
+from kvci.run.sandboxes import Sandboxes
+from kvci.run.supplies import AllHere, Supplies
 from kvci.rundir.directory import RunDirectory, resolved
 from kvci.rundir.documents import WAITS, Ceiling, Graded, Outcome, now
 from kvci.sandbox import SandboxFailed

@@ -56,6 +56,25 @@ class RunDirectory:
         self._lock.close()
 
     @property
+    def exists(self) -> bool:
+        return (self.path / "manifest.json").exists()
+
+    @property
+    def manifest(self) -> Manifest:
+        """Raises UserError if the folder holds no run."""
+        if not self.exists:
+            raise UserError(
+                f"{self.path} is not a run folder, because it holds no manifest.json; give the "
+                "folder of a run, for example runs/RUN-ID."
+            )
+        return Manifest.read(self.path / "manifest.json")
+
+    @property
+    def spec(self) -> Spec:
+        """Raises UserError if the folder holds none, or one that this kvci cannot read."""
+        return Spec.read(self.path / "spec.json")
+
+    @property
     def scratch(self) -> Path:
         """Work trees of trials in flight; whoever takes the lock removes it, and by its name it is
         kvci's own."""
@@ -79,10 +98,9 @@ class RunDirectory:
         lies there. `start` is that of the run where it began elsewhere, and all its shards have the
         same.
         """
-        path = self.path / "manifest.json"
         spec_sha256 = spec.hash(model_sha256, dataset_sha256)
-        if path.exists():
-            found = Manifest.read(path)
+        if self.exists:
+            found = self.manifest
             if found.spec_sha256 != spec_sha256:
                 raise UserError(
                     f"{self.path} was made for another spec ({found.spec_sha256[:12]}, not "
@@ -90,7 +108,7 @@ class RunDirectory:
                 )
             if start and start != found.start:
                 found = found.model_copy(update={"start": start})
-                found.write(path)
+                found.write(self.path / "manifest.json")
             spec.write(self.path / "spec.json")
             return found
         manifest = Manifest(
@@ -109,7 +127,7 @@ class RunDirectory:
             planned=planned,
         )
         spec.write(self.path / "spec.json")
-        manifest.write(path)
+        manifest.write(self.path / "manifest.json")
         return manifest
 
     def trial(self, trial: Trial) -> Path:

@@ -13,7 +13,8 @@ from kvci.compare.compare import compare
 from kvci.compare.findings import Comparison
 from kvci.compare.side import Side, side_of
 from kvci.importer.mini import read_run
-from kvci.record.schema import Record, file_name
+from kvci.record.schema import Record
+from kvci.record.store import file_name
 from kvci.report.comparison import markdown, sections
 from kvci.serve.effective import Effective
 from tests.compare.made import run

@@ -12,7 +12,8 @@ from kvci.compare.compare import compare
 from kvci.compare.side import side_of
 from kvci.demo.known_answer import ENOUGH, MODELS, asked, right
 from kvci.record.from_run import build
-from kvci.record.schema import Record, read_all
+from kvci.record.schema import Record
+from kvci.record.store import read_all
 from kvci.run.experiment import run
 from kvci.spec import load
 from tests.compare import made

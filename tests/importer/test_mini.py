@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.importer.mini import read_run
-from kvci.record.schema import Derived, Imported, read
+from kvci.record.schema import Derived, Imported
+from kvci.record.store import read
 from kvci.taxonomy import Class
 from tests.conftest import GOLDEN, ROOT, data
 

@@ -13,8 +13,8 @@ from kvci.errors import UserError
 from kvci.jobs.collect import collect, told
 from kvci.jobs.pack import evidence
 from kvci.record.bundle import pack
-from kvci.record.from_run import build, write
-from kvci.record.schema import read_all
+from kvci.record.from_run import build
+from kvci.record.store import read_all, write
 from kvci.rundir.documents import Manifest
 from tests.record.test_from_run import made
 from tests.record.test_merge import shard

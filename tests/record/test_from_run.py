@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
-from kvci.record.from_run import build, write
-from kvci.record.schema import Record, by_run, read, read_all
+from kvci.record.from_run import build
+from kvci.record.schema import Record, by_run
+from kvci.record.store import read, read_all, write
 from kvci.report.update import record_run
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WAITS, Outcome
@@ -159,7 +160,7 @@ def test_without_a_run_the_rows_are_written_again(tmp_path: Path) -> None:
 def test_bad_words(tmp_path: Path) -> None:
     assert record(str(tmp_path), "--check")[0] == 2
     assert "cannot be read" in record("--benchmarks", str(tmp_path / "none.md"))[1]
-    assert "does not exist" in record(str(tmp_path / "none"))[1]
+    assert "is not a run folder" in record(str(tmp_path / "none"))[1]
 
 
 def test_trials_under_a_log_that_fails_its_last_judgement_give_no_record(tmp_path: Path) -> None:

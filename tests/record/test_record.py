@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from kvci.errors import UserError
-from kvci.record.schema import Record, read, read_all
+from kvci.record.schema import Record
+from kvci.record.store import read, read_all
 from tests.conftest import GOLDEN
 from tests.record.made import record
 

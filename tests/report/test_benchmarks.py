@@ -7,7 +7,8 @@ import pytest
 from kvci.compare.named import compare_named
 from kvci.errors import UserError
 from kvci.plan import INTERIM
-from kvci.record.schema import Imported, Record, file_name, read_all
+from kvci.record.schema import Imported, Record
+from kvci.record.store import file_name, read_all
 from kvci.report import tables
 from kvci.report.benchmarks import EMPTY, LOG, RERUNS, log_row, render
 from kvci.report.update import first_difference

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from kvci.importer.mini import read_run
-from kvci.record.schema import Imported, read_all
+from kvci.record.schema import Imported
+from kvci.record.store import read_all
 from kvci.report.benchmarks import LOG
 from kvci.report.earlier import HEADER, rows
 from tests.conftest import ROOT

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from kvci.cli import main
 from kvci.publish.pull_request import Target, _body
-from kvci.record.schema import Record, file_name
+from kvci.record.schema import Record
+from kvci.record.store import file_name
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.show import said
 from kvci.run.progress import Progress

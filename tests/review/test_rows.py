@@ -9,11 +9,12 @@ import pytest
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.publish.branch import BENCHMARKS, RESULTS
 from kvci.publish.pull_request import Target, _located
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
-from kvci.record.schema import Imported, Record, read, spec_hash
+from kvci.record.places import BENCHMARKS, RESULTS
+from kvci.record.schema import Imported, Record, spec_hash
+from kvci.record.store import read
 from kvci.report.benchmarks import EMPTY, render
 from kvci.review.recompute import Unknown
 from kvci.review.rows import Fetch, Files, comment, review

@@ -19,9 +19,10 @@ from kvci.host import host
 from kvci.plan import Block, Trial, blocks
 from kvci.run.grader import Grader
 from kvci.run.progress import Progress
-from kvci.run.sandboxes import AllHere, Sandboxes, Supplies
+from kvci.run.sandboxes import Sandboxes
 from kvci.run.scheduler import Scheduler
 from kvci.run.summary import summarize
+from kvci.run.supplies import AllHere, Supplies
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WAITS, Graded, Outcome, now
 from kvci.sandbox import Caps

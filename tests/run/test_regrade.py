@@ -120,7 +120,7 @@ def test_the_harness_has_the_time_that_kvci_had(
         asked.update(dict.fromkeys(patches, test_s))
         return {}
 
-    monkeypatch.setattr("kvci.run.regrade.evaluate", evaluate)
+    monkeypatch.setattr("kvci.run.cross_check.evaluate", evaluate)
     gold.model_copy(update={"eval_s": 50.0}).write(path)
     beside_harness(folder)
     gold.write(path)
