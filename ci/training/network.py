@@ -20,7 +20,7 @@ class Shape:
     epsilon: float = 1e-5
 
 
-class Block(nn.Module):
+class Layer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         width, hidden = shape.width, shape.hidden
@@ -58,7 +58,7 @@ class Network(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, shape.epsilon)
         turns = rope(shape.context, shape.width // shape.heads, shape.rope_base)
         self.register_buffer("turns", turns, persistent=False)

@@ -40,7 +40,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Lesson:
     """The place and the right line are taken from the gold patch, all else from the issue."""
 
     function: str
@@ -66,7 +66,7 @@ class _Task:
         return f"python3 -c '{call}' 2>&1 | tail -n 1; python3 {TESTS} 2>&1 | tail -n 1"
 
 
-def _task(instance: Instance) -> _Task:
+def _task(instance: Instance) -> _Lesson:
     row = instance.row
     issue = ISSUE.match(row.problem_statement)
     path = re.search(r"^\+\+\+ b/(\S+)", row.patch, re.MULTILINE)
@@ -77,7 +77,7 @@ def _task(instance: Instance) -> _Task:
     gone = next(number for number, line in enumerate(lines) if line.startswith("-"))
     right = next(line[1:] for line in lines if line.startswith("+"))
     number = int(hunk[1]) + gone
-    return _Task(function, arguments, bool(named), path[1], number, right, lines[gone][1:])
+    return _Lesson(function, arguments, bool(named), path[1], number, right, lines[gone][1:])
 
 
 def turns(instance: Instance, rng: random.Random | None = None) -> list[Turn]:
@@ -117,7 +117,7 @@ def _misnamed(name: str, instance: Instance, rng: random.Random) -> str:
             return f"{made}{dot}{end}"
 
 
-def _miswritten(task: _Task, rng: random.Random) -> str:
+def _miswritten(task: _Lesson, rng: random.Random) -> str:
     """A line that runs and is wrong: another number, or what was there."""
     numbers = list(re.finditer(r"\d+", task.right))
     if not numbers or rng.random() < 0.5:

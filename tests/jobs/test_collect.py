@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.jobs.collect import collect, told
-from kvci.jobs.pack import evidence
+from kvci.jobs.pack import pack_shard
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.record.store import read_all, write
@@ -71,7 +71,7 @@ def test_a_shard_says_how_far_it_is_and_claims_nothing(
     made(tmp_path / "run")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
-    evidence(str(tmp_path), "run", "1/1")
+    pack_shard(str(tmp_path), "run", "1/1")
     head, table, plot = (tmp_path / "summary.md").read_text().strip().split("\n\n")
     assert head == "**3 of 4 trials are done** (interim, no verdict)"
     assert "| q8_0-q8_0 | 1/2 | 1 | 0 |" in table and plot.startswith("```mermaid")
