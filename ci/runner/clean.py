@@ -40,7 +40,9 @@ def in_use(run: Path) -> bool:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="the folder of all runs")
-    parser.add_argument("--days", type=float, default=DAYS, help="without a change [60]")
+    parser.add_argument(
+        "--days", type=float, default=DAYS, help="remove runs unchanged for so long [60]"
+    )
     given = parser.parse_args()
     old = [
         run

@@ -33,7 +33,8 @@ def taught() -> dict[str, str]:
 def sample_conversations() -> Iterator[list[Message]]:
     """Yield the conversations of the digest.
 
-    The last one reads as much output as any in training, so that the digest shows a lower limit.
+    The last one reads as much output as any in training, so that the digest also changes if a new
+    limit cuts long output.
     """
     for seed in range(SHORT_CONVERSATIONS):
         instance = generate("train", seed, 3 + seed, 1 + seed % 3)

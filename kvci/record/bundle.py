@@ -141,15 +141,18 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def _sorted_files(run: Path) -> Iterator[Path]:
-    """All files but the manifest, in an order that does not depend on the disk."""
+    """Yield all files but the manifest, in an order that does not depend on the disk."""
     yield from (path for name in TOP_FILES if (path := run / name).is_file())
     for folder in FOLDERS:
         yield from sorted(path for path in (run / folder).rglob("*") if path.is_file())
 
 
 def _redacted_line(line: str, run: Path) -> str:
-    """A line that is not JSON is redacted as text: the last one is empty, and a killed kvci may
-    have written half of one."""
+    """Return a redacted line of a JSONL file.
+
+    A line that is not JSON is redacted as text: the last line is empty, and a killed kvci may have
+    written half a line.
+    """
     try:
         return json.dumps(redact_json(json.loads(line), run, names=True))
     except ValueError:

@@ -23,7 +23,7 @@ READ_ERRORS = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(RuntimeError, OSError),
 )
-"""Exceptions, besides UserError, that evidence made by a stranger may cause when it is read."""
+"""Exceptions besides UserError that reading untrusted evidence may raise."""
 
 
 def build(run: Path, row: bool = True) -> list[Record]:
@@ -38,7 +38,7 @@ def build(run: Path, row: bool = True) -> list[Record]:
 
 
 def build_untrusted(run: Path) -> list[Record]:
-    """Return the records of evidence that a stranger may have made.
+    """Return the records of untrusted evidence.
 
     Raises UserError for whatever is wrong with it, and OSError only if the disk is full.
     """

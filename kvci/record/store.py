@@ -57,11 +57,9 @@ def write(records: Iterable[Record], folder: Path) -> None:
     """
     accepted: list[Record] = []
     for arms in by_run(records).values():
-        stored = [_stored(record, folder) for record in arms]
-        old = [trial_keys(record) if record else set() for record in stored]
-        new = [trial_keys(record) for record in arms]
-        kept = [one for one, had, has in zip(stored, old, new, strict=True) if one and had - has]
-        if kept and any(has - had for had, has in zip(old, new, strict=True)):
+        pairs = [(_stored(record, folder), record) for record in arms]
+        kept = [old for old, new in pairs if old and _has_more(old, new)]
+        if kept and any(_has_more(new, old) for old, new in pairs):
             raise _diverged(kept[0], folder)
         accepted += [] if kept else arms
     for record in accepted:
@@ -77,6 +75,11 @@ def _stored(record: Record, folder: Path) -> Record | None:
     if not isinstance(stored, Record) or stored.key != record.key:
         raise UserError(f"{path} is the record of another run; it is never overwritten.")
     return stored
+
+
+def _has_more(record: Record, other: Record | None) -> bool:
+    """True if the record has trials or gradings that the other one lacks."""
+    return bool(trial_keys(record) - (trial_keys(other) if other else set()))
 
 
 def _diverged(stored: Record, folder: Path) -> UserError:

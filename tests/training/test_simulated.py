@@ -47,7 +47,7 @@ def test_lessons_have_every_kind_of_mistake() -> None:
     assert any("No such file" in content for content in contents)
 
 
-def test_no_word_of_a_lesson_is_a_test_name() -> None:
+def test_lesson_words_are_never_test_names() -> None:
     for seed in range(300):
         instance, turns = lesson(seed)
         for message in conversation(instance, Simulated(instance), turns):
