@@ -217,11 +217,11 @@ def test_someone_else_s_repository_calls_it_and_an_app_opens_its_pull_request(
         for path in (ROOT / "ci" / "adopt").glob("*.yml")
     }
     own |= {"ci/models/first.toml": (ROOT / "ci" / "models" / "calibration.toml").read_text()}
-    form = {"model": "first", "kv": "f16/f16", "dataset": "calibration:count=1", "context": "4096"}
+    asked = {"model": "first", "kv": "f16/f16", "options": "--dataset calibration:count=1"}
     with serving() as fake:
         here = GitHubHere(tmp_path, fake, own)
         here.settings = [("--var", "KVCI_APP_CLIENT_ID=x"), ("-s", "KVCI_APP_PRIVATE_KEY=app-key")]
-        done = here.act("workflow_dispatch", "benchmark.yml", **form, publish="true")
+        done = here.act("workflow_dispatch", "benchmark.yml", **asked, publish="true")
         assert done.code == 0, done.log[-5000:]
         assert len(done.jobs) == 4 and set(done.jobs.values()) == {"success"}
         assert len(changed(here)) == 2 and len(fake.pulls) == 1

@@ -84,7 +84,7 @@ def test_an_artifact_that_is_no_evidence_is_refused(content: bytes, tmp_path: Pa
     with pytest.raises(UserError, match="holds no evidence"):
         collect(tmp_path, tmp_path / "made")
     (tmp_path / "x.tar.gz").write_bytes(content)
-    with pytest.raises(UserError, match="is no evidence of a run"):
+    with pytest.raises(UserError, match="is not evidence of a run"):
         collect(tmp_path, tmp_path / "made")
 
 
@@ -98,7 +98,7 @@ TRIAL = "trials/f16-f16/a/0"
         (f"{TRIAL}/outcome.json", {"start": "2026-99-99T00:00:00Z"}, "start: month must be in"),
         (f"{TRIAL}/outcome.json", {"end": "2026-99-99T00:00:00Z"}, "end: month must be in"),
         ("manifest.json", {"start": "2026-13-01T00:00:00Z"}, "start: month must be in"),
-        (f"{TRIAL}/grade/report.json", b"[" * 200_000, "is no report"),
+        (f"{TRIAL}/grade/report.json", b"[" * 200_000, "is not a test report"),
     ],
 )
 def test_hostile_evidence_is_one_sentence_in_the_log_and_the_summary(

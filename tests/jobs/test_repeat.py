@@ -195,7 +195,7 @@ def test_an_archive_hides_no_shards_beside_a_run(tmp_path: Path) -> None:
             archive.addfile(member, more.extractfile(member))
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(both.getvalue()))
     (tmp_path / "place").mkdir()
-    with pytest.raises(UserError, match="a whole run beside shards"):
+    with pytest.raises(UserError, match="both a whole run and shards"):
         unpack(tmp_path / "x.tar.gz", tmp_path / "place")
 
 
