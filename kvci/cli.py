@@ -80,7 +80,8 @@ def inspect(
 ) -> None:
     """Say what a llama-server's LOG proves; exit 1 if it is not what was asked."""
     from kvci.files import first_problem
-    from kvci.serve.effective import Expected, judge, read
+    from kvci.serve.effective import read
+    from kvci.serve.proof import Expected, judge
     from kvci.spec import Arm
 
     try:

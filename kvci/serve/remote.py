@@ -5,7 +5,8 @@ from typing import Self
 
 import httpx
 
-from kvci.serve.effective import Effective, Expected, judge, read
+from kvci.serve.effective import Effective, read
+from kvci.serve.proof import Expected, judge
 from kvci.serve.server import Server, ServerFailed
 from kvci.spec import Arm, Spec
 

@@ -17,8 +17,9 @@ import httpx
 
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.serve.effective import MISSING, Effective, expected_of, judge, read
+from kvci.serve.effective import Effective, read
 from kvci.serve.flags import server_flags
+from kvci.serve.proof import MISSING, expected_of, judge
 from kvci.spec import Arm, Spec
 
 START_S = 600.0

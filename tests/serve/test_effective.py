@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.serve.effective import Effective, Expected, judge, read
+from kvci.serve.effective import Effective, read
 from kvci.serve.gguf import cache_mib, header, locate
+from kvci.serve.proof import Expected, judge
 from kvci.spec import load
 from tests.conftest import GOLDEN, MODEL, data
 
