@@ -48,8 +48,9 @@ def main() -> None:
     """Which llama.cpp KV-cache type can your coding agent live with, and what does it cost?"""
 
 
-def _show(effective: Any, as_json: bool) -> None:
-    shown = json.loads(effective.model_dump_json())
+def _show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
+    shown = {"start_error": start_error} if start_error else {}
+    shown |= json.loads(effective.model_dump_json())
     if as_json:
         click.echo(json.dumps(shown, indent=1))
         return
@@ -82,6 +83,7 @@ def inspect(
     from kvci.files import first_problem
     from kvci.serve.effective import read
     from kvci.serve.proof import Expected, judge
+    from kvci.serve.server_log import start_error
     from kvci.spec import Arm
 
     try:
@@ -92,9 +94,9 @@ def inspect(
     except ValueError as error:
         raise UserError(f"--kv {kv} is not valid: {first_problem(error)}.") from None
     asked = Expected(kv_type=asked_kv, context=context, slots=slots, allow=allow)
-    found = judge(read(text), asked)
-    _show(found, as_json)
-    ctx.exit(1 if found.problems else 0)
+    found, failure = judge(read(text), asked), start_error(text)
+    _show(found, as_json, failure)
+    ctx.exit(1 if failure or found.problems else 0)
 
 
 @main.command()

@@ -38,7 +38,7 @@ def _model(params: Any, value: str) -> None:
 
 def _speculation(_: Any, value: str) -> None:
     if value != "none":
-        raise ValueError("the embedded engine does not speculate")
+        raise ValueError(value)
 
 
 def _reasoning(params: Any, value: str) -> None:
@@ -84,14 +84,24 @@ SWITCHES: dict[str, tuple[str, bool]] = {
 
 
 def parameters(flags: list[str]) -> Any:
-    """xllamacpp's parameters for llama-server's flags. Raises ValueError for one it lacks."""
+    """xllamacpp's parameters for llama-server's flags.
+
+    Raises ValueError for a flag or a value that the embedded engine does not take.
+    """
     params = xl.CommonParams()
     words = iter(flags)
     for flag in words:
         if flag in SWITCHES:
             setattr(params, *SWITCHES[flag])
         elif flag in VALUES:
-            VALUES[flag](params, next(words))
+            value = next(words, "")
+            try:
+                VALUES[flag](params, value)
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f"error while handling argument {flag}: the embedded engine does not take "
+                    f"'{value}'"
+                ) from None
         else:
             raise ValueError(f"the embedded engine does not know the flag {flag}")
     return params
@@ -101,7 +111,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         server = xl.Server(parameters(sys.argv[1:]))
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         print(f"E embedded engine: {error}", file=sys.stderr)
         sys.exit(1)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

@@ -20,6 +20,7 @@ from kvci.errors import UserError
 from kvci.serve.effective import Effective, read
 from kvci.serve.flags import server_flags
 from kvci.serve.proof import MISSING, expected_of, judge
+from kvci.serve.server_log import start_error
 from kvci.spec import Arm, Spec
 
 START_S = 600.0
@@ -28,8 +29,11 @@ STOP_S = 10.0
 WATCH_S = 10.0
 UNHEALTHY_MAX = 6
 """A server that fails its health check so often in a row hangs."""
-USAGE = re.compile(r"invalid argument|error while handling argument|does not know the flag")
-"""How a server says that the fault is the command line's."""
+USAGE = re.compile(
+    r"error: invalid argument: |error while handling argument|does not know the flag"
+)
+"""How a server reports that its command line is wrong. CUDA's "error: invalid argument" has no
+second colon and is not about the command line."""
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
@@ -184,13 +188,13 @@ class Server:
         deadline = time.monotonic() + START_S
         while not self.healthy():
             if not self.alive():
-                said = self._last_error()
-                if USAGE.search(said):
+                error = self._start_error()
+                if USAGE.search(error):
                     raise NotProven(
-                        f"The server of arm {self.arm.id} does not take its flags: {said}; "
-                        "mend the arm."
+                        f"The server of arm {self.arm.id} rejects its flags: {error}; "
+                        "change the arm's flags."
                     )
-                raise ServerFailed(f"llama-server ended while starting: {said}")
+                raise ServerFailed(f"llama-server ended while starting: {error}")
             if time.monotonic() > deadline:
                 raise ServerFailed(f"llama-server is not healthy after {START_S:.0f} s")
             time.sleep(0.1)
@@ -219,10 +223,9 @@ class Server:
                 "give the model's chat_template as Jinja text."
             )
 
-    def _last_error(self) -> str:
+    def _start_error(self) -> str:
         for path in (self.log, self.log.with_suffix(".out")):
             text = path.read_text(errors="replace") if path.exists() else ""
-            errors = [line for line in text.splitlines() if " E " in line or "rror" in line]
-            if errors:
-                return errors[-1].strip()
+            if error := start_error(text):
+                return error
         return f"no message (see {self.log})"

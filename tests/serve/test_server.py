@@ -120,11 +120,23 @@ def test_a_chat_template_that_drops_what_is_said_is_refused(model: Path, tmp_pat
         pass
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ServerFailed, match="ended while starting"):
+def test_a_server_that_cannot_start_reports_its_error(tmp_path: Path) -> None:
+    missing = "ended while starting: gguf_init_from_file: failed to open GGUF file"
+    with pytest.raises(ServerFailed, match=missing):
         start(spec(), tmp_path / "none.gguf", tmp_path).__enter__()
     with pytest.raises(UserError, match="is not a program"):
         command("/no/such/server")
+
+
+@pytest.mark.parametrize("flags", ["--no-mmap", "-ub many"])
+def test_flags_that_the_server_rejects_stop_the_run(
+    flags: str, model: Path, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(NotProven, match=f"rejects its flags: .*{flags.split()[0]}"),
+        start(spec(kv=f"f16/f16 {flags}"), model, tmp_path),
+    ):
+        pass
 
 
 def test_no_server_outlives_a_killed_kvci(model: Path, tmp_path: Path) -> None:
