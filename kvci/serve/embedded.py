@@ -1,6 +1,7 @@
 """The embedded engine: xllamacpp's native server under llama-server's own flags.
 
-Run as `python -m kvci.serve.embedded FLAGS`. A flag it cannot honour ends it; none is ignored.
+Run it as `python -m kvci.serve.embedded FLAGS`. It ignores no flag: one that it does not know ends
+it.
 """
 
 import os
@@ -15,6 +16,8 @@ KV_TYPES = {
     kind: getattr(xl.ggml_type, f"GGML_TYPE_{kind.upper()}")
     for kind in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 }
+"""llama-server's names of the KV types -> the library's; the same names as in
+`spec.KV_BLOCK_ELEMENTS`."""
 FLASH = {
     "on": xl.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": xl.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -23,7 +26,7 @@ FLASH = {
 
 
 def _log_to(path: str) -> None:
-    """The library logs to stderr; a file takes its place."""
+    """Send stderr to a file, because the library logs to stderr."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 2)
 

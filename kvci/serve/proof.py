@@ -1,4 +1,4 @@
-"""Whether a server's log proves what was asked; each deviation is a problem, in words."""
+"""Whether a server's log proves what was asked; each deviation is a problem."""
 
 from kvci.files import Document
 from kvci.serve.effective import GPU_NAMES, Effective
@@ -8,7 +8,7 @@ MISSING = "the log does not show"
 
 
 class Expected(Document):
-    """What the log has to prove; None asks nothing."""
+    """What the log has to prove; None means that anything is accepted."""
 
     kv_type: str | None = None
     context: int | None = None
