@@ -1,4 +1,4 @@
-"""The ends of a conversation, as exceptions, so that the loop has no flags."""
+"""The ends of a conversation are exceptions, so that the loop needs no flags."""
 
 from kvci.taxonomy import Exit
 
