@@ -8,7 +8,7 @@ from collections import Counter
 import click
 from rich.console import Console
 
-from kvci.demo.known_answer import asked
+from kvci.demo.known_answer import spec_fields
 from kvci.demo.model import twin
 from kvci.record.from_run import build
 from kvci.run.experiment import run
@@ -28,7 +28,7 @@ def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out
     click.echo("| strength | functions | KV | resolved | 95 % (Wilson) | of the others |")
     click.echo("|---|---|---|---|---|---|")
     for strength in strengths:
-        words = asked("twin", count, out) | {
+        words = spec_fields("twin", count, out) | {
             "model": {"name": f"twin-{strength}", "path": str(twin(strength)), "weights": "F16"},
             "arms": ("f16/f16", "q8_0/q8_0", "q4_0/q4_0"),
             "dataset": f"calibration:split={split},functions={functions},files=3,count={count}",
