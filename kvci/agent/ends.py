@@ -4,7 +4,7 @@ from kvci.taxonomy import Exit
 
 
 class Ended(Exception):
-    """The conversation is over; `exit` says why, the message is the evidence."""
+    """The conversation is over; `exit` is the reason, the message is the evidence."""
 
     def __init__(self, exit: Exit, detail: str = "") -> None:
         super().__init__(detail)

@@ -1,7 +1,7 @@
 """The plain model's file, and its twin: the same function in f16, with outlier key channels.
 
 Large models have a few key channels that are far larger than the others, and the few steps of a
-quantized cache are spent on them. The twin gets such channels by an equivalence: the two dimensions
+quantized cache are spent on them. The twin gets them by an equivalence: the two dimensions
 that RoPE rotates as a pair are multiplied by a power of two in the keys and divided by it in the
 queries. Every product of a query and a key stays the same, except for the rounding of weights close
 to zero.

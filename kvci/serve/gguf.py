@@ -34,7 +34,7 @@ class Header:
 
 
 def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
-    """The model's file on this machine, fetched if the hub has it.
+    """The model's file on this machine; a file of a hub's repository is fetched first.
 
     `reserve_bytes` stay free on the disk that it is fetched to. Raises UserError if the file is
     missing or has another sha256.

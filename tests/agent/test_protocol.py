@@ -15,7 +15,7 @@ def bash(command: str) -> str:
     return f"I think.\n```bash\n{command}\n```\n"
 
 
-def test_a_protocol_is_in_the_registry_spec_and_prompts() -> None:
+def test_a_protocol_is_listed_in_every_place() -> None:
     names = set(PROTOCOLS)
     literal = set(get_args(Spec.model_fields["prompt"].annotation))
     prompts = {path.stem for path in Path(protocol.__file__).parent.glob("prompts/*.j2")}

@@ -48,7 +48,7 @@ def problems(log: str, asked: Expected = ASKED) -> str:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "problem"),
     [
         ("K (q8_0)", "K (f16)", "KV type is f16/q8_0, asked was q8_0/q8_0"),
         ("n_ctx_slot = 2048", "n_ctx_slot = 1024", "context per slot is 1024, asked was 2048"),
@@ -62,10 +62,10 @@ def problems(log: str, asked: Expected = ASKED) -> str:
         ("system_info", "other_info", "kernel path is not shown"),
     ],
 )
-def test_each_deviation_is_a_problem(old: str, new: str, says: str) -> None:
+def test_each_deviation_is_a_problem(old: str, new: str, problem: str) -> None:
     log = golden("b11434-cpu-q8_0-q8_0")
     assert old in log
-    assert says in problems(log.replace(old, new))
+    assert problem in problems(log.replace(old, new))
 
 
 def test_rotation_off_matters_only_for_quantized_types() -> None:
@@ -95,7 +95,7 @@ def test_an_empty_log_shows_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kv", "path", "says"),
+    ("name", "kv", "path", "problem"),
     [
         ("f16-f16", "f16/f16", "compiled", ""),
         ("q8_0-q8_0", "q8_0/q8_0", "compiled", ""),
@@ -107,13 +107,13 @@ def test_an_empty_log_shows_nothing() -> None:
         ("f16-f16-oom", "f16/f16", "not shown", "does not show the KV type"),
     ],
 )
-def test_cuda(name: str, kv: str, path: str, says: str) -> None:
+def test_cuda_logs_show_the_kernel_path(name: str, kv: str, path: str, problem: str) -> None:
     found: Effective = judge(
         read(data(f"cuda-logs/{name}.log").read_text()), Expected(kv_type=kv, context=8192, slots=2)
     )
     assert found.kernel_path == path
-    assert says in "; ".join(found.problems)
-    assert bool(found.problems) is bool(says)
+    assert problem in "; ".join(found.problems)
+    assert bool(found.problems) is bool(problem)
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,14 @@ DEVIATIONS = {
 
 @pytest.mark.parametrize("kind", DEVIATIONS)
 def test_a_server_that_differs_is_refused(kind: str, model: Path, tmp_path: Path) -> None:
-    change, says = DEVIATIONS[kind]
+    change, problem = DEVIATIONS[kind]
     wrapper = tmp_path / "llama-server"
     wrapper.write_text(
         f"#!{sys.executable}\nimport os, sys\nwords = sys.argv[1:]\n{change}\n"
         'os.execv(sys.executable, [sys.executable, "-m", "kvci.serve.embedded", *words])\n'
     )
     wrapper.chmod(0o755)
-    with pytest.raises(NotProven, match=says), start(spec(str(wrapper)), model, tmp_path):
+    with pytest.raises(NotProven, match=problem), start(spec(str(wrapper)), model, tmp_path):
         pass
 
 

@@ -27,7 +27,7 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("old.jsonl", json.dumps(OLD), "old format.*v5"),
         ("broken.jsonl", "{", "Line 1 .* not a JSON object"),
@@ -49,9 +49,9 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
         ("rows.parquet", "no", "not a parquet file"),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, says: str) -> None:
+def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         load(tmp_path / name)
 
 
