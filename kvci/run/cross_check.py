@@ -35,7 +35,7 @@ def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[in
 
 
 def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    from kvci.grade.patch import marked  # swebench: seconds
+    from kvci.grade.patch import has_markers  # swebench: seconds
 
     spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
@@ -66,7 +66,7 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
                 for name, outcome in trials.items():
                     report = known[name, patches[name]]
                     log = places[name] / "grade" / "test_output.txt"
-                    unmarked = log.exists() and not marked(log.read_bytes())
+                    unmarked = log.exists() and not has_markers(log.read_bytes())
                     if report is None and outcome.verdict not in UNREPORTED and not unmarked:
                         lines.append(f"{arm} {name}: the harness did not grade it")
                         continue
