@@ -10,7 +10,7 @@ import click
 
 from kvci import __version__
 from kvci.errors import UserError
-from kvci.files import is_full, no_room
+from kvci.files import disk_full_error, is_disk_full
 
 
 class Verbs(click.Group):
@@ -22,9 +22,10 @@ class Verbs(click.Group):
         except UserError as error:
             self._fail(ctx, str(error))
         except Exception as error:
-            if is_full(error):
+            if is_disk_full(error):
                 self._fail(
-                    ctx, str(no_room(getattr(error, "filename", None) or "what was written"))
+                    ctx,
+                    str(disk_full_error(getattr(error, "filename", None) or "what was written")),
                 )
             # An engine that is sick may fail anywhere, and that is no bug of kvci's.
             if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):

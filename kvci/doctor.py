@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 from kvci.demo.model import plain
 from kvci.errors import UserError
 from kvci.files import Document, sha256_of_file
-from kvci.host import ended, gpu, gpu_to_itself
+from kvci.host import ended, gpu, lock_gpus
 from kvci.plan import select
 from kvci.serve.gguf import cache_mib, header, locate
 from kvci.serve.gguf import check as check_model
@@ -116,7 +116,7 @@ def _gpu(spec: Spec) -> tuple[str, str]:
         return f"{found}; in use by {'; '.join(users)}", "End what else is on the GPU."
     if needed and shown and needed > sum(map(int, free)):
         return found, "Lower --context or --slots, or take a smaller model."
-    with gpu_to_itself():
+    with lock_gpus():
         return found, ""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.files import Document, sha256_of
-from kvci.host import cache, ended, process
+from kvci.host import cache_folder, ended, process
 
 SOON = timedelta(minutes=1)
 """After its last word a pull may have come; later it was somebody else's."""
@@ -70,7 +70,7 @@ def left() -> list[str]:
 
 
 def _folder() -> Path:
-    return cache() / "pulling"
+    return cache_folder() / "pulling"
 
 
 def _path(name: str) -> Path:

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import first_problem, is_full, sha256_of
+from kvci.files import first_problem, is_disk_full, sha256_of
 from kvci.record.bundle import published
 from kvci.record.merge import merge
 from kvci.record.redact import redact
@@ -50,7 +50,7 @@ def rebuild(run: Path) -> list[Record]:
     try:
         return build(run)
     except HOSTILE as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         why = first_problem(error) if isinstance(error, ValueError) else error
         raise UserError(f"The evidence in {run} makes no record: {why}.") from None

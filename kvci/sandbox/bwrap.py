@@ -16,7 +16,7 @@ import kvci
 from kvci import patience
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.files import clear, open_up
+from kvci.files import make_accessible, remove_tree
 from kvci.sandbox import HOG_BYTES, TREE, Caps, Limits, Result, SandboxFailed, capped, diff, unfit
 from kvci.sandbox.cgroup import Cgroup
 
@@ -128,7 +128,7 @@ class Bwrap:
         return diff.patch_of(self._script(text, diff.LIMITS, bind, clean=True))
 
     def close(self) -> None:
-        clear(self._folder)
+        remove_tree(self._folder)
 
     def _end_hog(self) -> None:
         """The disk is full. What filled it goes, so that others have room; SandboxFailed if that
@@ -136,7 +136,7 @@ class Bwrap:
         if _written_bytes(self._folder) < HOG_BYTES:
             raise SandboxFailed(f"the disk of {self._folder.parent} is full, and not by this trial")
         for folder in (self._tree, self._tmp):
-            clear(folder)
+            remove_tree(folder)
         self._filled = True
 
     def _script(self, text: str, limits: Limits, more: list[str], clean: bool = False) -> Result:
@@ -224,7 +224,7 @@ def wait(folder: Path, patience_s: float = patience.PATIENCE_S) -> None:
 
 
 def _written_bytes(folder: Path) -> int:
-    open_up(folder)  # else it would not be counted
+    make_accessible(folder)  # else it would not be counted
     words = ["du", "--summarize", "--block-size=1", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True)
     return int(done.stdout.split()[0])
