@@ -244,7 +244,7 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
     if free is None:
         return "another machine's, which is looked at when a command finds it full", ""
     found = f"{free >> 20} MiB free, the reserve is {spec.disk_reserve_gb:g} GB"
-    if engine.full():
+    if engine.disk_full():
         return found, "It is full, of bytes or of files; make room (kvci images prune)."
     if free < 1e9 * spec.disk_reserve_gb:
         return found, "Make room (kvci images prune), or lower --disk-reserve."

@@ -161,7 +161,7 @@ def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.Mon
         assert "room for 12 images" in said and not remedy
     monkeypatch.setattr(image_cache, "ours", list)
     assert "shows when the first one is here" in doctor._disk(spec(), some, some)[0]
-    monkeypatch.setattr(engine, "full", lambda: True)
+    monkeypatch.setattr(engine, "disk_full", lambda: True)
     assert "It is full" in doctor._disk(spec(), some, [])[1]
     answer = registry.RegistryAnswer(200, "it answers 200", remaining=4, window_s=21600.0)
     monkeypatch.setattr(registry, "ask", lambda *_: answer)

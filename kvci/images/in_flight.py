@@ -63,7 +63,7 @@ def left() -> list[str]:
         with contextlib.suppress(UserError, OSError):  # another process has dropped it meanwhile
             claim, heard = InFlight.read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
             if claim.engine == engine.identity() and ended(claim.process):
-                came = engine.pulled(claim.name) if engine.has(claim.name) else None
+                came = engine.last_pull(claim.name) if engine.has(claim.name) else None
                 names += [claim.name] if came and came <= heard + SOON else []
                 drop(claim.name)
     return names

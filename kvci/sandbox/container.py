@@ -15,7 +15,17 @@ import requests
 from docker.errors import APIError, NotFound
 
 from kvci.children import ENDING
-from kvci.docker.engine import GONE, OWNER, RUN, answers, client, cpus, full, room, short
+from kvci.docker.engine import (
+    ENGINE_ERRORS,
+    OWNER,
+    RUN,
+    answers,
+    client,
+    cpus,
+    disk_full,
+    disk_stats,
+    has_too_little,
+)
 from kvci.errors import UserError
 from kvci.host import process
 from kvci.sandbox import (
@@ -95,7 +105,7 @@ class Docker:
             except BaseException:
                 self.close()
                 raise
-        except (*GONE, UserError) as error:
+        except (*ENGINE_ERRORS, UserError) as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
     def run(self, command: str, limits: Limits) -> Result:
@@ -109,7 +119,7 @@ class Docker:
         name = f"kvci-{uuid.uuid4().hex[:8]}.sh"
         try:
             self._container.put_archive("/", _tar({name: text}))
-        except GONE as error:
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {error}") from None
         return self._exec(["bash", f"/{name}"], limits, environment)
 
@@ -134,7 +144,7 @@ class Docker:
         except NotFound:
             self._must_be_there()
             raise DiffFailed(f"{TREE} is no more") from None
-        except GONE as error:
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {error}") from None
         finally:
             clean.close()
@@ -145,12 +155,12 @@ class Docker:
             self._container.put_archive("/", tree)
         except APIError as error:
             self._must_be_there()
-            if full() or not answers():
+            if disk_full() or not answers():
                 raise
             raise DiffFailed(f"the work tree cannot be copied: {str(error)[-300:]}") from None
 
     def close(self) -> None:
-        with contextlib.suppress(*GONE):
+        with contextlib.suppress(*ENGINE_ERRORS):
             self._container.remove(force=True, v=True)
 
     def _start(self) -> Any:
@@ -176,7 +186,7 @@ class Docker:
         try:
             container.start()
         except BaseException:
-            with contextlib.suppress(*GONE):
+            with contextlib.suppress(*ENGINE_ERRORS):
                 container.remove(force=True, v=True)
             raise
         return container
@@ -236,7 +246,7 @@ class Docker:
                 self._end_hog()
             elif code is None or self._busy():
                 self._end_all()
-        except GONE as error:
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
         timed_out = wall_s >= limits.wall_s and kept.total_bytes <= cap_bytes
         return Result(
@@ -259,8 +269,8 @@ class Docker:
     def _full(self, output: bytes) -> bool:
         """The engine's disk is. Where that is another machine's, a clean container is asked, but
         only if the command says so: the model may say it too, and would not be believed."""
-        if room() is not None or NO_SPACE not in output or self._asking:
-            return full()
+        if disk_stats() is not None or NO_SPACE not in output or self._asking:
+            return disk_full()
         clean = Docker(self._image, self._files, self._caps, run=self._run, asking=True)
         try:
             done = clean._exec(["stat", "-f", "-c", "%S %b %a %c %d", "/"], Limits())
@@ -269,7 +279,7 @@ class Docker:
         if done.code:
             raise SandboxFailed("Docker: nobody knows whether its disk is full")
         block, blocks, free, files, files_free = map(int, done.output.split()[:5])
-        return short(free * block, blocks * block, files_free, files)
+        return has_too_little(free * block, blocks * block, files_free, files)
 
     def _end_hog(self) -> None:
         """The disk is full. What filled it goes, so that others have room; SandboxFailed if that
@@ -278,7 +288,7 @@ class Docker:
             if self._written_bytes() < HOG_BYTES:
                 raise SandboxFailed("Docker: its disk is full, and not by this trial")
             self._container.remove(force=True, v=True)
-        except GONE as error:
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
         self._filled = True
 
@@ -316,7 +326,7 @@ class Docker:
     def _vanished(self) -> bool:
         try:
             self._container.reload()
-        except GONE:
+        except ENGINE_ERRORS:
             return True
         return False
 
@@ -386,7 +396,7 @@ class _Watch:
         if time.monotonic() >= self._asked + WATCH_S and not self.silent:
             self.silent = not answers()
             self._asked = time.monotonic()
-        return ENDING.is_set() or full()
+        return ENDING.is_set() or disk_full()
 
 
 def _drain(

@@ -96,7 +96,7 @@ def test_room_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     is_full = iter([True, False])
     monkeypatch.setattr(bwrap, "full", lambda _: next(is_full, True))
     bwrap.wait(tmp_path, 30)
-    with pytest.raises(UserError, match="is full; make room there, and run the same command"):
+    with pytest.raises(UserError, match="make room there, then run the same command"):
         bwrap.wait(tmp_path, 0)
 
 

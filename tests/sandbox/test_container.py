@@ -53,8 +53,8 @@ def test_a_stop_s_sweep_waits_for_no_engine(monkeypatch: pytest.MonkeyPatch) -> 
     """One that pings and answers nothing else took a minute."""
     asked: list[float] = []
 
-    def connection(answer_s: float = 60.0) -> Any:
-        asked.append(answer_s)
+    def connection(timeout_s: float = 60.0) -> Any:
+        asked.append(timeout_s)
         raise requests.ReadTimeout("no answer")
 
     monkeypatch.setattr(engine, "client", connection)
@@ -160,7 +160,7 @@ def test_a_stop_does_not_wait_for_a_command(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
     box = Docker(calibration_image(), FILES)
     try:
-        monkeypatch.setattr(container, "full", lambda: True)
+        monkeypatch.setattr(container, "disk_full", lambda: True)
         with pytest.raises(SandboxFailed, match="not by this trial"):
             box.run("sleep 5", Limits())
         monkeypatch.setattr(container, "HOG_BYTES", 1 << 20)
@@ -181,7 +181,7 @@ def test_a_trial_that_filled_the_disk_loses_its_container_and_its_patch(
         try:
             box.run("echo 'x = 2' > a.py; head -c 2M /dev/zero > /tmp/file", Limits())
             with monkeypatch.context() as patch:
-                patch.setattr(container, "full", lambda: True)
+                patch.setattr(container, "disk_full", lambda: True)
                 if asked:
                     assert box.run("true", Limits()).code == 0
                 with pytest.raises(DiffFailed, match="filled the disk"):
@@ -197,16 +197,18 @@ def test_a_disk_that_cannot_be_looked_at_is_asked_of_a_clean_container(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The engine may be another machine's; what the model says of its disk is not believed."""
-    monkeypatch.setattr(container, "room", lambda: None)
-    monkeypatch.setattr(container, "full", lambda: False)
+    monkeypatch.setattr(container, "disk_stats", lambda: None)
+    monkeypatch.setattr(container, "disk_full", lambda: False)
     box = Docker(calibration_image(), FILES)
     says = "echo 'write error: No space left on device'; exit 1"
     try:
         assert box.run(says, Limits()).code == 1
         box.run("echo 'echo 4096 1000 0 100 0' > /usr/bin/stat", Limits())
         assert box.run(says, Limits()).code == 1
-        monkeypatch.setattr(engine, "FLOOR_BYTES", 1 << 60)
-        monkeypatch.setattr(container, "short", lambda *of: engine.short(*of) or of[0] < of[1])
+        monkeypatch.setattr(engine, "MIN_FREE_BYTES", 1 << 60)
+        monkeypatch.setattr(
+            container, "has_too_little", lambda *of: engine.has_too_little(*of) or of[0] < of[1]
+        )
         assert box.run("true", Limits()).code == 0
         with pytest.raises(SandboxFailed, match="its disk is full"):
             box.run(says, Limits())
@@ -219,7 +221,7 @@ def test_a_disk_that_cannot_be_looked_at_is_asked_of_a_clean_container(
 def test_an_engine_is_waited_for_and_a_full_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
     calibration_image()
     answers = iter([True, False])
-    monkeypatch.setattr(engine, "full", lambda: next(answers, True))
+    monkeypatch.setattr(engine, "disk_full", lambda: next(answers, True))
     engine.wait(30)
     with pytest.raises(UserError, match="disk is full"):
         engine.wait(0)
