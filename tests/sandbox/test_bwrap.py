@@ -111,7 +111,7 @@ def test_hostile_commands_are_contained_for_ordinary_user(tmp_path: Path) -> Non
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(paths), "HOME": str(tmp_path)}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+        folder.chmod(folder.stat().st_mode | 0o055)  # one of them is /tmp, which stays writable
     os.chown(tmp_path, ORDINARY, ORDINARY)
 
     def run(*command: str) -> "subprocess.CompletedProcess[str]":
