@@ -39,7 +39,7 @@ def lacks(instance: Instance) -> bool:
     nothing about that."""
     try:
         return not engine.has(instance.row.image)
-    except (*engine.GONE, UserError):
+    except (*engine.ENGINE_ERRORS, UserError):
         return False
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvci import __version__
 from kvci.files import sha256_of
-from kvci.host import cache, host
+from kvci.host import cache_folder, host
 from kvci.run.attempt import once, unknown
 from kvci.run.sandboxes import Sandboxes
 from kvci.rundir.documents import Graded
@@ -76,4 +76,4 @@ def _known(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | No
         return None  # it is not here; asking for the sandbox will say so
     bounds = f"{sandboxes.caps} {sandboxes.grade_network} {test_s}"
     asked = f"{__version__} {host()} {image} {bounds} {instance.row.model_dump_json()}"
-    return cache() / "preflight" / f"{sha256_of(asked.encode())}.json" if image else None
+    return cache_folder() / "preflight" / f"{sha256_of(asked.encode())}.json" if image else None

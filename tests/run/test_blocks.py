@@ -251,7 +251,7 @@ def test_a_full_disk_of_the_run_folder_leaves_the_trial_for_the_next_time(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(loop, "_append", full)
-    with pytest.raises(UserError, match=r"The disk of .* is full; make room"):
+    with pytest.raises(UserError, match=r"The disk of .* is full; free some space"):
         run(spec(tmp_path))
     assert not RunDirectory(tmp_path / "run").outcomes()
     monkeypatch.setattr(loop, "_append", written)
