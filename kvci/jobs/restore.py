@@ -125,7 +125,7 @@ def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     if manifest.run_id != run_id:
         raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
     manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
-    RunDirectory(part).spec.placeless().write(part / "spec.json")
+    RunDirectory(part).spec.without_places().write(part / "spec.json")
     if folder.exists():
         aside = folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}"
         shutil.rmtree(aside, ignore_errors=True)  # the same trials, or fewer
