@@ -38,7 +38,7 @@ def review_pull(
         return None
 
     def say(state: str, line: str) -> None:
-        github.status(pull.head, state, CONTEXT, line, job_url)
+        github.set_status(pull.head, state, CONTEXT, line, job_url)
 
     say("pending", "its results are read")
     try:
@@ -49,7 +49,7 @@ def review_pull(
     if done is None:
         say("success", "it touches no results")
         summary(f"**{NOTHING}**\n")
-        if github.commented(number, MARK):  # of what it once touched
+        if github.existing_comment(number, MARK):  # of what it once touched
             github.comment(number, MARK, f"{MARK}\n**{NOTHING}**")
         return None
     found, accepted, text = done
@@ -74,13 +74,13 @@ def _reviewed(
     fork = github.merge_base(pull.base, pull.head)
     base, head = (_results(github, files) for files in (github.tree(fork), tree))
     _still(github, number, pull)
-    found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
+    found = review(base, head, lambda url: github.download_asset(url, web, MAX_EVIDENCE_BYTES))
     found = replace(found, problems=(*wrong, *found.problems))
     # Another run may have been told of a label meanwhile: what is known now counts.
     labels = _still(github, number, pull).labels
     memory = f"<!-- accepted {pull.head} -->"
     # Its second line and no other: what follows may hold anybody's words.
-    before = github.commented(number, MARK).split("\n")[1:2]
+    before = github.existing_comment(number, MARK).split("\n")[1:2]
     given = _labelled(event) == pull.head
     if given and not github.may_write(who := str(event["sender"]["login"])):
         note = f"the label counts for nothing: {who}, who gave it, may not write here"

@@ -177,7 +177,7 @@ def _blob(opened: Opened, kind: str) -> str:
 
 def test_evidence_that_lies_elsewhere_is_not_fetched(opened: Opened) -> None:
     passes, _, comment = opened.review(web="https://github.example")
-    assert not passes and "is no release of this repository" in comment
+    assert not passes and "is not in a release of this repository" in comment
     assert opened.fake.statuses[-1]["state"] == "failure"
 
 
@@ -243,7 +243,7 @@ def test_a_label_that_is_given_while_another_run_reads_stays_given(
 ) -> None:
     """The slower run knew nothing of it, and ended last."""
     opened.fake.assets.clear()
-    attached = opened.github.attached
+    attached = opened.github.download_asset
     event = labelled(opened)
     given: list[bool] = []
 
@@ -254,7 +254,7 @@ def test_a_label_that_is_given_while_another_run_reads_stays_given(
             assert opened.review(event=event)[0]
         return attached(url, web, max_bytes)
 
-    monkeypatch.setattr(opened.github, "attached", slow)
+    monkeypatch.setattr(opened.github, "download_asset", slow)
     assert opened.review()[0] and given
     assert opened.fake.statuses[-1]["state"] == "success"
 
