@@ -77,7 +77,7 @@ def test_temporary_failures_are_retried(fake: Fake, github: GitHub) -> None:
 
 def test_missing_workflow_is_an_error(fake: Fake, github: GitHub) -> None:
     fake.refuse["POST /actions/workflows/review.yml/dispatches"] = [(404, {"message": "no"}, {})]
-    with pytest.raises(UserError, match=r"branch main has no workflow review\.yml"):
+    with pytest.raises(UserError, match=r"no workflow review\.yml on the branch main"):
         github.dispatch("review.yml", "main", {"number": "1"})
 
 

@@ -58,7 +58,7 @@ class GitHub:
                     raise
             except Rejected as error:
                 if MAY_NOT_OPEN in error.message:
-                    why = f"GitHub lets no job open pull requests here; {ALLOW}."
+                    why = f"GitHub does not let jobs open pull requests here; {ALLOW}."
                     raise UserError(why) from None
                 raise
         return PullRequest.read(self._api.patch(f"/pulls/{found['number']}", text))
@@ -110,8 +110,8 @@ class GitHub:
             self._api.post(path, {"ref": branch, "inputs": inputs})
         except NotFound:
             raise UserError(
-                f"The branch {branch} has no workflow {workflow} that this token may start; copy "
-                "it there, and give the job `actions: write`."
+                f"There is no workflow {workflow} on the branch {branch} that this token may "
+                "start; copy it there, and give the job `actions: write`."
             ) from None
 
     def may_write(self, user: str) -> bool:

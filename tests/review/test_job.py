@@ -233,7 +233,7 @@ def test_what_stands_in_place_of_results_is_a_problem(
     bare.git.update_ref("refs/heads/main", bare.git.rev_parse("kvci/results"))
     bare.git.update_ref("-d", "refs/heads/kvci/results")
     target = Target("owner/name", str(opened.origin), web=opened.fake.url)
-    with pytest.raises(UserError, match="where none belongs; results are plain files: take it"):
+    with pytest.raises(UserError, match="where none belongs; results are plain files: remove it"):
         publish(tmp_path / "run", target, opened.github)
     assert [head.name for head in bare.heads] == ["main"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.publish.pull_request import Target, _located
+from kvci.publish.pull_request import Target, with_evidence
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
@@ -43,7 +43,7 @@ class Case:
         shard(self.run, 2, ("b",))
         self.archive = pack(self.run)
         target = Target("owner/name", "")
-        self.records = _located(build(self.run), self.archive, target)
+        self.records = with_evidence(build(self.run), self.archive, target)
         self.head = tree(*self.records)
         self.path = f"{RESULTS}/{self.records[1].row_id}.json"
 
@@ -146,7 +146,7 @@ def test_forged_evidence_is_told(case: Case, tmp_path: Path) -> None:
     )
     says(BASE, junk, lambda _: b"junk", "makes no record")
     other = pack(made(tmp_path / "other"))
-    wrong = tree(*_located(case.records, other, Target("owner/name", "")))
+    wrong = tree(*with_evidence(case.records, other, Target("owner/name", "")))
     says(BASE, wrong, lambda _: other, "is not what its evidence gives")
 
 
