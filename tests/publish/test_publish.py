@@ -20,7 +20,8 @@ from kvci.record.from_run import build
 from kvci.record.schema import Record
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.comparison import markdown
-from kvci.review.rows import Review, comment
+from kvci.review.comment import comment
+from kvci.review.rows import Review
 from kvci.rundir.documents import Manifest
 from tests.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
