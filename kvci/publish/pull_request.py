@@ -90,8 +90,8 @@ def publish(run: Path, target: Target, github: GitHub | None) -> Published:
         pause()  # another publisher pushed, and this text may have replaced its text
     else:
         raise UserError(
-            f"The rows are on {target.branch}, but GitHub shows another commit there than kvci "
-            "pushed; find out what else writes to the branch, and publish again."
+            f"The rows were pushed to {target.branch}, but GitHub shows another commit on it; find "
+            "out what else writes to the branch, and publish again."
         )
     if target.review:
         github.dispatch(target.review, target.base, {"number": str(request.number)})

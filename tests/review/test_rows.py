@@ -232,7 +232,7 @@ def test_moved_headings_are_noted(case: Case) -> None:
 
 
 def test_arms_of_one_run_share_one_archive(case: Case) -> None:
-    """Else an arm graded on another day than the baseline could show a harm that is not there."""
+    """Else an arm graded on another day than the baseline could show a false harm."""
     old = {"sha256": "0" * 64, "where": "https://x/old"}
     first = case.records[0]
     first = first.model_copy(update={"evidence": first.evidence.model_copy(update=old)})
