@@ -2,10 +2,10 @@
 
 from kvci.spec.arm import KV_BLOCK_ELEMENTS, Arm
 from kvci.spec.load import load, other_names, without_model
-from kvci.spec.model import Model
 from kvci.spec.option import CLAIMS, EXPERIMENT, GROUPS, IMAGES, RUN
 from kvci.spec.specification import Spec
 from kvci.spec.targeted import Rerun
+from kvci.spec.tested_model import Model
 
 __all__ = [
     "CLAIMS",

@@ -11,7 +11,6 @@ from pydantic import field_validator, model_validator
 
 from kvci.files import sha256_of_file
 from kvci.spec.arm import Arm
-from kvci.spec.model import Model
 from kvci.spec.option import (
     AGENT,
     CLAIMS,
@@ -24,6 +23,7 @@ from kvci.spec.option import (
     option,
 )  # fmt: skip
 from kvci.spec.targeted import Rerun
+from kvci.spec.tested_model import Model
 from kvci.units import Duration, Gigabytes, Mebibytes
 from kvci.versioned import Versioned, without_versions
 
