@@ -31,7 +31,10 @@ from kvci.stats.clustered import (
 )
 from kvci.stats.decide import Claim, decide, equivalent
 from kvci.stats.paired import mcnemar_mid_p, newcombe
-from kvci.stats.power import smallest_beside, smallest_visible
+from kvci.stats.power import (
+    clustered_minimum_detectable_effect,
+    observed_minimum_detectable_effect,
+)
 from kvci.stats.proportion import Interval
 from kvci.stats.variance import icc, pass_at_k, pass_hat_k
 
@@ -182,7 +185,7 @@ def _inference(
     repositories = [name.rpartition("-")[0] for name in named]
     one_seed = len(instances) == sum(table)
     by_instance_95 = score_interval(instances)
-    visible = _visible(instances, corrected)
+    detectable = _minimum_detectable_effect(instances, corrected)
     return Inference(
         difference=mean(differences),
         interval=score_interval(instances, 1 - 2 * baseline.alpha),
@@ -192,12 +195,12 @@ def _inference(
         repository_bootstrap_95=bootstrap_interval(differences, repositories),
         p_harm=sign_flip(instances),
         mid_p=mcnemar_mid_p(table[1], table[2]) if one_seed else None,
-        smallest_visible=visible,
-        repository_smallest_visible=_larger(
-            smallest_beside(
+        minimum_detectable_effect=detectable,
+        repository_minimum_detectable_effect=_larger(
+            clustered_minimum_detectable_effect(
                 cluster_error(differences, repositories), len(set(repositories)), corrected
             ),
-            visible,
+            detectable,
         ),
         equivalent=None
         if baseline.margin is None
@@ -216,13 +219,15 @@ def _larger(clustered: float | None, plain: float | None) -> float | None:
     return None if clustered is None or plain is None else max(clustered, plain)
 
 
-def _visible(instances: list[Shares], alpha: float) -> float | None:
-    """From how often pairs disagree beside the difference that was seen; seeds that agree are
-    worth less than so many pairs, as in the interval."""
+def _minimum_detectable_effect(instances: list[Shares], alpha: float) -> float | None:
+    """From the share of pairs that disagree, less the difference between the arms.
+
+    Seeds that agree count as fewer pairs, as in the interval.
+    """
     difference = abs(sum(float(b - c) for b, c in instances))
     disagree = sum(float(b + c) for b, c in instances) - difference
     pairs = round(len(instances) / agreement(instances))
-    return smallest_visible(pairs, 1 - disagree / len(instances), alpha)
+    return observed_minimum_detectable_effect(pairs, 1 - disagree / len(instances), alpha)
 
 
 def _endpoints(baseline: Side, arm: Side, paired: bool, complete: bool) -> Iterable[EndpointLine]:

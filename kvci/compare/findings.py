@@ -23,9 +23,9 @@ class Inference(Document):
     """One-sided, uncorrected."""
     mid_p: float | None
     """McNemar's, two-sided."""
-    smallest_visible: float | None
+    minimum_detectable_effect: float | None
     """The harm that these pairs would have shown in 80 % of the cases; None if none."""
-    repository_smallest_visible: float | None
+    repository_minimum_detectable_effect: float | None
     equivalent: bool | None
     """By two one-sided tests against the margin; exploratory. None without a margin."""
 

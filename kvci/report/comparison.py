@@ -165,7 +165,7 @@ def inferred(found: Comparison, arm: ArmComparison) -> tuple[str, str, str, str]
         points(seen.difference),
         f"{interval(seen.interval)} ({100 * (1 - 2 * found.alpha):.4g}%)",
         "" if arm.p_holm is None else p_value(arm.p_holm),
-        visible(seen.smallest_visible),
+        visible(seen.minimum_detectable_effect),
     )
 
 
@@ -223,7 +223,7 @@ def by_repository(seen: Inference) -> tuple[str, str, str]:
     return (
         interval(seen.repository_95),
         interval(seen.repository_bootstrap_95),
-        visible(seen.repository_smallest_visible),
+        visible(seen.repository_minimum_detectable_effect),
     )
 
 

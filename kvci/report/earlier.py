@@ -10,7 +10,7 @@ from kvci.plan import INTERIM
 from kvci.record.schema import Imported
 from kvci.report.comparison import interval, points
 from kvci.report.tables import Cells
-from kvci.stats.power import unpaired_smallest_effect
+from kvci.stats.power import unpaired_minimum_detectable_effect
 from kvci.stats.proportion import independent, wilson
 from kvci.taxonomy import titled
 
@@ -82,7 +82,7 @@ def _beside(
     if (first := _counts(base)) is None:
         return "", "", "without a baseline whose counts can be read"
     low, high = independent(first.resolved, first.total, counts.resolved, counts.total)
-    smallest = unpaired_smallest_effect(min(first.total, counts.total), first.rate)
+    smallest = unpaired_minimum_detectable_effect(min(first.total, counts.total), first.rate)
     of = f"f16/f16 of {base.reported['Date']}"
     return (
         f"{points(first.rate - counts.rate)} ({interval((low, high))})",

@@ -109,7 +109,11 @@ def test_seeds_that_always_agree_see_no_more_than_one_seed() -> None:
         temperature=0.7,
     )
     seen = [found.arms[0].valid.inference for found in (one, three)]
-    assert seen[0] and seen[1] and seen[0].smallest_visible == seen[1].smallest_visible
+    assert (
+        seen[0]
+        and seen[1]
+        and seen[0].minimum_detectable_effect == seen[1].minimum_detectable_effect
+    )
 
 
 def test_what_is_matched_is_inconclusive_and_names_what_differs() -> None:
@@ -195,16 +199,20 @@ def test_a_control_arm_that_is_better_is_a_warning_too() -> None:
 def test_more_arms_see_less() -> None:
     one = compared({kv: THREE[kv] for kv in ("f16/f16", "q8_0/q8_0")}).arms[0]
     two = compared(THREE).arms[0]
-    seen = [arm.valid.inference.smallest_visible for arm in (one, two) if arm.valid.inference]
+    seen = [
+        arm.valid.inference.minimum_detectable_effect for arm in (one, two) if arm.valid.inference
+    ]
     assert seen[0] and seen[1] and seen[0] < seen[1]
 
 
 def test_repositories_never_tell_more_than_instances() -> None:
     (arm,) = compared({"f16/f16": ["ok"] * 30, "q8_0/q8_0": ["ok"] * 24 + ["fail"] * 6}).arms
     inferred = arm.valid.inference
-    assert inferred and inferred.repository_95 and inferred.repository_smallest_visible
+    assert inferred and inferred.repository_95 and inferred.repository_minimum_detectable_effect
     assert inferred.repository_95[0] <= inferred.interval_95[0]
-    assert inferred.repository_smallest_visible >= (inferred.smallest_visible or 0)
+    assert inferred.repository_minimum_detectable_effect >= (
+        inferred.minimum_detectable_effect or 0
+    )
 
 
 def test_the_users_two_runs(earlier: Path) -> None:  # noqa: F811
