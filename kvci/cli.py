@@ -443,7 +443,7 @@ def record(
     ctx: click.Context, folder: Path | None, results: Path, benchmarks: Path, check: bool
 ) -> None:
     """Write the records of a RUN folder and its rows; without one, all rows again."""
-    from kvci.report.show import said
+    from kvci.report.show import record_text
     from kvci.report.update import first_difference, record_run, render_again
 
     if folder and check:
@@ -451,7 +451,7 @@ def record(
     if folder:
         done = record_run(folder, results, benchmarks)
         for one in done.records:
-            click.echo(said(one))
+            click.echo(record_text(one))
         click.echo(f"rows: {done.benchmarks}")
     elif not check:
         render_again(results, benchmarks)
@@ -466,7 +466,10 @@ def record(
 @click.option("--results", type=click.Path(path_type=Path), default=Path("ci/results"))
 @click.option("--format", "shown", type=click.Choice(["text", "markdown", "json"]), default="text")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def compare(names: tuple[str, ...], results: Path, shown: str, as_json: bool) -> None:
+@click.option("--details", is_flag=True, help="Print all sections; json and markdown always do.")
+def compare(
+    names: tuple[str, ...], results: Path, shown: str, as_json: bool, details: bool
+) -> None:
     """Compare arms with the first: run folders, records, row ids, earlier runs' folders."""
     from rich.console import Console
 
@@ -479,7 +482,7 @@ def compare(names: tuple[str, ...], results: Path, shown: str, as_json: bool) ->
     elif shown == "markdown":
         click.echo(markdown(found))
     else:
-        text(found, Console())
+        text(found, Console(), details)
 
 
 @main.command("import")
@@ -492,10 +495,10 @@ def import_(
     folder: Path, kv: str | None, dataset: str | None, results: Path, benchmarks: Path
 ) -> None:
     """Make a record of an earlier run of mini-swe-agent in DIR."""
-    from kvci.report.show import said
+    from kvci.report.show import record_text
     from kvci.report.update import import_run
 
-    click.echo(said(import_run(folder, results, benchmarks, kv, dataset)))
+    click.echo(record_text(import_run(folder, results, benchmarks, kv, dataset)))
     click.echo(f"rows: {benchmarks}")
 
 

@@ -3,7 +3,6 @@
 The table: the first match wins, so its order is the rule. Nothing here reads a file or knows a run.
 """
 
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -85,12 +84,6 @@ NAMES: dict[Class, str] = {
     Class.A11A: "failing tests still fail",
     Class.A11B: "passing tests broke",
 }
-
-
-def legend(text: str) -> str:
-    """What the classes that a text names are called, in the order of the first match."""
-    named = set(re.findall(r"\b[AI]\d+[ab]?\b", text.replace("A8-A11", "A8 A9 A11a A11b")))
-    return ", ".join(f"{cls} {NAMES[cls]}" for cls in Class if cls in named)
 
 
 def titled(label: str) -> str:

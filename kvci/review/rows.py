@@ -20,15 +20,23 @@ from kvci.record.from_run import HOSTILE, build
 from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.record.schema import Imported, Record, RunKey, by_run
 from kvci.record.store import WAITING, file_name, keys, parse
-from kvci.report.benchmarks import EMPTY, begun, prose, render
-from kvci.report.comparison import markdown, unpaired, verdict
-from kvci.report.plot import of_run
+from kvci.report.benchmarks import (
+    EMPTY,
+    OLDER_FORM,
+    has_tables,
+    is_earlier_form,
+    prose,
+    render,
+)
+from kvci.report.claims import claim_text, without_claim
+from kvci.report.comparison import markdown
+from kvci.report.plot import run_bars
 from kvci.report.tables import table
 from kvci.review.recompute import Unknown, unlike
 from kvci.rundir.parts import Run
 from kvci.taxonomy import INFRASTRUCTURE
 
-HEADER = ("New row", "Trials", "Resolved", "Verdict")
+HEADER = ("New row", "Trials", "Resolved", "Claim")
 MAX_RECORD_BYTES = 20 << 20
 Files = Mapping[str, bytes]
 """Path in the repository -> content, of BENCHMARKS.md and the records."""
@@ -145,6 +153,8 @@ def _rows(head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
     old, new = text.split("\n"), right.split("\n")
     if old == new:
         return []
+    if is_earlier_form(text):
+        return [f"{BENCHMARKS} {OLDER_FORM}"]
     wrong = next((line for line in old if line not in new), "a line is missing")
     return [f"{BENCHMARKS} is not what the records give: {wrong[:300]}"]
 
@@ -167,7 +177,7 @@ def _prose(
 def _begun(files: Files) -> bool:
     """There are tables of kvci's, which others may be taken for."""
     try:
-        return begun(files.get(BENCHMARKS, b"").decode())
+        return has_tables(files.get(BENCHMARKS, b"").decode())
     except (UserError, UnicodeDecodeError):
         return True
 
@@ -274,18 +284,18 @@ def comment(found: Review, accepted: bool) -> str:
         if made:
             name = escape(arms[0].run_id)
             lines += ["", f"<details><summary>{name}, compared</summary>", ""]
-            lines += [markdown(made), of_run(arms), "</details>"]
+            lines += [markdown(made), run_bars(arms), "</details>"]
     return "\n".join(lines)
 
 
 def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[str, ...]]:
-    words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
+    words = {arm.name: claim_text(made, arm) for arm in made.arms} if made else {}
     for record in arms:
         yield (
             _plain(record.row_id),
             f"{len(record.counted)}/{record.total}",
             str(record.resolved),
-            words.get(record.row_id) or unpaired(record),
+            words.get(record.row_id) or without_claim(record),
         )
 
 
