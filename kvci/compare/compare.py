@@ -220,7 +220,7 @@ def _inference(
 
 
 def _wider(clustered: Interval | None, plain: Interval) -> Interval | None:
-    """Both intervals in one: few repositories can agree by chance, and clustering adds no
+    """The interval that contains both: few repositories can agree by chance, and clustering adds no
     information."""
     if clustered is None:
         return None

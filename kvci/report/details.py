@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kvci.compare.findings import ArmComparison, Comparison, Population, SeedLine
 from kvci.report.claims import NOT_ESTIMABLE, repository_cells
 from kvci.report.formats import interval, p_value, points
-from kvci.report.labels import named
+from kvci.report.labels import with_class_names
 from kvci.stats.proportion import Interval
 
 Row = tuple[str, ...]
@@ -104,7 +104,9 @@ def _seeds(seeds: Iterable[SeedLine]) -> Section:
 
 
 def _dropped(arms: Iterable[ArmComparison]) -> Section:
-    rows = [(arm.kv, named(why), str(n)) for arm in arms for why, n in arm.dropped.items()]
+    rows = [
+        (arm.kv, with_class_names(why), str(n)) for arm in arms for why, n in arm.dropped.items()
+    ]
     words = "Pairs that are not valid, and why."
     return Section("Dropped", (words,), ("Arm", "Why", "Pairs"), tuple(rows))
 
@@ -137,7 +139,9 @@ def _flips(arms: Iterable[ArmComparison]) -> Section:
     """The pairs in which only one side succeeded."""
     words, rows = [], []
     for arm in arms:
-        flips = [(named(flip.baseline), named(flip.arm)) for flip in arm.flips]
+        flips = [
+            (with_class_names(flip.baseline), with_class_names(flip.arm)) for flip in arm.flips
+        ]
         if flips:
             kinds = Counter(flips).most_common()
             shown = ", ".join(f"{count} {one} -> {other}" for (one, other), count in kinds)

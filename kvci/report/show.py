@@ -4,7 +4,7 @@ from collections import Counter
 
 from kvci.plan import INTERIM
 from kvci.record.schema import Imported, Record
-from kvci.report.labels import named
+from kvci.report.labels import with_class_names
 
 
 def record_text(record: Record | Imported) -> str:
@@ -26,5 +26,5 @@ def record_text(record: Record | Imported) -> str:
             f"{sum(not t.valid for t in trials)} that infrastructure may have ended"
         )
         labels = Counter(trial.label for trial in trials)
-        lines += [f"  {count:4} {named(label)}" for label, count in labels.most_common()]
+        lines += [f"  {count:4} {with_class_names(label)}" for label, count in labels.most_common()]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 import pytest
 
-from kvci.report.labels import named
+from kvci.report.labels import with_class_names
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from kvci.report.labels import named
     ],
 )
 def test_labels_name_each_class(text: str, expected: str) -> None:
-    assert named(text) == expected
+    assert with_class_names(text) == expected
