@@ -10,10 +10,11 @@ from typing import Any
 import vl_convert
 
 from kvci.compare.named import compare_named
-from kvci.report.claims import claim_text
+from kvci.report.claims import headlines
+from kvci.rundir.parts import Run
 
 GREY, GREEN, RED = "#8a8f98", "#2f7d4f", "#b3382c"
-WIDTH, STEP, LABELS = 300, 44, 430
+WIDTH, STEP, LABELS = 200, 44, 560
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -21,23 +22,24 @@ def rows(run: Path) -> list[dict[str, Any]]:
     found = compare_named([str(run)], run / "results")
     first = found.arms[0].valid
     made = [(found.baseline_kv, first.both + first.only_baseline, first.pairs, "the baseline")]
-    for arm in found.arms:
+    for arm, line in zip(found.arms, headlines(found), strict=True):
         if not arm.control:
             resolved = arm.valid.both + arm.valid.only_arm
-            made.append((arm.kv, resolved, arm.valid.pairs, claim_text(found, arm)))
+            claim = line.removeprefix(arm.kv).removeprefix(": ").strip()
+            made.append((arm.kv, resolved, arm.valid.pairs, claim))
     return [
         {
             "arm": name,
             "resolved": resolved,
             "trials": trials,
-            "text": f"{resolved}/{trials}  {claim}",
+            "text": f"{resolved}/{trials}, {claim}",
             "colour": RED if "harm" in claim else GREY if claim == "the baseline" else GREEN,
         }
         for name, resolved, trials, claim in made
     ]
 
 
-def picture(data: list[dict[str, Any]]) -> dict[str, Any]:
+def picture(data: list[dict[str, Any]], model: str) -> dict[str, Any]:
     """The Vega-Lite specification."""
     order = [one["arm"] for one in data]
     axis = {"field": "arm", "type": "nominal", "sort": order, "title": None}
@@ -54,7 +56,7 @@ def picture(data: list[dict[str, Any]]) -> dict[str, Any]:
         "padding": 16,
         "title": {
             "text": "Bugs that the same agent fixes, by KV-cache type",
-            "subtitle": "calibration twin, 20 generated bugs, one machine, paired trials",
+            "subtitle": f"{model}, {most} generated bugs, one machine, paired trials",
             "anchor": "start",
             "fontSize": 17,
             "subtitleFontSize": 13,
@@ -92,4 +94,6 @@ def _hidden(scale: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(vl_convert.vegalite_to_svg(picture(rows(Path(sys.argv[1])))))
+    folder = Path(sys.argv[1])
+    name = Run(folder).spec.model.name
+    print(vl_convert.vegalite_to_svg(picture(rows(folder), name)))

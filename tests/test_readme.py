@@ -1,0 +1,39 @@
+"""The README's links lead somewhere, its commands exist, and its picture is a result."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+from kvci.cli import main
+from tests.conftest import ROOT
+
+PAGES = sorted(
+    path
+    for path in (ROOT / "README.md", *ROOT.glob("kvci/**/*.md"), *ROOT.glob("ci/**/*.md"))
+    if ".venv" not in path.parts
+)
+CODE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
+VERB = re.compile(r"\bkvci ((?:ci |images )?[a-z]+)\b")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert re.match(r"https?://", link) or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_verbs_on_pages_exist(page: Path) -> None:
+    code = "\n".join(CODE.findall(page.read_text()))
+    for verb in set(VERB.findall(code)):
+        done = CliRunner().invoke(main, [*verb.split(), "--help"])
+        assert done.exit_code == 0, verb
+
+
+def test_picture_shows_known_answer() -> None:
+    text = " ".join(ElementTree.parse(ROOT / "ci" / "demo.svg").getroot().itertext())
+    for shown in ("20/20, the baseline", "non-inferior within 25 points", "harm shown"):
+        assert shown in text
