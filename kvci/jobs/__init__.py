@@ -1,1 +1,1 @@
-"""Between GitHub Actions and kvci: a workflow's inputs, its jobs' verbs, and their summaries."""
+"""What the jobs of the GitHub workflows do: read inputs, pass evidence on, write summaries."""

@@ -1,4 +1,4 @@
-"""The collect job: evidence of all shards -> one run, checked, and what it says so far."""
+"""The collect job: merge the evidence of all shards into one checked run, and summarize it."""
 
 import shutil
 from collections import Counter
@@ -20,43 +20,49 @@ HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Claim")
 
 
 def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Record]:
-    """The run that the archives below `evidence` hold, in the new folder `run`; a shard that none
-    of them holds is as an earlier job left it in `before`.
+    """Merge the untrusted archives below `evidence` into the new folder `run`; return its records.
 
-    They are untrusted. Raises UserError if there is none, or they do not belong together.
+    A shard that is in none of them comes from the archives of earlier jobs in `before`.
+    Raises UserError if no archive exists, or if the archives do not belong together.
     """
     new = sorted(evidence.rglob("*.tar.gz"))
-    old = sorted(before.glob("*.tar.gz")) if before else []  # a shard's, then the whole run's
+    old = sorted(before.glob("*.tar.gz")) if before else []  # archives of shards, then of the run
     if not new and not old:
-        raise UserError(f"{evidence} holds no evidence: no shard has run, or none could upload it.")
+        raise UserError(
+            f"{evidence} contains no evidence: no shard ran, or none uploaded its evidence; see "
+            "the logs of the run jobs."
+        )
     if run.exists() and any(run.iterdir()):
-        raise UserError(f"{run} is there already; give a new folder.")
+        raise UserError(f"{run} is not empty; give a new folder.")
     for number, archive in enumerate([*new, *old]):
         place = run.parent / f".{run.name}-{number}"
         place.mkdir(parents=True)
-        _take(unpack(archive, place), run, known=number >= len(new))
+        _add(unpack(archive, place), run, earlier=number >= len(new))
     return build_untrusted(run)
 
 
 def summarize(records: list[Record]) -> None:
-    summary(told(records))
+    """Write the summary of these records."""
+    summary(summary_text(records))
 
 
-def _take(found: Path, run: Path, known: bool) -> None:
-    """A shard's folder goes beside the others, a whole run's files are the run. Of what was `known`
-    before, those that are there stay."""
+def _add(found: Path, run: Path, earlier: bool) -> None:
+    """Move the parts of an unpacked archive into the run's folder.
+
+    If a part already exists there, skip it if it comes from an `earlier` job, else raise UserError.
+    """
     for part in (one.path for one in Run(found).parts):
         place = run / part.name if part != found else run
         if not (place.exists() and any(place.iterdir())):
             place.parent.mkdir(exist_ok=True)
             part.rename(place)
-        elif not known:
-            raise UserError(f"Two archives hold {place.name}; give each shard's once.")
+        elif not earlier:
+            raise UserError(f"Two archives contain {place.name}; give one archive per shard.")
     shutil.rmtree(found, ignore_errors=True)
 
 
-def told(records: list[Record]) -> str:
-    """Verdict first, one table, one plot."""
+def summary_text(records: list[Record]) -> str:
+    """Return the summary: the claims, one table and one plot."""
     made = compare_run(records)
     words = {arm.name: claim_text(made, arm) for arm in made.arms} if made else {}
     rows = []
@@ -74,9 +80,9 @@ def told(records: list[Record]) -> str:
 
 def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
     arms = [record for record in records if record.row_id in words]
-    said = {words[record.row_id] for record in arms}
-    if len(said) == 1 and len(arms) > 1:
-        return [f"{', '.join(record.arm for record in arms)}: {said.pop()}"]
+    distinct = {words[record.row_id] for record in arms}
+    if len(distinct) == 1 and len(arms) > 1:
+        return [f"{', '.join(record.arm for record in arms)}: {distinct.pop()}"]
     alone = len(records) == 1 and not records[0].rerun
     why = "one arm" if alone else without_claim(records[0])
     return [f"{record.arm}: {words[record.row_id]}" for record in arms] or [f"{why}, no claim"]

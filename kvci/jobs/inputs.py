@@ -1,6 +1,6 @@
-"""A workflow's inputs, `toJSON(inputs)`, validated before anything else uses them.
+"""The inputs of a workflow (`toJSON(inputs)`), validated before anything else uses them.
 
-They never reach a shell: a step passes them in the environment, as KVCI_INPUTS.
+They never reach a shell: a step passes them in the environment variable KVCI_INPUTS.
 """
 
 import json
@@ -20,9 +20,10 @@ from kvci.rundir.documents import RUN_ID
 
 EXPERIMENTS, MODELS = Path("ci/experiments"), Path("ci/models")
 INPUTS_MAX_CHARS = 65_535
-"""GitHub's own limit for the inputs of a dispatch."""
+"""GitHub's limit for the inputs of a dispatch."""
 SHARDS_MAX, BUDGET_MAX_MINUTES = 256, 5 * 24 * 60 - 60
-"""GitHub's own limits: jobs of a matrix, and a self-hosted job less an hour for its last steps."""
+"""GitHub's limits: jobs of a matrix, and the time of a self-hosted job minus one hour for its last
+steps."""
 DEFAULTS: dict[str, Any] = {
     "model": "calibration",
     "kv": "f16/f16, q8_0/q8_0, q4_0/q4_0",
@@ -31,18 +32,18 @@ DEFAULTS: dict[str, Any] = {
     "context": 4096,
     "margin": 0.25,
 }
-"""What the form of benchmark.yml is filled in with. An input that still has this value does not
-override an experiment file."""
-OF_RUNNER = frozenset({"engine", "out", "mirror", "disk_reserve_gb", "disk_budget_gb"})
+"""Default values in the form of benchmark.yml. An input with its default value does not override an
+experiment file."""
+RUNNER_FIELDS = frozenset({"engine", "out", "mirror", "disk_reserve_gb", "disk_budget_gb"})
 """Fields that each runner sets for itself."""
-OF_WORKFLOW = frozenset({"shard", "start"})
+WORKFLOW_FIELDS = frozenset({"shard", "start"})
 """Fields that the workflow sets."""
 PLANNING = (
     click.Option(["--shards"], type=click.IntRange(1, SHARDS_MAX)),
     click.Option(["--base-rate"], type=click.FloatRange(0, 1, True, True)),
     click.Option(["--expected-trial", "trial_s"], type=Quantity(units.seconds)),
 )
-"""Options of the `options` line besides those of `kvci run`."""
+"""Options of the `options` line that `kvci run` does not have."""
 
 Form = TypeVar("Form", bound=Document)
 Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
@@ -52,7 +53,7 @@ Dataset = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./:=,@-]*$")]
 
 
 class Inputs(Document):
-    """The form of benchmark.yml. An input that is left empty is not given."""
+    """The form of benchmark.yml. An empty input is None."""
 
     experiment: Name | None = None
     """The name of a file in ci/experiments."""
@@ -65,15 +66,15 @@ class Inputs(Document):
     context: Number | None = None
     margin: Annotated[float, Field(gt=0, lt=1)] | None = None
     run_id: Annotated[str, Field(pattern=RUN_ID)] | None = None
-    """The run to resume; a new run is named by the workflow's run."""
+    """The run to resume. A new run gets its id from the workflow run."""
     options: Text | None = None
-    """More options, in the command line's words."""
+    """More options, written as on the command line."""
     publish: bool = False
 
     @cached_property
     def more(self) -> dict[str, Any]:
-        """The options line, by field. Raises UserError."""
-        return parse(self.options or "", PLANNING, without=OF_RUNNER | OF_WORKFLOW)
+        """The options line as fields and values. Raises UserError."""
+        return parse(self.options or "", PLANNING, without=RUNNER_FIELDS | WORKFLOW_FIELDS)
 
     @property
     def shards(self) -> int | None:
@@ -81,12 +82,12 @@ class Inputs(Document):
 
     @property
     def base_rate(self) -> float | None:
-        """The share that the baseline is expected to resolve, for the plan only."""
+        """The share that the baseline is expected to resolve; only the plan uses it."""
         return self.more.get("base_rate")
 
     @property
     def trial_s(self) -> float | None:
-        """The time that a trial is expected to take, for the plan only."""
+        """The expected time of a trial, in seconds; only the plan uses it."""
         return self.more.get("trial_s")
 
     @property
@@ -94,33 +95,35 @@ class Inputs(Document):
         return self.more.get("time_budget_s")
 
     def asked(self) -> tuple[Path | None, dict[str, Any]]:
-        """The experiment's file, and the fields of a specification that are laid over it.
+        """Return the experiment's file and the fields of the specification that override it.
 
         Raises UserError.
         """
         given = self.model_dump(include=set(DEFAULTS), exclude_none=True)
         if self.experiment:
             given = {name: value for name, value in given.items() if value != DEFAULTS[name]}
-        laid = given | {name: value for name, value in self.more.items() if name not in _PLANNED}
-        if "kv" in laid:
-            laid["arms"] = laid.get("arms") or _arms(laid["kv"])
-            del laid["kv"]
-        if "model" in given and laid["model"] == given["model"]:
-            laid["model"] = str(MODELS / f"{given['model']}.toml")
+        fields = given | {
+            name: value for name, value in self.more.items() if name not in _PLANNING_FIELDS
+        }
+        if "kv" in fields:
+            fields["arms"] = fields.get("arms") or _arms(fields["kv"])
+            del fields["kv"]
+        if "model" in given and fields["model"] == given["model"]:
+            fields["model"] = str(MODELS / f"{given['model']}.toml")
         if self.shards:
-            laid["shard"] = f"1/{self.shards}"
+            fields["shard"] = f"1/{self.shards}"
         file = EXPERIMENTS / f"{self.experiment}.toml" if self.experiment else None
-        return file, laid
+        return file, fields
 
 
-_PLANNED = {"shards", "base_rate", "trial_s"}
+_PLANNING_FIELDS = {"shards", "base_rate", "trial_s"}
 
 
 class RerunInputs(Document):
-    """The form of rerun.yml: which trials of which run."""
+    """The form of rerun.yml: a run, and which of its trials to repeat."""
 
     run: Annotated[str, Field(pattern=RUN_ID)]
-    """The run's id."""
+    """The id of the run."""
     classes: Annotated[str, Field(pattern=r"^[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*$")] | None = (
         None
     )
@@ -135,7 +138,7 @@ def _arms(text: str) -> list[str]:
 
 
 def inputs(text: str) -> Inputs:
-    """The form of benchmark.yml. Raises UserError."""
+    """Parse the form of benchmark.yml. Raises UserError."""
     form = _form(text, Inputs)
     budget_s = form.time_budget_s or 0
     if budget_s > 60 * BUDGET_MAX_MINUTES:
@@ -147,7 +150,7 @@ def inputs(text: str) -> Inputs:
 
 
 def rerun_inputs(text: str) -> RerunInputs:
-    """The form of rerun.yml. Raises UserError."""
+    """Parse the form of rerun.yml. Raises UserError."""
     return _form(text, RerunInputs)
 
 
@@ -163,7 +166,9 @@ def _form(text: str, kind: type[Form]) -> Form:
         filled = {name: value for name, value in given.items() if not _is_empty(value)}
         return kind.model_validate(filled)
     except RecursionError:
-        raise UserError("The workflow's inputs are not JSON that a form makes.") from None
+        raise UserError(
+            "The workflow's inputs are nested too deeply; start the workflow from its form."
+        ) from None
     except ValueError as error:
         raise UserError(f"The workflow's inputs are not valid: {first_problem(error)}.") from None
 
@@ -173,5 +178,5 @@ def _has_control_character(value: object) -> bool:
 
 
 def _is_empty(value: object) -> bool:
-    """A form gives an empty text for an input that was not filled in."""
+    """GitHub passes an empty text for an input that was not filled in."""
     return isinstance(value, str) and not value.strip()

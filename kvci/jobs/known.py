@@ -1,4 +1,4 @@
-"""The records that this repository has: of the work tree, and of the branch of unmerged rows."""
+"""The records of this repository: in the work tree, and on the branch of unmerged rows."""
 
 import hashlib
 from pathlib import Path
@@ -10,24 +10,26 @@ from kvci.record.store import file_name, parse, read_all
 
 
 def records(github: GitHub, branch: str) -> list[Record]:
-    """Those of `branch` in place of the work tree's, where it has them."""
-    here = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
+    """Return the records of the work tree and of `branch`; `branch` takes precedence."""
+    found = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
     commit = github.branch(branch)
     for path, sha in github.tree(commit).items() if commit else ():
         if sha and is_record(path):
-            here[path] = parse(content(github, path, sha), path)
-    return [record for record in here.values() if isinstance(record, Record)]
+            found[path] = parse(content(github, path, sha), path)
+    return [record for record in found.values() if isinstance(record, Record)]
 
 
 def shards_of(run: list[Record]) -> int:
-    """Into how many shards a run was divided; 0 if none of its trials is known."""
+    """Return the number of shards of a run; 0 if its records have no trial."""
     return max((record.shards for record in run if record.counted), default=0)
 
 
 def content(github: GitHub, path: str, sha: str) -> bytes:
-    """Of this blob of git's: the work tree's file, where it is that, for each that GitHub is asked
-    for counts."""
+    """Return the content of the Git blob `sha`.
+
+    It is the work tree's file if that has this hash, because GitHub limits the number of requests.
+    """
     place = Path(path)
-    here = place.read_bytes() if place.is_file() else b""
-    blob = hashlib.sha1(b"blob %d\0" % len(here) + here).hexdigest()
-    return here if blob == sha else github.blob(sha)
+    local = place.read_bytes() if place.is_file() else b""
+    blob = hashlib.sha1(b"blob %d\0" % len(local) + local).hexdigest()
+    return local if blob == sha else github.blob(sha)

@@ -1,4 +1,4 @@
-"""The nightly job: which experiment goes on tonight, and whether a runner took last night's."""
+"""The nightly job: start the next experiment, and report experiments that make no progress."""
 
 import itertools
 import tomllib
@@ -25,70 +25,72 @@ from kvci.units import Minutes, duration
 WORKFLOW, JOB = "benchmark.yml", "run"
 HEADER = ("Experiment", "Trials", "Tonight")
 State = tuple[str, int, int, str]
-"""An experiment's name, its trials that are done, all of them, and what becomes of it tonight."""
+"""An experiment's name, its finished trials, all its trials, and what happens to it tonight."""
 STUCK_NIGHTS, STUCK_DAYS = 3, 7
-"""An experiment that got no new trial in so many nights lets the next one go on; a week after the
-last of them it is tried again, for one night."""
+"""An experiment is stuck after this many nights without a new trial; then the next experiment runs.
+This many days after the last of these nights, the stuck one is tried again for one night."""
 
 
 class Nightly(Document):
     """ci/experiments/nightly.toml."""
 
     experiments: tuple[Name, ...]
-    """Names of files beside it; each is a run that goes on night after night until it is done."""
+    """Names of files in the same folder; each is one run, resumed every night until it is done."""
     time_budget: Minutes = Field(gt=0, le=BUDGET_MAX_MINUTES)
-    """Of a night, for example "5h"; a bare number is minutes."""
+    """The time per night, for example "5h"; a bare number is minutes."""
     shards: int = Field(1, gt=0, le=SHARDS_MAX)
-    """Of a run that begins; one that goes on keeps its own."""
+    """The shards of a new run; a run that has started keeps its number."""
 
 
 def nightly(github: GitHub, branch: str, results: str) -> bool:
-    """Start the next experiment's workflow; False if no runner took last night's, or one is stuck.
+    """Start the workflow of the next experiment.
 
-    `branch` is the workflow's, `results` the one of unmerged rows. Raises UserError.
+    Returns False if no runner took an earlier job, an experiment is stuck, or a run waits for an
+    approval. `branch` is the workflow's branch, `results` the branch of unmerged rows. Raises
+    UserError.
     """
-    asked = _asked(EXPERIMENTS / "nightly.toml")
+    config = _config(EXPERIMENTS / "nightly.toml")
     runs = github.runs(WORKFLOW, JOB)
-    held = [f"The benchmark of {one.created} waits for somebody's approval.\n\n"
+    held = [f"The benchmark of {one.created} waits for an approval.\n\n"
             for one in runs if one.state == "held"]  # fmt: skip
     if working := next((run for run in runs if run.state == "works"), None):
-        line = f"**The benchmark of {working.created} is at work.** Nothing more is started.\n"
+        line = f"**The benchmark of {working.created} is running.** No other one is started.\n"
         summary("".join([*held, line]))
         return not held
     untaken = _untaken(runs)
     if waiting := next((run for run in runs if run.state == "waits"), None):
-        said = untaken or f"**The benchmark of {waiting.created} waits for a runner.**"
-        summary(f"{said} Nothing more is started.\n")
+        line = untaken or f"**The benchmark of {waiting.created} waits for a runner.**"
+        summary(f"{line} No other one is started.\n")
         return False
     known = records(github, results)
     states: list[State] = []
     chosen, stuck = "", False
-    for name in asked.experiments:
+    for name in config.experiments:
         run_id = _run_id(name)
-        mine = [record for record in known if record.run_id == run_id]
-        done, total = (sum(map(len_of, mine)) for len_of in (_counted, _planned))
-        if _finished(mine):
+        own = [record for record in known if record.run_id == run_id]
+        done, total = (sum(map(length, own)) for length in (_counted, _planned))
+        if _finished(own):
             states.append((name, done, total, "done"))
         elif chosen:
             states.append((name, done, total, "waits"))
-        elif _stuck(run_id, mine, runs):
+        elif _stuck(run_id, own, runs):
             stuck = True
             nights = f"**stuck**, {STUCK_NIGHTS} nights without a new trial"
             states.append((name, done, total, f"{nights}; see the summaries of its runs"))
         else:
             chosen = name
-            shards = shards_of(mine) or asked.shards  # a run stays divided as it began
-            github.dispatch(WORKFLOW, branch, _form(asked, name, run_id, shards))
-            states.append((name, done, total, "goes on" if mine else "begins"))
-    left = "What is left is stuck" if stuck else "All experiments are done"
-    head = f"Tonight: {chosen}" if chosen else left
+            shards = shards_of(own) or config.shards  # a run keeps its number of shards
+            github.dispatch(WORKFLOW, branch, _form(config, name, run_id, shards))
+            states.append((name, done, total, "resumes" if own else "starts"))
+    rest = "The remaining experiments are stuck" if stuck else "All experiments are done"
+    head = f"Tonight: {chosen}" if chosen else rest
     heads = [untaken, ""] if untaken else []
     summary("".join(held) + "\n".join([*heads, f"**{head}**", "", _table(states)]))
     return not (untaken or stuck or held)
 
 
 def _table(states: list[State]) -> str:
-    """A row each, and how far they are."""
+    """Return a row per experiment, and a plot of their progress."""
     rows = [
         (name, f"{done}/{total}" if total else "", state) for name, done, total, state in states
     ]
@@ -98,26 +100,26 @@ def _table(states: list[State]) -> str:
 
 
 def _untaken(runs: list[WorkflowRun]) -> str:
-    """What no runner took, in words."""
+    """Return a sentence about jobs that no runner took; empty if runners took all of them."""
     lost = list(itertools.takewhile(lambda run: 0 < run.jobs == run.untaken, runs))
     if lost:
         since = f"{lost[-1].created}{' or before' * (len(lost) == LAST_RUNS)}"
         return f"**No runner has taken the benchmark since {since}.**"
     if runs and (last := runs[0]).untaken:
         shards = f"{last.untaken} of {last.jobs} shards"
-        return f"**Of the benchmark of {last.created} no runner has taken {shards}.**"
+        return f"**No runner has taken {shards} of the benchmark of {last.created}.**"
     return ""
 
 
-def _stuck(run_id: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
-    """The last nights of this experiment, as it is now, were lost on it."""
+def _stuck(run_id: str, own: list[Record], runs: list[WorkflowRun]) -> bool:
+    """Return True if the latest nights of this run gave no new trial (see STUCK_NIGHTS)."""
     week = datetime.now(UTC) - timedelta(days=STUCK_DAYS)
-    ends = (datetime.fromisoformat(trial.end) for record in mine for trial in record.trials)
+    ends = (datetime.fromisoformat(trial.end) for record in own for trial in record.trials)
     since = max(ends, default=datetime.min.replace(tzinfo=UTC))
     nights = (
         datetime.fromisoformat(run.created)
         for run in runs
-        if run.title.endswith(f" ({run_id})")  # as benchmark.yml calls its runs
+        if run.title.endswith(f" ({run_id})")  # the run-name of benchmark.yml
         and run.state == "done"
         and run.by_job
     )
@@ -125,12 +127,12 @@ def _stuck(run_id: str, mine: list[Record], runs: list[WorkflowRun]) -> bool:
     return len(lost) >= STUCK_NIGHTS and max(lost) > week
 
 
-def _form(asked: Nightly, name: str, run_id: str, shards: int) -> dict[str, str]:
-    """The benchmark's inputs, as a dispatch takes them: texts."""
+def _form(config: Nightly, name: str, run_id: str, shards: int) -> dict[str, str]:
+    """Return the inputs of benchmark.yml; a dispatch takes texts only."""
     return {
         "experiment": name,
         "run_id": run_id,
-        "options": f"--time-budget {duration(60.0 * asked.time_budget)} --shards {shards}",
+        "options": f"--time-budget {duration(60.0 * config.time_budget)} --shards {shards}",
         "publish": "true",
     }
 
@@ -143,7 +145,7 @@ def _planned(record: Record) -> int:
     return record.total
 
 
-def _asked(path: Path) -> Nightly:
+def _config(path: Path) -> Nightly:
     try:
         return Nightly.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
@@ -155,7 +157,7 @@ def _asked(path: Path) -> Nightly:
 
 
 def _run_id(name: str) -> str:
-    """An experiment is one run: another spec, model or dataset is another experiment."""
+    """Return the id of an experiment's run; another spec, model or dataset makes another run."""
     spec = load(EXPERIMENTS / f"{name}.toml", {})
     instances = load_dataset(spec.dataset)
     digest = spec.hash(_model_sha256(spec), dataset_sha256(instances))
@@ -167,8 +169,8 @@ def _model_sha256(spec: Spec) -> str:
         return spec.model.sha256
     if spec.model.repository:
         raise UserError(
-            f"The model {spec.model.name} of a nightly needs its sha256 in ci/models, so that "
-            "nobody has to fetch it to know which it is."
+            f"The model {spec.model.name} has no sha256, and nightly needs one to identify it "
+            "without a download; add it to the model's file in ci/models."
         )
     return sha256_of_file(locate(spec.model))
 

@@ -1,4 +1,4 @@
-"""What a job says: its outputs, for the jobs after it, and its summary, for a person."""
+"""What a job writes: outputs for later jobs, and a summary for people."""
 
 import os
 from pathlib import Path
@@ -6,26 +6,27 @@ from pathlib import Path
 from kvci.report.tables import inert
 
 SUMMARY_MAX_BYTES = 1 << 20
-"""GitHub's limit; what is longer is not shown at all."""
+"""GitHub's limit; it does not show a longer summary at all."""
 
 
 def output(**values: str) -> None:
-    """For the jobs after this one; where there are none, in the terminal."""
+    """Write the job's outputs; outside of a job, print them."""
     for name, value in values.items():
         assert "\n" not in value, name
         _append("GITHUB_OUTPUT", f"{name}={value}\n")
 
 
 def summary(markdown: str) -> None:
+    """Append to the job's summary, truncated to GitHub's limit; outside of a job, print it."""
     content = markdown.encode()
     if len(content) > SUMMARY_MAX_BYTES:
         whole = content[: SUMMARY_MAX_BYTES - 100].rpartition(b"\n")[0]
-        content = whole + b"\n\nCut here; the artifact has the rest.\n"
+        content = whole + b"\n\nThe summary is truncated here; the artifact has the rest.\n"
     _append("GITHUB_STEP_SUMMARY", content.decode())
 
 
 def failed(sentence: str) -> None:
-    """Why a job ends here."""
+    """Write to the summary why the job fails."""
     summary(f"**It failed:** {inert(' '.join(sentence.split()))}\n\n")
 
 

@@ -1,4 +1,4 @@
-"""After a shard's run, however it ended: what it has so far, for the job's artifact."""
+"""The last steps of the run job: pack what the shard has so far, even if its run failed."""
 
 import os
 import tempfile
@@ -20,25 +20,25 @@ HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "How they ended")
 
 
 def pack_shard(out: str, run_id: str, shard: str) -> None:
-    """The outputs name the archive and its artifact; none if the run has not begun. The summary
-    has counts: what they mean only all shards together say.
+    """Pack a shard's evidence, output the names of the archive and its artifact, and summarize.
 
-    Raises UserError for what cannot name a run or a shard.
+    Without a started run, no output is written. The summary has counts and no claims, because
+    claims need all shards. Raises UserError if `run_id` or `shard` is not valid.
     """
     whole, folder = folder_of(out, run_id, "1/1"), folder_of(out, run_id, shard)
     if not RunDirectory(folder).exists:
-        print(f"{folder} holds no run: it has not begun")
+        print(f"{folder} contains no run: it has not started")
         return
     name = artifact_name(run_id, shard)
     archive = Path(os.environ.get("RUNNER_TEMP") or tempfile.mkdtemp(), f"{name}.tar.gz")
     part = "" if folder == whole else folder.name
     print(f"{archive}, sha256 {write(whole, archive, part)}")
     output(archive=str(archive), artifact=name)
-    summary(told(folder))
+    summary(summary_text(folder))
 
 
-def told(folder: Path) -> str:
-    """The counts of one shard, first how far it is."""
+def summary_text(folder: Path) -> str:
+    """Return the summary of one shard: its progress, and the counts of each arm."""
     directory = RunDirectory(folder)
     manifest, spec, outcomes = directory.manifest, directory.spec, settle(directory.outcomes())
     found = summarize(manifest.run_id, spec.trials_of_arms(manifest.planned), outcomes)
@@ -47,8 +47,8 @@ def told(folder: Path) -> str:
          ", ".join(f"{number} {titled(cls)}" for cls, number in arm.classes.items()))
         for arm in found.arms
     ]  # fmt: skip
-    done, asked = (sum(getattr(arm, what) for arm in found.arms) for what in ("done", "planned"))
-    head = f"**{done} of {asked} trials are done**" + ("" if found.complete else f" ({INTERIM})")
+    done, planned = (sum(getattr(arm, name) for arm in found.arms) for name in ("done", "planned"))
+    head = f"**{done} of {planned} trials are done**" + ("" if found.complete else f" ({INTERIM})")
     shares = [arm.done / max(1, arm.planned) for arm in found.arms]
     plot = bars("Trials done, %", [arm.arm for arm in found.arms], shares)
     return "\n".join([head, "", *table(HEADER, rows), "", plot])

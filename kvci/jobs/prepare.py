@@ -1,4 +1,4 @@
-"""The plan job: what was asked for is valid, what it can show and cost, and who does what."""
+"""The plan job: validate the inputs, forecast what the run can show and cost, find evidence."""
 
 import json
 import os
@@ -13,68 +13,69 @@ from kvci.github import GitHub, web
 from kvci.jobs.inputs import Inputs
 from kvci.jobs.known import records, shards_of
 from kvci.jobs.outputs import output, summary
-from kvci.jobs.restore import began, fetch, fetch_published, shards_left
+from kvci.jobs.restore import earliest_start, fetch, fetch_published, uploaded_shards
 from kvci.record.places import RESULTS, UNMERGED
 from kvci.record.schema import Record
 from kvci.record.store import read_all
 from kvci.report.plot import bars
 from kvci.report.tables import table
 from kvci.run.forecast import Forecast, forecast
-from kvci.run.forecast import lines as told
+from kvci.run.forecast import lines as forecast_lines
 from kvci.rundir.documents import now
 from kvci.spec import Spec, load
 from kvci.units import duration
 
 BASE_RATE = 0.3
-"""Where nobody says what the baseline resolves."""
+"""The assumed share that the baseline resolves, if neither the options nor a record give one."""
 AFTER_MINUTES = 60
-"""For what comes after the time budget: the last block, grading, uploads."""
+"""Time for the last block, grading and uploads, after the time budget."""
 NO_BUDGET_MINUTES = 5 * 24 * 60
-"""GitHub's own limit of a self-hosted job."""
+"""GitHub's limit for a self-hosted job."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What a record says that helps to plan."""
+    """What an earlier record contributes to the forecast."""
 
     row_id: str
     trial_s: float
-    """The mean time of a trial in its slot."""
+    """The mean time of a trial in its slot, in seconds."""
     base_rate: float | None
-    """None where all or none resolved, from which nothing follows."""
+    """The share that the baseline resolved; None for 0 and 1, from which no forecast follows."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What the jobs after this one are told."""
+    """The outputs for the jobs after this one."""
 
     run_id: str
     start: str
     shards: tuple[str, ...]
     before: int
-    """Shards of which an earlier job left evidence."""
+    """The number of shards that have evidence of an earlier job."""
     timeout_minutes: int
     publish: bool
 
 
 def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
-    """Write the outputs and the summary, and put what earlier jobs left into `before`.
+    """Write the outputs and the summary, and put the evidence of earlier jobs into `before`.
 
     Raises UserError.
     """
-    file, given = asked.asked()
-    spec = load(file, given)
+    file, fields = asked.asked()
+    spec = load(file, fields)
     known = earlier(spec, Path(RESULTS))
     base_rate = asked.base_rate or (known.base_rate if known else None) or BASE_RATE
     found = forecast(spec, base_rate, 0.5, asked.trial_s or (known.trial_s if known else None))
-    name, budget = asked.run_id or run_id(spec), asked.time_budget_s
-    mine = _of_run(github, name, found.shards) if github and asked.run_id else []
-    left = _earlier_jobs(github, name, found.shards, mine, before) if github else 0
+    name, budget = asked.run_id or new_run_id(spec), asked.time_budget_s
+    published = _published(github, name, found.shards) if github and asked.run_id else []
+    count = _fetch_evidence(github, name, found.shards, published, before) if github else 0
+    start = earliest_start(before) or min((one.start for one in published), default="")
     planned = Planned(
         run_id=name,
-        start=began(before) or min((one.start for one in mine), default="") or started(github),
+        start=start or workflow_start(github),
         shards=found.shards,
-        before=left,
+        before=count,
         timeout_minutes=_limit_minutes(budget),
         publish=asked.publish,
     )
@@ -82,54 +83,60 @@ def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
         run_id=planned.run_id,
         start=planned.start,
         shards=json.dumps(planned.shards),
-        before=json.dumps(bool(left)),
+        before=json.dumps(bool(count)),
         timeout_minutes=str(planned.timeout_minutes),
         publish=json.dumps(planned.publish),
     )
-    summary(_summary(planned, found, asked, known, bool(mine)))
+    summary(_summary(planned, found, asked, known, bool(published)))
     return planned
 
 
-def _of_run(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Record]:
-    """What is published of it. Raises UserError if it is divided in another way, or at work in the
-    workflow's run that named it: nobody knows yet what that leaves."""
+def _published(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Record]:
+    """Return the records of this run.
+
+    Raises UserError if the run has another number of shards, or if the workflow run that started it
+    is still running: its evidence is not uploaded yet.
+    """
     first = re.search(r"-(\d+)$", run_id)
     if first and first[1] != os.environ.get("GITHUB_RUN_ID") and github.is_running(int(first[1])):
-        raise UserError(f"{run_id} is still at work; go on with it when its jobs are done.")
-    mine = [one for one in records(github, UNMERGED) if one.run_id == run_id]
-    left = shards_left(github, run_id, _branch())
-    counts = {shards_of(mine)} | {int(shard.partition("/")[2]) for shard in left}
+        raise UserError(f"{run_id} is still running; resume it when its jobs have ended.")
+    published = [one for one in records(github, UNMERGED) if one.run_id == run_id]
+    uploaded = uploaded_shards(github, run_id, _branch())
+    counts = {shards_of(published)} | {int(shard.partition("/")[2]) for shard in uploaded}
     if other := counts - {0, len(shards)}:
-        raise UserError(f"{run_id} is a run of {max(other)} shards; go on with it in as many.")
-    return mine
+        number = max(other)
+        raise UserError(
+            f"{run_id} has {number} shard{'s' * (number > 1)}; resume it with --shards {number}."
+        )
+    return published
 
 
 def _branch() -> str:
     return os.environ.get("GITHUB_REF_NAME", "main")
 
 
-def _earlier_jobs(
+def _fetch_evidence(
     github: GitHub, run_id: str, shards: Sequence[str], published: Sequence[Record], before: Path
 ) -> int:
-    """Put what they left of this run into `before`; of how many shards. Raises UserError."""
-    left = set(fetch(github, run_id, shards, _branch(), before))
-    named = [record for record in published if record.evidence.where]
-    there = {trial.shard for record in named for trial in record.counted}
-    if there - left:
-        fetch_published(github, web(), named, before)
-    return len(left | there)
+    """Put the evidence of this run into `before`; return its number of shards. Raises UserError."""
+    uploaded = set(fetch(github, run_id, shards, _branch(), before))
+    attested = [record for record in published if record.evidence.where]
+    released = {trial.shard for record in attested for trial in record.counted}
+    if released - uploaded:
+        fetch_published(github, web(), attested, before)
+    return len(uploaded | released)
 
 
 def _limit_minutes(budget_s: float | None) -> int:
-    """The job's time limit. Images are pulled before the run; each may take the whole budget."""
+    """Return the job's time limit; pulling images and the run may each take the whole budget."""
     if budget_s is None:
         return NO_BUDGET_MINUTES
     return min(ceil(2 * budget_s / 60) + AFTER_MINUTES, NO_BUDGET_MINUTES)
 
 
 def earlier(spec: Spec, results: Path) -> Earlier | None:
-    """What the newest record of this model, dataset and baseline says, if there is one."""
-    mine = [
+    """Return the speed and base rate of the newest record of this model, dataset and baseline."""
+    matching = [
         record
         for record in read_all(results)
         if isinstance(record, Record)
@@ -139,7 +146,7 @@ def earlier(spec: Spec, results: Path) -> Earlier | None:
         and record.kv == spec.baseline.kv_type
         and not record.rerun
     ]
-    newest = max(mine, key=lambda record: record.start, default=None)
+    newest = max(matching, key=lambda record: record.start, default=None)
     times = [trial.solve_s for trial in newest.counted if trial.steps] if newest else []
     if not newest or not times:
         return None
@@ -147,14 +154,14 @@ def earlier(spec: Spec, results: Path) -> Earlier | None:
     return Earlier(newest.row_id, sum(times) / len(times), rate if 0 < rate < 1 else None)
 
 
-def run_id(spec: Spec) -> str:
-    """Of the workflow's run and not of its attempt, so that a job that runs again goes on."""
+def new_run_id(spec: Spec) -> str:
+    """Return the id of a new run; all attempts of a workflow run get the same, to resume it."""
     number = os.environ.get("GITHUB_RUN_ID") or "local"
     return f"{spec.dataset_name}-{spec.model.name}-{number}"
 
 
-def started(github: GitHub | None) -> str:
-    """When the workflow's run was made, whichever attempt this is; now, if nobody can say."""
+def workflow_start(github: GitHub | None) -> str:
+    """Return when the workflow run was created, in UTC; outside of one, the current time."""
     number = os.environ.get("GITHUB_RUN_ID")
     if github and number:
         return github.run_created(int(number))
@@ -164,24 +171,26 @@ def started(github: GitHub | None) -> str:
 def _summary(
     planned: Planned, found: Forecast, asked: Inputs, known: Earlier | None, recorded: bool
 ) -> str:
-    what, answer, assumed, cost = told(found)
+    trials, answer, assumed, cost = forecast_lines(found)
     if found.hours is None:
         remedy = "add `--expected-trial 3m` to the options, or run a few instances first"
         cost = f"cost: not known; {remedy}"
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
-    left = f", taken up from {planned.before} earlier jobs" if planned.before else ""
-    cells = [("run", f"`{planned.run_id}`{left}"), ("trials", f"{what}, on {shards}")]
+    count = f"{planned.before} shard{'s' * (planned.before > 1)}"
+    resumes = f", resumes the evidence of {count}" if planned.before else ""
+    cells = [("run", f"`{planned.run_id}`{resumes}"), ("trials", f"{trials}, on {shards}")]
     cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]
     if known and not (asked.trial_s and asked.base_rate):
-        cells.append(("taken from", f"`{known.row_id}`, what is not given"))
+        text = f"speed and base rate from `{known.row_id}`, where the options give none"
+        cells.append(("estimates", text))
     if asked.time_budget_s:
         budget = duration(asked.time_budget_s)
         text = f"no block begins after {budget}; the next job resumes"
         cells.append(("time", text))
     if recorded and not planned.before:
         text = (
-            "its record names no evidence: publish it from the machine that has it, for any other "
-            "begins anew"
+            "its record names no evidence: publish the run from the machine that has it; any other "
+            "machine starts it again"
         )
         cells.append(("evidence", text))
     lines = [f"**{answer}**", "", *table(("This run", ""), cells), ""]

@@ -1,4 +1,4 @@
-"""The rerun's jobs: the run whose trials are repeated, wherever it ran."""
+"""The jobs of rerun.yml: find the run, on any machine, and repeat some of its trials."""
 
 import json
 import os
@@ -19,50 +19,53 @@ from kvci.spec import Spec, without_model
 
 
 def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
-    """Put the evidence that the run's jobs left into `before`, for a machine that has it not."""
+    """Put the evidence of the run's jobs into `before`, for a machine without the run's folder."""
     count = fetch_all(github, asked.run, branch, before)
     output(before=json.dumps(bool(count)))
-    what = [asked.classes or "", asked.filter or "", "what infrastructure ended" * asked.errors]
-    left = f"{count} jobs left" if count else "No job left"
+    chosen = [asked.classes or "", asked.filter or "", "ended by infrastructure" * asked.errors]
+    source = f"artifacts of {count} job{'s' * (count != 1)}" if count else "no artifact was found"
     cells = (
         ("run", f"`{asked.run}`"),
-        ("trials", inert(", ".join(filter(None, what)))),
-        ("taken from", f"{left} evidence of it; where a machine has more, that counts"),
+        ("trials", inert(", ".join(filter(None, chosen)))),
+        ("evidence", f"{source}; if the runner has more trials of the run, they are used"),
     )
-    head = f"**Run again of `{asked.run}`: {cells[1][1]}**"
+    head = f"**Rerun of `{asked.run}`: {cells[1][1]}**"
     summary("\n".join([head, "", *table(("This rerun", ""), cells), ""]))
 
 
 def repeat(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
-    """What is to be run again, of the run's folder on this machine, or of its evidence in `before`
-    if that has more of it; what is executed is this machine's and this repository's in any case.
+    """Return the specification of the rerun.
 
-    What an earlier attempt has chosen stays chosen, whatever the run has now. Raises UserError if
-    there is neither.
+    Its trials come from the run's folder on this machine, or from the evidence in `before` if that
+    has more trials. Its engine and model always come from this machine and this repository, because
+    evidence is untrusted. A second attempt repeats the trials that the first attempt chose, even if
+    the run has more trials now. Raises UserError if neither a folder nor evidence exists.
     """
-    begun, folder = (Run(folder_of(out, name, "1/1")) for name in (run_id, asked.run))
-    if begun.exists:
-        known = begun.spec
-        if known.rerun and known.rerun.of == asked.run:
-            return _of_here(known)
+    attempt, local = (Run(folder_of(out, name, "1/1")) for name in (run_id, asked.run))
+    if attempt.exists:
+        chosen = attempt.spec
+        if chosen.rerun and chosen.rerun.of == asked.run:
+            return _with_local_settings(chosen)
     with tempfile.TemporaryDirectory() as place:
-        there = Path(place, "run")
+        source = Path(place, "run")
         if before.is_dir():
-            collect(before, there)
-        here, elsewhere = len(folder.outcomes()), len(Run(there).outcomes())
-        if here >= elsewhere:
-            if not here:
+            collect(before, source)
+        count, uploaded = len(local.outcomes()), len(Run(source).outcomes())
+        if count >= uploaded:
+            if not count:
                 raise UserError(
-                    f"{asked.run} is not below {out}, and no job of this branch left evidence of "
-                    "it that is still there: rerun it on the machine that ran it."
+                    f"{out} has no run {asked.run}, and no artifact of it is left on this branch; "
+                    "rerun it on the machine that ran it."
                 )
-            there = folder.path
-        return _of_here(rerun_spec(there, asked.classes, asked.filter, asked.errors))
+            source = local.path
+        return _with_local_settings(rerun_spec(source, asked.classes, asked.filter, asked.errors))
 
 
-def _of_here(spec: Spec) -> Spec:
-    """With this machine's engine and mirror, and the repository's file of the model. Raises
-    UserError if it has none."""
+def _with_local_settings(spec: Spec) -> Spec:
+    """Set this machine's engine and mirror, and the model as the repository's file describes it.
+
+    Raises UserError if the repository has no file of this model.
+    """
     for path in sorted(MODELS.glob("*.toml")):
         model = without_model({"model": str(path), "dataset": spec.dataset}).model
         if (model.name, model.weights) == (spec.model.name, spec.model.weights):
@@ -70,6 +73,6 @@ def _of_here(spec: Spec) -> Spec:
             engine = spec.without_places().engine
             return spec.model_copy(update={"engine": engine, "mirror": mirror, "model": model})
     raise UserError(
-        f"No file of {MODELS} has the model {spec.model.name} {spec.model.weights}".rstrip()
-        + "; add it there, or give kvci rerun the folder on the machine that ran it."
+        f"No file in {MODELS} has the model {spec.model.name} {spec.model.weights}".rstrip()
+        + "; add one, or use kvci rerun on the machine that ran it."
     )

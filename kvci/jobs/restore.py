@@ -1,4 +1,4 @@
-"""A run that earlier jobs began: what they uploaded, brought back to whoever goes on with it."""
+"""Resume a run of earlier jobs from the evidence that they uploaded."""
 
 import io
 import lzma
@@ -25,28 +25,28 @@ BROKEN = (
     *(ValueError, RuntimeError, EOFError, OSError),
     *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
 )
-"""What reading a zip may raise that somebody has made."""
+"""Exceptions of reading an untrusted zip file."""
 
 
 def artifact_name(run_id: str, shard: str) -> str:
-    """Of the evidence of a shard; each job that goes on with it uploads it anew."""
+    """Return the name of the artifact with a shard's evidence; each job on it uploads a new one."""
     folder = folder_of("", run_id, shard)
     return "-".join(("evidence", *folder.parts))
 
 
 def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into: Path) -> list[str]:
-    """Put the newest evidence of each shard into the folder; the shards that have some.
+    """Put the newest evidence of each shard into the folder; return the shards that have evidence.
 
-    Artifacts of other branches and of forks may have the same name, and are not looked at.
+    Artifacts of other branches and of forks may have the same name; they are ignored.
     Raises UserError.
     """
     found = []
     for shard in shards:
         name = artifact_name(run_id, shard)
-        some = [one for one in github.artifacts(name) if _is_ours(one, branch)]
-        if not some:
+        own = [one for one in github.artifacts(name) if _is_own(one, branch)]
+        if not own:
             continue
-        newest = max(some, key=lambda one: (one.created, one.number))
+        newest = max(own, key=lambda one: (one.created, one.number))
         content = _only_file(github.download_artifact(newest.number, MAX_BYTES), name)
         into.mkdir(parents=True, exist_ok=True)
         (into / f"{name}.tar.gz").write_bytes(content)
@@ -55,35 +55,40 @@ def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into:
 
 
 def fetch_all(github: GitHub, run_id: str, branch: str, into: Path) -> int:
-    """The same of a run of which nobody says how many shards it has."""
-    some = sorted(shards_left(github, run_id, branch)) or ["1/1"]  # older, asked for by its name
-    return len(fetch(github, run_id, some, branch, into))
+    """Do the same as `fetch` for all shards that have evidence; return their number."""
+    # GitHub lists only the newest artifacts; an older one is found by its name.
+    shards = sorted(uploaded_shards(github, run_id, branch)) or ["1/1"]
+    return len(fetch(github, run_id, shards, branch, into))
 
 
-def shards_left(github: GitHub, run_id: str, branch: str) -> set[str]:
-    """Those of which some job of this branch left evidence; 1/1 of a run that was not divided."""
+def uploaded_shards(github: GitHub, run_id: str, branch: str) -> set[str]:
+    """Return the shards that jobs of this branch uploaded; 1/1 for a run without shards."""
     whole = re.escape(artifact_name(run_id, "1/1"))
-    names = {one.name for one in github.artifacts() if _is_ours(one, branch)}
+    names = {one.name for one in github.artifacts() if _is_own(one, branch)}
     found = [re.fullmatch(rf"{whole}(?:-shard-(\d+)-of-(\d+))?", name) for name in names]
     return {f"{one[1] or 1}/{one[2] or 1}" for one in found if one}
 
 
-def _is_ours(one: Artifact, branch: str) -> bool:
+def _is_own(one: Artifact, branch: str) -> bool:
     return one.branch == branch and not one.foreign
 
 
 def fetch_published(github: GitHub, web: str, run: Sequence[Record], into: Path) -> None:
-    """The same of a run whose artifacts are gone, of all its shards in one, from the release that
-    the fullest of its records names. Raises UserError."""
+    """Put the evidence of a run whose artifacts have expired into the folder, as one archive.
+
+    It comes from the release that the record with the most trials names. Raises UserError.
+    """
     evidence = max(run, key=lambda record: len(record.trials)).evidence
     content = github.download_asset(evidence.where, web, MAX_BYTES)
     if sha256_of(content) != evidence.sha256:
-        raise UserError(f"{evidence.where} is not what the record of it says.")
+        raise UserError(
+            f"{evidence.where} does not have the SHA-256 of its record; publish its run again."
+        )
     write_atomic(into / f"{artifact_name(run[0].run_id, '1/1')}.tar.gz", content)
 
 
 def _only_file(archive: bytes, name: str) -> bytes:
-    """GitHub gives artifacts as zip."""
+    """Return the only file of an artifact, which GitHub serves as a zip file. Raises UserError."""
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
             (only,) = packed.infolist()
@@ -95,48 +100,51 @@ def _only_file(archive: bytes, name: str) -> bytes:
 
 
 def restore(before: Path, out: str, run_id: str, shard: str) -> list[str]:
-    """Take up a shard from the evidence below `before`, where this machine knows less of it; in
-    words.
+    """Resume a shard from the evidence below `before` if it has trials that this machine lacks.
 
-    What another machine knows and this one too stays this one's: it is not redacted. Where the two
-    went on apart, what was uploaded counts, for it may be published. Raises UserError.
+    Otherwise this machine's folder stays, because it is not redacted. If both have trials that the
+    other lacks, the evidence replaces the folder, because it may be published already. Returns a
+    line per archive about what was done. Raises UserError.
     """
     folder, whole = folder_of(out, run_id, shard), f"{artifact_name(run_id, '1/1')}.tar.gz"
-    mine = before.rglob(f"{artifact_name(run_id, shard)}.tar.gz")
-    paths = {*mine, *before.glob(whole)}
-    said = [_take_up(path, folder, run_id, shard) for path in sorted(paths)]
-    return [line for line in said if line] or ["no earlier job left evidence of it"]
+    archives = before.rglob(f"{artifact_name(run_id, shard)}.tar.gz")
+    paths = {*archives, *before.glob(whole)}
+    lines = [_restore_archive(path, folder, run_id, shard) for path in sorted(paths)]
+    return [line for line in lines if line] or ["no earlier job uploaded evidence of it"]
 
 
-def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
+def _restore_archive(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     place = folder.parent / f".{folder.name}-before"
-    shutil.rmtree(place, ignore_errors=True)  # of a job that was cut off
+    shutil.rmtree(place, ignore_errors=True)  # of a job that was killed
     place.mkdir(parents=True)
     found = unpack(archive, place)
     part = found / folder.name if shard != "1/1" else found
     if not part.exists():
         shutil.rmtree(place)
         return ""
-    theirs, ours = _done(part), _done(folder)
-    if ours and theirs - _aside(folder) <= ours:
+    uploaded, local = _finished(part), _finished(folder)
+    if local and uploaded - _superseded(folder) <= local:
         shutil.rmtree(place)
-        return f"this machine has all of it ({len(ours)} trials)"
+        return f"this machine has all trials of it ({len(local)})"
     manifest = RunDirectory(part).manifest
     if manifest.run_id != run_id:
-        raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
+        raise UserError(f"{archive} contains the run {manifest.run_id}, not {run_id}.")
     manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
     RunDirectory(part).spec.without_places().write(part / "spec.json")
     if folder.exists():
-        aside = folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}"
-        shutil.rmtree(aside, ignore_errors=True)  # the same trials, or fewer
+        aside = folder.parent / f".{folder.name}.{len(local)}-of-{len(uploaded)}"
+        shutil.rmtree(aside, ignore_errors=True)  # it has the same trials, or fewer
         folder.rename(aside)
     part.rename(folder)
     shutil.rmtree(place, ignore_errors=True)
-    return f"taken up from an earlier job: {len(theirs)} trials, of which {len(ours)} were here"
+    return f"resumed from an earlier job: {len(uploaded)} trials; this machine had {len(local)}"
 
 
-def began(before: Path) -> str:
-    """When the run began whose evidence lies there; empty if there is none. Raises UserError."""
+def earliest_start(before: Path) -> str:
+    """Return when the run of this evidence began, in UTC; empty without evidence.
+
+    Raises UserError.
+    """
     starts = []
     for archive in sorted(before.glob("*.tar.gz")):
         with tempfile.TemporaryDirectory() as place:
@@ -145,12 +153,12 @@ def began(before: Path) -> str:
     return min(starts, default="")
 
 
-def _aside(folder: Path) -> set[tuple[str, str, int, str]]:
-    """Trials of blocks that broke, which another machine put aside and ran again."""
+def _superseded(folder: Path) -> set[tuple[str, str, int, str]]:
+    """Return the trials of broken blocks, which were moved aside and run again."""
     paths = folder.glob("superseded/*/*/*/*/outcome.json")
     return {(one.arm, one.instance, one.seed, one.start) for one in map(Outcome.read, paths)}
 
 
-def _done(folder: Path) -> set[tuple[str, str, int, str]]:
+def _finished(folder: Path) -> set[tuple[str, str, int, str]]:
     outcomes = RunDirectory(folder).outcomes()
     return {(one.arm, one.instance, one.seed, one.start) for one in outcomes}

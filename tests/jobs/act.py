@@ -1,7 +1,7 @@
-"""Workflows run on this machine by act, with stand-ins for what only GitHub has.
+"""Run the workflows on this machine with act, and replace what only GitHub has.
 
-Steps are the real ones, in host mode. Checkout copies this work tree, artifacts are files in a
-folder, origin is a bare repository, the API is the tests' fake.
+The steps are the real ones, in host mode. Checkout copies this work tree, artifacts are files in a
+folder, origin is a bare repository, and the API is the fake of the tests.
 """
 
 import json
@@ -19,7 +19,7 @@ import git
 from tests.conftest import ROOT
 from tests.fake_github import Fake
 
-STANDS_IN = {
+REPLACED = {
     "checkout": """
 name: checkout
 inputs: {path: {default: .}, repository: {}, ref: {}, persist-credentials: {}}
@@ -75,27 +75,27 @@ runs:
 
 @dataclass(frozen=True)
 class Done:
-    """What act said."""
+    """The result of act."""
 
     code: int
     log: str
-    """The summaries are in it."""
+    """It contains the summaries."""
     jobs: dict[str, str]
-    """Job, with its matrix leg -> success, failure; a job that was skipped is not there."""
+    """A job and its matrix leg -> success or failure; a skipped job is missing."""
 
 
 class GitHubHere:
-    """A repository on a GitHub that lies in a folder: kvci's, or of someone who calls it."""
+    """A fake GitHub in a folder, with kvci's repository or another one that calls its workflows."""
 
     def __init__(self, folder: Path, fake: Fake, own: dict[str, str] | None = None) -> None:
-        """`own` are the files of someone else's repository."""
+        """`own` has the files of another repository; without it, the repository is kvci's."""
         self.folder, self.fake = folder, fake
         self.work, self.origin = folder / "repository", folder / "origin.git"
         self.kvci = folder / "kvci"
         self.settings: list[tuple[str, str]] = []
-        """Variables and secrets, as act takes them."""
-        self.told: dict[str, Any] = {}
-        """What else GitHub says of an event."""
+        """Variables and secrets, as options of act."""
+        self.payload: dict[str, Any] = {}
+        """More fields of the event's payload."""
         fake.web, fake.origin = fake.url, self.origin
         self.runs = folder / "runs"
         _copy(self.kvci)
@@ -111,7 +111,7 @@ class GitHubHere:
         git.Repo.init(self.origin, bare=True, initial_branch="main")
         repository.git.push(str(self.origin), "main")
         repository.create_remote("origin", "https://github.com/owner/name.git")
-        for name, text in STANDS_IN.items():
+        for name, text in REPLACED.items():
             (folder / name).mkdir()
             (folder / name / "action.yml").write_text(text)
         (folder / "gitconfig").write_text(
@@ -122,14 +122,14 @@ class GitHubHere:
     def act(self, event: str, workflow: str, **inputs: str) -> Done:
         file = self.folder / "event.json"
         whole = {"inputs": inputs, "repository": {"default_branch": "main"}}
-        file.write_text(json.dumps(whole | self.told))
+        file.write_text(json.dumps(whole | self.payload))
         words = [str(Path(sys.executable).with_name("act")), event, "--json"]
         words += ["-W", f".github/workflows/{workflow}", "-e", str(file), "--no-skip-checkout"]
         words += ["--concurrent-jobs", "1"]
         words += ["-P", "self-hosted=-self-hosted", "-P", "ubuntu-24.04=-self-hosted"]
         for name, value in inputs.items():
             words += ["--input", f"{name}={value}"]
-        artifacts = self.folder / "artifacts" / workflow  # of a run, of which there is one
+        artifacts = self.folder / "artifacts" / workflow  # each workflow runs once at a time
         artifacts.mkdir(parents=True, exist_ok=True)
         words += ["--env", f"FAKE_ARTIFACTS={artifacts}"]
         for name, value in self._environment().items():
@@ -149,9 +149,11 @@ class GitHubHere:
             | {"XDG_CACHE_HOME": str(self.folder / "cache"), "DOCKER_HOST": ""},
             timeout=900,
         )
-        said = [_said(line) for line in (done.stdout + done.stderr).splitlines()]
-        jobs = {_leg(one): one["jobResult"] for one in said if "jobResult" in one}
-        log = "\n".join(f"{_leg(one)}: {one['msg'].rstrip()}" for one in said if one["msg"].strip())
+        messages = [_message(line) for line in (done.stdout + done.stderr).splitlines()]
+        jobs = {_leg(one): one["jobResult"] for one in messages if "jobResult" in one}
+        log = "\n".join(
+            f"{_leg(one)}: {one['msg'].rstrip()}" for one in messages if one["msg"].strip()
+        )
         return Done(done.returncode, log, jobs)
 
     def _environment(self) -> dict[str, str]:
@@ -162,14 +164,14 @@ class GitHubHere:
             "GITHUB_API_URL": self.fake.url,
             "GITHUB_SERVER_URL": self.fake.url,
             "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),
-            "PYTHONPATH": sysconfig.get_path("purelib"),  # what kvci needs, but not kvci
+            "PYTHONPATH": sysconfig.get_path("purelib"),  # kvci's dependencies, without kvci
             "PIP_NO_DEPS": "1",
-            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as: no isolation
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads 0 as: no isolation
         }
 
 
 def _copy(to: Path) -> None:
-    """This work tree, as git sees it."""
+    """Copy the files of this work tree that Git does not ignore."""
     listed = git.Repo(ROOT).git.ls_files("--cached", "--others", "--exclude-standard")
     for name in listed.splitlines():
         if (ROOT / name).is_file():
@@ -178,23 +180,23 @@ def _copy(to: Path) -> None:
 
 
 def _pins(workflow: str) -> dict[str, str]:
-    """The commits at which a workflow takes the actions that are stood in for."""
+    """Return the commits at which a workflow pins the replaced actions."""
     found: dict[str, str] = {}
     for line in (ROOT / ".github" / "workflows" / workflow).read_text().splitlines():
         name, _, pin = line.partition("uses: actions/")[2].partition("@")
-        if name in STANDS_IN:
+        if name in REPLACED:
             found[name] = pin.split()[0]
     return found
 
 
-def _said(line: str) -> dict[str, Any]:
+def _message(line: str) -> dict[str, Any]:
     try:
-        said: dict[str, Any] = {"msg": "", "jobID": "act"} | json.loads(line)
+        message: dict[str, Any] = {"msg": "", "jobID": "act"} | json.loads(line)
     except ValueError:
-        said = {"msg": line, "jobID": "act"}
-    return said
+        message = {"msg": line, "jobID": "act"}
+    return message
 
 
-def _leg(said: dict[str, Any]) -> str:
-    """The job, with its matrix leg."""
-    return " ".join([said["jobID"], *map(str, (said.get("matrix") or {}).values())])
+def _leg(message: dict[str, Any]) -> str:
+    """Return the job and its matrix leg."""
+    return " ".join([message["jobID"], *map(str, (message.get("matrix") or {}).values())])

@@ -1,4 +1,4 @@
-"""The workflows, from a dispatch to the pull request."""
+"""The workflows from a dispatch to the pull request."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ INPUTS = {"experiment": "demo", "kv": "f16/f16, q8_0/q8_0", "publish": "true"}
 
 
 def form(count: int, options: str = "") -> dict[str, str]:
-    """The form for so many instances, with more options."""
+    """Return the form for `count` instances, with more options."""
     dataset = f"calibration:split=test,functions=4,files=3,count={count}"
     return INPUTS | {"options": f"--dataset {dataset} {options}"}
 
@@ -43,7 +43,7 @@ def changed(here: GitHubHere) -> list[str]:
 
 
 def dispatched(here: GitHubHere) -> list[str]:
-    """What the branch holds of a run of two shards that was dispatched."""
+    """Dispatch a run of two shards; return the files that its branch changes."""
     done = here.act("workflow_dispatch", "benchmark.yml", **form(2, "--shards 3"))
     assert done.code == 0, done.log[-5000:]
     jobs = {"plan", "run 1/2", "run 2/2", "collect", "publish"}
@@ -56,7 +56,7 @@ def dispatched(here: GitHubHere) -> list[str]:
     return names
 
 
-def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) -> None:
+def test_dispatch_opens_pull_request_that_passes_review(here: GitHubHere) -> None:
     dispatched(here)
     review = here.act("workflow_dispatch", "review.yml", number="1")
     assert (review.code, review.jobs) == (0, {"review": "success"}), review.log[-5000:]
@@ -68,13 +68,13 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_a_label_and_a_head_that_moves_start_its_review(here: GitHubHere) -> None:
+def test_label_and_new_head_start_review(here: GitHubHere) -> None:
     names = dispatched(here)
     kept, here.fake.labels = dict(here.fake.assets), [LABEL]
     here.fake.assets.clear()
     pull = {"number": 1, "head": {"sha": here.fake.head(1)}}
-    here.told = {"action": "labeled", "label": {"name": LABEL}, "sender": {"login": "owner"}}
-    here.told |= {"pull_request": pull}
+    here.payload = {"action": "labeled", "label": {"name": LABEL}, "sender": {"login": "owner"}}
+    here.payload |= {"pull_request": pull}
     label = here.act("pull_request_target", "review.yml")
     assert (label.code, label.jobs) == (0, {"review": "success"}), label.log[-5000:]
     (comment,) = here.fake.comments
@@ -83,7 +83,7 @@ def test_a_label_and_a_head_that_moves_start_its_review(here: GitHubHere) -> Non
     here.fake.assets |= kept
     _forge(here, names[1])
     pull["head"] = {"sha": here.fake.head(1)}
-    here.told = {"action": "synchronize", "pull_request": pull}
+    here.payload = {"action": "synchronize", "pull_request": pull}
     again = here.act("pull_request_target", "review.yml")
     assert (again.code, again.jobs) == (1, {"review": "failure"}), again.log[-5000:]
     assert here.fake.statuses[-1]["state"] == "failure"
@@ -93,15 +93,15 @@ def test_a_label_and_a_head_that_moves_start_its_review(here: GitHubHere) -> Non
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_a_shard_that_is_lost_for_a_night_stays_as_it_was(here: GitHubHere) -> None:
+def test_lost_shard_keeps_earlier_evidence(here: GitHubHere) -> None:
     first = here.act("workflow_dispatch", "benchmark.yml", **form(2, "--shards 2"))
     assert first.code == 0, first.log[-5000:]
     (run,) = here.runs.iterdir()
-    (run / ".shard-2-of-2-before").touch()  # where evidence is unpacked, so that it fails
+    (run / ".shard-2-of-2-before").touch()  # evidence is unpacked there, so the restore fails
     shutil.rmtree(here.folder / "artifacts")
     asked = form(2, "--shards 2") | {"run_id": run.name}
     lost = here.act("workflow_dispatch", "benchmark.yml", **asked)
-    # act calls all legs failed once one is
+    # if one leg fails, act reports all later ones as failed
     assert lost.jobs["run 2/2"] == "failure" and lost.jobs["publish"] == "success", lost.log[-5000:]
     left = [path.name for path in here.folder.glob("artifacts/*/evidence-*")]
     assert left == [f"evidence-{run.name}-shard-1-of-2"]
@@ -110,7 +110,7 @@ def test_a_shard_that_is_lost_for_a_night_stays_as_it_was(here: GitHubHere) -> N
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHere) -> None:
+def test_cancelled_run_resumes_and_updates_pull_request(here: GitHubHere) -> None:
     asked = form(10)
     cancelled = background(here.act, "workflow_dispatch", "benchmark.yml", **asked)
 
@@ -125,7 +125,7 @@ def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHer
         time.sleep(0.2)
     (entry,) = _kvci_runs(here)
     began = time.monotonic()
-    os.kill(entry, signal.SIGINT)  # as GitHub does to a step's first process
+    os.kill(entry, signal.SIGINT)  # as GitHub does with a step's first process
     while _kvci_runs(here):
         assert time.monotonic() - began < 5
         time.sleep(0.05)
@@ -158,7 +158,7 @@ def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHer
 
 
 def _kvci_runs(here: GitHubHere) -> list[int]:
-    """The processes of `kvci run` of these workflows."""
+    """Return the ids of the `kvci run` processes of these workflows."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "environ"]):
         words, environment = process.info["cmdline"] or [], process.info["environ"] or {}
@@ -177,7 +177,7 @@ def _record(here: GitHubHere, name: str) -> Record:
         return Record.read(Path(folder, name))
 
 
-def test_a_night_starts_the_next_experiment(here: GitHubHere) -> None:
+def test_nightly_starts_next_experiment(here: GitHubHere) -> None:
     done = here.act("schedule", "nightly.yml")
     assert (done.code, done.jobs) == (0, {"next": "success"}), done.log[-3000:]
     (asked,) = here.fake.dispatched
@@ -194,9 +194,7 @@ def test_a_night_starts_the_next_experiment(here: GitHubHere) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("kv", '"; touch pwned; "'), ("dataset", "$(touch pwned) | `touch pwned`")]
 )
-def test_a_hostile_input_is_refused_before_any_runner_is_asked(
-    here: GitHubHere, name: str, value: str
-) -> None:
+def test_plan_refuses_hostile_input(here: GitHubHere, name: str, value: str) -> None:
     done = here.act("workflow_dispatch", "benchmark.yml", **form(2) | {name: value})
     assert (done.code, done.jobs) == (1, {"plan": "failure"}), done.log[-3000:]
     assert "kvci: " in done.log and "Traceback" not in done.log
@@ -205,10 +203,10 @@ def test_a_hostile_input_is_refused_before_any_runner_is_asked(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_someone_else_s_repository_calls_it_and_an_app_opens_its_pull_request(
+def test_other_repository_publishes_through_app(
     tmp_path: Path,
 ) -> None:
-    """As ci/README.md says, in a repository that has nothing but what the page names."""
+    """The repository has only the files that ci/README.md names."""
     own = {
         f".github/workflows/{path.name}": path.read_text().replace(
             "    cache-mode: none\n",
@@ -232,7 +230,7 @@ def test_someone_else_s_repository_calls_it_and_an_app_opens_its_pull_request(
 
 
 def _forge(here: GitHubHere, path: str) -> None:
-    """A commit on the branch makes one record better, and its row with it."""
+    """Commit a changed record and its row to the branch."""
     with tempfile.TemporaryDirectory() as folder:
         clone = git.Repo.clone_from(str(here.origin), folder, branch="kvci/results")
         record = Record.read(Path(folder, path))

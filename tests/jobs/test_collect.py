@@ -1,4 +1,4 @@
-"""The collect job: archives of shards, which nobody has vouched for, become one run."""
+"""The collect job merges untrusted archives of shards into one run."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.errors import UserError
-from kvci.jobs.collect import collect, told
+from kvci.jobs.collect import collect, summary_text
 from kvci.jobs.pack import pack_shard
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
@@ -20,7 +20,7 @@ from tests.record.test_from_run import made
 from tests.record.test_merge import shard
 
 
-def test_shards_become_one_run_and_a_summary_with_its_verdict_first(tmp_path: Path) -> None:
+def test_summary_of_merged_shards_starts_with_claim(tmp_path: Path) -> None:
     shard(tmp_path / "run", 1, ("a",))
     shard(tmp_path / "run", 2, ("b",))
     for number in (1, 2):
@@ -29,21 +29,21 @@ def test_shards_become_one_run_and_a_summary_with_its_verdict_first(tmp_path: Pa
         (place / "x.tar.gz").write_bytes(pack(tmp_path / "run", f"shard-{number}-of-2"))
     records = collect(tmp_path / "evidence", tmp_path / "made")
     assert [len(record.trials) for record in records] == [2, 2]
-    verdict, *_, plot = told(records).strip().split("\n\n")
-    assert verdict.startswith("**q8_0-q8_0: ") and verdict.endswith("**")
+    claim, *_, plot = summary_text(records).strip().split("\n\n")
+    assert claim.startswith("**q8_0-q8_0: ") and claim.endswith("**")
     assert plot.startswith("```mermaid\nxychart-beta") and 'x-axis ["f16-f16", "q8_0-q8_0"]' in plot
     assert "Resolved, %" in plot and "bar [100.0, 100.0]" in plot
-    plot = told([record.model_copy(update={"trials": record.trials[:1]}) for record in records])
+    plot = summary_text(
+        [record.model_copy(update={"trials": record.trials[:1]}) for record in records]
+    )
     assert "Trials done, %" in plot and "bar [50.0, 50.0]" in plot, "no rate before the end"
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="is not empty; give a new folder"):
         collect(tmp_path / "evidence", tmp_path / "made")
 
 
 @pytest.mark.parametrize("left", [("shard-1-of-2", "shard-2-of-2"), ("",)], ids=["jobs", "release"])
-def test_a_shard_that_left_nothing_tonight_is_as_an_earlier_job_left_it(
-    left: tuple[str, ...], tmp_path: Path
-) -> None:
-    """Else what was published has trials that tonight's run lacks, and it has others."""
+def test_missing_shard_comes_from_earlier_job(left: tuple[str, ...], tmp_path: Path) -> None:
+    """Otherwise the published record and tonight's run each have trials that the other lacks."""
     run, before, evidence = (tmp_path / name for name in ("run", "before", "evidence"))
     before.mkdir()
     evidence.mkdir()
@@ -65,7 +65,7 @@ def test_a_shard_that_left_nothing_tonight_is_as_an_earlier_job_left_it(
     assert not list(tmp_path.glob(".tonight*"))
 
 
-def test_a_shard_says_how_far_it_is_and_claims_nothing(
+def test_shard_summary_shows_progress_without_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(tmp_path / "run")
@@ -80,8 +80,8 @@ def test_a_shard_says_how_far_it_is_and_claims_nothing(
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x1f\x8b\x08\x00junk"])
-def test_an_artifact_that_is_no_evidence_is_refused(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no evidence"):
+def test_artifact_without_evidence_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="contains no evidence"):
         collect(tmp_path, tmp_path / "made")
     (tmp_path / "x.tar.gz").write_bytes(content)
     with pytest.raises(UserError, match="is not evidence of a run"):
@@ -101,7 +101,7 @@ TRIAL = "trials/f16-f16/a/0"
         (f"{TRIAL}/grade/report.json", b"[" * 200_000, "is not a test report"),
     ],
 )
-def test_hostile_evidence_is_one_sentence_in_the_log_and_the_summary(
+def test_hostile_evidence_is_reported_in_one_sentence(
     file: str,
     content: dict[str, object] | bytes,
     says: str,
@@ -133,5 +133,5 @@ def test_two_archives_of_one_shard_are_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     for name in ("a", "b"):
         (tmp_path / f"{name}.tar.gz").write_bytes(pack(run))
-    with pytest.raises(UserError, match="give each shard's once"):
+    with pytest.raises(UserError, match="give one archive per shard"):
         collect(tmp_path, tmp_path / "made")

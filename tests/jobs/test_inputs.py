@@ -1,4 +1,4 @@
-"""What a form may say, and what it may not."""
+"""The inputs of a form: valid ones become fields, all others are refused."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from kvci.errors import UserError
 from kvci.jobs.inputs import DEFAULTS, inputs
 
 
-def test_empty_inputs_ask_for_nothing() -> None:
+def test_empty_inputs_give_no_fields() -> None:
     empty = dict.fromkeys(("experiment", "model", "kv", "dataset", "limit", "options"), "")
     assert inputs(json.dumps(empty | {"margin": " ", "publish": False})).asked() == (None, {})
 
@@ -56,7 +56,7 @@ def test_options_line_overrides_the_form() -> None:
     assert asked == {"dataset": "OWNER/NAME", "arms": ["q8_0/q8_0"]}
 
 
-def test_arms_whose_flags_hold_commas_have_semicolons_between() -> None:
+def test_semicolons_separate_arms_whose_flags_contain_commas() -> None:
     _, asked = inputs(json.dumps({"kv": "f16/f16; q8_0/q8_0 -ts 3,1;"})).asked()
     assert asked["arms"] == ["f16/f16", "q8_0/q8_0 -ts 3,1"]
 
@@ -88,7 +88,7 @@ def test_arms_whose_flags_hold_commas_have_semicolons_between() -> None:
         ("publish", "perhaps"),
     ],
 )
-def test_what_is_hostile_or_wrong_is_a_sentence(name: str, value: str) -> None:
+def test_hostile_or_wrong_input_is_explained(name: str, value: str) -> None:
     with pytest.raises(UserError, match=r"^The (workflow's inputs are|input) "):
         inputs(json.dumps({name: value}))
 
@@ -118,12 +118,12 @@ def test_wrong_options_line_is_explained(line: str, says: str) -> None:
 @pytest.mark.parametrize(
     "text", ["[" * 60_000, "", "{", "[]", "3", "null", '{"a": 1' + " " * 70_000]
 )
-def test_what_is_no_form_is_a_sentence(text: str) -> None:
+def test_invalid_form_is_refused(text: str) -> None:
     with pytest.raises(UserError):
         inputs(text)
 
 
-def test_verbs_take_the_form_from_the_environment() -> None:
+def test_verbs_read_form_from_environment() -> None:
     form = {"experiment": "demo", "kv": "f16/f16,q8_0/q8_0", "limit": "2"}
     words = ["plan", "--base-rate", "0.5", "--json"]
     done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": json.dumps(form)})
@@ -137,14 +137,14 @@ def test_verbs_take_the_form_from_the_environment() -> None:
     assert done.exit_code == 2 and "is not a KV type" in done.output
 
 
-def test_a_job_that_fails_says_so_in_its_summary(
+def test_failing_job_writes_reason_to_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     done = CliRunner().invoke(main, ["ci", "prepare", "--inputs", '{"limit": "<b>x"}'])
-    said = (tmp_path / "summary.md").read_text()
-    assert done.exit_code == 2 and said.startswith("**It failed:** The workflow's inputs")
+    text = (tmp_path / "summary.md").read_text()
+    assert done.exit_code == 2 and text.startswith("**It failed:** The workflow's inputs")
     monkeypatch.setattr("kvci.doctor._memory", lambda spec: ("little", "Buy <b>more."))
     done = CliRunner().invoke(main, ["doctor", "--engine", "embedded"])
-    said = (tmp_path / "summary.md").read_text().splitlines()[-2]
-    assert done.exit_code == 1 and said == "**It failed:** memory: little; Buy &lt;b>more."
+    line = (tmp_path / "summary.md").read_text().splitlines()[-2]
+    assert done.exit_code == 1 and line == "**It failed:** memory: little; Buy &lt;b>more."

@@ -1,4 +1,4 @@
-"""Which experiment goes on tonight, and with what another night left."""
+"""Nightly chooses the next experiment, and jobs resume the evidence of earlier nights."""
 
 import io
 import json
@@ -53,14 +53,14 @@ def github(fake: Fake) -> GitHub:
 
 
 def finish(work: Path, name: str, trials: int) -> None:
-    """The records of an experiment with so many trials of the last arm done, of two."""
+    """Write the records of an experiment; `trials` of the last arm's two trials are done."""
     ends = {"f16/f16": ["ok"] * 2, "q8_0/q8_0": ["ok"] * trials}
     for one in run_of(ends, planned=2):
-        mine = {"run_id": _run_id(name), "row_id": f"{name}-{one.arm}"}
-        one.model_copy(update=mine).write(work / "ci" / "results" / f"{name}-{one.arm}.json")
+        ids = {"run_id": _run_id(name), "row_id": f"{name}-{one.arm}"}
+        one.model_copy(update=ids).write(work / "ci" / "results" / f"{name}-{one.arm}.json")
 
 
-def test_an_experiment_goes_on_until_it_is_done_and_then_the_next(fake: Fake, work: Path) -> None:
+def test_next_experiment_starts_when_one_is_done(fake: Fake, work: Path) -> None:
     fake.origin = bare(work)
     for trials, next_ in ((0, "one"), (1, "one"), (2, "two")):
         if trials:
@@ -82,7 +82,7 @@ def bare(work: Path) -> Path:
 
 
 def started(at: int, status: str, *jobs: tuple[str, int | None]) -> tuple[str, str, list[Any]]:
-    """A run of a night, and its jobs with their runners."""
+    """Return a nightly workflow run, and its jobs with their runners."""
     ended = "skipped" if status == "completed" and jobs[-1][1] == -1 else None
     named = [
         {"id": 1, "name": name, "status": status, "runner_id": who if who != -1 else 0}
@@ -93,7 +93,7 @@ def started(at: int, status: str, *jobs: tuple[str, int | None]) -> tuple[str, s
 
 
 def half(at: int, status: str) -> tuple[str, str, list[Any]]:
-    """One shard of two is done, and nobody takes the other."""
+    """Return a workflow run with one finished shard, and one that no runner takes."""
     made, _, jobs = started(at, status, ("run 1/2", 7), ("run 2/2", None))
     jobs[0]["status"] = "completed"
     return made, status, jobs
@@ -122,10 +122,15 @@ def half(at: int, status: str) -> tuple[str, str, list[Any]]:
             True,
             True,
         ),
-        ([started(21, "in_progress", ("run 1/2", 7), ("run 2/2", None))], "at work", False, True),
+        (
+            [started(21, "in_progress", ("run 1/2", 7), ("run 2/2", None))],
+            "is running",
+            False,
+            True,
+        ),
         (
             [half(21, "in_progress")],
-            "Of the benchmark of 2026-11-21T20:23:00Z no runner has taken 1 of 2 shards",
+            "No runner has taken 1 of 2 shards of the benchmark of 2026-11-21T20:23:00Z",
             False,
             False,
         ),
@@ -137,23 +142,23 @@ def half(at: int, status: str) -> tuple[str, str, list[Any]]:
         ),
         (
             [half(21, "completed")],
-            "Of the benchmark of 2026-11-21T20:23:00Z no runner has taken 1 of 2 shards",
+            "No runner has taken 1 of 2 shards of the benchmark of 2026-11-21T20:23:00Z",
             True,
             False,
         ),
-        ([started(21, "in_progress", ("plan", 1))], "at work", False, True),
+        ([started(21, "in_progress", ("plan", 1))], "is running", False, True),
         (
             [
                 started(21, "queued", ("run 1/1", None)),
                 started(20, "in_progress", ("run 1/1", 7)),
             ],
-            "2026-11-20T20:23:00Z is at work",
+            "2026-11-20T20:23:00Z is running",
             False,
             True,
         ),
     ],
 )
-def test_a_runner_that_takes_nothing_is_told_from_one_that_works(
+def test_nightly_tells_idle_runner_from_busy_one(
     runs: list[Any], says: str, starts: bool, fine: bool, fake: Fake, work: Path
 ) -> None:
     fake.origin, fake.runs = bare(work), runs
@@ -162,7 +167,7 @@ def test_a_runner_that_takes_nothing_is_told_from_one_that_works(
     assert bool(fake.dispatched) is starts
 
 
-def test_a_run_stays_divided_as_it_began(fake: Fake, work: Path) -> None:
+def test_nightly_keeps_number_of_shards(fake: Fake, work: Path) -> None:
     fake.origin = bare(work)
     text = (work / "ci" / "experiments" / "nightly.toml").read_text()
     (work / "ci" / "experiments" / "nightly.toml").write_text(f"{text}shards = 2\n")
@@ -173,13 +178,11 @@ def test_a_run_stays_divided_as_it_began(fake: Fake, work: Path) -> None:
     assert fake.dispatched[-1]["inputs"]["options"] == "--time-budget 9m --shards 1"
     run_id = _run_id("one")
     form = {"experiment": "one", "run_id": run_id, "options": "--shards 2"}
-    with pytest.raises(UserError, match=f"{run_id} is a run of 1 shards; go on with it in as many"):
+    with pytest.raises(UserError, match=f"{run_id} has 1 shard; resume it with --shards 1"):
         prepare(inputs(json.dumps(form)), work / "before", github(fake))
 
 
-def test_a_run_of_fewer_instances_than_shards_is_gone_on_with_and_done(
-    fake: Fake, work: Path
-) -> None:
+def test_run_with_fewer_instances_than_shards_finishes(fake: Fake, work: Path) -> None:
     fake.origin = bare(work)
     text = (work / "ci" / "experiments" / "nightly.toml").read_text()
     (work / "ci" / "experiments" / "nightly.toml").write_text(f"{text}shards = 3\n")
@@ -200,7 +203,7 @@ def test_a_run_of_fewer_instances_than_shards_is_gone_on_with_and_done(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
+def test_expired_artifacts_are_replaced_by_published_evidence(
     count: int, fake: Fake, work: Path
 ) -> None:
     fake.origin = bare(work)
@@ -220,18 +223,16 @@ def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
     (start,) = {record.start for record in build(run)}
     assert (planned.before, planned.start) == (count, start)
     for number in range(1, count + 1):
-        said = one(restore(work / "before", str(here), "run", f"{number}/{count}"))
-        assert "taken up from an earlier job" in said
+        line = one(restore(work / "before", str(here), "run", f"{number}/{count}"))
+        assert "resumed from an earlier job" in line
     assert pack(here / "run") == content
     fake.assets["run.tar.gz"] = b"poison"
-    with pytest.raises(UserError, match="is not what the record of it says"):
+    with pytest.raises(UserError, match="does not have the SHA-256 of its record"):
         prepare(inputs(form), work / "before", github(fake))
 
 
-def test_a_record_that_names_no_evidence_is_gone_on_with_where_the_run_is(
-    fake: Fake, work: Path
-) -> None:
-    """As `kvci record` wrote it on some machine, and somebody committed it."""
+def test_record_without_evidence_restores_nothing(fake: Fake, work: Path) -> None:
+    """`kvci record` wrote the record on some machine, and a person committed it."""
     fake.origin = bare(work)
     run = made(work / "there" / "run")
     for record in build(run):
@@ -245,8 +246,8 @@ def test_a_record_that_names_no_evidence_is_gone_on_with_where_the_run_is(
 
 
 def two_machines(work: Path) -> tuple[Path, Path, Path, Path]:
-    """A run there, the folder of runs with the same here, where its evidence is to lie, and a trial
-    of it here."""
+    """Return a run of another machine, this machine's runs with the same run, the path for its
+    evidence, and a trial of this machine's run."""
     there, here, before = made(work / "there" / "run"), work / "here", work / "before"
     made(here / "run")
     before.mkdir()
@@ -254,66 +255,66 @@ def two_machines(work: Path) -> tuple[Path, Path, Path, Path]:
     return there, here, before / f"{artifact_name('run', '1/1')}.tar.gz", trial
 
 
-def test_machines_that_went_on_apart_take_what_was_uploaded(work: Path) -> None:
-    """Here a trial was done that could not be uploaded; there the same, and it was."""
+def test_diverged_machine_takes_uploaded_evidence(work: Path) -> None:
+    """Both machines ran the same trial, and only the other machine uploaded it."""
     there, here, archive, path = two_machines(work)
     before = archive.parent
-    mine = Outcome.read(path).model_copy(update={"start": LATER})
-    mine.write(path)
+    local = Outcome.read(path).model_copy(update={"start": LATER})
+    local.write(path)
     archive.write_bytes(pack(there))
-    assert "3 trials, of which 3 were here" in one(restore(before, str(here), "run", "1/1"))
+    assert "3 trials; this machine had 3" in one(restore(before, str(here), "run", "1/1"))
     assert build(here / "run") == build(there)
     (kept,) = here.glob(".run.*")
-    assert mine in RunDirectory(kept).outcomes()
+    assert local in RunDirectory(kept).outcomes()
 
 
-def test_what_waits_for_an_approval_is_told(fake: Fake, work: Path) -> None:
+def test_nightly_reports_run_that_waits_for_approval(fake: Fake, work: Path) -> None:
     fake.origin = bare(work)
     fake.runs = [started(21, "waiting", ("run 1/1", 7))]
     assert not nightly(github(fake), "main", "kvci/results") and fake.dispatched
-    assert "2026-11-21T20:23:00Z waits for somebody's approval" in (work / "summary.md").read_text()
+    assert "2026-11-21T20:23:00Z waits for an approval" in (work / "summary.md").read_text()
 
 
-def test_a_night_lost_before_all_that_is_known_is_said_to_be_earlier(
-    fake: Fake, work: Path
-) -> None:
+def test_untaken_nights_beyond_known_runs_are_reported(fake: Fake, work: Path) -> None:
     fake.origin = bare(work)
     fake.runs = [started(21, "completed", ("run 1/1", None))] * LAST_RUNS
     assert not nightly(github(fake), "main", "kvci/results")
     assert "since 2026-11-21T20:23:00Z or before" in (work / "summary.md").read_text()
 
 
-def test_an_experiment_that_never_ends_lets_the_next_one_go_on(fake: Fake, work: Path) -> None:
-    """Its trials so far are of an earlier night than the last three, or there are none at all."""
+def test_stuck_experiment_does_not_block_next_one(fake: Fake, work: Path) -> None:
+    """Its trials are older than the last three nights, or it has none."""
     fake.origin = bare(work)
     nights = [(datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
               for days in (1, 2, 3)]  # fmt: skip
     fake.runs = [(at, "completed", [JOB]) for at in nights]
-    mine = fake.title = f"benchmark one on the experiment ({_run_id('one')})"
+    title_of_one = fake.title = f"benchmark one on the experiment ({_run_id('one')})"
     for trials in (0, 1):
         if trials:
             finish(work, "one", trials)
         assert not nightly(github(fake), "main", "kvci/results")
         assert fake.dispatched[-1]["inputs"]["experiment"] == "two"
-        said = (work / "summary.md").read_text()
-        assert "| one | " in said and "| **stuck**, 3 nights without a new trial" in said
-        assert said.count('x-axis ["one", "two"]') and "Trials done, %" in said
+        text = (work / "summary.md").read_text()
+        assert "| one | " in text and "| **stuck**, 3 nights without a new trial" in text
+        assert text.count('x-axis ["one", "two"]') and "Trials done, %" in text
     for runs, title in ((fake.runs[:2], fake.title), (fake.runs, "benchmark three (other)")):
         fake.runs, fake.title = runs, title
         assert nightly(github(fake), "main", "kvci/results")
         assert fake.dispatched[-1]["inputs"]["experiment"] == "one"
-    fake.title, fake.actor = mine, "somebody"
-    assert nightly(github(fake), "main", "kvci/results"), "a person's own runs are no nights of it"
+    fake.title, fake.actor = title_of_one, "somebody"
+    assert nightly(github(fake), "main", "kvci/results"), "runs that a person starts are not nights"
     fake.actor = "github-actions[bot]"
     long_ago = [(f"2026-01-0{day}T20:23:00Z", "completed", fake.runs[0][2]) for day in (3, 2, 1)]
     lately, fake.runs = fake.runs[:1], long_ago
-    assert nightly(github(fake), "main", "kvci/results"), "after a week it is tried again"
+    assert nightly(github(fake), "main", "kvci/results"), "it is tried again after a week"
     fake.runs = [*lately, *long_ago[:2]]
-    assert not nightly(github(fake), "main", "kvci/results"), "and for one night"
+    assert not nightly(github(fake), "main", "kvci/results"), "it is tried for one night only"
     file = work / "ci" / "experiments" / "one.toml"
     file.write_text(file.read_text().replace("margin = 0.25", "margin = 0.2"))
-    assert _run_id("one") not in mine and nightly(github(fake), "main", "kvci/results")
-    assert fake.dispatched[-1]["inputs"]["experiment"] == "one", "it is another run now"
+    assert _run_id("one") not in title_of_one and nightly(github(fake), "main", "kvci/results")
+    assert fake.dispatched[-1]["inputs"]["experiment"] == "one", (
+        "a changed experiment is another run"
+    )
 
 
 def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:
@@ -329,7 +330,7 @@ def artifact(fake: Fake, name: str, content: bytes, **run: object) -> None:
     fake.zips[number] = packed.getvalue()
 
 
-def test_another_machine_goes_on_with_what_was_uploaded(
+def test_other_machine_resumes_uploaded_evidence(
     fake: Fake, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = work / "there" / "run"
@@ -349,42 +350,46 @@ def test_another_machine_goes_on_with_what_was_uploaded(
     assert planned.before == 2
     assert planned.start == Manifest.read(run / "shard-1-of-2" / "manifest.json").start
     for number in (1, 2):
-        (said,) = restore(work / "before", str(work / "here"), "run", f"{number}/2")
-        assert "taken up" in said
+        (line,) = restore(work / "before", str(work / "here"), "run", f"{number}/2")
+        assert "resumed from an earlier job" in line
         (again,) = restore(work / "before", str(work / "here"), "run", f"{number}/2")
-        assert "this machine has all of it" in again
+        assert "this machine has all trials of it" in again
     assert pack(work / "here" / "run") == pack(run)
     assert [one.row_id for one in build(work / "here" / "run")] == [o.row_id for o in build(run)]
     assert not list((work / "here" / "run").glob(".*"))
 
 
 @pytest.mark.parametrize(("left", "asked"), [("1/2", ""), ("1/1", "--shards 2")])
-def test_a_run_goes_on_divided_as_it_began(fake: Fake, work: Path, left: str, asked: str) -> None:
-    """Though nothing of it is published: what was uploaded last was the old shards again."""
+def test_resume_with_other_number_of_shards_is_refused(
+    fake: Fake, work: Path, left: str, asked: str
+) -> None:
+    """The run is not published yet; only its artifacts have a number of shards."""
     fake.origin = bare(work)
     artifact(fake, artifact_name("run", left), b"x")
     artifact(fake, artifact_name("run", "1/7"), b"poison", head_repository_id=8)
     form = json.dumps({"experiment": "one", "run_id": "run", "options": asked})
     shards = left.partition("/")[2]
-    with pytest.raises(UserError, match=f"^run is a run of {shards} shards; go on with it"):
+    with pytest.raises(
+        UserError, match=f"^run has {shards} shards?; resume it with --shards {shards}"
+    ):
         prepare(inputs(form), work / "before", github(fake))
 
 
 @pytest.mark.parametrize("state", ["in_progress", "queued", "completed", ""])
-def test_a_run_that_is_at_work_is_not_gone_on_with(state: str, fake: Fake, work: Path) -> None:
-    """It began in a workflow run of another group; nothing of it was uploaded yet, so it got a
-    second start, and its rows were there twice."""
+def test_resume_of_running_run_is_refused(state: str, fake: Fake, work: Path) -> None:
+    """Its workflow run has uploaded nothing yet, so a second one would get another start time, and
+    its rows would appear twice."""
     fake.origin = bare(work)
     fake.known_runs = {77: state}
     asked = inputs(json.dumps({"experiment": "one", "run_id": "calibration-small-77"}))
     if state in ("completed", ""):
         prepare(asked, work / "before", github(fake))
         return
-    with pytest.raises(UserError, match="is still at work; go on with it when its jobs are done"):
+    with pytest.raises(UserError, match="is still running; resume it when its jobs have ended"):
         prepare(asked, work / "before", github(fake))
 
 
-def test_what_forks_upload_of_the_same_name_hides_nothing(fake: Fake, work: Path) -> None:
+def test_artifacts_of_forks_are_ignored(fake: Fake, work: Path) -> None:
     name = artifact_name("run", "1/1")
     for _ in range(120):
         artifact(fake, name, b"poison", head_repository_id=8)
@@ -393,7 +398,7 @@ def test_what_forks_upload_of_the_same_name_hides_nothing(fake: Fake, work: Path
     assert (work / "before" / f"{name}.tar.gz").read_bytes() == b"ours"
 
 
-def test_an_artifact_that_cannot_be_read_is_a_sentence(fake: Fake, work: Path) -> None:
+def test_unreadable_artifact_is_explained(fake: Fake, work: Path) -> None:
     name = artifact_name("run", "1/1")
     artifact(fake, name, b"x" * 100)
     for was, now in ((b"\x00\x00\x00\x00", b"\x00\x00\x01\x00"), (b"PK\x01\x02", b"PK\x01\x03")):
@@ -426,8 +431,8 @@ def one(lines: list[str]) -> str:
     return line
 
 
-def test_an_earlier_attempt_of_the_job_is_gone_on_with(work: Path) -> None:
-    """Plan's evidence is of the night before, the attempt's of an hour ago."""
+def test_evidence_of_earlier_attempt_is_resumed(work: Path) -> None:
+    """The plan found evidence of the night before, and an earlier attempt uploaded more."""
     before, name = work / "before", artifact_name("run", "1/1")
     (before / name).mkdir(parents=True)
     there = made(work / "there" / "run")
@@ -438,36 +443,36 @@ def test_an_earlier_attempt_of_the_job_is_gone_on_with(work: Path) -> None:
     assert len(RunDirectory(work / "here" / "run").outcomes()) == 3
 
 
-def test_what_this_machine_has_and_the_other_has_not_stays(work: Path) -> None:
+def test_restore_keeps_more_complete_local_folder(work: Path) -> None:
     there, here, archive, _ = two_machines(work)
     before = archive.parent
     archive.write_bytes(pack(there))
-    assert "has all of it" in one(restore(before, str(here), "run", "1/1"))
+    assert "has all trials of it" in one(restore(before, str(here), "run", "1/1"))
     next((here / "run" / "trials").rglob("outcome.json")).unlink()
-    assert "3 trials, of which 2 were here" in one(restore(before, str(here), "run", "1/1"))
+    assert "3 trials; this machine had 2" in one(restore(before, str(here), "run", "1/1"))
     assert len(RunDirectory(here / "run").outcomes()) == 3
     assert [path.name for path in here.glob(".*")] == [".run.2-of-3"]
 
 
 @pytest.mark.parametrize(("run_id", "shard_"), [("../x", "1/1"), ("r", "x"), ("r", "0/2")])
-def test_what_names_no_run_is_a_sentence(work: Path, run_id: str, shard_: str) -> None:
+def test_invalid_run_id_or_shard_is_refused(work: Path, run_id: str, shard_: str) -> None:
     with pytest.raises(UserError):
         restore(work, str(work), run_id, shard_)
 
 
-def test_what_another_machine_put_aside_and_ran_again_is_not_run_a_third_time(work: Path) -> None:
-    """Night one ends within a block, night two runs the block again and goes on."""
+def test_superseded_block_is_not_run_a_third_time(work: Path) -> None:
+    """The first night ends within a block; the second one runs the block again and continues."""
     there, here, archive, old = two_machines(work)
     before = archive.parent
     whole, half = Outcome.read(old), Outcome.read(old).model_copy(update={"start": LATER})
     half.write(there / old.relative_to(here / "run"))
     archive.write_bytes(pack(there))
     put(here / "run", half, "superseded/0")
-    assert "this machine has all of it" in one(restore(before, str(here), "run", "1/1"))
+    assert "this machine has all trials of it" in one(restore(before, str(here), "run", "1/1"))
     assert whole in RunDirectory(here / "run").outcomes()
     put(there, half, "superseded/0")
     whole.write(there / old.relative_to(here / "run"))
     half.write(old)
     archive.write_bytes(pack(there))
-    assert "3 trials, of which 3 were here" in one(restore(before, str(here), "run", "1/1"))
+    assert "3 trials; this machine had 3" in one(restore(before, str(here), "run", "1/1"))
     assert not [o for o in RunDirectory(here / "run").outcomes() if o.start == half.start]

@@ -1,4 +1,4 @@
-"""What the plan job says before anything runs."""
+"""The plan job: its summary and outputs before anything runs."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvci.jobs.inputs import inputs
-from kvci.jobs.prepare import earlier, prepare, run_id
+from kvci.jobs.prepare import earlier, new_run_id, prepare
 from tests.conftest import ROOT
 from tests.record.made import SPEC, record
 
@@ -24,27 +24,27 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(here: Path, **form: str) -> str:
+def planned(here: Path, **form: str) -> str:
     prepare(inputs(json.dumps(FORM | form)), here / "before", None)
     text = (here / "summary.md").read_text()
     (here / "summary.md").unlink()
     return text
 
 
-def test_the_answer_comes_first_and_the_cost_is_said(here: Path) -> None:
-    text = said(here)
+def test_summary_starts_with_answer_and_shows_cost(here: Path) -> None:
+    text = planned(here)
     assert (
         text.startswith("**It cannot answer: ")
         and "| cost | not known; add `--expected-trial" in text
     )
-    asked = said(here, options="--expected-trial 30m --time-budget 30m")
+    asked = planned(here, options="--expected-trial 30m --time-budget 30m")
     assert "| cost | 2 h of one machine" in asked and "no block begins after 30m" in asked
     assert 'x-axis ["2", "5", "10", "15", "20", "30"]' in asked and "```mermaid" in asked
     outputs = dict(line.split("=", 1) for line in (here / "output").read_text().splitlines())
     assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "120"
 
 
-def test_what_is_not_given_is_taken_from_the_newest_record_alike(here: Path) -> None:
+def test_estimates_come_from_newest_matching_record(here: Path) -> None:
     assert earlier(SPEC, here / "ci" / "results") is None
     for hour, solve_s in ((9, 5.0), (11, 7.0), (10, 9.0)):
         one = record(0, start=f"2026-02-01T{hour:02}:00:00Z")
@@ -61,6 +61,6 @@ def test_what_is_not_given_is_taken_from_the_newest_record_alike(here: Path) -> 
     assert earlier(renamed, here / "ci" / "results") is None
 
 
-def test_a_run_is_named_by_the_workflow_s_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_id_contains_workflow_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_RUN_ID", "77")
-    assert run_id(SPEC) == "calibration-small-77"
+    assert new_run_id(SPEC) == "calibration-small-77"

@@ -1,4 +1,4 @@
-"""Trials of a run that another machine ran are run again."""
+"""Rerun repeats trials of a run, on the machine that ran it or on another one."""
 
 import gzip
 import io
@@ -32,21 +32,21 @@ ASKED = rerun_inputs('{"run": "run", "filter": "."}')
 
 @pytest.fixture(autouse=True)
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The repository's own word on the model of the runs here."""
+    """The repository has a file of the runs' model."""
     (tmp_path / "ci" / "models").mkdir(parents=True)
     text = 'name = "small"\nweights = "Q4_K_M"\npath = "/here/small.gguf"\n'
     (tmp_path / "ci" / "models" / "small.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
 
 
-def test_what_is_on_this_machine_is_taken_first(tmp_path: Path) -> None:
+def test_rerun_prefers_run_of_this_machine(tmp_path: Path) -> None:
     made(tmp_path / "run")
     spec = repeat(ASKED, str(tmp_path), "again", tmp_path / "none")
     assert spec.rerun and spec.rerun.of == "run"
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_else_the_evidence_of_all_its_shards(
+def test_rerun_takes_evidence_of_all_shards(
     shards: int, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = tmp_path / "there" / "run"
@@ -63,16 +63,14 @@ def test_else_the_evidence_of_all_its_shards(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     find(ASKED, "main", tmp_path / "before", github(fake))
     assert (tmp_path / "output").read_text() == "before=true\n"
-    said = (tmp_path / "summary.md").read_text()
-    assert said.startswith("**Run again of `run`: .**") and f"{shards} jobs left evidence" in said
+    text = (tmp_path / "summary.md").read_text()
+    assert text.startswith("**Rerun of `run`: .**") and f"artifacts of {shards} job" in text
     spec = repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
     assert spec.rerun and spec.rerun.of == "run" and spec.instances == ("a", "b")
     assert spec.shard == "1/1" and spec.engine == "auto"
 
 
-def test_a_machine_that_had_one_shard_of_two_takes_the_evidence_of_both(
-    fake: Fake, tmp_path: Path
-) -> None:
+def test_machine_with_one_shard_takes_both_from_evidence(fake: Fake, tmp_path: Path) -> None:
     there, out = tmp_path / "there" / "run", tmp_path / "out"
     for number, name in ((1, "a"), (2, "b")):
         shard(there, number, (name,))
@@ -81,16 +79,14 @@ def test_a_machine_that_had_one_shard_of_two_takes_the_evidence_of_both(
     (out / "run").mkdir(parents=True)
     (out / "run" / "shard-1-of-2").symlink_to(there / "shard-1-of-2")
     alone = repeat(ASKED, str(out), "again", tmp_path / "before")
-    assert alone.instances == ("a",), "nobody has the other"
+    assert alone.instances == ("a",), "the other shard has no evidence yet"
     find(ASKED, "main", tmp_path / "before", github(fake))
     assert repeat(ASKED, str(out), "again", tmp_path / "before").instances == ("a", "b")
     (out / "run" / "shard-2-of-2").symlink_to(there / "shard-2-of-2")
     assert repeat(ASKED, str(out), "again", tmp_path / "none").instances == ("a", "b")
 
 
-def test_evidence_behind_a_thousand_newer_artifacts_is_asked_for_by_name(
-    fake: Fake, tmp_path: Path
-) -> None:
+def test_old_artifact_is_found_by_name(fake: Fake, tmp_path: Path) -> None:
     there = made(tmp_path / "there" / "run")
     artifact(fake, "evidence-run", pack(there))
     ours = fake.artifacts.pop()
@@ -99,8 +95,8 @@ def test_evidence_behind_a_thousand_newer_artifacts_is_asked_for_by_name(
     assert repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before").instances
 
 
-def test_a_second_attempt_runs_what_the_first_one_chose(fake: Fake, tmp_path: Path) -> None:
-    """The run had gone on meanwhile, and the attempt was refused for its other spec."""
+def test_second_attempt_repeats_trials_of_first(fake: Fake, tmp_path: Path) -> None:
+    """The run has more trials by then, and with another choice the attempt would be refused."""
     there, here = tmp_path / "there" / "run", tmp_path / "here"
     made(there)
     for path in (there / "trials").rglob("outcome.json"):
@@ -120,7 +116,7 @@ def test_a_second_attempt_runs_what_the_first_one_chose(fake: Fake, tmp_path: Pa
     assert second == first and second.instances == ("a",)
 
 
-def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> None:
+def test_rerun_takes_newer_trials_of_other_machine(fake: Fake, tmp_path: Path) -> None:
     there, here = tmp_path / "there" / "run", tmp_path / "here"
     made(there)
     made(here / "run")
@@ -134,7 +130,7 @@ def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> 
 
 
 def hostile(there: Path) -> Path:
-    """A run whose spec says what is to be executed, in its archive too."""
+    """Make a run whose specification, in its archive too, names programs to execute."""
     made(there)
     manifest = Manifest.read(there / "manifest.json")
     manifest.model_copy(update={"redacted": True}).write(there / "manifest.json")
@@ -145,19 +141,19 @@ def hostile(there: Path) -> Path:
     return there
 
 
-def test_an_artifact_does_not_say_what_is_executed(fake: Fake, tmp_path: Path) -> None:
+def test_artifact_does_not_choose_engine_or_model(fake: Fake, tmp_path: Path) -> None:
     there = hostile(tmp_path / "there" / "run")
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
     spec = repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
     assert (spec.engine, spec.mirror, spec.model.path) == ("auto", None, "/here/small.gguf")
     (tmp_path / "ci" / "models" / "small.toml").unlink()
-    with pytest.raises(UserError, match="No file of ci/models has the model small"):
+    with pytest.raises(UserError, match="No file in ci/models has the model small"):
         repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
 
 
-def test_nor_does_one_that_was_taken_up(tmp_path: Path) -> None:
-    """By whichever verb, and before the run goes on here as after it."""
+def test_restored_run_does_not_choose_engine_or_model(tmp_path: Path) -> None:
+    """This holds for both verbs, and before and after the run is resumed."""
     before, folder = tmp_path / "before", tmp_path / "runs" / "run"
     before.mkdir()
     there = hostile(tmp_path / "there" / "run")
@@ -174,7 +170,7 @@ def test_nor_does_one_that_was_taken_up(tmp_path: Path) -> None:
     assert kept.hash(*digests) == SPEC.hash(*digests)
 
 
-def test_what_a_run_goes_on_with_here_is_what_is_asked_here(tmp_path: Path) -> None:
+def test_resumed_run_uses_specification_of_this_machine(tmp_path: Path) -> None:
     run = hostile(tmp_path / "run")
     with RunDirectory(run) as directory:
         directory.open("run", SPEC, "1" * 64, "2" * 64, "bwrap", False, ("a", "b"))
@@ -183,7 +179,7 @@ def test_what_a_run_goes_on_with_here_is_what_is_asked_here(tmp_path: Path) -> N
     assert (spec.engine, spec.mirror, spec.model) == (SPEC.engine, None, SPEC.model)
 
 
-def test_an_archive_hides_no_shards_beside_a_run(tmp_path: Path) -> None:
+def test_archive_with_run_and_shards_is_refused(tmp_path: Path) -> None:
     run, shards = made(tmp_path / "run"), tmp_path / "shards"
     shutil.copytree(run, shards / "shard-1-of-2")
     both = io.BytesIO(gzip.decompress(pack(run)))
@@ -199,7 +195,7 @@ def test_an_archive_hides_no_shards_beside_a_run(tmp_path: Path) -> None:
         unpack(tmp_path / "x.tar.gz", tmp_path / "place")
 
 
-def test_a_run_that_nobody_has_is_a_sentence(fake: Fake, tmp_path: Path) -> None:
+def test_rerun_of_unknown_run_is_explained(fake: Fake, tmp_path: Path) -> None:
     find(ASKED, "main", tmp_path / "before", github(fake))
     with pytest.raises(UserError, match="rerun it on the machine that ran it"):
         repeat(ASKED, str(tmp_path), "again", tmp_path / "before")

@@ -1,4 +1,4 @@
-"""What every workflow keeps to."""
+"""Rules that all workflows follow."""
 
 import re
 import tomllib
@@ -22,7 +22,7 @@ IGNORES = {
     ("rerun.yml", "self-hosted-runner"),
     ("review.yml", "dangerous-triggers"),
 }
-"""Of zizmor's audits; each stands beside its line with a reason."""
+"""The audits of zizmor that a file ignores; each ignored line gives a reason."""
 
 
 def jobs(path: Path) -> dict[str, Any]:
@@ -30,19 +30,19 @@ def jobs(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_ignores_are_these() -> None:
+def test_zizmor_ignores_are_listed_with_reasons() -> None:
     found = [
         (path.name, *match.groups())
         for path in (*WORKFLOWS, *ADOPT)
         for match in re.finditer(r"zizmor: ignore\[([\w,-]+)\] ?(.*)", path.read_text())
     ]
     assert {(name, audit) for name, audit, _ in found} == IGNORES
-    assert len(found) == len(IGNORES) + 1  # review.yml's trigger is ours and the adopter's
+    assert len(found) == len(IGNORES) + 1  # review.yml's trigger is in both folders
     assert all(reason for _, _, reason in found)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_nothing_of_an_input_reaches_a_shell_and_every_action_is_pinned(path: Path) -> None:
+def test_no_input_reaches_shell_and_actions_are_pinned(path: Path) -> None:
     steps = [step for job in jobs(path).values() for step in job["steps"]]
     assert steps
     for step in steps:
@@ -55,8 +55,8 @@ def test_nothing_of_an_input_reaches_a_shell_and_every_action_is_pinned(path: Pa
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_the_gpu_is_near_no_fork_and_no_secret(path: Path) -> None:
-    triggers = set(yaml.safe_load(path.read_text())[True])  # YAML 1.1 reads `on` so
+def test_gpu_job_has_no_secret_and_no_fork(path: Path) -> None:
+    triggers = set(yaml.safe_load(path.read_text())[True])  # YAML 1.1 reads `on` as True
     for job in jobs(path).values():
         if job["runs-on"] == ["self-hosted", "gpu"]:
             assert triggers <= {"workflow_dispatch", "workflow_call"}
@@ -72,7 +72,7 @@ def form(path: Path, trigger: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ADOPT, ids=lambda path: path.name)
-def test_a_caller_asks_for_all_that_its_callee_takes_and_lets_it(path: Path) -> None:
+def test_adopted_workflow_passes_all_inputs_and_permissions(path: Path) -> None:
     (job,) = jobs(path).values()
     callee = ROOT / ".github" / "workflows" / path.name
     assert job["uses"] == f"OWNER/kvci/.github/workflows/{path.name}@v{kvci.__version__}"
@@ -85,13 +85,13 @@ def test_a_caller_asks_for_all_that_its_callee_takes_and_lets_it(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_form_and_a_call_take_the_same(path: Path) -> None:
+def test_dispatch_and_call_have_same_inputs(path: Path) -> None:
     triggers = yaml.safe_load(path.read_text())[True]
     if "workflow_call" in triggers and triggers.get("workflow_dispatch"):
         assert set(form(path, "workflow_dispatch")) == set(form(path, "workflow_call"))
 
 
-def test_the_experiments_of_the_adoption_page_are_valid(tmp_path: Path) -> None:
+def test_toml_examples_of_guide_are_valid(tmp_path: Path) -> None:
     page = (ROOT / "ci" / "README.md").read_text()
     texts = [dedent(text) for text in re.findall(r"```toml\n(.*?)```", page, re.S)]
     (experiment,) = [text for text in texts if "arms" in text]
@@ -108,8 +108,8 @@ def test_the_experiments_of_the_adoption_page_are_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["benchmark.yml", "rerun.yml"])
-def test_a_job_that_could_not_take_up_the_run_uploads_nothing_of_it(name: str) -> None:
-    """Else an old copy of this machine's would be the newest evidence."""
+def test_failed_restore_uploads_no_evidence(name: str) -> None:
+    """Otherwise an old folder of this machine would become the newest evidence."""
     (path,) = [path for path in WORKFLOWS if path.name == name]
     steps = jobs(path)["run"]["steps"]
     ids = [step.get("id") for step in steps]
@@ -119,22 +119,22 @@ def test_a_job_that_could_not_take_up_the_run_uploads_nothing_of_it(name: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "there_is"),
+    ("name", "condition"),
     [
         ("benchmark.yml", "needs.collect.result == 'success'"),
         ("rerun.yml", "needs.run.result != 'skipped' && needs.run.outputs.evidence"),
     ],
 )
-def test_the_job_that_may_write_waits_for_something_to_publish(name: str, there_is: str) -> None:
-    """Else it would start after any failure, and its own would hide the reason."""
+def test_publish_runs_only_with_something_to_publish(name: str, condition: str) -> None:
+    """Otherwise it would start after any failure, and its own failure would hide the reason."""
     (path,) = [path for path in WORKFLOWS if path.name == name]
-    assert f"!cancelled() && {there_is} && " in jobs(path)["publish"]["if"]
+    assert f"!cancelled() && {condition} && " in jobs(path)["publish"]["if"]
     evidence = jobs(path)["run"].get("outputs", {}).get("evidence", "")
     assert evidence == "${{ steps.evidence.outputs.artifact }}" * (name == "rerun.yml")
 
 
 @pytest.mark.parametrize("folder", [WORKFLOWS, ADOPT], ids=["ours", "adopted"])
-def test_a_run_s_name_ends_with_what_nightly_looks_for(folder: list[Path]) -> None:
+def test_run_name_ends_with_run_id_for_nightly(folder: list[Path]) -> None:
     (path,) = [path for path in folder if path.name == "benchmark.yml"]
     name = yaml.safe_load(path.read_text())["run-name"]
     assert name.endswith("${{ inputs.run_id && format(' ({0})', inputs.run_id) || '' }}")

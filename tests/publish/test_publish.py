@@ -13,7 +13,7 @@ from kvci.compare.compare import compare
 from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.github import GitHub, PullRequest
-from kvci.jobs.collect import told
+from kvci.jobs.collect import summary_text
 from kvci.publish.pull_request import Target, _body, publish
 from kvci.record.bundle import unpack
 from kvci.record.from_run import build
@@ -127,11 +127,11 @@ def test_arms_without_baseline_are_not_compared(origin: Path) -> None:
     assert one.row_id in _body(arms, target(origin))
     chosen = {"rerun": {"of": "run", "filter": "I3"}}
     again = [one.model_copy(update={"spec": one.spec | chosen}) for one in map(record, (0, 1))]
-    for text in (told(again), comment(Review(tuple(again), (), ()), accepted=False)):
+    for text in (summary_text(again), comment(Review(tuple(again), (), ()), accepted=False)):
         assert (
             text.count("targeted rerun") >= 2 and "harm" not in text and "Resolved, %" not in text
         )
-    for text in (told(arms), comment(Review(tuple(arms), (), ()), accepted=False)):
+    for text in (summary_text(arms), comment(Review(tuple(arms), (), ()), accepted=False)):
         assert text.count("no record of its baseline") >= 2 and "the baseline |" not in text
 
 
@@ -174,7 +174,7 @@ def test_free_text_is_inert_in_page_and_summary(tmp_path: Path) -> None:
     for number, one in enumerate(records):
         kinds = tuple(e.model_copy(update={"build": f"{number} {words}"}) for e in one.effective)
         records[number] = one.model_copy(update={"effective": kinds, "gpu": words})
-    for text in (render(EMPTY, records), told(records)):
+    for text in (render(EMPTY, records), summary_text(records)):
         assert "best" in text
         assert not any(bare in text for bare in ("<img", " [best]", " @owner"))
 
