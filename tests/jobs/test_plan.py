@@ -33,9 +33,12 @@ def said(here: Path, **form: str) -> str:
 
 def test_the_answer_comes_first_and_the_cost_is_said(here: Path) -> None:
     text = said(here)
-    assert text.startswith("**It cannot answer: ") and "| cost | not known; say `trial_s`" in text
+    assert (
+        text.startswith("**This run cannot answer: ")
+        and "| cost | not known; say `trial_s`" in text
+    )
     asked = said(here, trial_s="1800", time_budget="30")
-    assert "| cost | 2 h of one machine" in asked and "no block begins after 30 minutes" in asked
+    assert "| cost | 2 h on one machine" in asked and "no block begins after 30 minutes" in asked
     assert 'x-axis ["2", "5", "10", "15", "20", "30"]' in asked and "```mermaid" in asked
     outputs = dict(line.split("=", 1) for line in (here / "output").read_text().splitlines())
     assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "120"
