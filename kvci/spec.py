@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kvci.errors import UserError
 from kvci.files import first_problem, sha256_of_file
+from kvci.units import Duration, Gigabytes, Mebibytes
 from kvci.versioned import Versioned, without_keys
 
 KV_BLOCK_ELEMENTS = {
@@ -130,6 +131,36 @@ class Model(Versioned):
 DAY_S = 86400.0
 """A sandbox lives longer than a trial, a command or the tests may take."""
 
+EXPERIMENT, SERVER, AGENT, SANDBOX = "Experiment", "Server", "Agent", "Sandbox"
+GRADING, CLAIMS, IMAGES, RUN = "Grading", "Claims", "Docker images", "This run"
+GROUPS = (EXPERIMENT, SERVER, AGENT, SANDBOX, GRADING, CLAIMS, IMAGES, RUN)
+"""Groups of options, in the order of the help."""
+
+
+def option(
+    default: Any = ...,
+    *,
+    help: str,
+    group: str,
+    flags: tuple[str, ...] = (),
+    metavar: str = "",
+    envvar: str = "",
+    default_text: str = "",
+    **field: Any,
+) -> Any:
+    """A field that the command line offers, under `flags` or else under its own name.
+
+    `default_text` says in words what an absent value means; all else goes to pydantic's Field.
+    """
+    shown: dict[str, Any] = {
+        "group": group,
+        "flags": list(flags),
+        "metavar": metavar,
+        "envvar": envvar,
+        "default_text": default_text,
+    }
+    return Field(default, description=help, json_schema_extra=shown, **field)
+
 
 class Rerun(Versioned):
     """What a targeted rerun repeats. It is never compared with anything."""
@@ -168,65 +199,218 @@ ELSEWHERE = "of another machine"
 
 
 class Spec(Versioned):
-    """All that was asked for. Its hash covers what can change a trial or the planned set."""
+    """Everything that a run was asked for. Its hash covers what can change a trial, its grading or
+    the planned set.
 
-    model: Model
-    arms: tuple[Arm, ...] = Field(min_length=1)
-    dataset: str
-    filter: str = ""
-    instances: tuple[str, ...] = ()
-    """Ids; all of the dataset's if none are given."""
-    limit: int | None = Field(None, ge=1)
-    context: int = Field(65536, ge=256)
-    """Tokens of context per slot."""
-    slots: int = Field(1, ge=1, le=256)
-    seeds: tuple[int, ...] = (0,)
-    temperature: float = Field(0.0, ge=0.0, le=2.0)
-    prompt: Literal["bash", "tools"] = "bash"
-    """The prompt's file name in kvci/agent/prompts, which names the action protocol too."""
-    max_steps: int = Field(30, ge=1)
-    max_tokens: int = Field(4096, ge=1)
-    """Tokens per answer."""
-    max_total_tokens: int | None = Field(None, ge=1)
-    trial_s: float = Field(3600.0, gt=0, le=DAY_S)
-    command_s: float = Field(60.0, gt=0, le=DAY_S)
-    test_s: float = Field(1800.0, gt=0, le=DAY_S)
-    block_size: int = Field(4, ge=1)
-    order_seed: int = 0
-    engine: str = "auto"
-    """auto, embedded, replay:SCRIPT, an http URL (unverified), or the path of a llama-server."""
-    gpu_layers: int = 99
-    threads: int | None = Field(None, ge=1)
-    sandbox: Literal["auto", "bwrap", "docker"] = "auto"
-    memory_mib: int = Field(4096, ge=64)
-    """Of one trial's sandbox."""
-    processes: int = Field(256, ge=8)
-    cpus: float = Field(2.0, gt=0)
+    Each field that the command line offers is declared here with its help text, its group and its
+    flag; the command line, the workflow form and the reference of experiment files follow.
+    """
+
+    model: Model = option(
+        help="A .gguf file, or a file of ci/models.", group=EXPERIMENT, metavar="FILE"
+    )
+    arms: tuple[Arm, ...] = option(
+        help="KV type of an arm, K/V, and its flags: 'q8_0/q8_0', 'f16/f16 -ub 32'. Give one for "
+        "each arm; the first is the baseline.",
+        group=EXPERIMENT,
+        flags=("--kv", "--arm"),
+        metavar="K/V",
+        min_length=1,
+    )
+    dataset: str = option(
+        help="lite, verified, multilingual, a .jsonl or .parquet file, OWNER/NAME on the Hugging "
+        "Face hub, or calibration:split=test,functions=8,count=20.",
+        group=EXPERIMENT,
+        metavar="NAME",
+    )
+    filter: str = option(
+        "",
+        help="Only instances whose id matches this regular expression.",
+        group=EXPERIMENT,
+        metavar="REGEX",
+        default_text="every instance",
+    )
+    instances: tuple[str, ...] = option(
+        (),
+        help="Only these instance ids, separated by commas.",
+        group=EXPERIMENT,
+        metavar="IDS",
+        default_text="every instance",
+    )
+    limit: int | None = option(
+        None,
+        help="At most this many instances.",
+        group=EXPERIMENT,
+        default_text="no limit",
+        ge=1,
+    )
+    context: int = option(65536, help="Context of each slot, in tokens.", group=SERVER, ge=256)
+    slots: int = option(
+        1, help="Slots of the server: conversations that run at a time.", group=SERVER, ge=1, le=256
+    )
+    seeds: tuple[int, ...] = option(
+        (0,),
+        help="Seeds, separated by commas; each instance runs once per seed.",
+        group=EXPERIMENT,
+        metavar="NUMBERS",
+        default_text="0",
+    )
+    temperature: float = option(
+        0.0,
+        help="Sampling temperature; several seeds need one above 0.",
+        group=EXPERIMENT,
+        ge=0.0,
+        le=2.0,
+    )
+    prompt: Literal["bash", "tools"] = option(
+        "bash",
+        help="The agent's prompt and action protocol: fenced bash blocks, or tool calls.",
+        group=AGENT,
+    )
+    max_steps: int = option(30, help="Answers of the model in one trial.", group=AGENT, ge=1)
+    max_tokens: int = option(4096, help="Tokens of one answer.", group=AGENT, ge=1)
+    max_total_tokens: int | None = option(
+        None,
+        help="Tokens of all answers of one trial.",
+        group=AGENT,
+        default_text="no limit",
+        ge=1,
+    )
+    trial_s: Duration = option(
+        3600.0,
+        help="Time limit of one trial.",
+        group=AGENT,
+        flags=("--trial-time",),
+        gt=0,
+        le=DAY_S,
+    )
+    command_s: Duration = option(
+        60.0,
+        help="Time limit of one command.",
+        group=AGENT,
+        flags=("--command-time",),
+        gt=0,
+        le=DAY_S,
+    )
+    test_s: Duration = option(
+        1800.0,
+        help="Time limit of an instance's tests, at least twice the gold patch's time.",
+        group=GRADING,
+        flags=("--test-time", "--test-s"),
+        gt=0,
+        le=DAY_S,
+    )
+    block_size: int = option(
+        4, help="Instances per block, the unit that is resumed.", group=RUN, ge=1
+    )
+    order_seed: int = option(0, help="Seed of the arms' random order in each block.", group=RUN)
+    engine: str = option(
+        "auto",
+        help="auto, embedded, the path of a llama-server, or a URL (unverified: gives no row).",
+        group=SERVER,
+        metavar="ENGINE",
+    )
+    gpu_layers: int = option(99, help="Layers of the model on the GPU.", group=SERVER)
+    threads: int | None = option(
+        None,
+        help="CPU threads of the server.",
+        group=SERVER,
+        default_text="llama-server's own default",
+        ge=1,
+    )
+    sandbox: Literal["auto", "bwrap", "docker"] = option(
+        "auto",
+        help="Where commands run: bubblewrap for generated instances, Docker for images.",
+        group=SANDBOX,
+    )
+    memory_mib: Mebibytes = option(
+        4096, help="Memory of one trial's sandbox.", group=SANDBOX, flags=("--memory",), ge=64
+    )
+    processes: int = option(256, help="Processes of one trial's sandbox.", group=SANDBOX, ge=8)
+    cpus: float = option(2.0, help="CPUs of one trial's sandbox.", group=SANDBOX, gt=0)
     primary: Literal[
         "resolved", "no_loop", "well_formed", "patched", "no_overflow", "applies", "tests_flipped"
-    ] = "resolved"
-    """The one endpoint of which something is claimed."""
+    ] = option(
+        "resolved",
+        help="The one endpoint that claims are about: resolved, no_loop, well_formed, patched, "
+        "no_overflow, applies or tests_flipped.",
+        group=CLAIMS,
+        metavar="ENDPOINT",
+    )
     rerun: Rerun | None = None
-    margin: float | None = Field(None, gt=0, lt=1)
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    grade_network: bool = False
-    """Grading has a network; for tests that need one."""
-    mirror: str | None = Field(None, pattern=r"^[\w.-]+(:\d+)?(/[\w.-]+)*$")
-    """A registry that is asked for images in place of their own."""
-    disk_reserve_gb: float = Field(10.0, ge=0)
-    """Of Docker's disk, never used; 10^9 bytes."""
-    disk_budget_gb: float | None = Field(None, gt=0)
-    """What images of ours may take there; whatever the reserve leaves if absent."""
-    preflight_first: bool = False
-    """Every instance's preflight before any trial, and how many are left is written."""
-    pull_workers: int = Field(4, ge=1)
-    pull_beside: bool = False
-    """Pull while conversations run."""
-    shard: str = "1/1"
-    start: str | None = Field(None, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
-    """When the run began, UTC; its shards have it in common."""
-    time_budget_s: float | None = Field(None, gt=0)
-    out: str = "runs"
+    margin: float | None = option(
+        None,
+        help="Non-inferiority margin, e.g. 0.05 for five points.",
+        group=CLAIMS,
+        default_text="no non-inferiority claim",
+        gt=0,
+        lt=1,
+    )
+    alpha: float = option(0.05, help="One-sided error rate of a claim.", group=CLAIMS, gt=0, lt=0.5)
+    grade_network: bool = option(
+        False, help="Give grading a network, for tests that need one.", group=GRADING
+    )
+    mirror: str | None = option(
+        None,
+        help="A registry to pull images from first.",
+        group=IMAGES,
+        envvar="KVCI_MIRROR",
+        metavar="HOST",
+        default_text="each image's own registry",
+        pattern=r"^[\w.-]+(:\d+)?(/[\w.-]+)*$",
+    )
+    disk_reserve_gb: Gigabytes = option(
+        10.0,
+        help="Disk space to keep free on Docker's disk.",
+        group=IMAGES,
+        flags=("--disk-reserve",),
+        envvar="KVCI_DISK_RESERVE",
+        ge=0,
+    )
+    disk_budget_gb: Gigabytes | None = option(
+        None,
+        help="Disk space that pulled images may take; bytes that images share are not counted.",
+        group=IMAGES,
+        flags=("--disk-budget",),
+        envvar="KVCI_DISK_BUDGET",
+        default_text="all but the reserve",
+        gt=0,
+    )
+    preflight_first: bool = option(
+        False,
+        help="Grade the gold patch and the base of every instance before any trial.",
+        group=GRADING,
+        flags=("--validate",),
+    )
+    pull_workers: int = option(4, help="Images pulled at a time.", group=IMAGES, ge=1)
+    pull_beside: bool = option(
+        False,
+        help="Pull images while trials run.",
+        group=IMAGES,
+        flags=("--pull-during-trials", "--pull-beside"),
+    )
+    shard: str = option(
+        "1/1", help="Run only the I-th of N parts of the instances.", group=RUN, metavar="I/N"
+    )
+    start: str | None = option(
+        None,
+        help="When the run began, in UTC; give all shards the same, e.g. 2026-11-30T12:00:00Z.",
+        group=RUN,
+        metavar="TIME",
+        default_text="now",
+        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$",
+    )
+    time_budget_s: Duration | None = option(
+        None,
+        help="Start no new block that would end after this time.",
+        group=RUN,
+        flags=("--time-budget",),
+        default_text="no budget",
+        gt=0,
+    )
+    out: str = option(
+        "runs", help="The folder of run folders.", group=RUN, envvar="KVCI_RUNS", metavar="FOLDER"
+    )
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -319,7 +503,7 @@ class Spec(Versioned):
 
 def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
     """The spec of a TOML file with the flags laid over it. Raises UserError."""
-    asked: dict[str, Any] = _toml(path) if path else {}
+    asked: dict[str, Any] = _by_field(_toml(path), str(path)) if path else {}
     model = asked.get("model")
     if isinstance(model, str):
         asked["model"] = _model(model, path.parent if path else Path())
@@ -331,6 +515,29 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
     except ValidationError as error:
         where = str(path) if path and not given else "The spec"
         raise UserError(f"{where} is not valid: {first_problem(error)}.") from None
+
+
+def other_names() -> dict[str, str]:
+    """The names that an experiment file may use besides the fields' own: `time_budget` is
+    `time_budget_s`."""
+    found = {}
+    for name, field in Spec.model_fields.items():
+        shown = field.json_schema_extra
+        flags = shown.get("flags") if isinstance(shown, dict) else None
+        if isinstance(flags, list) and flags and name != "arms":
+            found[str(flags[0]).removeprefix("--").replace("-", "_")] = name
+    return found
+
+
+def _by_field(asked: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same under the fields' own names. Raises UserError if a field is given twice."""
+    names, found = other_names(), dict[str, Any]()
+    for name, value in asked.items():
+        field = names.get(name, name)
+        if field in found:
+            raise UserError(f"{where} gives {name} and {field}, which are the same; keep one.")
+        found[field] = value
+    return found
 
 
 def without_model(asked: dict[str, Any]) -> Spec:

@@ -1,11 +1,12 @@
-"""The error rates of the decision rules (RULES.md, what is claimed), by simulation.
+"""How often the decision rules (RULES.md, what is claimed) make a false claim, by simulation.
 
-Harm is claimed falsely where the arm is as good as the baseline; non-inferiority where it is worse
-by exactly the margin. Instances' rates are drawn from a beta distribution with the intraclass
-correlation given; what an arm loses is lost evenly (each instance's rate is scaled), whole (an
-instance keeps its rate or loses all), or its rates are drawn anew. The bar is 5.5 % for a nominal
-5 %, plus two standard errors of the simulation. The rules' own test and interval decide, of one
-arm; over several, Holm and the fixed sequence keep the rate of one.
+A claim of harm is false if the arm is as good as the baseline, and a claim of non-inferiority is
+false if the arm is worse by exactly the margin. The instances' rates come from a beta distribution
+with the given intraclass correlation (ICC). An arm loses in one of three ways: `even` scales each
+instance's rate, `whole` sets the rate of some instances to 0, and `redrawn` draws new rates with a
+lower mean. The limit is 5.5 % for a nominal 5 %, plus two standard errors of the simulation. Each
+case has one arm, and the rules' own test and interval decide; for several arms, Holm and the fixed
+sequence keep the error rate of one.
 """
 
 import itertools
@@ -22,8 +23,8 @@ from kvci.stats.clustered import Shares, score_interval, sign_flip
 INSTANCES, SEEDS, ICC = (50, 300), (1, 5), (0.0, 0.5)
 BASE_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 MARGINS = (0.01, 0.02, 0.05, 0.1)
-LOSSES = ("even", "whole", "anew")
-BAR = 0.055
+LOSSES = ("even", "whole", "redrawn")
+LIMIT = 0.055
 Rates = NDArray[np.float64]
 
 
@@ -37,7 +38,8 @@ class Case:
     loss: str
 
     def draw(self, rng: np.random.Generator, runs: int) -> Iterator[tuple[int, ...]]:
-        """Of each run the counts of (seeds baseline only, seeds arm only), as a flat histogram."""
+        """Yield a histogram per run, flattened: instances by the number of seeds that only the
+        baseline resolves and the number that only the arm resolves."""
         shape = (runs, self.instances)
         first = self._rates(rng, self.base, shape)
         kept = 1 - self.effect / self.base
@@ -60,28 +62,29 @@ class Case:
         spread = 1 / self.icc - 1
         return rng.beta(mean * spread, (1 - mean) * spread, size=shape)
 
-    def instances_of(self, counts: tuple[int, ...]) -> list[Shares]:
+    def shares(self, counts: tuple[int, ...]) -> list[Shares]:
+        """Return the shares of each instance from a run's histogram."""
         width = self.seeds + 1
-        some: list[Shares] = []
+        found: list[Shares] = []
         for code, count in enumerate(counts):
             b, c = divmod(code, width)
-            some += [(Fraction(b, self.seeds), Fraction(c, self.seeds))] * count
-        return some
+            found += [(Fraction(b, self.seeds), Fraction(c, self.seeds))] * count
+        return found
 
 
 def rate(case: Case, runs: int, seed: int) -> float:
-    """The share of runs with the false claim; runs with the same counts are decided once."""
+    """Return the share of runs with a false claim; runs with equal counts are decided once."""
     rng = np.random.default_rng(seed)
-    seen: dict[tuple[int, ...], bool] = {}
+    claimed: dict[tuple[int, ...], bool] = {}
     claims = 0
     for counts in case.draw(rng, runs):
-        if counts not in seen:
-            some = case.instances_of(counts)
+        if counts not in claimed:
+            shares = case.shares(counts)
             if case.effect:
-                seen[counts] = score_interval(some, 0.9)[1] < case.effect
+                claimed[counts] = score_interval(shares, 0.9)[1] < case.effect
             else:
-                seen[counts] = sign_flip(some) < 0.05
-        claims += seen[counts]
+                claimed[counts] = sign_flip(shares) < 0.05
+        claims += claimed[counts]
     return claims / runs
 
 
@@ -89,9 +92,9 @@ def rate(case: Case, runs: int, seed: int) -> float:
 @click.option("--runs", default=10_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(runs: int, seed: int) -> None:
-    """Print the largest error rate of each rule at each size, and exit 1 above the bar."""
-    bar = BAR + 2 * (BAR * (1 - BAR) / runs) ** 0.5
-    click.echo(f"{runs} runs a case; the bar is {bar:.2%}")
+    """Print the largest error rate of each rule and size; exit 1 if one is above the limit."""
+    limit = LIMIT + 2 * (LIMIT * (1 - LIMIT) / runs) ** 0.5
+    click.echo(f"{runs} runs per case; the limit is {limit:.2%}")
     click.echo("| false claim of | instances | seeds | ICC | largest rate | at |")
     click.echo("|---" * 6 + "|")
     worst = 0.0
@@ -103,16 +106,16 @@ def main(runs: int, seed: int) -> None:
                 cases = [
                     Case(n, seeds, icc, base, margin, loss)
                     for base, margin, loss in itertools.product(BASE_RATES, MARGINS, LOSSES)
-                    if margin <= base and not (loss == "anew" and not icc)
+                    if margin <= base and not (loss == "redrawn" and not icc)
                 ]
             found = [(rate(case, runs, seed + k), case) for k, case in enumerate(cases)]
-            most, case = max(found, key=lambda pair: pair[0])
-            worst = max(worst, most)
+            largest, case = max(found, key=lambda pair: pair[0])
+            worst = max(worst, largest)
             at = f"base {case.base:.0%}"
-            at += f", margin {case.effect:.0%}, lost {case.loss}" if case.effect else ""
-            click.echo(f"| {rule} | {n} | {seeds} | {icc} | {most:.2%} | {at} |")
-    click.echo(f"largest of all: {worst:.2%} ({worst / bar:.2f} of the bar)")
-    if worst > bar:
+            at += f", margin {case.effect:.0%}, loss {case.loss}" if case.effect else ""
+            click.echo(f"| {rule} | {n} | {seeds} | {icc} | {largest:.2%} | {at} |")
+    click.echo(f"largest of all: {worst:.2%} ({worst / limit:.2f} of the limit)")
+    if worst > limit:
         raise SystemExit(1)
 
 

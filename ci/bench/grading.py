@@ -1,10 +1,10 @@
-"""What grading costs beyond the eval script's own time, beside `swebench eval`.
+"""The time that grading takes in addition to the eval script, compared with `swebench eval`.
 
-kvci's overhead is the wall time of grading one patch less the time of its eval script; the limits
-are 1 s in Docker and 0.3 s in bubblewrap. What an image costs once, the removal of the commits
-after its base, is shown by itself. The peer runs the same gold patches where images exist, with one
-worker as kvci: its time a patch is to be at least twice kvci's where the eval script takes less
-than 10 s, and at least 13 s more elsewhere.
+kvci's overhead is the wall time of grading one patch minus the time of its eval script. The limits
+are 1 s in Docker and 0.3 s in bubblewrap. Removing the commits after the base happens once per
+image, and its time is printed separately. `swebench eval` runs the same gold patches with one
+worker, as kvci does, if the instances have images. Per patch it should take at least twice kvci's
+time if the eval script takes less than 10 s, and at least 13 s more otherwise.
 """
 
 import statistics
@@ -31,16 +31,16 @@ SHORT_S = 10.0
 SHORT_LIMIT_RATIO, LONG_LIMIT_S = 2.0, 13.0
 
 
-def ours(instance: Instance, sandboxes: Sandboxes, folder: Path) -> tuple[Graded, float]:
-    """The verdict of the gold patch, and the overhead in seconds."""
+def grade_gold(instance: Instance, sandboxes: Sandboxes, folder: Path) -> tuple[Graded, float]:
+    """Grade the gold patch; return the grading, and the overhead in seconds."""
     started = time.monotonic()
     patch = instance.row.patch.encode()
     graded = grade(instance.row, patch, lambda: sandboxes.make(instance), folder, 1800)
     return graded, time.monotonic() - started - graded.eval_s
 
 
-def peer(instances: list[Instance], folder: Path) -> tuple[dict[str, bool], float]:
-    """Instance id -> resolved, as `swebench eval` says, and its wall time in seconds."""
+def run_swebench(instances: list[Instance], folder: Path) -> tuple[dict[str, bool], float]:
+    """Run `swebench eval`; return instance id -> resolved, and the wall time in seconds."""
     rows = [instance.row for instance in instances]
     started = time.monotonic()
     reports = evaluate(rows, {row.instance_id: row.patch for row in rows}, folder, 1800)
@@ -52,8 +52,8 @@ def peer(instances: list[Instance], folder: Path) -> tuple[dict[str, bool], floa
 @click.argument("dataset")
 @click.argument("pattern", default="")
 @click.option("--sandbox", default="auto", show_default=True)
-@click.option("--repeat", default=3, show_default=True, help="Gradings of each patch.")
-@click.option("--peer/--no-peer", "with_peer", default=True)
+@click.option("--repeat", default=3, show_default=True, help="How often each patch is graded.")
+@click.option("--peer/--no-peer", "with_peer", default=True, help="Also run swebench eval.")
 def main(dataset: str, pattern: str, sandbox: str, repeat: int, with_peer: bool) -> None:
     """Grade the gold patches of DATASET whose ids match PATTERN."""
     known = {instance.row.instance_id: instance for instance in load(dataset)}
@@ -74,9 +74,9 @@ def main(dataset: str, pattern: str, sandbox: str, repeat: int, with_peer: bool)
             started = time.monotonic()
             for instance in instances:
                 without_future(instance.row.image, instance.row.base_commit)
-            click.echo(f"once an image: {(time.monotonic() - started) / len(instances):.1f} s")
+            click.echo(f"once per image: {(time.monotonic() - started) / len(instances):.1f} s")
         for instance in instances * repeat:
-            graded, overhead_s = ours(instance, sandboxes, folder / instance.row.instance_id)
+            graded, overhead_s = grade_gold(instance, sandboxes, folder / instance.row.instance_id)
             name = instance.row.instance_id
             verdicts[name] = graded.verdict == "resolved"
             overheads_s.append(overhead_s)
@@ -92,26 +92,26 @@ def main(dataset: str, pattern: str, sandbox: str, repeat: int, with_peer: bool)
         click.echo("| eval script | patches | kvci | swebench eval | | equal verdicts |")
         click.echo("|---|---|---|---|---|---|")
         for short in (True, False):
-            some = [
+            group = [
                 instance
                 for instance in instances
                 if (statistics.median(evals_s[instance.row.instance_id]) < SHORT_S) is short
             ]
-            if not some:
+            if not group:
                 continue
-            theirs, wall_s = peer(some, folder / f"peer-{short}")
-            names = [instance.row.instance_id for instance in some]
-            equal = sum(theirs.get(name) == verdicts[name] for name in names)
-            each_s = wall_s / len(some)
-            ours_s = statistics.mean(second for name in names for second in walls_s[name])
-            shown = (
-                f"{each_s / ours_s:.1f} times (limit {SHORT_LIMIT_RATIO})"
+            resolved, wall_s = run_swebench(group, folder / f"peer-{short}")
+            names = [instance.row.instance_id for instance in group]
+            equal = sum(resolved.get(name) == verdicts[name] for name in names)
+            peer_s = wall_s / len(group)
+            kvci_s = statistics.mean(second for name in names for second in walls_s[name])
+            ratio = (
+                f"{peer_s / kvci_s:.1f} times (limit {SHORT_LIMIT_RATIO})"
                 if short
-                else f"{each_s - ours_s:.1f} s more (limit {LONG_LIMIT_S})"
+                else f"{peer_s - kvci_s:.1f} s more (limit {LONG_LIMIT_S})"
             )
             click.echo(
-                f"| {'<' if short else '>='} {SHORT_S:.0f} s | {len(some)} | {ours_s:.1f} s | "
-                f"{each_s:.1f} s | {shown} | {equal} of {len(some)} |"
+                f"| {'<' if short else '>='} {SHORT_S:.0f} s | {len(group)} | {kvci_s:.1f} s | "
+                f"{peer_s:.1f} s | {ratio} | {equal} of {len(group)} |"
             )
 
 

@@ -1,8 +1,9 @@
-"""The calibration model's rates on runs of the suite's test split, for its card.
+"""The share that the calibration model resolves on the suite's test split, for its card.
 
 `kvci run --model ci/models/calibration.toml --kv f16/f16 --kv q8_0/q8_0 --kv q4_0/q4_0 --engine
 embedded --context 4096 --slots 2 --max-steps 10 --max-tokens 128 --dataset
-calibration:split=test,functions=16,files=3,count=100` makes one of the runs; give all folders.
+calibration:split=test,functions=16,files=3,count=100` makes one of the runs. Give the folders of
+all runs.
 """
 
 from collections import Counter
@@ -18,8 +19,8 @@ from kvci.tasks.calibration import generate
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 def main(runs: tuple[Path, ...]) -> None:
-    """Print the share resolved with its interval, and the same by kind of bug over all RUNS."""
-    right: Counter[str] = Counter()
+    """Print the share resolved with its interval, and the counts by kind of bug over all RUNS."""
+    resolved: Counter[str] = Counter()
     total: Counter[str] = Counter()
     click.echo(
         "| functions x files | model and KV type | resolved | 95 % (Wilson) |\n|---|---|---|---|"
@@ -27,21 +28,21 @@ def main(runs: tuple[Path, ...]) -> None:
     for run in runs:
         for record in build(run, row=False):
             if not record.complete:
-                raise click.ClickException(f"{run} is not finished; go on with it.")
+                raise click.ClickException(f"{run} is not finished; resume it with --run-id.")
             for trial in record.counted:
                 split, size, seed = trial.instance.removeprefix("calibration__").split("-")
                 functions, files = size.split("x")
-                one = generate("test", int(seed), int(functions), int(files))
-                assert split == "test" and one.row.instance_id == trial.instance
-                total[one.kind] += 1
-                right[one.kind] += trial.cls == "OK"
+                bug = generate("test", int(seed), int(functions), int(files))
+                assert split == "test" and bug.row.instance_id == trial.instance
+                total[bug.kind] += 1
+                resolved[bug.kind] += trial.cls == "OK"
             low, high = wilson(record.resolved, record.total)
-            who = f"{record.model}, {record.kv}"
+            arm = f"{record.model}, {record.kv}"
             rate = f"{record.resolved}/{record.total}"
-            click.echo(f"| {size} | {who} | {rate} | {low:.1%} to {high:.1%} |")
+            click.echo(f"| {size} | {arm} | {rate} | {low:.1%} to {high:.1%} |")
     click.echo("\n| kind | resolved |\n|---|---|")
     for kind in sorted(total):
-        click.echo(f"| {kind} | {right[kind]}/{total[kind]} |")
+        click.echo(f"| {kind} | {resolved[kind]}/{total[kind]} |")
 
 
 if __name__ == "__main__":

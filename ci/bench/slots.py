@@ -1,4 +1,4 @@
-"""Slot use and memory: many conversations through a server whose answers take a known time.
+"""Slot use and memory, with many conversations and a server whose answers take a known time.
 
 Every turn runs a real command in a real bubblewrap sandbox, and every patch is graded. Prints the
 share of slot time in use from the first request until the queue is empty (the last conversation's
@@ -23,15 +23,15 @@ KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
 
 
 def prepare(folder: Path, conversations: int, slots: int, turns: int, turn_s: float) -> Path:
-    """An experiment file, and the script of its server."""
+    """Write an experiment file and the script of its replay server; return the experiment file."""
     dataset = f"calibration:functions=4,count={conversations}"
-    talk = [Step(text=f"```bash\necho {turn}; cat *.py\n```") for turn in range(turns - 2)]
+    reads = [Step(text=f"```bash\necho {turn}; cat *.py\n```") for turn in range(turns - 2)]
     edit = Step(text="```bash\necho '# seen' >> $(ls *.py)\n```")
-    steps = (*talk, edit, Step(text="```bash\nsubmit\n```"))
+    steps = (*reads, edit, Step(text="```bash\nsubmit\n```"))
     names = [instance.row.instance_id for instance in suite(dataset)]
     script = Script(answers=dict.fromkeys(names, steps), turn_s=turn_s)
     script.write(folder / "script.json")
-    asked = {
+    experiment = {
         "model": str(ROOT / "ci" / "models" / "calibration.toml"),
         "arms": ["f16/f16"],
         "dataset": dataset,
@@ -41,19 +41,19 @@ def prepare(folder: Path, conversations: int, slots: int, turns: int, turn_s: fl
         "block_size": conversations,
         "out": str(folder / "runs"),
     }
-    lines = (f"{key} = {json.dumps(value)}\n" for key, value in asked.items())
+    lines = (f"{key} = {json.dumps(value)}\n" for key, value in experiment.items())
     (folder / "experiment.toml").write_text("".join(lines))
     return folder / "experiment.toml"
 
 
-def busy(folder: Path) -> tuple[list[tuple[float, float]], float]:
-    """Each request's begin and end, and when the queue was empty; in seconds of the clock."""
+def request_spans(folder: Path) -> tuple[list[tuple[float, float]], float]:
+    """Return each request's start and end, and when the queue was empty, in clock seconds."""
     spans, firsts = [], []
     for path in folder.glob("runs/bench/trials/*/*/*/trajectory.jsonl"):
         steps = [json.loads(line) for line in path.read_text().splitlines()]
-        mine = [(step["asked"], step["answered"]) for step in steps if "asked" in step]
-        spans += mine
-        firsts.append(mine[0][0])
+        requests = [(step["asked"], step["answered"]) for step in steps if "asked" in step]
+        spans += requests
+        firsts.append(requests[0][0])
     return spans, max(firsts)
 
 
@@ -63,7 +63,7 @@ def busy(folder: Path) -> tuple[list[tuple[float, float]], float]:
 @click.option("--turns", default=10, show_default=True)
 @click.option("--turn-s", default=4.0, show_default=True)
 def main(conversations: int, slots: int, turns: int, turn_s: float) -> None:
-    """Print slot use and memory, beside their limits of 95 % and 300 MB."""
+    """Print slot use and memory, and their limits of 95 % and 300 MB."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         experiment = prepare(folder, conversations, slots, turns, turn_s)
@@ -82,13 +82,13 @@ def main(conversations: int, slots: int, turns: int, turn_s: float) -> None:
                 time.sleep(0.25)
         if process.wait():
             raise click.ClickException((folder / "out").read_text()[-2000:])
-        spans, empty = busy(folder)
-        first = min(begin for begin, _ in spans)
-        used_s = sum(max(0.0, min(end, empty) - begin) for begin, end in spans)
+        spans, empty = request_spans(folder)
+        first = min(start for start, _ in spans)
+        used_s = sum(max(0.0, min(end, empty) - start) for start, end in spans)
         share = used_s / (slots * (empty - first))
         graded = len(list(folder.glob("runs/bench/trials/*/*/*/outcome.json")))
     click.echo(
-        f"{len(spans)} turns of {graded} conversations, queue empty after {empty - first:.1f} s"
+        f"{len(spans)} turns in {graded} conversations; queue empty after {empty - first:.1f} s"
     )
     click.echo(f"slot time in use: {share:.1%} (limit 95 %)")
     click.echo(f"kvci's own process: {largest_bytes / 1e6:.0f} MB (limit 300 MB)")

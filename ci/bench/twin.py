@@ -1,6 +1,7 @@
-"""What each strength of the twin does to each KV type: how its knob was set.
+"""How each strength of the calibration model's twin harms each KV type, on the training split.
 
-It is wanted where q4_0 resolves 20 to 80 % of what f16 does and most lost trials still submit.
+A strength is right if q4_0 resolves 20 to 80 % of what f16 resolves, and if most trials that q4_0
+loses still submit.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ from kvci.record.from_run import build
 from kvci.run.experiment import run
 from kvci.spec import load
 from kvci.stats.proportion import wilson
-from kvci.taxonomy import Class
+from kvci.taxonomy import Class, titled
 
 
 @click.command()
@@ -24,18 +25,18 @@ from kvci.taxonomy import Class
 @click.option("--count", default=100, show_default=True)
 @click.option("--out", default="runs", show_default=True)
 def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out: str) -> None:
-    """Run COUNT instances at each of STRENGTHS."""
-    click.echo("| strength | functions | KV | resolved | 95 % (Wilson) | of the others |")
+    """Run COUNT instances with each of STRENGTHS, and print a table."""
+    click.echo("| strength | functions | KV | resolved | 95 % (Wilson) | lost |")
     click.echo("|---|---|---|---|---|---|")
     for strength in strengths:
-        words = asked("twin", count, out) | {
+        fields = asked("twin", count, out) | {
             "model": {"name": f"twin-{strength}", "path": str(twin(strength)), "weights": "F16"},
             "arms": ("f16/f16", "q8_0/q8_0", "q4_0/q4_0"),
             "dataset": f"calibration:split={split},functions={functions},files=3,count={count}",
             "block_size": 10,
         }
         name = f"twin-{strength}-{split}-{functions}-{count}"
-        folder, summary = run(load(None, words), name, Console(stderr=True, soft_wrap=True))
+        folder, summary = run(load(None, fields), name, Console(stderr=True, soft_wrap=True))
         if not summary.succeeded:
             raise click.ClickException(f"{folder} is not finished; run the same command again.")
         for record in build(folder, row=False):
@@ -44,7 +45,7 @@ def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out
             click.echo(
                 f"| {strength} | {functions} | {record.kv} | {record.resolved}/{record.total} | "
                 f"{low:.0%} to {high:.0%} | "
-                f"{', '.join(f'{number} {cls}' for cls, number in sorted(lost.items()))} |"
+                f"{', '.join(f'{count} {titled(cls)}' for cls, count in sorted(lost.items()))} |"
             )
 
 

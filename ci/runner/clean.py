@@ -1,7 +1,6 @@
-"""Remove runs that nobody has touched for long; their evidence lies in artifacts and releases.
+"""Remove runs that have not changed for long; their evidence is in artifacts and releases.
 
-A run that goes on, night after night or now, is touched and stays. What the runner and these
-scripts say goes to systemd's journal, which rotates itself.
+A run that is in progress, or that is continued every night, changes and stays.
 """
 
 import contextlib
@@ -11,22 +10,22 @@ import shutil
 import time
 from pathlib import Path
 
-from steps import Step, arguments, take
+from steps import Step, apply, arguments
 
 DAYS = 60.0
 
 
 def idle_days(run: Path) -> float:
-    """Since the newest change in the folder."""
+    """Return the days since the newest change in the folder."""
     newest = run.lstat().st_mtime
     for path in run.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # then it was touched just now
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             newest = max(newest, path.lstat().st_mtime)
     return (time.time() - newest) / 86_400
 
 
 def in_use(run: Path) -> bool:
-    """A kvci process holds the lock of the folder, or of one of its shards."""
+    """True if a kvci process has locked the folder, or one of its shards."""
     for lock in run.rglob(".lock"):
         file = os.open(lock, os.O_RDONLY)
         try:
@@ -40,8 +39,10 @@ def in_use(run: Path) -> bool:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--days", type=float, default=DAYS)
+    parser.add_argument("--runs", type=Path, required=True, help="the folder of all runs")
+    parser.add_argument(
+        "--days", type=float, default=DAYS, help="remove runs unchanged for so long [60]"
+    )
     given = parser.parse_args()
     old = [
         run
@@ -49,11 +50,13 @@ def main() -> None:
         if (run / "spec.json").is_file() or list(run.glob("shard-*/spec.json"))
         if idle_days(run) > given.days and not in_use(run)
     ]
-    take([removed(run) for run in old], given.dry_run)
+    apply([removal(run) for run in old], given.dry_run)
 
 
-def removed(run: Path) -> Step:
-    return Step(f"{run} is gone", lambda: not run.exists(), lambda: shutil.rmtree(run), "remove it")
+def removal(run: Path) -> Step:
+    return Step(
+        f"{run} is removed", lambda: not run.exists(), lambda: shutil.rmtree(run), "remove it"
+    )
 
 
 if __name__ == "__main__":

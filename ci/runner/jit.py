@@ -1,7 +1,7 @@
 """Ask GitHub for the configuration of a runner that takes one job.
 
-Run by systemd as root before each job: it reads the token, and leaves the runner's user what is
-good for one job alone. Fails where GitHub refuses; systemd tries again.
+systemd runs it as root before each job. It reads the token, and writes a configuration for the
+runner's user that is valid for only one job. If GitHub refuses, it fails, and systemd retries.
 """
 
 import json
@@ -15,27 +15,27 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from steps import Failed, Step, arguments, take
+from steps import Failed, Step, apply, arguments
 
-ETC, TO, USER = Path("/etc/kvci"), Path("/run/kvci-runner/jit"), "kvci"
+ETC, OUTPUT, USER = Path("/etc/kvci"), Path("/run/kvci-runner/jit"), "kvci"
 REMEDIES = {
-    401: "the token in /etc/kvci/token is not valid or has run out; make another",
-    403: "the token lacks the repository permission Administration: write",
-    404: "the repository of /etc/kvci/runner.json is not there for this token",
+    401: "the token in /etc/kvci/token is not valid or has expired; create a new one",
+    403: "the token lacks the repository permission Administration: write; create one that has it",
+    404: "the token cannot see the repository of /etc/kvci/runner.json; correct one of them",
 }
 
 
 def configuration(etc: Path) -> str:
-    """As the runner takes it. Raises Failed with the remedy."""
-    asked: dict[str, Any] = json.loads((etc / "runner.json").read_text())
+    """Return GitHub's configuration for one job, encoded. Raises Failed with the remedy."""
+    settings: dict[str, Any] = json.loads((etc / "runner.json").read_text())
     body = {
         "name": f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}",
         "runner_group_id": 1,
-        "labels": asked["labels"],
+        "labels": settings["labels"],
         "work_folder": "_work",
     }
     request = urllib.request.Request(
-        f"{asked['api']}/repos/{asked['repository']}/actions/runners/generate-jitconfig",
+        f"{settings['api']}/repos/{settings['repository']}/actions/runners/generate-jitconfig",
         json.dumps(body).encode(),
         {
             "Authorization": f"Bearer {(etc / 'token').read_text().strip()}",
@@ -48,31 +48,31 @@ def configuration(etc: Path) -> str:
         with urllib.request.urlopen(request, timeout=60) as answer:
             found: str = json.load(answer)["encoded_jit_config"]
     except urllib.error.HTTPError as error:
-        remedy = REMEDIES.get(error.code, "it is tried again")
+        remedy = REMEDIES.get(error.code, "systemd retries")
         raise Failed(f"GitHub answered {error.code}: {remedy}.") from None
     except OSError as error:
-        raise Failed(f"GitHub does not answer ({error}); it is tried again.") from None
+        raise Failed(f"GitHub does not answer ({error}); systemd retries.") from None
     return found
 
 
 def main() -> None:
     given = arguments(__doc__).parse_args()
     etc = Path(os.environ.get("KVCI_ETC", ETC))
-    to = Path(os.environ.get("KVCI_JIT", TO))
-    made: list[bool] = []  # an earlier job's is none for this one
+    output = Path(os.environ.get("KVCI_JIT", OUTPUT))
+    written: list[bool] = []  # empty at first: the file of an earlier job does not count
 
-    def make() -> None:
+    def write() -> None:
         line = f"export ACTIONS_RUNNER_INPUT_JITCONFIG={shlex.quote(configuration(etc))}\n"
-        to.unlink(missing_ok=True)
-        # In the environment and not among the arguments, which every user of the machine can read.
-        with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as out:
+        output.unlink(missing_ok=True)
+        # The runner gets it in its environment: every user of the machine can read arguments.
+        with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as out:
             out.write(line)
             if os.geteuid() == 0:
                 os.fchown(out.fileno(), pwd.getpwnam(os.environ.get("KVCI_USER", USER)).pw_uid, -1)
-        made.append(to.stat().st_mode & 0o777 == 0o400)
+        written.append(output.stat().st_mode & 0o777 == 0o400)
 
-    step = Step(f"{to}, for one job", lambda: any(made), make, "ask GitHub for it")
-    take([step], given.dry_run)
+    step = Step(f"{output}, for one job", lambda: any(written), write, "ask GitHub for it")
+    apply([step], given.dry_run)
 
 
 if __name__ == "__main__":

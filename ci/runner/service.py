@@ -1,12 +1,12 @@
-"""Make a machine that box.py made ready into a runner that takes one job at a time.
+"""Install the runner's service on a machine that box.py prepared; it takes one job at a time.
 
     sudo python3 ci/runner/service.py --repository OWNER/NAME --archive actions-runner-*.tar.gz \\
         --sha256 SUM --dry-run
 
-systemd starts the runner for one job, with a configuration that GitHub made just in time for it,
-from a fresh copy of the runner's own files, and then again. The token that asks for the
-configuration lies in /etc/kvci/token, which root alone can read. Who may use Docker can become
-root: let nobody start jobs here whom you would not give that token.
+For each job, systemd starts the runner from a fresh copy of its files, with a configuration that
+GitHub makes for this one job. The token that asks for it is in /etc/kvci/token, which only root can
+read. But a user of Docker can become root: only people to whom you would give that token may start
+jobs here.
 """
 
 import argparse
@@ -17,14 +17,14 @@ import re
 import shutil
 from pathlib import Path
 
-from steps import Failed, Step, arguments, file, run, take
+from steps import Failed, Step, apply, arguments, file, run
 
 HERE = Path(__file__).resolve().parent
 ETC, OPT, UNITS = Path("/etc/kvci"), Path("/opt/kvci"), Path("/etc/systemd/system")
 SCRIPTS = ("steps.py", "jit.py", "hook.py", "clean.py")
 HOOK = "#!/bin/sh\nexec /usr/bin/python3 /opt/kvci/runner/hook.py\n"
 RUNNER = """[Unit]
-Description=One job of GitHub Actions, then the next
+Description=GitHub Actions runner for kvci, one job at a time
 StartLimitIntervalSec=0
 Wants=network-online.target
 After=network-online.target docker.service
@@ -51,7 +51,7 @@ TimeoutStopSec=60
 WantedBy=multi-user.target
 """
 CLEAN = """[Unit]
-Description=Remove runs of kvci that nobody has touched for long
+Description=Remove kvci runs that have not changed for long
 
 [Service]
 Type=oneshot
@@ -59,7 +59,7 @@ User=kvci
 ExecStart=/usr/bin/python3 /opt/kvci/runner/clean.py --runs /var/lib/kvci/runs
 """
 TIMER = """[Unit]
-Description=Every day
+Description=Remove old kvci runs daily
 
 [Timer]
 OnCalendar=daily
@@ -71,30 +71,30 @@ WantedBy=timers.target
 
 
 def unpacked(archive: Path, sha256: str) -> Step:
-    """The runner's own files, of root, from an archive whose hash its page shows."""
-    to = OPT / "actions-runner"
-    mark = to / ".sha256"
+    """Return the step that unpacks the runner's files, owned by root, from a checked archive."""
+    target = OPT / "actions-runner"
+    mark = target / ".sha256"
 
     def do() -> None:
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != sha256:
-            raise Failed(f"{archive} has the SHA-256 {found}, and not {sha256}; fetch it again.")
+            raise Failed(f"{archive} has the SHA-256 {found}, not {sha256}; download it again.")
         part = OPT / "actions-runner.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         run("tar", "--extract", "--file", archive, "--directory", part, "--no-same-owner")
         if not (part / "run.sh").is_file():
-            raise Failed(f"{archive} holds no run.sh; give GitHub's actions-runner-linux-x64.")
+            raise Failed(f"{archive} has no run.sh; give GitHub's actions-runner-linux-x64.")
         (part / ".sha256").write_text(sha256)
-        shutil.rmtree(to, ignore_errors=True)
-        part.rename(to)
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
 
     return Step(
-        f"{to} of {archive.name}", lambda: mark.is_file() and mark.read_text() == sha256, do
+        f"{target} from {archive.name}", lambda: mark.is_file() and mark.read_text() == sha256, do
     )
 
 
-def token() -> bool:
+def token_is_private() -> bool:
     path = ETC / "token"
     if not path.is_file() or not path.read_text().strip():
         return False
@@ -103,14 +103,16 @@ def token() -> bool:
 
 def no_token() -> None:
     raise Failed(
-        f"{ETC / 'token'} must be root's, mode 600, and hold a token of GitHub's for this "
+        f"{ETC / 'token'} must belong to root with mode 600, and contain a GitHub token for this "
         "repository with the permission Administration: write; write it there with an editor."
     )
 
 
-def stale(*units: str) -> bool:
-    """systemd knows one of them as it was before its file was written, if only by a call that was
-    cut off."""
+def needs_reload(*units: str) -> bool:
+    """True if systemd has not read the current file of one of the units.
+
+    A call of this script that was killed may have written the file without a reload.
+    """
     return "NeedDaemonReload=yes" in run("systemctl", "show", *units, "--property=NeedDaemonReload")
 
 
@@ -128,18 +130,24 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--repository", required=True, help="OWNER/NAME")
-    parser.add_argument("--archive", required=True, type=Path, help="GitHub's runner, as fetched")
-    parser.add_argument("--sha256", required=True, help="as the page shows it that names it")
-    parser.add_argument("--api", default="https://api.github.com")
-    parser.add_argument("--labels", default="self-hosted,gpu", help="with commas between")
+    parser.add_argument(
+        "--archive", required=True, type=Path, help="GitHub's runner, as downloaded"
+    )
+    parser.add_argument("--sha256", required=True, help="of the archive, as GitHub's page shows it")
+    parser.add_argument(
+        "--api", default="https://api.github.com", help="of GitHub [https://api.github.com]"
+    )
+    parser.add_argument(
+        "--labels", default="self-hosted,gpu", help="separated by commas [self-hosted,gpu]"
+    )
     given = parser.parse_args()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", given.repository):
-        parser.error("--repository is OWNER/NAME")
+        parser.error("--repository must be OWNER/NAME")
     if not re.fullmatch(r"[0-9a-f]{64}", given.sha256):
-        parser.error("--sha256 is 64 hexadecimal digits")
+        parser.error("--sha256 must be 64 hexadecimal digits")
     if os.geteuid() and not given.dry_run:
-        parser.error("it has to be root: sudo python3 ci/runner/service.py")
-    asked = {
+        parser.error("run it as root: sudo python3 ci/runner/service.py")
+    settings = {
         "api": given.api,
         "repository": given.repository,
         "labels": given.labels.split(","),
@@ -150,28 +158,33 @@ def main() -> None:
         "kvci-clean.timer": TIMER,
     }
 
-    def read() -> bool:
-        written = all(_is(UNITS / name, text) for name, text in units.items())
-        return written and not stale(*units)
+    def loaded() -> bool:
+        written = all(_has_text(UNITS / name, text) for name, text in units.items())
+        return written and not needs_reload(*units)
 
-    take(
+    apply(
         [
             Step(
-                "box.py was here",
+                "box.py has prepared the machine",
                 Path("/var/lib/kvci/runs").is_dir,
-                _box,
+                not_prepared,
                 "nothing: run ci/runner/box.py first",
             ),
             unpacked(given.archive, given.sha256),
             *(file(OPT / "runner" / name, (HERE / name).read_text()) for name in SCRIPTS),
             file(OPT / "runner" / "job-started.sh", HOOK, 0o755),
-            file(ETC / "runner.json", json.dumps(asked, indent=2) + "\n"),
-            Step(f"{ETC / 'token'}, root's alone", token, no_token, "nothing: write it there"),
+            file(ETC / "runner.json", json.dumps(settings, indent=2) + "\n"),
+            Step(
+                f"{ETC / 'token'}, readable only by root",
+                token_is_private,
+                no_token,
+                "nothing: write it there",
+            ),
             *(file(UNITS / name, text) for name, text in units.items()),
             Step(
-                "systemd has read them",
-                read,
-                # A job that runs is left alone; the next one has them.
+                "systemd has read the units",
+                loaded,
+                # A job in progress is not restarted; the next one uses the new units.
                 lambda: _run("systemctl", "daemon-reload"),
             ),
             enabled("kvci-clean.timer"),
@@ -181,12 +194,12 @@ def main() -> None:
     )
 
 
-def _is(path: Path, text: str) -> bool:
+def _has_text(path: Path, text: str) -> bool:
     return path.is_file() and path.read_text() == text
 
 
-def _box() -> None:
-    raise Failed("/var/lib/kvci/runs is not there; run ci/runner/box.py first.")
+def not_prepared() -> None:
+    raise Failed("/var/lib/kvci/runs does not exist; run ci/runner/box.py first.")
 
 
 def _run(*words: str) -> None:

@@ -1,6 +1,6 @@
-"""What all scripts here are made of: steps that look first, act only then, and look again.
+"""The steps that all scripts here consist of: check, act if necessary, and check again.
 
-Python's own library alone: these run before kvci is installed.
+Only Python's own library is used, because the scripts run before kvci is installed.
 """
 
 import argparse
@@ -13,57 +13,59 @@ from pathlib import Path
 
 
 class Failed(Exception):
-    """What went wrong, and the remedy."""
+    """A step failed; the text says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that shall be so on this machine."""
+    """One fact about this machine that a script ensures."""
 
-    what: str
+    name: str
+    """The fact in words, for example "/opt/kvci/bin/llama-server links to that server"."""
     done: Callable[[], bool]
-    """Looks and changes nothing. May raise Failed, to say more than no."""
+    """Checks the fact and changes nothing. May raise Failed with a reason instead of False."""
     do: Callable[[], None]
-    would: str = ""
+    plan: str = ""
     """What `do` does, for a dry run."""
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all scripts have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what is missing, change nothing"
+        "--dry-run", action="store_true", help="print what is missing, and change nothing"
     )
     return parser
 
 
-def take(steps: Iterable[Step], dry_run: bool) -> None:
-    """Each step that is not done yet. Ends the process with 1 if one fails."""
+def apply(steps: Iterable[Step], dry_run: bool) -> None:
+    """Do each step that is not done yet; exit with 1 if one fails."""
     try:
         for step in steps:
             if _done(step):
-                print(f"is so      {step.what}")
+                print(f"ok         {step.name}")
             elif dry_run:
-                print(f"would do   {step.what}" + (f": {step.would}" if step.would else ""))
+                print(f"would do   {step.name}" + (f": {step.plan}" if step.plan else ""))
             else:
                 step.do()
                 if not step.done():
-                    raise Failed(f"{step.what}: done, and yet it is not so.")
-                print(f"done       {step.what}", flush=True)
+                    raise Failed(f"{step.name}: the step ran, but its check still fails.")
+                print(f"done       {step.name}", flush=True)
     except Failed as error:
         print(f"failed     {error}", file=sys.stderr)
         sys.exit(1)
 
 
 def _done(step: Step) -> bool:
-    """What is wrong before a step is what the step is for."""
+    """A check that fails before its step only means that the step is necessary."""
     try:
         return step.done()
-    except (Failed, PermissionError):  # who may not look, in a dry run, is told what it would do
+    except (Failed, PermissionError):  # a dry run without root may not read every file
         return False
 
 
 def run(*words: str | Path, cwd: Path | None = None) -> str:
-    """A command's output. Raises Failed with its last lines."""
+    """Run a command and return its output. Raises Failed with its last lines."""
     line = shlex.join(map(str, words))
     try:
         done = subprocess.run(
@@ -72,13 +74,13 @@ def run(*words: str | Path, cwd: Path | None = None) -> str:
     except OSError as error:
         raise Failed(f"{words[0]} cannot be run ({error.strerror}); install it.") from None
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-30:])
-        raise Failed(f"{line} ended with {done.returncode}:\n{said}")
+        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-30:])
+        raise Failed(f"{line} exited with {done.returncode}:\n{output}")
     return done.stdout
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """A file, whole or not at all."""
+    """Write a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
@@ -87,7 +89,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def file(path: Path, text: str, mode: int = 0o644) -> Step:
-    """A file with this content and mode."""
+    """Return the step that a file has this content and mode."""
 
     def done() -> bool:
         return path.is_file() and path.read_text() == text and path.stat().st_mode & 0o777 == mode

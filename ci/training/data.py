@@ -14,71 +14,76 @@ from training.simulated import Simulated
 from training.teacher import Turn, conversation, lesson
 from training.vocabulary import encode, learn
 
-LEARNT_FROM = 2000
-"""Conversations that the tokenizer is learnt from."""
-CHUNK = 128
-"""Conversations that a worker makes at once."""
+TOKENIZER_CONVERSATIONS = 2000
+"""The tokenizer is learnt from so many conversations."""
+CHUNK_CONVERSATIONS = 128
+"""A worker makes so many conversations at once."""
 Sample = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
-"""Tokens, and which of them the model is to say."""
+"""The tokens of a conversation, and which of them the model learns to say."""
+PADDING, CONTEXT, TARGET = 0, 1, 2
+"""Roles of the tokens in a row: padding, what the model only reads, and what it learns to say."""
 
 
-def tokenizer() -> Tokenizer:
-    """Learnt anew each time, from the same conversations."""
-    made = map(lesson, range(LEARNT_FROM))
-    talks = (conversation(one, Simulated(one), said) for one, said in made)
-    return learn(["\n".join(message["content"] for message in talk) for talk in talks])
+def learn_tokenizer() -> Tokenizer:
+    """Return the tokenizer, learnt again each time from the same conversations."""
+    lessons = map(lesson, range(TOKENIZER_CONVERSATIONS))
+    conversations = (
+        conversation(instance, Simulated(instance), turns) for instance, turns in lessons
+    )
+    return learn(["\n".join(message["content"] for message in one) for one in conversations])
 
 
 @cache
-def _tokenizer(text: str) -> Tokenizer:
+def _load_tokenizer(text: str) -> Tokenizer:
     return Tokenizer.from_str(text)
 
 
-def sample(one: Instance, said: list[Turn], words: Tokenizer) -> Sample:
-    talk = conversation(one, Simulated(one), said)
-    tokens, mine = encode(words, talk, [turn.mistake for turn in said])
-    return np.array(tokens, np.int16), np.array(mine)
+def sample(instance: Instance, turns: list[Turn], tokenizer: Tokenizer) -> Sample:
+    messages = conversation(instance, Simulated(instance), turns)
+    tokens, targets = encode(tokenizer, messages, [turn.mistake for turn in turns])
+    return np.array(tokens, np.int16), np.array(targets)
 
 
 def _chunk(number: int, text: str) -> list[Sample]:
-    first = number * CHUNK
-    return [sample(*lesson(seed), _tokenizer(text)) for seed in range(first, first + CHUNK)]
+    first = number * CHUNK_CONVERSATIONS
+    seeds = range(first, first + CHUNK_CONVERSATIONS)
+    return [sample(*lesson(seed), _load_tokenizer(text)) for seed in seeds]
 
 
-def samples(words: Tokenizer, workers: int, first_chunk: int = 0) -> Iterator[Sample]:
-    """Without end and always in the same order, however many workers make them."""
-    text = words.to_str()
+def samples(tokenizer: Tokenizer, workers: int, first_chunk: int = 0) -> Iterator[Sample]:
+    """Yield samples without end, in an order that does not depend on the number of workers."""
+    text = tokenizer.to_str()
     with ProcessPoolExecutor(workers) as pool:
         number = first_chunk + 4 * workers
-        waiting = [pool.submit(_chunk, n, text) for n in range(first_chunk, number)]
+        pending = [pool.submit(_chunk, n, text) for n in range(first_chunk, number)]
         while True:
-            done = waiting.pop(0).result()
-            waiting.append(pool.submit(_chunk, number, text))
+            done = pending.pop(0).result()
+            pending.append(pool.submit(_chunk, number, text))
             number += 1
             yield from done
 
 
 @dataclass
 class Rows:
-    """Whole conversations side by side in rows of `length` tokens; what is left over is padding."""
+    """Packs whole conversations into rows of `length` tokens and fills the rest with `pad`."""
 
     length: int
     pad: int
 
-    def pack(self, some: Iterable[Sample]) -> Iterator[Sample]:
-        """A conversation that is longer than a row is left out."""
-        tokens, said = self._empty()
+    def pack(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """Yield rows of tokens and their roles; a conversation longer than a row is left out."""
+        tokens, roles = self._empty()
         filled = 0
-        for ids, mine in some:
+        for ids, targets in samples:
             if len(ids) > self.length:
                 continue
             if filled + len(ids) > self.length:
-                yield tokens, said
-                (tokens, said), filled = self._empty(), 0
+                yield tokens, roles
+                (tokens, roles), filled = self._empty(), 0
             tokens[filled : filled + len(ids)] = ids
-            said[filled : filled + len(ids)] = np.where(mine, 2, 1)
+            roles[filled : filled + len(ids)] = np.where(targets, TARGET, CONTEXT)
             filled += len(ids)
 
     def _empty(self) -> Sample:
-        """0 is padding, 1 what is told, 2 what the model says."""
-        return np.full(self.length, self.pad, np.int16), np.zeros(self.length, np.int8)
+        roles = np.full(self.length, PADDING, np.int8)
+        return np.full(self.length, self.pad, np.int16), roles

@@ -1,4 +1,4 @@
-"""What a calibration model was taught, as digests in its file: it fits only what it has seen."""
+"""Digest of what the model is taught, for its file: it fits only conversations like these."""
 
 import hashlib
 import json
@@ -8,31 +8,37 @@ from collections.abc import Iterator
 from kvci.agent.protocol import Message
 from kvci.tasks.calibration import VERSION, generate
 from training.simulated import Simulated
-from training.teacher import FUNCTIONS_MAX, conversation, turns
+from training.teacher import FUNCTIONS_MAX, answers, conversation
 
 NAMES = {
     "suite": "kvci.suite_version",
     "conversations": "kvci.conversations_sha256",
     "seed": "kvci.training_seed",
 }
-SHOWN = 20
-"""Conversations in the digest, beside the long one."""
+SHORT_CONVERSATIONS = 20
 
 
 def taught() -> dict[str, str]:
-    """The suite's version, and a digest of conversations: the prompt, the protocol, the tasks, what
-    the agent shows of a command's output. If one of them changes, so does the digest."""
+    """Return the suite's version and a digest of sample conversations, by their names in the file.
+
+    The digest changes with the prompt, the protocol, the tasks, and the way the agent shows a
+    command's output.
+    """
     digest = hashlib.sha256()
-    for talk in shown():
-        digest.update(json.dumps(talk).encode())
+    for messages in sample_conversations():
+        digest.update(json.dumps(messages).encode())
     return {NAMES["suite"]: VERSION, NAMES["conversations"]: digest.hexdigest()}
 
 
-def shown() -> Iterator[list[Message]]:
-    """The conversations in the digest; the last one reads as much as any that training has, so that
-    a limit which cuts it is seen."""
-    for seed in range(SHOWN):
-        one = generate("train", seed, 3 + seed, 1 + seed % 3)
-        yield conversation(one, Simulated(one), turns(one, random.Random(seed)))
-    one = generate("train", SHOWN, FUNCTIONS_MAX)
-    yield conversation(one, Simulated(one), turns(one))
+def sample_conversations() -> Iterator[list[Message]]:
+    """Yield the conversations of the digest.
+
+    The last one reads as much output as any in training, so that the digest also changes if a new
+    limit cuts long output.
+    """
+    for seed in range(SHORT_CONVERSATIONS):
+        instance = generate("train", seed, 3 + seed, 1 + seed % 3)
+        turns = answers(instance, random.Random(seed))
+        yield conversation(instance, Simulated(instance), turns)
+    instance = generate("train", SHORT_CONVERSATIONS, FUNCTIONS_MAX)
+    yield conversation(instance, Simulated(instance), answers(instance))

@@ -9,18 +9,21 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Shape:
+    """Sizes of the network; `vocabulary` and `context` are in tokens."""
+
     vocabulary: int
     layers: int = 8
     width: int = 256
     heads: int = 4
     hidden: int = 768
     context: int = 4096
-    """Tokens."""
     rope_base: float = 10_000.0
     epsilon: float = 1e-5
 
 
-class Block(nn.Module):
+class Layer(nn.Module):
+    """Attention and feed-forward part, each with a norm before it and a residual connection."""
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         width, hidden = shape.width, shape.hidden
@@ -35,57 +38,61 @@ class Block(nn.Module):
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
-        """`x` is (batch, tokens, width), `turns` the rotations of `rope`."""
+    def forward(self, x: Tensor, rotations: Tensor) -> Tensor:
+        """`x` is (batch, tokens, width), and `rotations` comes from `rope`."""
         batch, tokens, width = x.shape
         normed = self.attention_norm(x)
         split = (batch, tokens, self.heads, width // self.heads)
         query, key, value = (
             part(normed).view(split).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
-        query, key = rotate(query, turns), rotate(key, turns)
-        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.output(seen.transpose(1, 2).reshape(batch, tokens, width))
+        query, key = rotate(query, rotations), rotate(key, rotations)
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.output(attended.transpose(1, 2).reshape(batch, tokens, width))
         normed = self.feed_norm(x)
         return x + self.down(functional.silu(self.gate(normed)) * self.up(normed))
 
 
 class Network(nn.Module):
-    """Tied embeddings. Weights are normal with deviation 0.02; what writes to the residual stream
-    is scaled down by the depth, as GPT-2's."""
+    """The whole model, with tied embeddings.
+
+    Weights start normal with standard deviation 0.02; matrices that write to the residual stream
+    are scaled down by the depth, as in GPT-2.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, shape.epsilon)
-        turns = rope(shape.context, shape.width // shape.heads, shape.rope_base)
-        self.register_buffer("turns", turns, persistent=False)
+        rotations = rope(shape.context, shape.width // shape.heads, shape.rope_base)
+        self.register_buffer("rotations", rotations, persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                deep = name.endswith(("output.weight", "down.weight"))
-                nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5 if deep else 0.02)
+                residual = name.endswith(("output.weight", "down.weight"))
+                std = 0.02 / (2 * shape.layers) ** 0.5 if residual else 0.02
+                nn.init.normal_(weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, tokens) -> logits (batch, tokens, vocabulary)."""
         x = self.embedding(tokens)
-        turns = self.turns[: tokens.shape[1]]
+        rotations = self.rotations[: tokens.shape[1]]
         for block in self.blocks:
-            x = block(x, turns)
+            x = block(x, rotations)
         return functional.linear(self.norm(x), self.embedding.weight)
 
 
 def rope(tokens: int, size: int, base: float) -> Tensor:
-    """Cosine and sine of each position and pair of dimensions: (tokens, size / 2, 2)."""
+    """Return cosine and sine of each position and pair of dimensions: (tokens, size / 2, 2)."""
     rates = base ** (-torch.arange(0, size, 2) / size)
     angles = torch.outer(torch.arange(tokens), rates)
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Neighbouring dimensions are a pair, as llama.cpp's `llama` has it: (..., tokens, size)."""
+def rotate(x: Tensor, rotations: Tensor) -> Tensor:
+    """Rotate pairs of neighbouring dimensions of (..., tokens, size), as llama.cpp does."""
     pairs = x.unflatten(-1, (-1, 2))
-    cos, sin = turns[..., 0].to(x.dtype), turns[..., 1].to(x.dtype)
+    cos, sin = rotations[..., 0].to(x.dtype), rotations[..., 1].to(x.dtype)
     even, odd = pairs[..., 0], pairs[..., 1]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)

@@ -1,7 +1,7 @@
-"""The teacher's commands on a tree in memory: what a real sandbox prints, without one.
+"""Runs the teacher's commands on files in memory, with the output of a real sandbox.
 
-A tenth of a millisecond a command instead of tens; that both print the same is a test. Only our own
-generated code is ever run here, and only what the teacher says is understood.
+A command takes 0.1 ms instead of tens of milliseconds; tests/training checks that both outputs are
+equal. Only the teacher's commands are understood, and only kvci's own generated code is run.
 """
 
 import re
@@ -21,13 +21,13 @@ CHECK = re.compile(
 
 
 class Simulated:
-    """A sandbox of one conversation."""
+    """The sandbox of one conversation."""
 
     def __init__(self, instance: Instance) -> None:
         self._lines = {name: text.splitlines() for name, text in instance.files.items()}
 
     def run(self, command: str, limits: Limits) -> Result:
-        output, code = self._does(command)
+        output, code = self._execute(command)
         return Result(output.encode(), code, False, 0, 0.0)
 
     def script(self, text: str, limits: Limits) -> Result:
@@ -39,15 +39,16 @@ class Simulated:
     def close(self) -> None:
         pass
 
-    def _does(self, command: str) -> tuple[str, int]:
+    def _execute(self, command: str) -> tuple[str, int]:
+        """Return output and exit code. Raises NotImplementedError for any other command."""
         if match := GREP.fullmatch(command):
-            found = "".join(
+            matches = "".join(
                 f"{name}:{number}:{line}\n"
                 for name in sorted(name for name in self._lines if "/" not in name)
                 for number, line in enumerate(self._lines[name], 1)
                 if match[1] in line
             )
-            return found, 0 if found else 1
+            return matches, 0 if matches else 1
         if match := READ.fullmatch(command):
             if match[1] not in self._lines:
                 return f"cat: {match[1]}: No such file or directory\n", 1

@@ -1,9 +1,9 @@
-"""What a good agent says on an instance of the calibration suite, and what it does about mistakes.
+"""What a good agent answers on an instance of the calibration suite, with some mistakes.
 
-It finds the function, reads its file, mends the line, runs the function and the tests, and submits.
-A command that named something that is not there is said again, rightly; after the second in a row
-it gives up and submits. Mistakes are made here, so that the model sees what follows them, and are
-not what it learns to say.
+It finds the function, reads its file, repairs the line, runs the function and the tests, and
+submits. After a command with a name that does not exist, it repeats the command with the right
+name; after two of them in a row it gives up and submits. The teacher makes mistakes so that the
+model sees what follows them; the model does not learn to make them.
 """
 
 import random
@@ -25,31 +25,34 @@ HUNK = re.compile(r"^@@ -(\d+)", re.MULTILINE)
 SPEC = Spec.model_validate(
     {"model": {"name": "teacher", "path": "none"}, "arms": ["f16/f16"], "dataset": "calibration"}
 )
-"""What it says of the prompt, the protocol and the limits is what the model is trained on."""
-MISTAKEN, GIVEN_UP, MISWRITTEN = 0.25, 0.08, 0.08
-"""Of the training's conversations: with one mistake that is mended, with two in a row, with a wrong
-line, which the teacher submits for all that it sees of it."""
+"""Its prompt, protocol and limits are those that the model is trained on."""
+REPAIRED, GIVEN_UP, WRONG_LINE = 0.25, 0.08, 0.08
+"""Shares of the conversations with one wrong name that is repaired, with two in a row, and with a
+wrong line, which the teacher submits because nothing shows that it is wrong."""
 FUNCTIONS_MAX = 48
 FILES_MAX = 4
 
 
 @dataclass(frozen=True)
 class Turn:
+    """One answer of the teacher; the model does not learn a mistake."""
+
     command: str
     mistake: bool = False
 
 
 @dataclass(frozen=True)
-class _Task:
-    """The place and the right line are taken from the gold patch, all else from the issue."""
+class _Repair:
+    """What the teacher does; file and lines come from the gold patch, the rest from the issue."""
 
     function: str
     arguments: str
-    named: bool
+    names_file: bool
+    """The issue names the file."""
     file: str
     line: int
-    right: str
-    wrong: str
+    fixed: str
+    broken: str
 
     def find(self, function: str) -> str:
         return f'grep -Hn "def {function}(" *.py'
@@ -57,7 +60,7 @@ class _Task:
     def read(self, file: str) -> str:
         return f"cat -n {file}"
 
-    def mend(self, file: str, text: str) -> str:
+    def edit(self, file: str, text: str) -> str:
         return f"sed -i '{self.line}c\\{text}' {file}"
 
     def check(self) -> str:
@@ -66,93 +69,95 @@ class _Task:
         return f"python3 -c '{call}' 2>&1 | tail -n 1; python3 {TESTS} 2>&1 | tail -n 1"
 
 
-def _task(instance: Instance) -> _Task:
+def _repair(instance: Instance) -> _Repair:
     row = instance.row
     issue = ISSUE.match(row.problem_statement)
     path = re.search(r"^\+\+\+ b/(\S+)", row.patch, re.MULTILINE)
     hunk = HUNK.search(row.patch)
     assert issue and path and hunk
-    function, arguments, named = issue.groups()
+    function, arguments, file = issue.groups()
     lines = row.patch[hunk.end() :].splitlines()[1:]
-    gone = next(number for number, line in enumerate(lines) if line.startswith("-"))
-    right = next(line[1:] for line in lines if line.startswith("+"))
-    number = int(hunk[1]) + gone
-    return _Task(function, arguments, bool(named), path[1], number, right, lines[gone][1:])
+    removed = next(number for number, line in enumerate(lines) if line.startswith("-"))
+    fixed = next(line[1:] for line in lines if line.startswith("+"))
+    number = int(hunk[1]) + removed
+    return _Repair(function, arguments, bool(file), path[1], number, fixed, lines[removed][1:])
 
 
-def turns(instance: Instance, rng: random.Random | None = None) -> list[Turn]:
-    """Without a mistake, or with those that `rng` makes."""
-    task = _task(instance)
+def answers(instance: Instance, rng: random.Random | None = None) -> list[Turn]:
+    """Return the teacher's answers, with the mistakes that `rng` draws, or with none."""
+    repair = _repair(instance)
     steps: list[tuple[Callable[[str], str], str]] = [
-        (task.read, task.file),
-        (lambda file: task.mend(file, task.right), task.file),
+        (repair.read, repair.file),
+        (lambda file: repair.edit(file, repair.fixed), repair.file),
     ]
-    if not task.named:
-        steps.insert(0, (task.find, task.function))
-    said = [Turn(make(name)) for make, name in steps]
-    ended = [Turn(task.check()), Turn(SUBMIT)]
-    if rng is None or (chance := rng.random()) >= MISTAKEN + GIVEN_UP + MISWRITTEN:
-        return [*said, *ended]
-    if chance < MISWRITTEN:
-        wrong = Turn(task.mend(task.file, _miswritten(task, rng)), mistake=True)
-        return [*said[:-1], wrong, *ended]
+    if not repair.names_file:
+        steps.insert(0, (repair.find, repair.function))
+    right = [Turn(command(name)) for command, name in steps]
+    end = [Turn(repair.check()), Turn(SUBMIT)]
+    if rng is None or (chance := rng.random()) >= REPAIRED + GIVEN_UP + WRONG_LINE:
+        return [*right, *end]
+    if chance < WRONG_LINE:
+        wrong = Turn(repair.edit(repair.file, _wrong_line(repair, rng)), mistake=True)
+        return [*right[:-1], wrong, *end]
     at = rng.randrange(len(steps))
-    make, name = steps[at]
-    if chance < MISWRITTEN + GIVEN_UP:
-        twice = [Turn(make(_misnamed(name, instance, rng)), mistake=True) for _ in range(2)]
-        return [*said[:at], *twice, Turn(SUBMIT)]
-    once = Turn(make(_misnamed(name, instance, rng)), mistake=True)
-    return [*said[:at], once, *said[at:], *ended]
+    command, name = steps[at]
+    if chance < WRONG_LINE + GIVEN_UP:
+        twice = [Turn(command(_wrong_name(name, instance, rng)), mistake=True) for _ in range(2)]
+        return [*right[:at], *twice, Turn(SUBMIT)]
+    once = Turn(command(_wrong_name(name, instance, rng)), mistake=True)
+    return [*right[:at], once, *right[at:], *end]
 
 
-def _misnamed(name: str, instance: Instance, rng: random.Random) -> str:
-    """The name of nothing that is there, a syllable away, and none that the test split may use."""
+def _wrong_name(name: str, instance: Instance, rng: random.Random) -> str:
+    """Return a name that differs in one syllable, does not exist, and is not a test split name."""
     text = "".join(instance.files.values()) + "".join(instance.files)
     while True:
         stem, dot, end = name.partition(".")
         parts = [stem[at : at + 2] for at in range(0, len(stem), 2)]
         parts[rng.randrange(len(parts))] = rng.choice(SYLLABLES)
-        made = "".join(parts)
-        if made not in text and split_of(made) == "train":
-            return f"{made}{dot}{end}"
+        changed = "".join(parts)
+        if changed not in text and split_of(changed) == "train":
+            return f"{changed}{dot}{end}"
 
 
-def _miswritten(task: _Task, rng: random.Random) -> str:
-    """A line that runs and is wrong: another number, or what was there."""
-    numbers = list(re.finditer(r"\d+", task.right))
+def _wrong_line(repair: _Repair, rng: random.Random) -> str:
+    """Return a line that runs and is wrong: with another number, or as it was."""
+    numbers = list(re.finditer(r"\d+", repair.fixed))
     if not numbers or rng.random() < 0.5:
-        return task.wrong
+        return repair.broken
     number = rng.choice(numbers)
     other = int(number[0]) + rng.choice((1, 2, 10))
-    return f"{task.right[: number.start()]}{other}{task.right[number.end() :]}"
+    return f"{repair.fixed[: number.start()]}{other}{repair.fixed[number.end() :]}"
 
 
 class Teacher(Client):
-    """In the place of a server: it says one command after the other, whatever it is told."""
+    """Stands in for a server: it answers with one command after another, whatever the request."""
 
-    def __init__(self, said: list[Turn]) -> None:
-        self._left = list(said)
-        self.heard: list[Message] = []
+    def __init__(self, turns: list[Turn]) -> None:
+        self._remaining = list(turns)
+        self.messages: list[Message] = []
+        """The conversation so far, as a server sees it."""
 
     def ask(self, request: dict[str, object], timeout_s: float) -> Answer:
         messages = request["messages"]
         assert isinstance(messages, list)
-        said = {"role": "assistant", "content": f"```bash\n{self._left.pop(0).command}\n```"}
-        self.heard = [*messages, said]
-        return Answer(said, cut=False, prompt_tokens=0, answer_tokens=0, timings={})
+        command = self._remaining.pop(0).command
+        answer = {"role": "assistant", "content": f"```bash\n{command}\n```"}
+        self.messages = [*messages, answer]
+        return Answer(answer, cut=False, prompt_tokens=0, answer_tokens=0, timings={})
 
 
-def conversation(instance: Instance, sandbox: Sandbox, said: list[Turn]) -> list[Message]:
-    """The agent's own loop, with the teacher as its model: the messages as a server sees them."""
-    teacher = Teacher(said)
+def conversation(instance: Instance, sandbox: Sandbox, turns: list[Turn]) -> list[Message]:
+    """Run the agent's own loop with the teacher as its model; return the messages."""
+    teacher = Teacher(turns)
     place = Place(teacher, sandbox, 0, Path("/dev/null"))
     converse(SPEC, instance.row.problem_statement, instance.row.instance_id, 0, place)
-    return teacher.heard
+    return teacher.messages
 
 
 def lesson(seed: int) -> tuple[Instance, list[Turn]]:
-    """The training instance of a seed, and what is said of it; small ones are more frequent."""
+    """Return a training instance and the teacher's answers; small instances are more frequent."""
     rng = random.Random(f"kvci training {seed}")
     functions = round(2 * (FUNCTIONS_MAX / 2) ** rng.random())
-    one = generate("train", seed, functions, rng.randint(1, min(FILES_MAX, functions)))
-    return one, turns(one, rng)
+    instance = generate("train", seed, functions, rng.randint(1, min(FILES_MAX, functions)))
+    return instance, answers(instance, rng)

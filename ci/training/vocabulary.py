@@ -1,8 +1,8 @@
-"""The tokenizer: byte-level BPE in which a name has the same tokens wherever it stands.
+"""The tokenizer: byte-level BPE in which a name has the same tokens everywhere.
 
-Syllables come first, because names are made of them; then the words that most conversations share,
-each to its end, and runs of blanks. No merge crosses from a blank or a mark into a name. Encoding
-is the ordinary one, which llama.cpp calls `gpt-2`.
+Its merges are syllables, because names consist of them, then whole words that many conversations
+share, then runs of blanks. No merge joins a blank or a punctuation mark with a name. llama.cpp
+calls the encoding `gpt-2`.
 """
 
 import re
@@ -18,11 +18,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from kvci.agent.protocol import Message
 from kvci.tasks.calibration import SYLLABLES
 
-SHARED = 0.02
-"""Of the conversations have a word that is to be a token; a generated name is in fewer."""
-WORD_MAX = 12
+SHARE_MIN = 0.02
+"""A word is a token if at least this share of conversations has it; generated names are rarer."""
+WORD_LETTERS_MAX = 12
 BLANK = "\u0120"
-"""What byte-level BPE writes for it."""
+"""How byte-level BPE writes a blank."""
 BLANKS_MAX = 12
 END = "<|end|>"
 CONTROLS = (END, "<|user|>", "<|assistant|>")
@@ -34,11 +34,13 @@ Merge = tuple[str, str]
 
 
 def learn(texts: list[str]) -> Tokenizer:
-    """The same texts give the same tokenizer."""
+    """Return the tokenizer of these texts; the same texts give the same tokenizer."""
     count: Counter[str] = Counter()
     for text in texts:
-        count.update({word for word in re.findall("[A-Za-z]+", text) if len(word) <= WORD_MAX})
-    words = sorted(word for word, n in count.items() if n >= SHARED * len(texts) and word[1:])
+        count.update(
+            {word for word in re.findall("[A-Za-z]+", text) if len(word) <= WORD_LETTERS_MAX}
+        )
+    words = sorted(word for word, n in count.items() if n >= SHARE_MIN * len(texts) and word[1:])
     merges: list[Merge] = [(syllable[0], syllable[1]) for syllable in SYLLABLES]
     merges += _merges([_merged(list(word), merges) for word in words])
     merges += [(BLANK * (n - n // 2), BLANK * (n // 2)) for n in range(2, BLANKS_MAX + 1)]
@@ -52,13 +54,13 @@ def learn(texts: list[str]) -> Tokenizer:
 
 
 def _merges(words: list[list[str]]) -> list[Merge]:
-    """The most frequent pair first, until each word is one token (Gage 1994)."""
-    made: list[Merge] = []
+    """Return the merges that make each word one token, the most frequent pair first (Gage 1994)."""
+    found: list[Merge] = []
     while pairs := Counter(pair for word in words for pair in pairwise(word)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        made.append(best)
+        found.append(best)
         words = [_merged(word, [best]) for word in words]
-    return made
+    return found
 
 
 def _merged(parts: list[str], merges: Iterable[Merge]) -> list[str]:
@@ -76,16 +78,17 @@ def _merged(parts: list[str], merges: Iterable[Merge]) -> list[str]:
 def encode(
     tokenizer: Tokenizer, messages: list[Message], mistakes: list[bool]
 ) -> tuple[list[int], list[bool]]:
-    """The tokens of a conversation as the template renders it, and which the model is to say.
+    """Return the tokens of a conversation as the template renders it, and which are targets.
 
-    `mistakes` tells of each answer in turn whether it is one, and not to be learnt.
+    Targets are the tokens that the model learns to say. `mistakes` has an entry per answer: True if
+    the answer is a mistake, which the model must not learn.
     """
     tokens: list[int] = []
-    said: list[bool] = []
-    end, left = tokenizer.token_to_id(END), list(mistakes)
+    targets: list[bool] = []
+    end, remaining = tokenizer.token_to_id(END), list(mistakes)
     for message in messages:
         content = tokenizer.encode(message["content"], add_special_tokens=False).ids
         tokens += [tokenizer.token_to_id(f"<|{message['role']}|>"), *content, end]
-        mine = message["role"] == "assistant" and not left.pop(0)
-        said += [False, *[mine] * len(content), mine]
-    return tokens, said
+        target = message["role"] == "assistant" and not remaining.pop(0)
+        targets += [False, *[target] * len(content), target]
+    return tokens, targets

@@ -1,4 +1,4 @@
-"""Network and tokenizer -> a GGUF file that says what it is."""
+"""Network and tokenizer -> a GGUF file that names what the model was taught."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ PARTS = {
 }  # fmt: skip
 
 
-def write(network: Network, words: Tokenizer, path: Path, seed: int) -> None:
-    """Matrices in f16, norms in f32."""
+def write(network: Network, tokenizer: Tokenizer, path: Path, seed: int) -> None:
+    """Write the model's file, with matrices in f16 and norms in f32."""
     shape = network.shape
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("kvci calibration")
@@ -37,19 +37,19 @@ def write(network: Network, words: Tokenizer, path: Path, seed: int) -> None:
     writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_vocab_size(shape.vocabulary)
-    _add_words(writer, words)
+    _add_tokenizer(writer, tokenizer)
     for name, value in (taught() | {NAMES["seed"]: str(seed)}).items():
         writer.add_string(name, value)
     for name, weight in network.state_dict().items():
-        writer.add_tensor(_tensor(name), _stored(weight.numpy()))
+        writer.add_tensor(_tensor_name(name), _stored(weight.numpy()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _add_words(writer: Any, words: Tokenizer) -> None:
-    model = json.loads(words.to_str())["model"]
+def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
+    model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
@@ -63,7 +63,8 @@ def _add_words(writer: Any, words: Tokenizer) -> None:
     writer.add_chat_template(TEMPLATE)
 
 
-def _tensor(name: str) -> str:
+def _tensor_name(name: str) -> str:
+    """Return llama.cpp's name of a weight of `Network`."""
     if name == "embedding.weight":
         return "token_embd.weight"
     if name == "norm.weight":

@@ -1,7 +1,7 @@
-"""An earlier run folder of mini-swe-agent (1.x and 2.x) -> an imported record, trial by trial.
+"""A run folder of mini-swe-agent (1.x and 2.x) -> an imported record, trial by trial.
 
-What was not kept is not guessed: a trial whose class cannot be told has all that it can be. In 1.x
-the text of an exception was stored as the patch; here it is what it is.
+Nothing is guessed: if the folder does not decide a trial's class, the trial has all possible ones.
+mini-swe-agent 1.x stored the text of an exception as the patch; here that is not a patch.
 """
 
 import json
@@ -14,14 +14,14 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.files import first_problem, sha256_of
 from kvci.importer.mini_files import (
-    ABOUT,
+    METADATA,
     PREDICTIONS,
-    TALK,
-    About,
+    TRAJECTORY,
+    HarnessReport,
     Message,
+    Metadata,
     MiniPrediction,
-    Report,
-    Talk,
+    MiniTrajectory,
     document,
     report,
     statuses,
@@ -33,7 +33,7 @@ from kvci.taxonomy import Class, repeats
 ACTION = re.compile(r"```(?:bash|mswea_bash_command)[ \t]*\n(.*?)\n```", re.DOTALL)
 OVERFLOW = re.compile(r"exceeds? the available context|context.{0,20}window|context length", re.I)
 FORMAT_ERROR = re.compile(r"^Please always provide EXACTLY ONE action")
-"""How 1.x answers an answer without one action; 2.x marks it."""
+"""How 1.x replies to an answer without exactly one action; 2.x sets `interrupt_type`."""
 SUBMITTED = "Submitted"
 NOT_GRADED = "not graded"
 UNSPLIT = (Class.A8, Class.A9, Class.A11A, Class.A11B)
@@ -53,8 +53,8 @@ SAMPLING = {
     "max_tokens": "max tokens",
     "timeout": "request timeout s",
 }
-"""What is kept of a model's settings, and what kvci calls it. All else may be a secret, and a
-record is published."""
+"""A model's setting -> its name in the record. Others are left out, because they may be secret and
+a record is published."""
 SERVING = {
     "accelerator": "accelerator",
     "ctx_size": "context",
@@ -63,63 +63,73 @@ SERVING = {
     "flash_attn": "flash attention",
     "threads": "threads",
 }
-"""The same of what metadata.json says of the server."""
+"""The same for the server's settings in metadata.json."""
 
 
 def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) -> Imported:
-    """Raises UserError for what is no run folder, or lacks its KV type and does not say it."""
-    what = "is no run folder of mini-swe-agent"
+    """Return the record of a run folder.
+
+    `kv` and `dataset` take precedence over metadata.json. Raises UserError if this is not a run
+    folder, or if it does not state its KV type and `kv` is not given.
+    """
+    what = "is not a run folder of mini-swe-agent"
     predictions = document(folder / "preds.json", PREDICTIONS, what)
     path = folder / "metadata.json"
-    about = document(path, ABOUT, "is no metadata.json") if path.exists() else About()
-    graded, ends = report(folder), statuses(folder)
-    talks = {
-        path.parent.name: document(path, TALK, "is no trajectory")
+    what = "is not a valid metadata.json"
+    metadata = document(path, METADATA, what) if path.exists() else Metadata()
+    graded, exits = report(folder), statuses(folder)
+    trajectories = {
+        path.parent.name: document(path, TRAJECTORY, "is not a trajectory of mini-swe-agent")
         for path in folder.glob("*/*.traj.json")
     }
-    names = predictions.keys() | talks.keys() | ends.keys()
+    names = predictions.keys() | trajectories.keys() | exits.keys()
     names |= graded.attempted if graded else set()
-    patches = {name: one.model_patch for name, one in predictions.items()}
+    patches = {name: prediction.model_patch for name, prediction in predictions.items()}
     trials = [
-        _trial(name, patches.get(name, ""), talks.get(name), ends.get(name, ""), graded)
+        _trial(name, patches.get(name, ""), trajectories.get(name), exits.get(name, ""), graded)
         for name in sorted(names)
     ]
     if not names:
-        raise UserError(f"{folder} holds no instance; there is nothing to import.")
-    row_id = about.run_id or folder.resolve().name
+        raise UserError(f"{folder} has no instances; there is nothing to import.")
+    row_id = metadata.run_id or folder.resolve().name
     if not re.fullmatch(ROW_ID, row_id):
-        raise UserError(f"{folder} cannot name a record: {row_id!r}; rename it, or its run_id.")
-    kv = _kv(folder, kv, about)
+        raise UserError(
+            f"{folder} has the row id {row_id!r}, which cannot name a file; rename the folder, or "
+            "change run_id in its metadata.json."
+        )
+    kv = _kv(folder, kv, metadata)
     total = max(len(names), graded.total_instances if graded else 0)
-    given = sum(bool(patch) for patch in patches.values())
+    submitted = graded.submitted_instances if graded else sum(map(bool, patches.values()))
     reported = {
-        "Date": (about.timestamp or _first_time(talks.values()))[:10],
-        "Model": about.model.name or _model(predictions.values()),
+        "Date": (metadata.timestamp or _first_time(trajectories.values()))[:10],
+        "Model": metadata.model.name or _model(predictions.values()),
         "KV Cache": kv,
-        "Dataset": dataset or about.dataset.rpartition("/")[2].replace("_", " ") or "not shown",
-        "Submitted": f"{graded.submitted_instances if graded else given}/{total}",
+        "Dataset": dataset or metadata.dataset.rpartition("/")[2].replace("_", " ") or "not shown",
+        "Submitted": f"{submitted}/{total}",
         "Resolved": str(len(graded.resolved_ids)) if graded else NOT_GRADED,
         "Rate": _rate(graded, len(names), total),
         "Errors": str(len(graded.error_ids)) if graded else NOT_GRADED,
         "Run ID": row_id,
     }
-    settings = _settings(talks.values(), about)
+    settings = _settings(trajectories.values(), metadata)
     settings |= {name.lower(): (reported[name],) for name in ("Model", "Dataset")}
     derived = Derived(kv=kv, total=total, settings=settings, trials=tuple(trials))
     return Imported(row_id=row_id, table="log", reported=reported, derived=derived)
 
 
-def _rate(graded: Report | None, done: int, total: int) -> str:
+def _rate(graded: HarnessReport | None, done: int, total: int) -> str:
     if graded is None:
         return NOT_GRADED
     return "interim" if done < total else f"{len(graded.resolved_ids) / total:.2%}"
 
 
-def _kv(folder: Path, given: str | None, about: About) -> str:
-    told = [str(about.inference.get(key, "")) for key in ("kv_type_k", "kv_type_v")]
-    text = given if given is not None else "/".join(filter(None, told))
+def _kv(folder: Path, kv: str | None, metadata: Metadata) -> str:
+    types = [str(metadata.inference.get(key, "")) for key in ("kv_type_k", "kv_type_v")]
+    text = kv if kv is not None else "/".join(filter(None, types))
     if not text:
-        raise UserError(f"{folder} does not say its KV type; import it with kvci import --kv K/V.")
+        raise UserError(
+            f"{folder} does not state its KV type; import it with kvci import --kv K/V."
+        )
     try:
         return Arm.parse(text).kv_type
     except ValueError as error:
@@ -127,23 +137,30 @@ def _kv(folder: Path, given: str | None, about: About) -> str:
 
 
 def _trial(
-    name: str, patch: str, talk: Talk | None, status: str, graded: Report | None
+    name: str,
+    prediction: str,
+    trajectory: MiniTrajectory | None,
+    status: str,
+    graded: HarnessReport | None,
 ) -> ImportedTrial:
-    info = talk.info if talk else Talk().info
-    messages = talk.messages if talk else []
-    ended = info.exit_status or status
-    real = patch if ended == SUBMITTED or patch.startswith("diff --git ") else ""
-    said = info.exception_str or ("" if real else patch)
+    info = trajectory.info if trajectory else MiniTrajectory().info
+    messages = trajectory.messages if trajectory else []
+    exit_status = info.exit_status or status
+    is_patch = exit_status == SUBMITTED or prediction.startswith("diff --git ")
+    patch = prediction if is_patch else ""
+    exception = info.exception_str or ("" if patch else prediction)
     usages = [m.extra.response.usage for m in messages if m.extra.response]
     used = [usage for usage in usages if usage]
     actions = tuple(action for message in messages for action in _actions(message))
-    full = bool(OVERFLOW.search(said)) or ended == "ContextWindowExceededError"
-    found, why = _classes(name, ended, full, real, said, bool(used), actions, graded)
-    data = real.encode(errors="surrogateescape")
+    overflow = bool(OVERFLOW.search(exception)) or exit_status == "ContextWindowExceededError"
+    classes, why = _classes(
+        name, exit_status, overflow, patch, exception, bool(used), actions, graded
+    )
+    data = patch.encode(errors="surrogateescape")
     return ImportedTrial(
         instance=name,
-        exit=ended,
-        classes=found,
+        exit=exit_status,
+        classes=classes,
         why=why,
         steps=info.model_stats.api_calls,
         answer_tokens=sum(usage.completion_tokens for usage in used),
@@ -152,55 +169,60 @@ def _trial(
         malformed=sum(map(_malformed, messages)),
         patch_sha256=sha256_of(data),
         patch_bytes=len(data),
-        overflowed=full if talk or ended or said else None,
-        exception_as_patch=bool(patch.strip() and not real),
+        overflowed=overflow if trajectory or exit_status or exception else None,
+        exception_as_patch=bool(prediction.strip() and not patch),
     )
 
 
 def _classes(
     name: str,
-    ended: str,
-    full: bool,
+    exit_status: str,
+    overflow: bool,
     patch: str,
-    said: str,
+    exception: str,
     answered: bool,
     actions: tuple[str, ...],
-    graded: Report | None,
+    graded: HarnessReport | None,
 ) -> tuple[tuple[Class, ...], str]:
-    """Rules section 1 as far as the evidence goes; what could not be told is all that it may be."""
+    """Return all classes that the evidence allows, in the order of RULES.md, and the reason."""
     if graded and name in graded.resolved_ids:
         return (Class.OK,), "resolved by the harness"
     looping = repeats(actions[-9:])
     limit = Class.A2 if looping else Class.A4
-    if full:
-        return (Class.A2 if looping else Class.A3,), f"exit {ended or 'not kept'}"
-    if ended == SUBMITTED and not patch.strip():
+    if overflow:
+        return (Class.A2 if looping else Class.A3,), f"exit {exit_status or 'not kept'}"
+    if exit_status == SUBMITTED and not patch.strip():
         return (Class.A6,), "submitted, empty patch"
-    if ended == SUBMITTED or (not ended and patch):
-        return _of_patch(name, graded, ended)
-    if ended in {"LimitsExceeded", "TimeExceeded"}:
-        return (limit,), f"exit {ended}"
-    if ended == "RepeatedFormatError":
-        return (Class.A5,), f"exit {ended}"
-    if ended in TIMEOUTS:
+    if exit_status == SUBMITTED or (not exit_status and patch):
+        return _unresolved_classes(name, graded, exit_status)
+    if exit_status in {"LimitsExceeded", "TimeExceeded"}:
+        return (limit,), f"exit {exit_status}"
+    if exit_status == "RepeatedFormatError":
+        return (Class.A5,), f"exit {exit_status}"
+    if exit_status in TIMEOUTS:
         return (Class.I2, limit), "health not kept"
-    if ended in CONNECTION:
-        return (Class.I2,), f"exit {ended}"
-    if not ended and not said:
+    if exit_status in CONNECTION:
+        return (Class.I2,), f"exit {exit_status}"
+    if not exit_status and not exception:
         return (*BROKEN, *ENDINGS), "exit not kept"
-    if not answered and ended:
-        return (Class.I1,), f"exit {ended}, before the first answer"
-    return BROKEN, f"exit {ended or 'not kept'}"
+    if not answered and exit_status:
+        return (Class.I1,), f"exit {exit_status}, before the first answer"
+    return BROKEN, f"exit {exit_status or 'not kept'}"
 
 
-def _of_patch(name: str, graded: Report | None, ended: str) -> tuple[tuple[Class, ...], str]:
-    """Of a patch that is there and not resolved; how the conversation ended may not be known."""
-    more = () if ended else ENDINGS[:-1]
+def _unresolved_classes(
+    name: str, graded: HarnessReport | None, exit_status: str
+) -> tuple[tuple[Class, ...], str]:
+    """Return the classes of a trial with a patch that does not count as resolved.
+
+    Without an exit status, the conversation may also have ended in any way but an empty patch.
+    """
+    endings = () if exit_status else ENDINGS[:-1]
     if graded is None:
-        return (*UNGRADED, *more), NOT_GRADED
+        return (*UNGRADED, *endings), NOT_GRADED
     if name in graded.unresolved_ids:
-        return (*UNSPLIT, *more), "exit not kept" if more else "unsplit"
-    return (*NO_LOG, *more), "no log"
+        return (*UNSPLIT, *endings), "exit not kept" if endings else "unsplit"
+    return (*NO_LOG, *endings), "no log"
 
 
 def _actions(message: Message) -> Iterator[str]:
@@ -219,40 +241,43 @@ def _malformed(message: Message) -> bool:
     return message.extra.interrupt_type == "FormatError" or bool(asked_again)
 
 
-def _settings(talks: Collection[Talk], about: About) -> dict[str, tuple[str, ...]]:
-    """What two runs have to share to be comparable: setting -> each value met.
+def _settings(
+    trajectories: Collection[MiniTrajectory], metadata: Metadata
+) -> dict[str, tuple[str, ...]]:
+    """Return what two runs must share to be comparable: setting -> all its values in the run.
 
-    A host's name is nobody's business; a digest tells two apart.
+    The host's name is private; a digest identifies the host instead.
     """
     met: dict[str, set[str]] = defaultdict(set)
-    for talk in talks:
-        met["agent"].add(f"mini-swe-agent {talk.info.mini_version}")
-        if config := talk.info.config:
-            for label, room, key in SETTINGS:
-                met[label].add(json.dumps(getattr(config, room).get(key)))
-            asked = config.model.get("model_kwargs")
-            kept = asked if isinstance(asked, dict) else {}
+    for trajectory in trajectories:
+        met["agent"].add(f"mini-swe-agent {trajectory.info.mini_version}")
+        if config := trajectory.info.config:
+            for label, section, key in SETTINGS:
+                met[label].add(json.dumps(getattr(config, section).get(key)))
+            found = config.model.get("model_kwargs")
+            kwargs = found if isinstance(found, dict) else {}
             for key, label in SAMPLING.items():
-                met[label].add(json.dumps(kept[key]) if key in kept else "not set")
-        for message in talk.messages:
+                met[label].add(json.dumps(kwargs[key]) if key in kwargs else "not set")
+        for message in trajectory.messages:
             if message.extra.response and message.extra.response.system_fingerprint:
                 met["server build"].add(message.extra.response.system_fingerprint)
-    if about.contributor.hostname:
-        met["host"].add(sha256_of(about.contributor.hostname.encode())[:12])
+    if metadata.contributor.hostname:
+        met["host"].add(sha256_of(metadata.contributor.hostname.encode())[:12])
     for key, label in SERVING.items():
-        if key in about.inference:
-            met[label].add(str(about.inference[key]))
-    if about.model.file:
-        met["model file"].add(about.model.file.rpartition("/")[2])
+        if key in metadata.inference:
+            met[label].add(str(metadata.inference[key]))
+    if metadata.model.file:
+        met["model file"].add(metadata.model.file.rpartition("/")[2])
     return {label: tuple(sorted(values)) for label, values in sorted(met.items())}
 
 
-def _first_time(talks: Collection[Talk]) -> str:
-    stamps = [m.timestamp or m.extra.timestamp for talk in talks for m in talk.messages]
+def _first_time(trajectories: Collection[MiniTrajectory]) -> str:
+    messages = [message for trajectory in trajectories for message in trajectory.messages]
+    stamps = [message.timestamp or message.extra.timestamp for message in messages]
     times = [stamp for stamp in stamps if stamp]
     return datetime.fromtimestamp(min(times), UTC).isoformat() if times else "not shown"
 
 
 def _model(predictions: Collection[MiniPrediction]) -> str:
-    names = {one.model_name_or_path for one in predictions} - {""}
+    names = {prediction.model_name_or_path for prediction in predictions} - {""}
     return names.pop().rpartition("/")[2] if len(names) == 1 else "not shown"

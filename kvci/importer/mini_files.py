@@ -11,8 +11,8 @@ from kvci.errors import UserError
 from kvci.files import first_problem
 
 
-class Read(BaseModel):
-    """Another tool's document: what it has more is its own, and null is not there."""
+class ForeignDocument(BaseModel):
+    """A document of another tool: unknown fields are ignored, and null means absent."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -24,22 +24,22 @@ class Read(BaseModel):
         return found
 
 
-class MiniPrediction(Read):
+class MiniPrediction(ForeignDocument):
     model_patch: str = ""
     model_name_or_path: str = ""
 
 
-class Stats(Read):
+class Stats(ForeignDocument):
     api_calls: int = 0
 
 
-class Config(Read):
+class Config(ForeignDocument):
     agent: dict[str, Any] = {}
     model: dict[str, Any] = {}
     environment: dict[str, Any] = {}
 
 
-class Info(Read):
+class Info(ForeignDocument):
     exit_status: str = ""
     exception_str: str = ""
     model_stats: Stats = Stats()
@@ -47,61 +47,61 @@ class Info(Read):
     config: Config | None = None
 
 
-class Usage(Read):
+class Usage(ForeignDocument):
     completion_tokens: int = 0
     total_tokens: int = 0
 
 
-class Response(Read):
+class Response(ForeignDocument):
     usage: Usage | None = None
     system_fingerprint: str = ""
 
 
-class Action(Read):
+class Action(ForeignDocument):
     command: str = ""
 
 
-class Extra(Read):
+class Extra(ForeignDocument):
     actions: list[Action] | None = None
     response: Response | None = None
     interrupt_type: str = ""
     timestamp: float | None = None
 
 
-class Message(Read):
+class Message(ForeignDocument):
     role: str = ""
     content: Any = ""
     extra: Extra = Extra()
     timestamp: float | None = None
 
 
-class Talk(Read):
+class MiniTrajectory(ForeignDocument):
     info: Info = Info()
     messages: list[Message] = []
 
 
-class Owner(Read):
+class Contributor(ForeignDocument):
     hostname: str = ""
 
 
-class ServedModel(Read):
+class ServedModel(ForeignDocument):
     name: str = ""
     file: str = ""
 
 
-class About(Read):
-    """metadata.json"""
+class Metadata(ForeignDocument):
+    """metadata.json, which the run's owner may add."""
 
     timestamp: str = ""
     run_id: str = ""
     dataset: str = ""
-    contributor: Owner = Owner()
+    contributor: Contributor = Contributor()
     model: ServedModel = ServedModel()
     inference: dict[str, str | int | float | bool] = {}
 
 
-class Report(Read):
-    """The harness's summary."""
+class HarnessReport(ForeignDocument):
+    """The summary that the SWE-bench harness writes."""
 
     total_instances: int = Field(0, ge=0)
     submitted_instances: int = Field(0, ge=0)
@@ -114,22 +114,23 @@ class Report(Read):
 
     @property
     def attempted(self) -> set[str]:
-        """Those of `incomplete_ids` were not."""
+        """All instances of the report but those of `incomplete_ids`, which never ran."""
         seen = self.resolved_ids | self.unresolved_ids | self.error_ids
         return seen | self.submitted_ids | self.completed_ids | self.empty_patch_ids
 
 
 T = TypeVar("T")
 PREDICTIONS = TypeAdapter(dict[str, MiniPrediction])
-TALK, ABOUT, REPORT = TypeAdapter(Talk), TypeAdapter(About), TypeAdapter(Report)
+TRAJECTORY, METADATA = TypeAdapter(MiniTrajectory), TypeAdapter(Metadata)
+REPORT = TypeAdapter(HarnessReport)
 
 
-class Statuses(Read):
+class Statuses(ForeignDocument):
     instances_by_exit_status: dict[str, list[str]] = {}
 
 
 def document(path: Path, adapter: TypeAdapter[T], what: str) -> T:
-    """Raises UserError, saying that the file `what`."""
+    """Read a document. Raises UserError that says "PATH `what`", for example "x is not JSON"."""
     return _valid(path, adapter, what, parsed(path, what))
 
 
@@ -149,21 +150,22 @@ def parsed(path: Path, what: str) -> Any:
         raise UserError(f"{path} {what}: {error}.") from None
 
 
-def report(folder: Path) -> Report | None:
-    """Found by its keys and not by its name; the one that knows most."""
-    found: list[Report] = []
+def report(folder: Path) -> HarnessReport | None:
+    """Return the report with the most instances; its keys identify a report, not its file name."""
+    found: list[HarnessReport] = []
     for path in sorted(folder.glob("*.json")):
         if path.name == "preds.json":
             continue
         raw = parsed(path, "is not JSON")
-        for one in (raw, raw.get("instances")) if isinstance(raw, dict) else ():
-            if isinstance(one, dict) and "resolved_ids" in one:
-                found.append(_valid(path, REPORT, "is no report of the harness", one))
+        for part in (raw, raw.get("instances")) if isinstance(raw, dict) else ():
+            if isinstance(part, dict) and "resolved_ids" in part:
+                what = "is not a report of the SWE-bench harness"
+                found.append(_valid(path, REPORT, what, part))
     return max(found, key=lambda report: len(report.attempted), default=None)
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """Instance -> exit status."""
+    """Return instance -> exit status."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob("exit_statuses_*.yaml")):
         try:

@@ -8,7 +8,7 @@ from kvci.compare.compare import compare_run
 from kvci.errors import UserError
 from kvci.jobs.outputs import summary
 from kvci.record.bundle import unpack
-from kvci.record.from_run import rebuild
+from kvci.record.from_run import build_untrusted
 from kvci.record.schema import Record
 from kvci.report.comparison import unpaired, verdict
 from kvci.report.plot import of_run
@@ -35,7 +35,7 @@ def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Recor
         place = run.parent / f".{run.name}-{number}"
         place.mkdir(parents=True)
         _take(unpack(archive, place), run, known=number >= len(new))
-    return rebuild(run)
+    return build_untrusted(run)
 
 
 def summarize(records: list[Record]) -> None:

@@ -1,83 +1,126 @@
-"""What a workflow was asked for: `toJSON(inputs)`, validated before anything else is done with it.
+"""A workflow's inputs, `toJSON(inputs)`, validated before anything else uses them.
 
-Nothing of it reaches a shell: a step hands it on in the environment, as KVCI_INPUTS.
+They never reach a shell: a step passes them in the environment, as KVCI_INPUTS.
 """
 
 import json
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import click
 from pydantic import Field
 
+from kvci import units
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
+from kvci.options import Quantity, parse
+from kvci.rundir.documents import RUN_ID
 
 EXPERIMENTS, MODELS = Path("ci/experiments"), Path("ci/models")
 INPUTS_MAX_CHARS = 65_535
-"""GitHub's own limit of a dispatch's inputs."""
-
+"""GitHub's own limit for the inputs of a dispatch."""
+SHARDS_MAX, BUDGET_MAX_MINUTES = 256, 5 * 24 * 60 - 60
+"""GitHub's own limits: jobs of a matrix, and a self-hosted job less an hour for its last steps."""
+DEFAULTS: dict[str, Any] = {
+    "model": "calibration",
+    "kv": "f16/f16, q8_0/q8_0, q4_0/q4_0",
+    "dataset": "calibration",
+    "limit": 20,
+    "context": 4096,
+    "margin": 0.25,
+}
+"""What the form of benchmark.yml is filled in with. An input that still has this value does not
+override an experiment file."""
+OF_RUNNER = frozenset({"engine", "out", "mirror", "disk_reserve_gb", "disk_budget_gb"})
+"""Fields that each runner sets for itself."""
+OF_WORKFLOW = frozenset({"shard", "start"})
+"""Fields that the workflow sets."""
+PLANNING = (
+    click.Option(["--shards"], type=click.IntRange(1, SHARDS_MAX)),
+    click.Option(["--base-rate"], type=click.FloatRange(0, 1, True, True)),
+    click.Option(["--expected-trial", "trial_s"], type=Quantity(units.seconds)),
+)
+"""Options of the `options` line besides those of `kvci run`."""
 
 Form = TypeVar("Form", bound=Document)
-RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,150}$"
 Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
-SHARDS_MAX, BUDGET_MAX_MINUTES = 256, 5 * 24 * 60 - 60
-"""GitHub's own limits: of a matrix, and of a self-hosted job less an hour for what comes after."""
-SAME = {"dataset", "filter", "limit", "context", "slots", "temperature", "margin"}
-"""Inputs that a spec calls by the same name."""
-Share = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(max_length=500)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Dataset = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./:=,@-]*$")]
 
 
 class Inputs(Document):
-    """All are texts, numbers or truths of a form; what is left empty is the experiment's."""
+    """The form of benchmark.yml. An input that is left empty is not given."""
 
     experiment: Name | None = None
     """The name of a file in ci/experiments."""
     model: Name | None = None
     """The name of a file in ci/models."""
     kv: Text | None = None
-    """Arms with commas between, or semicolons where flags hold commas; the baseline first."""
-    dataset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./:=,@-]*$")] | None = None
-    filter: Text | None = None
+    """Arms separated by commas, or by semicolons where flags contain commas; the baseline first."""
+    dataset: Dataset | None = None
     limit: Number | None = None
     context: Number | None = None
-    slots: Number | None = None
-    seeds: Annotated[str, Field(pattern=r"^\d{1,9}(, *\d{1,9})*$", max_length=500)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    shards: Annotated[int, Field(gt=0, le=SHARDS_MAX)] | None = None
-    margin: Share | None = None
-    time_budget: Annotated[int, Field(gt=0, le=BUDGET_MAX_MINUTES)] | None = None
-    """Minutes."""
-    base_rate: Share | None = None
-    """The share that the baseline is expected to resolve, for the plan alone."""
-    trial_s: Number | None = None
-    """Seconds that a trial is expected to take, for the plan alone."""
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
     run_id: Annotated[str, Field(pattern=RUN_ID)] | None = None
-    """Of a run to go on with; a new one is named by the workflow's run."""
+    """The run to resume; a new run is named by the workflow's run."""
+    options: Text | None = None
+    """More options, in the command line's words."""
     publish: bool = False
 
+    @cached_property
+    def more(self) -> dict[str, Any]:
+        """The options line, by field. Raises UserError."""
+        return parse(self.options or "", PLANNING, without=OF_RUNNER | OF_WORKFLOW)
+
+    @property
+    def shards(self) -> int | None:
+        return self.more.get("shards")
+
+    @property
+    def base_rate(self) -> float | None:
+        """The share that the baseline is expected to resolve, for the plan only."""
+        return self.more.get("base_rate")
+
+    @property
+    def trial_s(self) -> float | None:
+        """The time that a trial is expected to take, for the plan only."""
+        return self.more.get("trial_s")
+
+    @property
+    def time_budget_s(self) -> float | None:
+        return self.more.get("time_budget_s")
+
     def asked(self) -> tuple[Path | None, dict[str, Any]]:
-        """The experiment's file and what is laid over it, in a spec's words."""
-        same = self.model_dump(include=SAME)
-        lists = {
-            "model": self.model and str(MODELS / f"{self.model}.toml"),
-            "arms": self.kv and _arms(self.kv),
-            "seeds": self.seeds and [int(seed) for seed in self.seeds.split(",")],
-            "shard": self.shards and f"1/{self.shards}",
-            "time_budget_s": self.time_budget and 60.0 * self.time_budget,
-        }
-        given = {name: value for name, value in (same | lists).items() if value is not None}
+        """The experiment's file, and the fields of a specification that are laid over it.
+
+        Raises UserError.
+        """
+        given = self.model_dump(include=set(DEFAULTS), exclude_none=True)
+        if self.experiment:
+            given = {name: value for name, value in given.items() if value != DEFAULTS[name]}
+        laid = given | {name: value for name, value in self.more.items() if name not in _PLANNED}
+        if "kv" in laid:
+            laid["arms"] = laid.get("arms") or _arms(laid["kv"])
+            del laid["kv"]
+        if "model" in given and laid["model"] == given["model"]:
+            laid["model"] = str(MODELS / f"{given['model']}.toml")
+        if self.shards:
+            laid["shard"] = f"1/{self.shards}"
         file = EXPERIMENTS / f"{self.experiment}.toml" if self.experiment else None
-        return file, given
+        return file, laid
+
+
+_PLANNED = {"shards", "base_rate", "trial_s"}
 
 
 class RerunInputs(Document):
-    """Of rerun.yml: which trials of which run."""
+    """The form of rerun.yml: which trials of which run."""
 
     run: Annotated[str, Field(pattern=RUN_ID)]
-    """Its id."""
+    """The run's id."""
     classes: Annotated[str, Field(pattern=r"^[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*$")] | None = (
         None
     )
@@ -92,36 +135,43 @@ def _arms(text: str) -> list[str]:
 
 
 def inputs(text: str) -> Inputs:
-    """Raises UserError."""
-    return _form(text, Inputs)
+    """The form of benchmark.yml. Raises UserError."""
+    form = _form(text, Inputs)
+    budget_s = form.time_budget_s or 0
+    if budget_s > 60 * BUDGET_MAX_MINUTES:
+        raise UserError(
+            f"The time budget {units.duration(budget_s)} is longer than a job may run; give at "
+            f"most {units.duration(60.0 * BUDGET_MAX_MINUTES)}."
+        )
+    return form
 
 
 def rerun_inputs(text: str) -> RerunInputs:
-    """Raises UserError."""
+    """The form of rerun.yml. Raises UserError."""
     return _form(text, RerunInputs)
 
 
 def _form(text: str, kind: type[Form]) -> Form:
     if len(text) > INPUTS_MAX_CHARS:
-        raise UserError("The workflow's inputs are longer than GitHub lets them be.")
+        raise UserError("The workflow's inputs are longer than GitHub allows.")
     try:
         given = json.loads(text)
         if not isinstance(given, dict):
-            raise ValueError("they are no object")
-        if bad := [name for name, value in given.items() if _hidden(value)]:
-            raise UserError(f"The input {bad[0][:40]!r} holds a line's end or a control character.")
-        filled = {name: value for name, value in given.items() if not _empty(value)}
+            raise ValueError("they are not a JSON object")
+        if bad := [name for name, value in given.items() if _has_control_character(value)]:
+            raise UserError(f"The input {bad[0][:40]!r} contains a newline or control character.")
+        filled = {name: value for name, value in given.items() if not _is_empty(value)}
         return kind.model_validate(filled)
     except RecursionError:
-        raise UserError("The workflow's inputs are no JSON that a form makes.") from None
+        raise UserError("The workflow's inputs are not JSON that a form makes.") from None
     except ValueError as error:
         raise UserError(f"The workflow's inputs are not valid: {first_problem(error)}.") from None
 
 
-def _hidden(value: object) -> bool:
+def _has_control_character(value: object) -> bool:
     return isinstance(value, str) and bool(re.search(r"[\x00-\x1f\x7f\u2028\u2029]", value))
 
 
-def _empty(value: object) -> bool:
-    """What a form gives where nobody filled it in."""
+def _is_empty(value: object) -> bool:
+    """A form gives an empty text for an input that was not filled in."""
     return isinstance(value, str) and not value.strip()

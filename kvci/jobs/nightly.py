@@ -20,6 +20,7 @@ from kvci.serve.gguf import locate
 from kvci.spec import Spec, load
 from kvci.tasks.dataset import dataset_sha256
 from kvci.tasks.dataset import load as load_dataset
+from kvci.units import Minutes, duration
 
 WORKFLOW, JOB = "benchmark.yml", "run"
 HEADER = ("Experiment", "Trials", "Tonight")
@@ -35,8 +36,8 @@ class Nightly(Document):
 
     experiments: tuple[Name, ...]
     """Names of files beside it; each is a run that goes on night after night until it is done."""
-    time_budget: int = Field(gt=0, le=BUDGET_MAX_MINUTES)
-    """Minutes of a night."""
+    time_budget: Minutes = Field(gt=0, le=BUDGET_MAX_MINUTES)
+    """Of a night, for example "5h"; a bare number is minutes."""
     shards: int = Field(1, gt=0, le=SHARDS_MAX)
     """Of a run that begins; one that goes on keeps its own."""
 
@@ -129,8 +130,7 @@ def _form(asked: Nightly, name: str, run_id: str, shards: int) -> dict[str, str]
     return {
         "experiment": name,
         "run_id": run_id,
-        "time_budget": str(asked.time_budget),
-        "shards": str(shards),
+        "options": f"--time-budget {duration(60.0 * asked.time_budget)} --shards {shards}",
         "publish": "true",
     }
 

@@ -19,7 +19,7 @@ from kvci.taxonomy import titled
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "How they ended")
 
 
-def evidence(out: str, run_id: str, shard: str) -> None:
+def pack_shard(out: str, run_id: str, shard: str) -> None:
     """The outputs name the archive and its artifact; none if the run has not begun. The summary
     has counts: what they mean only all shards together say.
 

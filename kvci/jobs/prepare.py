@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from kvci.errors import UserError
@@ -22,6 +23,7 @@ from kvci.run.forecast import Forecast, forecast
 from kvci.run.forecast import lines as told
 from kvci.rundir.documents import now
 from kvci.spec import Spec, load
+from kvci.units import duration
 
 BASE_RATE = 0.3
 """Where nobody says what the baseline resolves."""
@@ -55,7 +57,7 @@ class Planned:
     publish: bool
 
 
-def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
+def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     """Write the outputs and the summary, and put what earlier jobs left into `before`.
 
     Raises UserError.
@@ -65,7 +67,7 @@ def plan(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     known = earlier(spec, Path(RESULTS))
     base_rate = asked.base_rate or (known.base_rate if known else None) or BASE_RATE
     found = forecast(spec, base_rate, 0.5, asked.trial_s or (known.trial_s if known else None))
-    name, budget = asked.run_id or run_id(spec), asked.time_budget
+    name, budget = asked.run_id or run_id(spec), asked.time_budget_s
     mine = _of_run(github, name, found.shards) if github and asked.run_id else []
     left = _earlier_jobs(github, name, found.shards, mine, before) if github else 0
     planned = Planned(
@@ -118,9 +120,11 @@ def _earlier_jobs(
     return len(left | there)
 
 
-def _limit_minutes(budget: int | None) -> int:
-    """Of the job: images are pulled before the run, and each has the whole budget at most."""
-    return min(2 * budget + AFTER_MINUTES, NO_BUDGET_MINUTES) if budget else NO_BUDGET_MINUTES
+def _limit_minutes(budget_s: float | None) -> int:
+    """The job's time limit. Images are pulled before the run; each may take the whole budget."""
+    if budget_s is None:
+        return NO_BUDGET_MINUTES
+    return min(ceil(2 * budget_s / 60) + AFTER_MINUTES, NO_BUDGET_MINUTES)
 
 
 def earlier(spec: Spec, results: Path) -> Earlier | None:
@@ -162,17 +166,17 @@ def _summary(
 ) -> str:
     what, answer, assumed, cost = told(found)
     if found.hours is None:
-        cost = (
-            "cost: not known; say `trial_s`, the seconds of a trial, or run a few instances first"
-        )
+        remedy = "add `--expected-trial 3m` to the options, or run a few instances first"
+        cost = f"cost: not known; {remedy}"
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
     left = f", taken up from {planned.before} earlier jobs" if planned.before else ""
     cells = [("run", f"`{planned.run_id}`{left}"), ("trials", f"{what}, on {shards}")]
     cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]
     if known and not (asked.trial_s and asked.base_rate):
         cells.append(("taken from", f"`{known.row_id}`, what is not given"))
-    if asked.time_budget:
-        text = f"no block begins after {asked.time_budget} minutes; the next job goes on"
+    if asked.time_budget_s:
+        budget = duration(asked.time_budget_s)
+        text = f"no block begins after {budget}; the next job resumes"
         cells.append(("time", text))
     if recorded and not planned.before:
         text = (

@@ -33,7 +33,7 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
     summary("\n".join([head, "", *table(("This rerun", ""), cells), ""]))
 
 
-def rerun(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
+def repeat(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
     """What is to be run again, of the run's folder on this machine, or of its evidence in `before`
     if that has more of it; what is executed is this machine's and this repository's in any case.
 

@@ -17,9 +17,9 @@ import git
 
 from kvci.errors import UserError
 from kvci.github import FILES
-from kvci.record.places import BENCHMARKS, RESULTS, crooked
+from kvci.record.places import BENCHMARKS, RESULTS, misplaced
 from kvci.record.schema import Record
-from kvci.record.store import keys, parse, read, read_all, write
+from kvci.record.store import parse, read, read_all, trial_keys, write
 from kvci.report.benchmarks import EMPTY
 from kvci.report.update import render_again
 
@@ -143,7 +143,7 @@ def _hold_straight(repository: git.Repo, commit: str) -> None:
         what, _, path = entry.partition("\t")
         mode, _, blob = what.split()
         found[path] = blob if mode in FILES else ""
-    for problem in crooked(found):
+    for problem in misplaced(found):
         raise UserError(f"{problem}: take it away, and publish again.")
 
 
@@ -169,7 +169,7 @@ def _keep(branch: dict[str, bytes], results: Path) -> None:
         if not isinstance(one, Record) or not isinstance(there, Record) or one.key != there.key:
             if there != one:
                 lacking.add(name)
-        elif not keys(there) <= keys(one):
+        elif not trial_keys(there) <= trial_keys(one):
             lacking |= {n for n, o in found.items() if isinstance(o, Record) and o.key == one.key}
     for name in found.keys() - lacking:
         (results / name).write_bytes(branch[name])

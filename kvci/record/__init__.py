@@ -1,1 +1,1 @@
-"""Records: the evidence that everything shown is derived from."""
+"""Records: the evidence from which all tables are derived."""

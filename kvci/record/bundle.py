@@ -1,7 +1,7 @@
-"""The files that a run's records rest on, as they are published: redacted, in one archive.
+"""Evidence archives: the files that a run's records rest on, redacted, in one tar.gz.
 
-A record holds the sha256 of each of them as redacted, so that whoever has the archive builds the
-same record from it.
+A record has the sha256 of each file as redacted, so that the same record can be built from the
+archive.
 """
 
 import gzip
@@ -23,15 +23,15 @@ from kvci.rundir.documents import Manifest
 from kvci.rundir.parts import Run
 from kvci.spec import Spec
 
-ALONE = ("spec.json", "images.json", "ceiling.json")
+TOP_FILES = ("spec.json", "images.json", "ceiling.json")
 FOLDERS = ("preflight", "servers", "superseded", "trials")
 PATCH = "patch.diff"
-"""It stays as it is: the trial's outcome has its sha256."""
-NAME = re.compile(
-    rf"(shard-\d+-of-\d+/)?(manifest\.json|{'|'.join(map(re.escape, ALONE))}"
+"""It is not redacted, because the trial's outcome has its sha256."""
+MEMBER_NAME = re.compile(
+    rf"(shard-\d+-of-\d+/)?(manifest\.json|{'|'.join(map(re.escape, TOP_FILES))}"
     rf"|({'|'.join(FOLDERS)})(/(?!\.\.?/|\.\.?$|[^/]*\.(jsonl?|diff|log|out)/)[^/\0]+)+)"
 )
-"""No folder is named as a file of a run is."""
+"""No folder has a name like that of a run's file, for example trials/x.json/y."""
 MAX_BYTES = 4 << 30
 MAX_FILES = 200_000
 MAX_HEADER_BYTES = 1 << 20
@@ -39,8 +39,11 @@ HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
 HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 
 
-def published(path: Path, run: Path, redacted: bool) -> bytes:
-    """What of a file of this run directory may be seen. `redacted`: the run is so already."""
+def publishable(path: Path, run: Path, redacted: bool) -> bytes:
+    """Return the redacted content of a file of this run directory.
+
+    With `redacted`, the run directory comes from an archive and is redacted already.
+    """
     content = path.read_bytes()
     if redacted or path.name == PATCH:
         return content
@@ -50,9 +53,9 @@ def published(path: Path, run: Path, redacted: bool) -> bytes:
     if path.suffix == ".json":
         text = json.dumps(redact_json(json.loads(text), run), indent=1)
     elif path.suffix == ".jsonl":
-        text = "\n".join(_line(line, run) for line in text.split("\n"))
+        text = "\n".join(_redacted_line(line, run) for line in text.split("\n"))
     elif path.parent.name == "servers":
-        # Whoever reads what it proves must find its words: a user may be called `build`.
+        # A user may be called `build`: outside of paths, the words that the log is read by stay.
         text = redact(text, run, after="/@")
     else:
         text = redact(text, run)
@@ -60,9 +63,9 @@ def published(path: Path, run: Path, redacted: bool) -> bytes:
 
 
 def pack(run: Path, shard: str = "") -> bytes:
-    """The archive of a run with all its shards, or the one in this folder of it.
+    """Return the archive of a run with all its shards, or of the one in the folder `shard`.
 
-    The same run gives the same bytes.
+    The same run always gives the same bytes.
     """
     out = io.BytesIO()
     with (
@@ -71,38 +74,39 @@ def pack(run: Path, shard: str = "") -> bytes:
     ):
         for directory in [RunDirectory(run / shard)] if shard else Run(run).parts:
             part, manifest = directory.path, directory.manifest
-            for path in _files(part):
-                _add(archive, str(path.relative_to(run)), published(path, part, manifest.redacted))
-            shown = redact_json(manifest.model_dump(mode="json"), part)
-            clean = Manifest.model_validate(shown | {"redacted": True})
+            for path in _sorted_files(part):
+                content = publishable(path, part, manifest.redacted)
+                _add(archive, str(path.relative_to(run)), content)
+            fields = redact_json(manifest.model_dump(mode="json"), part)
+            redacted = Manifest.model_validate(fields | {"redacted": True})
             name = str((part / "manifest.json").relative_to(run))
-            _add(archive, name, clean.model_dump_json(indent=1).encode())
+            _add(archive, name, redacted.model_dump_json(indent=1).encode())
     return out.getvalue()
 
 
 def write(run: Path, archive: Path, shard: str = "") -> str:
-    """The archive's sha256."""
+    """Write the archive of a run, as `pack` makes it, and return its sha256."""
     content = pack(run, shard)
     write_atomic(archive, content)
     return sha256_of(content)
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header, which is read whole into memory, is of a header's size."""
+    """A member with a small header, because tarfile reads a header into memory whole."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
         found = super().frombuf(buf, encoding, errors)
         if found.type in HEADERS and found.size > MAX_HEADER_BYTES:
-            raise tarfile.TarError("it has a header that is no header")
+            raise tarfile.TarError("a header is too large")
         return found
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """The run directory that an archive holds, in an empty folder; nothing of it is trusted.
+    """Unpack an untrusted archive into an empty folder, and return that folder as a run directory.
 
-    Raises UserError for what is no such archive: links, devices, ways out of the folder, other
-    names, too many files or bytes.
+    Raises UserError for anything but regular files of a run: links, devices, paths out of the
+    folder, other names, too many files or bytes, or a run that is not redacted.
     """
     total = count = 0
     try:
@@ -113,38 +117,42 @@ def unpack(archive: Path, folder: Path) -> Path:
             for member in packed:
                 total, count = total + member.size, count + 1
                 if total > MAX_BYTES or count > MAX_FILES:
-                    raise tarfile.TarError("it holds too much")
-                plain = NAME.fullmatch(member.name) and member.name.isprintable()
-                if not member.isfile() or not plain:
-                    raise tarfile.TarError(f"{member.name[:80]!r} is no file of a run")
+                    raise tarfile.TarError("it is too large")
+                known = MEMBER_NAME.fullmatch(member.name) and member.name.isprintable()
+                if not member.isfile() or not known:
+                    raise tarfile.TarError(f"{member.name[:80]!r} is not a file of a run")
                 content = packed.extractfile(member)
-                place = folder / member.name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("xb") as file:
+                path = folder / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("xb") as file:
                     shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # it is a file
-            while stream.read(1 << 16):  # what follows the last file; cut off, it raises
+            while stream.read(1 << 16):  # to the end: a truncated archive raises here
                 if (total := total + (1 << 16)) > MAX_BYTES:
-                    raise tarfile.TarError("it holds too much")
+                    raise tarfile.TarError("it is too large")
     except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, zlib.error) as error:
-        raise UserError(f"{archive} is no evidence of a run: {error}.") from None
-    found = Run(folder)
-    if found.shards and RunDirectory(folder).exists:
-        raise UserError(f"{archive} is no evidence of a run: it holds a whole run beside shards.")
-    for part in found.parts:
+        raise UserError(f"{archive} is not evidence of a run: {error}.") from None
+    run = Run(folder)
+    if run.shards and RunDirectory(folder).exists:
+        raise UserError(f"{archive} is not evidence of a run: it has both a whole run and shards.")
+    for part in run.parts:
         if not part.manifest.redacted:
-            raise UserError(f"{archive} was not made by kvci evidence; it is not redacted.")
+            raise UserError(f"{archive} is not redacted; make it with kvci evidence.")
     return folder
 
 
-def _files(run: Path) -> Iterator[Path]:
-    """All but the manifest, in an order that does not depend on the disk."""
-    yield from (path for name in ALONE if (path := run / name).is_file())
+def _sorted_files(run: Path) -> Iterator[Path]:
+    """Yield all files but the manifest, in an order that does not depend on the disk."""
+    yield from (path for name in TOP_FILES if (path := run / name).is_file())
     for folder in FOLDERS:
         yield from sorted(path for path in (run / folder).rglob("*") if path.is_file())
 
 
-def _line(line: str, run: Path) -> str:
-    """The last one is empty, and a killed kvci may have left one half written."""
+def _redacted_line(line: str, run: Path) -> str:
+    """Return a redacted line of a JSONL file.
+
+    A line that is not JSON is redacted as text: the last line is empty, and a killed kvci may have
+    written half a line.
+    """
     try:
         return json.dumps(redact_json(json.loads(line), run, names=True))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The records of a run's shards -> those of the run: the same trials, in one record an arm."""
+"""The records of a run's shards -> the records of the run, one per arm with all trials."""
 
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
@@ -8,13 +8,13 @@ from kvci.record.schema import EvidenceFiles, Record
 
 
 def merge(parts: Sequence[tuple[str, list[Record]]]) -> list[Record]:
-    """`parts` has each shard's folder name and its records.
+    """Return one record per arm. `parts` has each shard's folder name and its records.
 
-    Instances are taken from the shards in turn, as they were dealt out. Raises UserError if the
-    shards are not of one run.
+    Planned instances are interleaved, because the plan deals them to the shards in turn. Raises
+    UserError if the shards belong to different runs.
     """
     if len({len(records) for _, records in parts}) > 1:
-        raise UserError("The shards have not the same arms; put the shards of one run together.")
+        raise UserError("The shards have different arms; keep only shards of one run in a folder.")
     arms = zip(*(records for _, records in parts), strict=True)
     return [_merge([name for name, _ in parts], list(records)) for records in arms]
 
@@ -24,8 +24,8 @@ def _merge(names: Sequence[str], records: Sequence[Record]) -> Record:
     for name, record in zip(names, records, strict=True):
         if (record.row_id, record.key) != (first.row_id, first.key):
             raise UserError(
-                f"{name} is not of the same run as {names[0]} ({record.row_id}, not "
-                f"{first.row_id}); put the shards of one run side by side."
+                f"{name} and {names[0]} belong to different runs ({record.row_id} and "
+                f"{first.row_id}); keep only shards of one run in a folder."
             )
     planned = [name for row in zip_longest(*(r.planned for r in records)) for name in row if name]
     return first.model_copy(

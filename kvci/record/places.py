@@ -1,30 +1,33 @@
-"""Where results lie in a repository, and on which branch before they are merged."""
+"""The paths of results in a repository, and the branch that has them before they are merged."""
 
 import re
 from collections.abc import Mapping
 
 RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
 UNMERGED = "kvci/results"
-"""The branch of rows that nobody has merged yet."""
+"""The branch of rows that are not merged yet."""
 
 
 def is_record(path: str) -> bool:
-    """Of a file of the repository; what else lies below the folder is nobody's row."""
+    """True if this path of a repository is a record; other files below the folder are not."""
     return bool(re.fullmatch(rf"{RESULTS}/[^/]+\.json", path))
 
 
-def is_near(path: str) -> bool:
-    """It is a result, or it stands where one would be, above it or below."""
+def touches_results(path: str) -> bool:
+    """True if this path is a result, a parent of one, or lies below the place of one."""
     return path == "ci" or bool(re.match(rf"({RESULTS}|{re.escape(BENCHMARKS)})(/|\Z)", path))
 
 
-def crooked(tree: Mapping[str, str]) -> list[str]:
-    """What of a commit stands in the way of its results, which are plain files in a plain folder:
-    through a link others would be read in their place, or written. `tree` is GitHub.tree's."""
-    inside = rf"({re.escape(BENCHMARKS)}|{RESULTS}/[^/]+\.json)/.+"
+def misplaced(tree: Mapping[str, str]) -> list[str]:
+    """Return a problem for each path of a commit where a result must be a regular file.
+
+    Through a link, another file would be read or written in place of a result. `tree` comes from
+    GitHub.tree: path -> blob, empty for what is not a regular file.
+    """
+    below_a_file = rf"({re.escape(BENCHMARKS)}|{RESULTS}/[^/]+\.json)/.+"
     return [
         f"{path[:200]} is a link, a file or a folder where none belongs; results are plain files"
         for path, blob in tree.items()
-        if is_near(path)
-        and (not blob or path in ("ci", RESULTS) or re.fullmatch(inside, path, re.S))
+        if touches_results(path)
+        and (not blob or path in ("ci", RESULTS) or re.fullmatch(below_a_file, path, re.S))
     ]

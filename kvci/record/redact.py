@@ -1,4 +1,4 @@
-"""Take out of a text what a published record must not tell."""
+"""Remove secrets, folders and names from text that is published."""
 
 import getpass
 import platform
@@ -12,40 +12,40 @@ TOKEN = re.compile(
     r"|(?<=://)[^\s/@:\"'\\]+:[^\s/@\"'\\]+(?=@)"
 )
 HOME = re.compile(r"/(?:home|Users)/[^\s/:'\"\\]+|/root(?=/|\b)")
-
-
-SHOWN = ("[token]", "[run]", "[home]", "[host]", "[user]")
-"""In place of what is taken out."""
-PROSE = frozenset({"detail", "why"})
-"""Fields of the run directory's documents that hold what a program said."""
+PLACEHOLDERS = ("[token]", "[run]", "[home]", "[host]", "[user]")
+FREE_TEXT = frozenset({"detail", "why"})
+"""Fields of the run directory's documents that may have a program's output."""
 
 
 def redact(text: str, run: Path, names: bool = True, after: str = "") -> str:
-    """Tokens, the run's folder, home folders, and the machine's and the user's `names`; where
-    `after` is given, names that follow one of its characters alone."""
+    """Return the text with placeholders for tokens, the run's folder and home folders.
+
+    With `names`, also for the names of the machine and the user; with `after`, only for names that
+    follow one of its characters.
+    """
     text = TOKEN.sub("[token]", text)
     text = text.replace(str(run.resolve()), "[run]")
     text = text.replace(str(Path.home()), "[home]") if Path.home() != Path("/") else text
     text = HOME.sub("[home]", text)
-    for name, shown in ((platform.node(), "[host]"), (_user(), "[user]")):
+    for name, placeholder in ((platform.node(), "[host]"), (_user(), "[user]")):
         if names and name and name != "root":
             before = f"(?<=[{after}])" if after else r"(?<!\w)"
-            text = re.sub(rf"{before}{re.escape(name)}(?!\w)", shown, text)
+            text = re.sub(rf"{before}{re.escape(name)}(?!\w)", placeholder, text)
     return text
 
 
 def redact_json(value: Any, run: Path, names: bool = False) -> Any:
-    """The texts in a JSON value; its keys are the schema's and stay.
+    """Return a JSON value with its texts redacted; keys stay, because they are the schema's.
 
-    Names go from prose and paths alone, unless `names`: a user may be called as a model is, and a
-    model's name is what the record is of.
+    Without `names`, names are removed only from free text and absolute paths: a user may have the
+    same name as a model, and the model's name must stay.
     """
     if isinstance(value, str):
         return redact(value, run, names or value.startswith("/"))
     if isinstance(value, list):
         return [redact_json(one, run, names) for one in value]
     if isinstance(value, dict):
-        return {key: redact_json(one, run, names or key in PROSE) for key, one in value.items()}
+        return {key: redact_json(one, run, names or key in FREE_TEXT) for key, one in value.items()}
     return value
 
 

@@ -16,36 +16,37 @@ from kvci.spec import Arm, Rerun
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 ROW_ID = r"^(\.{3})?[A-Za-z0-9][A-Za-z0-9._+-]{0,249}$"
-"""It names a file; an id that its owner shortened begins with dots."""
+"""It is also a file name; an id that its owner shortened starts with dots."""
 
 
 class RecordedTrial(Outcome):
-    """A trial as the run left it; one that was superseded is kept and counts nowhere."""
+    """A trial as the run left it; a superseded one is kept, but no figure counts it."""
 
     superseded: bool = False
 
 
 class EvidenceFiles(Document):
-    """Where the files of the arm lie, and their sha256, redacted, by path in the run directory."""
+    """The run's archive, and the sha256 of each of the arm's files as redacted."""
 
     where: str = ""
-    """The archive's URL; empty until it is published."""
+    """URL of the archive; empty until it is published."""
     sha256: str = ""
-    """The archive's."""
+    """Digest of the archive."""
     files: dict[str, str]
+    """Path in the run directory -> sha256."""
 
 
-class AskedModel(BaseModel):
+class RecordedModel(BaseModel):
     model_config = ConfigDict(extra="allow")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     weights: str
 
 
-class AskedSpec(BaseModel):
-    """What is read of a record's spec; whatever else was asked is kept, and hashed with it."""
+class RecordedSpec(BaseModel):
+    """The fields of a record's spec that kvci reads; other fields are kept, and hashed with it."""
 
     model_config = ConfigDict(extra="allow")
-    model: AskedModel
+    model: RecordedModel
     arms: tuple[Arm, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     model_sha256: str
@@ -57,11 +58,11 @@ class AskedSpec(BaseModel):
 
 
 RunKey = tuple[str, str, str]
-"""A run's id, when it began, and its spec's hash."""
+"""A run's id, its start, and the hash of its spec."""
 
 
 class Record(Document):
-    """One arm of one run. Whatever a row says is recomputed from here."""
+    """One arm of one run. Every figure of its row is recomputed from it."""
 
     schema_version: Literal[1, 2, 3, 4] = 4
     """2: each trial names its server's log and has a digest of the model's answers.
@@ -74,9 +75,9 @@ class Record(Document):
     dataset: str
     arm: str = Field(pattern=ARM)
     position: int = Field(ge=0)
-    """Of the arm in the spec; 0 is the baseline."""
+    """The arm's index in the spec; 0 is the baseline."""
     spec: dict[str, Any]
-    """What was asked, as it is hashed."""
+    """The spec in the form that is hashed."""
     spec_sha256: str
     host: str
     gpu: str
@@ -85,21 +86,21 @@ class Record(Document):
     sandbox: str
     planned: tuple[Annotated[str, Field(pattern=INSTANCE)], ...]
     effective: tuple[Effective, ...]
-    """What the servers' logs proved; starts that proved the same are one."""
+    """The configurations that the servers' logs prove, each once."""
     trials: tuple[RecordedTrial, ...]
     evidence: EvidenceFiles
 
     @model_validator(mode="after")
-    def _is_its_own_spec(self) -> Self:
+    def _fits_its_spec(self) -> Self:
         if spec_hash(self.spec) != self.spec_sha256:
             raise ValueError("the spec does not have the hash that the record gives")
-        asked = AskedSpec.model_validate(self.spec)
-        if [arm.id for arm in asked.arms][self.position : self.position + 1] != [self.arm]:
+        spec = RecordedSpec.model_validate(self.spec)
+        if [arm.id for arm in spec.arms][self.position : self.position + 1] != [self.arm]:
             raise ValueError(f"{self.arm} is not the spec's arm {self.position}")
         counted = Counter((trial.instance, trial.seed) for trial in self.counted)
         if twice := [name for (name, _), count in counted.items() if count > 1]:
             raise ValueError(f"{twice[0]} is counted twice")
-        planned = set(product(self.planned, asked.seeds))
+        planned = set(product(self.planned, spec.seeds))
         for trial in self.trials:
             if trial.arm != self.arm or (trial.instance, trial.seed) not in planned:
                 raise ValueError(
@@ -109,7 +110,7 @@ class Record(Document):
 
     @property
     def rerun(self) -> str:
-        """Of a targeted rerun what it repeats, in words; empty otherwise."""
+        """What a targeted rerun repeats, as "FILTER of RUN"; empty for any other run."""
         repeated = self.spec.get("rerun")
         return f"{repeated['filter']} of {repeated['of']}" if repeated else ""
 
@@ -119,28 +120,28 @@ class Record(Document):
 
     @property
     def total(self) -> int:
-        """Instances times seeds, whatever became of them."""
+        """Planned trials: instances times seeds."""
         return len(self.planned) * len(self.spec["seeds"])
 
     @property
     def key(self) -> RunKey:
-        """Of its run: the records with the same are its arms."""
+        """Identifies the run: all records with this key are its arms."""
         return self.run_id, self.start, self.spec_sha256
 
     @property
     def complete(self) -> bool:
-        """All planned trials of the arm are there, of all shards."""
+        """True if the record has all planned trials of the arm, from all shards."""
         return len(self.counted) == self.total and self._shards_complete
 
     @property
     def shards(self) -> int:
-        """Into how many its run is divided, as far as its trials say."""
+        """The run's number of shards, as its trials state it."""
         return max((int(trial.shard.partition("/")[2]) for trial in self.counted), default=1)
 
     @property
     def _shards_complete(self) -> bool:
-        there = {trial.shard for trial in self.counted}
-        return there == {f"{number}/{self.shards}" for number in range(1, self.shards + 1)}
+        present = {trial.shard for trial in self.counted}
+        return present == {f"{number}/{self.shards}" for number in range(1, self.shards + 1)}
 
     @property
     def submitted(self) -> int:
@@ -168,13 +169,13 @@ class Record(Document):
 
 
 class ImportedTrial(Document):
-    """A trial of an earlier tool, as far as its evidence was kept."""
+    """A trial of an earlier tool, as far as its run folder shows it."""
 
     instance: str
     exit: str
-    """In the tool's own words."""
+    """The tool's own exit status."""
     classes: tuple[Class, ...] = Field(min_length=1)
-    """One, or all that it can have been."""
+    """The class, or all classes that the evidence allows."""
     why: str
     steps: int
     answer_tokens: int
@@ -184,13 +185,13 @@ class ImportedTrial(Document):
     patch_sha256: str
     patch_bytes: int
     overflowed: bool | None = None
-    """The context was full; None where it was not looked at (schema 1 and 2)."""
+    """True if the context was full; None if that was not recorded (schema 1 and 2)."""
     exception_as_patch: bool
     """The tool stored the text of an exception where a patch belongs."""
 
     @property
     def label(self) -> str:
-        """The class, or the alternatives and why they could not be told apart."""
+        """The class, or the possible classes and why the evidence does not decide."""
         if len(self.classes) == 1:
             return str(self.classes[0])
         if self.classes == (Class.A8, Class.A9, Class.A11A, Class.A11B):
@@ -199,7 +200,7 @@ class ImportedTrial(Document):
 
     @property
     def valid(self) -> bool:
-        """Only if it is, whichever of its classes it has."""
+        """True if no possible class is an infrastructure failure."""
         return not INFRASTRUCTURE & set(self.classes)
 
     @property
@@ -213,20 +214,21 @@ class Derived(Document):
     kv: str
     total: int
     settings: dict[str, tuple[str, ...]]
-    """What must be equal for two runs to be comparable: setting -> each value that was met."""
+    """What must be equal for two runs to be comparable: setting -> all its values in the run."""
     trials: tuple[ImportedTrial, ...]
 
 
 class Imported(Document):
-    """A row from before kvci, as its owner wrote it: column -> text; and kvci's reading of it."""
+    """A row from before kvci, as its owner wrote it, and kvci's own reading of the run."""
 
     schema_version: Literal[1, 2, 3] = 3
-    """2: with kvci's own reading, if the earlier run's folder was read. 3: its trials say whether
-    the context was full."""
+    """2: has kvci's own reading, if the earlier run's folder was read.
+    3: its trials state whether the context was full."""
     kind: Literal["imported"] = "imported"
     row_id: str = Field(pattern=ROW_ID)
     table: Literal["log", "reruns"]
     reported: dict[str, str]
+    """Column -> the owner's text."""
     derived: Derived | None = None
 
 
@@ -235,7 +237,7 @@ ADAPTER: TypeAdapter[Record | Imported] = TypeAdapter(AnyRecord)
 
 
 def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
-    """The arms of each run by its key, in the order in which they come."""
+    """Return each run's records by its key, in the given order."""
     runs: dict[RunKey, list[Record]] = defaultdict(list)
     for record in records:
         runs[record.key].append(record)
@@ -243,7 +245,7 @@ def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
 
 
 def finished(records: Iterable[Record]) -> set[RunKey]:
-    """The keys of the runs of which each arm is there, with all its trials."""
+    """Return the keys of the runs that have a complete record of every arm."""
     return {
         key
         for key, arms in by_run(records).items()
@@ -253,4 +255,5 @@ def finished(records: Iterable[Record]) -> set[RunKey]:
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
+    """Return the sha256 of a spec's canonical JSON."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()

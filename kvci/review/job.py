@@ -8,7 +8,7 @@ from kvci.errors import UserError
 from kvci.github import GitHub, PullRequest
 from kvci.jobs.known import content
 from kvci.jobs.outputs import summary
-from kvci.record.places import BENCHMARKS, crooked, is_near, is_record
+from kvci.record.places import BENCHMARKS, is_record, misplaced, touches_results
 from kvci.report.tables import inert
 from kvci.review.rows import Review, comment, review
 
@@ -66,8 +66,8 @@ def _reviewed(
     """What was found, whether a maintainer accepts what is unattested, and the comment."""
     changed = github.changed(number)
     many = len(changed) >= MAX_LISTED
-    tree = github.tree(pull.head) if many or any(map(is_near, changed)) else {}
-    wrong = crooked(tree)
+    tree = github.tree(pull.head) if many or any(map(touches_results, changed)) else {}
+    wrong = misplaced(tree)
     if not many and not wrong and not any(map(_is_result, changed)):
         _still(github, number, pull)
         return None
@@ -94,7 +94,7 @@ def _elsewhere(github: GitHub, number: int, pull: PullRequest) -> None:
     """Of one into another branch than the default one no status is set: that is the commit's, and
     another pull request may ask to merge the same. Raises UserError if it touches results."""
     into = f"#{number} asks to merge into {pull.into[:80]}"
-    if any(map(is_near, github.changed(number))):
+    if any(map(touches_results, github.changed(number))):
         raise UserError(f"{into}, and results are merged into {pull.default} alone.")
     summary(f"**{inert(into)}, and touches no results.**\n")
 

@@ -10,7 +10,7 @@ from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.grade.patch import Unread, counts, marked, report
 from kvci.plan import Trial, select
-from kvci.record.redact import SHOWN
+from kvci.record.redact import PLACEHOLDERS
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WITHOUT_PATCH, Manifest, Outcome
 from kvci.rundir.parts import Run
@@ -112,7 +112,7 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
 
 def _whole(text: str) -> bool:
     """Nothing of it was redacted."""
-    return not any(shown in text for shown in SHOWN)
+    return not any(shown in text for shown in PLACEHOLDERS)
 
 
 def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:

@@ -16,10 +16,10 @@ from kvci.compare.findings import Comparison
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.record.bundle import unpack
-from kvci.record.from_run import HOSTILE, build
+from kvci.record.from_run import READ_ERRORS, build
 from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.record.schema import Imported, Record, RunKey, by_run
-from kvci.record.store import WAITING, file_name, keys, parse
+from kvci.record.store import REGRADABLE, file_name, parse, trial_keys
 from kvci.report.benchmarks import EMPTY, begun, prose, render
 from kvci.report.comparison import markdown, unpaired, verdict
 from kvci.report.plot import of_run
@@ -118,7 +118,7 @@ def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -
 
 def _is_open(arms: Sequence[Record]) -> bool:
     """Of a run: trials are to come, or to be graded again."""
-    waits = any(trial.cls in WAITING for one in arms for trial in one.counted)
+    waits = any(trial.cls in REGRADABLE for one in arms for trial in one.counted)
     return waits or len(arms) < len(arms[0].spec["arms"]) or not all(one.complete for one in arms)
 
 
@@ -132,7 +132,7 @@ def _goes_on(
     had, kept = (
         {(t.instance, t.seed, t.start, t.patch_sha256) for t in one.trials} for one in (was, now)
     )
-    more = keys(was) <= keys(now) and set(was.planned) <= set(now.planned)
+    more = trial_keys(was) <= trial_keys(now) and set(was.planned) <= set(now.planned)
     return was.key in open_ and had <= kept and more
 
 
@@ -213,7 +213,7 @@ def _attest(arms: list[Record], fetch: Fetch, problems: list[str], unattested: l
         return
     try:
         again, wrong, why = _built(archive)
-    except (UserError, *HOSTILE) as error:
+    except (UserError, *READ_ERRORS) as error:
         problems.append(f"the evidence of {name} makes no record: {str(error).rstrip('.')}")
         return
     problems += [f"{name}: {line}" for line in wrong]

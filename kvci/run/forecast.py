@@ -62,7 +62,7 @@ def forecast(
     `trial_s` is the seconds of one trial in its slot; `measured` is a run folder to take them from.
     Raises UserError.
     """
-    for name, number in (("--base-rate", base_rate), ("--icc", icc), ("--trial-s", trial_s)):
+    for name, number in (("--base-rate", base_rate), ("--icc", icc), ("--expected-trial", trial_s)):
         if number is not None and not isfinite(number):
             raise UserError(f"{name} is not a finite number; give one.")
     if measured:
@@ -151,7 +151,10 @@ def _measured_s(run: Path) -> float:
     """The mean seconds of a trial in its slot. Raises UserError if no trial is finished."""
     times = [outcome.solve_s for outcome in Run(run).outcomes() if outcome.steps]
     if not times:
-        raise UserError(f"{run} has no finished trial to measure the speed of; give --trial-s.")
+        raise UserError(
+            f"{run} has no finished trial to measure the speed of; give --expected-trial, for "
+            "example 3m."
+        )
     return sum(times) / len(times)
 
 
@@ -170,7 +173,7 @@ def lines(found: Forecast) -> list[str]:
         "correction over the KV arms",
     ]
     if found.hours is None:
-        made.append("cost: not known; give --trial-s SECONDS, or --measured RUN with a run folder")
+        made.append("cost: not known; give --expected-trial, for example 3m, or --measured RUN")
     else:
         shards = len(found.shards)
         each = f", or {found.hours / shards:.1f} h on each of {shards}" if shards > 1 else ""

@@ -61,10 +61,10 @@ def test_predictions(tmp_path: Path) -> None:
 def test_what_goes_with_the_other_kind_is_refused(tmp_path: Path) -> None:
     for words in (["--filter", "x"], ["--mirror", "x"], ["--gold"], ["--json"], ["--test-s", "1"]):
         code, text = grade(str(tmp_path), *words)
-        assert code == 2 and f"{words[0]} goes with --dataset alone" in text
+        assert code == 2 and f"{words[0]} needs --dataset" in text
     for word in ("--all", "--with-harness"):
         code, text = grade("--dataset", DATASET, "--gold", word)
-        assert code == 2 and f"{word} goes with a RUN alone" in text
+        assert code == 2 and f"{word} needs a run folder" in text
 
 
 def test_an_empty_patch_needs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

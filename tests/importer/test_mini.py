@@ -1,4 +1,4 @@
-"""Earlier runs of mini-swe-agent: a real small one of 2.4.6, and the user's two of 1.17.4."""
+"""Runs of mini-swe-agent are imported: a small real one of 2.4.6, and two large ones of 1.17.4."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_end_of_2_x_has_its_class() -> None:
+def test_each_exit_of_2_x_has_its_class() -> None:
     found = {t.instance: t for t in derived(read_run(SMALL, kv="q8_0/q8_0")).trials}
     assert {name: trial.classes for name, trial in found.items() if name != "a__a-1"} == {
         "a__a-2": (Class.A6,),
@@ -56,7 +56,7 @@ def test_every_end_of_2_x_has_its_class() -> None:
     assert found["a__a-1"].patch_bytes > 0 and found["a__a-1"].answer_tokens > 0
 
 
-def test_without_a_report_it_says_that_nothing_was_graded() -> None:
+def test_run_without_report_is_not_graded() -> None:
     record = read_run(SMALL, kv="q8_0/q8_0")
     assert record.reported["Resolved"] == record.reported["Errors"] == "not graded"
     (patched,) = [t for t in derived(record).trials if t.instance == "a__a-1"]
@@ -71,7 +71,7 @@ def test_without_a_report_it_says_that_nothing_was_graded() -> None:
         ("error", "I3/A7/A10 (no log)", False),
     ],
 )
-def test_the_harness_report_is_found_by_its_keys(
+def test_harness_report_is_found_by_its_keys(
     tmp_path: Path, outcome: str, label: str, valid: bool
 ) -> None:
     run = tmp_path / "run"
@@ -86,17 +86,17 @@ def test_the_harness_report_is_found_by_its_keys(
     assert record.reported["Submitted"] == "1/9"
 
 
-def test_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder of mini-swe-agent"):
+def test_folder_without_run_gives_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a run folder of mini-swe-agent"):
         read_run(tmp_path)
     (tmp_path / "preds.json").write_text("[]")
     with pytest.raises(UserError, match="valid dictionary"):
         read_run(tmp_path)
     (tmp_path / "preds.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no instance"):
+    with pytest.raises(UserError, match="has no instances"):
         read_run(tmp_path, kv="f16/f16")
     (tmp_path / "preds.json").write_text('{"a__a-1": {"model_patch": ""}}')
-    with pytest.raises(UserError, match="does not say its KV type; import it with kvci import"):
+    with pytest.raises(UserError, match="does not state its KV type; import it with kvci import"):
         read_run(tmp_path)
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(UserError, match=r"report\.json is not JSON"):
@@ -123,14 +123,14 @@ TRAJECTORY = "a__b-4/a__b-4.traj.json"
         (TRAJECTORY, '{"info": {"model_stats": {"api_calls": "many"}}}'),
     ],
 )
-def test_bad_files_are_one_sentence(tmp_path: Path, file: str, text: str) -> None:
+def test_bad_file_gives_one_sentence(tmp_path: Path, file: str, text: str) -> None:
     shutil.copytree(SMALL, tmp_path / "run")
     (tmp_path / "run" / file).write_text(text)
     with pytest.raises(UserError):
         read_run(tmp_path / "run", kv="q8_0/q8_0")
 
 
-def test_nulls_are_not_there(tmp_path: Path) -> None:
+def test_null_means_absent(tmp_path: Path) -> None:
     shutil.copytree(SMALL, tmp_path / "run")
     (tmp_path / "run" / TRAJECTORY).write_text('{"info": null, "messages": null}')
     (tmp_path / "run" / "report.json").write_text('{"resolved_ids": [], "error_ids": null}')
@@ -138,7 +138,7 @@ def test_nulls_are_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kv", ["banana", " ", "q8_0/q8_0\n# hi"])
-def test_the_kv_type_is_one_of_llama_cpps(kv: str) -> None:
+def test_kv_type_must_be_one_of_llama_cpp(kv: str) -> None:
     if kv.endswith("hi"):
         assert read_run(SMALL, kv=kv).reported["KV Cache"] == "q8_0/q8_0"
         return
@@ -146,19 +146,19 @@ def test_the_kv_type_is_one_of_llama_cpps(kv: str) -> None:
         read_run(SMALL, kv=kv)
 
 
-def test_secrets_and_names_stay_where_they_are(tmp_path: Path) -> None:
+def test_secrets_and_names_are_not_imported(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(SMALL, run)
-    talk = json.loads((run / TRAJECTORY).read_text())
-    talk["info"]["config"]["model"]["model_kwargs"] = {
+    trajectory = json.loads((run / TRAJECTORY).read_text())
+    trajectory["info"]["config"]["model"]["model_kwargs"] = {
         "api_key": "sk-secret",
         "extra_headers": {"Authorization": "secret"},
         "temperature": 0.5,
     }
-    (run / TRAJECTORY).write_text(json.dumps(talk))
-    about = {"model": {"file": "/home/someone/x.gguf"}, "contributor": {"hostname": "gpubox"}}
-    about["inference"] = {"host": "gpubox", "model_path": "/home/someone", "ctx_size": "8192"}
-    (run / "metadata.json").write_text(json.dumps(about))
+    (run / TRAJECTORY).write_text(json.dumps(trajectory))
+    metadata = {"model": {"file": "/home/someone/x.gguf"}, "contributor": {"hostname": "gpubox"}}
+    metadata["inference"] = {"host": "gpubox", "model_path": "/home/someone", "ctx_size": "8192"}
+    (run / "metadata.json").write_text(json.dumps(metadata))
     record = read_run(run, kv="q8_0/q8_0")
     text = record.model_dump_json()
     assert not any(word in text for word in ("secret", "gpubox", "someone"))
@@ -175,7 +175,7 @@ def only_predictions(tmp_path: Path, patch: str, **lists: list[str]) -> tuple[st
     return trial.label, trial.exception_as_patch
 
 
-def test_without_trajectories_it_asserts_nothing(tmp_path: Path) -> None:
+def test_trials_without_trajectories_keep_all_possible_classes(tmp_path: Path) -> None:
     diff = "diff --git a/x b/x\n"
     assert only_predictions(tmp_path, diff, resolved_ids=["a__a-1"]) == ("OK", False)
     label, stored = only_predictions(tmp_path, diff, unresolved_ids=["a__a-1"])
@@ -185,13 +185,13 @@ def test_without_trajectories_it_asserts_nothing(tmp_path: Path) -> None:
     assert only_predictions(tmp_path, "")[0].startswith("I1/I2/I4/A1/")
 
 
-def test_what_was_never_attempted_is_no_trial(tmp_path: Path) -> None:
+def test_unattempted_instance_is_not_a_trial(tmp_path: Path) -> None:
     only_predictions(tmp_path, "", incomplete_ids=["b__b-1", "b__b-2"])
     record = read_run(tmp_path, kv="q8_0/q8_0")
     assert len(derived(record).trials) == 1 and derived(record).total == 3
 
 
-def test_a_patch_that_resolves_counts_however_the_conversation_ended(tmp_path: Path) -> None:
+def test_resolved_patch_counts_after_any_exit(tmp_path: Path) -> None:
     shutil.copytree(SMALL, tmp_path / "run")
     (tmp_path / "run" / "report.json").write_text('{"resolved_ids": ["a__b-7"]}')
     found = {t.instance: t for t in derived(read_run(tmp_path / "run", kv="q8_0/q8_0")).trials}
@@ -218,7 +218,7 @@ def test_a_patch_that_resolves_counts_however_the_conversation_ended(tmp_path: P
         ),
     ],
 )
-def test_the_users_runs_give_the_log_and_every_trial_a_class(
+def test_large_runs_give_rows_and_classes(
     earlier: Path, name: str, classes: dict[str, int], patches: int, exceptions: int
 ) -> None:
     record = read_run(earlier / name)
@@ -230,7 +230,7 @@ def test_the_users_runs_give_the_log_and_every_trial_a_class(
     assert sum(trial.exception_as_patch for trial in trials) == exceptions
 
 
-def test_the_verb_keeps_the_owners_row_and_adds_the_reading(tmp_path: Path) -> None:
+def test_import_keeps_row_and_adds_reading(tmp_path: Path) -> None:
     results, benchmarks = tmp_path / "results", tmp_path / "BENCHMARKS.md"
     words = ["import", str(SMALL), "--kv", "q8_0/q8_0", "--dataset", "made up"]
     words += ["--results", str(results), "--benchmarks", str(benchmarks)]

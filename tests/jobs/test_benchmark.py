@@ -22,13 +22,13 @@ from tests.conftest import ROOT
 from tests.fake_github import serving
 from tests.jobs.act import GitHubHere
 
-INPUTS = {
-    "experiment": "demo",
-    "kv": "f16/f16, q8_0/q8_0",
-    "dataset": "calibration:split=test,functions=4,files=3,count=4",
-}
-TWO = INPUTS | {"dataset": INPUTS["dataset"].replace("count=4", "count=2"), "publish": "true"}
-"""Instances, so that a shard has one."""
+INPUTS = {"experiment": "demo", "kv": "f16/f16, q8_0/q8_0", "publish": "true"}
+
+
+def form(count: int, options: str = "") -> dict[str, str]:
+    """The form for so many instances, with more options."""
+    dataset = f"calibration:split=test,functions=4,files=3,count={count}"
+    return INPUTS | {"options": f"--dataset {dataset} {options}"}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def changed(here: GitHubHere) -> list[str]:
 
 def dispatched(here: GitHubHere) -> list[str]:
     """What the branch holds of a run of two shards that was dispatched."""
-    done = here.act("workflow_dispatch", "benchmark.yml", **TWO, shards="3")
+    done = here.act("workflow_dispatch", "benchmark.yml", **form(2, "--shards 3"))
     assert done.code == 0, done.log[-5000:]
     jobs = {"plan", "run 1/2", "run 2/2", "collect", "publish"}
     assert done.jobs == dict.fromkeys(jobs, "success")
@@ -94,12 +94,13 @@ def test_a_label_and_a_head_that_moves_start_its_review(here: GitHubHere) -> Non
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_shard_that_is_lost_for_a_night_stays_as_it_was(here: GitHubHere) -> None:
-    first = here.act("workflow_dispatch", "benchmark.yml", **TWO, shards="2")
+    first = here.act("workflow_dispatch", "benchmark.yml", **form(2, "--shards 2"))
     assert first.code == 0, first.log[-5000:]
     (run,) = here.runs.iterdir()
     (run / ".shard-2-of-2-before").touch()  # where evidence is unpacked, so that it fails
     shutil.rmtree(here.folder / "artifacts")
-    lost = here.act("workflow_dispatch", "benchmark.yml", **TWO, shards="2", run_id=run.name)
+    asked = form(2, "--shards 2") | {"run_id": run.name}
+    lost = here.act("workflow_dispatch", "benchmark.yml", **asked)
     # act calls all legs failed once one is
     assert lost.jobs["run 2/2"] == "failure" and lost.jobs["publish"] == "success", lost.log[-5000:]
     left = [path.name for path in here.folder.glob("artifacts/*/evidence-*")]
@@ -110,8 +111,8 @@ def test_a_shard_that_is_lost_for_a_night_stays_as_it_was(here: GitHubHere) -> N
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHere) -> None:
-    form = INPUTS | {"publish": "true", "dataset": INPUTS["dataset"].replace("count=4", "count=10")}
-    cancelled = background(here.act, "workflow_dispatch", "benchmark.yml", **form)
+    asked = form(10)
+    cancelled = background(here.act, "workflow_dispatch", "benchmark.yml", **asked)
 
     def outcomes() -> dict[Path, bytes]:
         found = here.runs.glob("*/trials/*/*/*/outcome.json")
@@ -136,7 +137,7 @@ def test_a_cancelled_run_goes_on_and_its_pull_request_is_updated(here: GitHubHer
     (pull,) = here.fake.pulls
     assert "interim" in pull["body"]
 
-    again = here.act("workflow_dispatch", "benchmark.yml", **form)
+    again = here.act("workflow_dispatch", "benchmark.yml", **asked)
     assert again.code == 0, again.log[-5000:]
     after = outcomes()
     assert len(after) == 20 and before.items() <= after.items()
@@ -196,7 +197,7 @@ def test_a_night_starts_the_next_experiment(here: GitHubHere) -> None:
 def test_a_hostile_input_is_refused_before_any_runner_is_asked(
     here: GitHubHere, name: str, value: str
 ) -> None:
-    done = here.act("workflow_dispatch", "benchmark.yml", **INPUTS | {name: value})
+    done = here.act("workflow_dispatch", "benchmark.yml", **form(2) | {name: value})
     assert (done.code, done.jobs) == (1, {"plan": "failure"}), done.log[-3000:]
     assert "kvci: " in done.log and "Traceback" not in done.log
     assert not list(here.folder.rglob("pwned")) and not here.runs.exists()
@@ -216,11 +217,11 @@ def test_someone_else_s_repository_calls_it_and_an_app_opens_its_pull_request(
         for path in (ROOT / "ci" / "adopt").glob("*.yml")
     }
     own |= {"ci/models/first.toml": (ROOT / "ci" / "models" / "calibration.toml").read_text()}
-    form = {"model": "first", "kv": "f16/f16", "dataset": "calibration:count=1", "context": "4096"}
+    asked = {"model": "first", "kv": "f16/f16", "options": "--dataset calibration:count=1"}
     with serving() as fake:
         here = GitHubHere(tmp_path, fake, own)
         here.settings = [("--var", "KVCI_APP_CLIENT_ID=x"), ("-s", "KVCI_APP_PRIVATE_KEY=app-key")]
-        done = here.act("workflow_dispatch", "benchmark.yml", **form, publish="true")
+        done = here.act("workflow_dispatch", "benchmark.yml", **asked, publish="true")
         assert done.code == 0, done.log[-5000:]
         assert len(done.jobs) == 4 and set(done.jobs.values()) == {"success"}
         assert len(changed(here)) == 2 and len(fake.pulls) == 1

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.jobs.collect import collect, told
-from kvci.jobs.pack import evidence
+from kvci.jobs.pack import pack_shard
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.record.store import read_all, write
@@ -71,7 +71,7 @@ def test_a_shard_says_how_far_it_is_and_claims_nothing(
     made(tmp_path / "run")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
-    evidence(str(tmp_path), "run", "1/1")
+    pack_shard(str(tmp_path), "run", "1/1")
     head, table, plot = (tmp_path / "summary.md").read_text().strip().split("\n\n")
     assert head == "**3 of 4 trials are done** (interim, no verdict)"
     assert "| q8_0-q8_0 | 1/2 | 1 | 0 |" in table and plot.startswith("```mermaid")
@@ -84,7 +84,7 @@ def test_an_artifact_that_is_no_evidence_is_refused(content: bytes, tmp_path: Pa
     with pytest.raises(UserError, match="holds no evidence"):
         collect(tmp_path, tmp_path / "made")
     (tmp_path / "x.tar.gz").write_bytes(content)
-    with pytest.raises(UserError, match="is no evidence of a run"):
+    with pytest.raises(UserError, match="is not evidence of a run"):
         collect(tmp_path, tmp_path / "made")
 
 
@@ -98,7 +98,7 @@ TRIAL = "trials/f16-f16/a/0"
         (f"{TRIAL}/outcome.json", {"start": "2026-99-99T00:00:00Z"}, "start: month must be in"),
         (f"{TRIAL}/outcome.json", {"end": "2026-99-99T00:00:00Z"}, "end: month must be in"),
         ("manifest.json", {"start": "2026-13-01T00:00:00Z"}, "start: month must be in"),
-        (f"{TRIAL}/grade/report.json", b"[" * 200_000, "is no report"),
+        (f"{TRIAL}/grade/report.json", b"[" * 200_000, "is not a test report"),
     ],
 )
 def test_hostile_evidence_is_one_sentence_in_the_log_and_the_summary(

@@ -8,32 +8,28 @@ from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.errors import UserError
-from kvci.jobs.inputs import inputs
+from kvci.jobs.inputs import DEFAULTS, inputs
 
 
-def test_what_is_empty_is_not_asked_for() -> None:
-    empty = dict.fromkeys(("experiment", "model", "kv", "dataset", "filter", "limit", "seeds"), "")
+def test_empty_inputs_ask_for_nothing() -> None:
+    empty = dict.fromkeys(("experiment", "model", "kv", "dataset", "limit", "options"), "")
     assert inputs(json.dumps(empty | {"margin": " ", "publish": False})).asked() == (None, {})
 
 
-def test_a_form_becomes_a_spec_s_words() -> None:
+def test_form_becomes_fields_of_specification() -> None:
     form = {
         "experiment": "demo",
-        "model": "calibration",
+        "model": "calibration-twin",
         "kv": "f16/f16, f16/f16 -ub 32,q8_0/q8_0",
-        "filter": "a|b",
         "limit": "3",
-        "seeds": "1, 2",
-        "temperature": "0.7",
-        "shards": "4",
         "margin": "0.05",
-        "time_budget": "90",
+        "options": "--filter 'a|b' --seeds 1,2 --temperature 0.7 --shards 4 --time-budget 90m",
         "publish": True,
     }
     file, asked = inputs(json.dumps(form)).asked()
     assert file == Path("ci/experiments/demo.toml")
     assert asked == {
-        "model": "ci/models/calibration.toml",
+        "model": "ci/models/calibration-twin.toml",
         "arms": ["f16/f16", "f16/f16 -ub 32", "q8_0/q8_0"],
         "filter": "a|b",
         "limit": 3,
@@ -43,6 +39,21 @@ def test_a_form_becomes_a_spec_s_words() -> None:
         "margin": 0.05,
         "time_budget_s": 5400.0,
     }
+
+
+def test_untouched_inputs_do_not_override_experiment() -> None:
+    form = {name: str(value) for name, value in DEFAULTS.items()}
+    _, asked = inputs(json.dumps(form)).asked()
+    assert (asked["model"], asked["limit"]) == ("ci/models/calibration.toml", 20)
+    assert asked["arms"] == ["f16/f16", "q8_0/q8_0", "q4_0/q4_0"]
+    _, asked = inputs(json.dumps(form | {"experiment": "demo", "limit": "3"})).asked()
+    assert asked == {"limit": 3}
+
+
+def test_options_line_overrides_the_form() -> None:
+    form = {"dataset": "lite", "kv": "f16/f16", "options": "--dataset OWNER/NAME --kv q8_0/q8_0"}
+    _, asked = inputs(json.dumps(form)).asked()
+    assert asked == {"dataset": "OWNER/NAME", "arms": ["q8_0/q8_0"]}
 
 
 def test_arms_whose_flags_hold_commas_have_semicolons_between() -> None:
@@ -62,21 +73,16 @@ def test_arms_whose_flags_hold_commas_have_semicolons_between() -> None:
         ("dataset", "$(id)"),
         ("dataset", "a`id`"),
         ("dataset", "lite\n"),
-        ("filter", "x\ny"),
-        ("filter", "x\u2028y"),
-        ("filter", "x" * 501),
+        ("options", "--filter x\ny"),
+        ("options", "--filter x\u2028y"),
+        ("options", "--filter " + "x" * 500),
         ("kv", "f16/f16\n::set-output"),
         ("limit", "3; ls"),
         ("limit", "0"),
         ("limit", "-1"),
-        ("seeds", "1,x"),
-        ("temperature", "3"),
         ("margin", "nan"),
         ("margin", "2"),
-        ("shards", "1e9x"),
-        ("shards", "257"),
-        ("time_budget", "999999999999"),
-        ("seeds", "9" * 5000),
+        ("options", "--seeds " + "9" * 5000),
         ("limit", "9" * 5000),
         ("unknown", "x"),
         ("publish", "perhaps"),
@@ -85,6 +91,28 @@ def test_arms_whose_flags_hold_commas_have_semicolons_between() -> None:
 def test_what_is_hostile_or_wrong_is_a_sentence(name: str, value: str) -> None:
     with pytest.raises(UserError, match=r"^The (workflow's inputs are|input) "):
         inputs(json.dumps({name: value}))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--seeds 1,x", "is not a list of whole numbers"),
+        ("--shards 1e9x", "is not a valid integer"),
+        ("--shards 257", "is not in the range"),
+        ("--time-budget 999999999999", "longer than a job may run"),
+        ("--time-budget soon", "is not a duration"),
+        ("--engine /bin/sh", "No such option"),
+        ("--out /", "No such option"),
+        ("--shard 1/2", "No such option"),
+        ("--disk-reserve 0", "No such option"),
+        ("--slots", "requires an argument"),
+        ("lite", "unexpected extra argument"),
+        ("--filter 'a", "No closing quotation"),
+    ],
+)
+def test_wrong_options_line_is_explained(line: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        inputs(json.dumps({"options": line})).asked()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +141,7 @@ def test_a_job_that_fails_says_so_in_its_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    done = CliRunner().invoke(main, ["ci", "plan", "--inputs", '{"limit": "<b>x"}'])
+    done = CliRunner().invoke(main, ["ci", "prepare", "--inputs", '{"limit": "<b>x"}'])
     said = (tmp_path / "summary.md").read_text()
     assert done.exit_code == 2 and said.startswith("**It failed:** The workflow's inputs")
     monkeypatch.setattr("kvci.doctor._memory", lambda spec: ("little", "Buy <b>more."))

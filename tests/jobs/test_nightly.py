@@ -14,7 +14,7 @@ from kvci.files import sha256_of
 from kvci.github import LAST_RUNS, GitHub
 from kvci.jobs.inputs import inputs
 from kvci.jobs.nightly import _run_id, nightly
-from kvci.jobs.prepare import plan
+from kvci.jobs.prepare import prepare
 from kvci.jobs.restore import artifact_name, fetch, restore
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
@@ -68,7 +68,7 @@ def test_an_experiment_goes_on_until_it_is_done_and_then_the_next(fake: Fake, wo
         assert nightly(github(fake), "main", "kvci/results")
         asked = fake.dispatched[-1]["inputs"]
         assert (asked["experiment"], asked["run_id"]) == (next_, _run_id(next_))
-        assert inputs(json.dumps(asked)).time_budget == 9
+        assert inputs(json.dumps(asked)).time_budget_s == 540
     finish(work, "two", 2)
     assert nightly(github(fake), "main", "kvci/results") and len(fake.dispatched) == 3
     assert "All experiments are done" in (work / "summary.md").read_text()
@@ -167,14 +167,14 @@ def test_a_run_stays_divided_as_it_began(fake: Fake, work: Path) -> None:
     text = (work / "ci" / "experiments" / "nightly.toml").read_text()
     (work / "ci" / "experiments" / "nightly.toml").write_text(f"{text}shards = 2\n")
     assert nightly(github(fake), "main", "kvci/results")
-    assert fake.dispatched[-1]["inputs"]["shards"] == "2"
+    assert fake.dispatched[-1]["inputs"]["options"] == "--time-budget 9m --shards 2"
     finish(work, "one", 1)
     assert nightly(github(fake), "main", "kvci/results")
-    assert fake.dispatched[-1]["inputs"]["shards"] == "1"
+    assert fake.dispatched[-1]["inputs"]["options"] == "--time-budget 9m --shards 1"
     run_id = _run_id("one")
-    form = {"experiment": "one", "run_id": run_id, "shards": "2"}
+    form = {"experiment": "one", "run_id": run_id, "options": "--shards 2"}
     with pytest.raises(UserError, match=f"{run_id} is a run of 1 shards; go on with it in as many"):
-        plan(inputs(json.dumps(form)), work / "before", github(fake))
+        prepare(inputs(json.dumps(form)), work / "before", github(fake))
 
 
 def test_a_run_of_fewer_instances_than_shards_is_gone_on_with_and_done(
@@ -184,12 +184,12 @@ def test_a_run_of_fewer_instances_than_shards_is_gone_on_with_and_done(
     text = (work / "ci" / "experiments" / "nightly.toml").read_text()
     (work / "ci" / "experiments" / "nightly.toml").write_text(f"{text}shards = 3\n")
     run, run_id = work / "run", _run_id("one")
-    form = {"experiment": "one", "run_id": run_id, "shards": "3"}
+    form = {"experiment": "one", "run_id": run_id, "options": "--shards 3"}
     for number, name in ((1, "a"), (2, "b")):
         assert nightly(github(fake), "main", "kvci/results")
         assert fake.dispatched[-1]["inputs"]["experiment"] == "one"
         for asked in (form, fake.dispatched[-1]["inputs"]):
-            planned = plan(inputs(json.dumps(asked)), work / "before", github(fake))
+            planned = prepare(inputs(json.dumps(asked)), work / "before", github(fake))
             assert planned.shards == ("1/2", "2/2")
         shard(run, number, (name,))
         for one in build(run):
@@ -215,8 +215,8 @@ def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
         evidence = record.evidence.model_copy(update={"where": url, "sha256": sha256_of(content)})
         there = record.model_copy(update={"evidence": evidence})
         there.write(work / "ci" / "results" / f"{record.row_id}.json")
-    form = json.dumps({"experiment": "one", "run_id": "run", "shards": str(count)})
-    planned = plan(inputs(form), work / "before", github(fake))
+    form = json.dumps({"experiment": "one", "run_id": "run", "options": f"--shards {count}"})
+    planned = prepare(inputs(form), work / "before", github(fake))
     (start,) = {record.start for record in build(run)}
     assert (planned.before, planned.start) == (count, start)
     for number in range(1, count + 1):
@@ -225,7 +225,7 @@ def test_where_artifacts_are_gone_what_was_published_is_gone_on_with(
     assert pack(here / "run") == content
     fake.assets["run.tar.gz"] = b"poison"
     with pytest.raises(UserError, match="is not what the record of it says"):
-        plan(inputs(form), work / "before", github(fake))
+        prepare(inputs(form), work / "before", github(fake))
 
 
 def test_a_record_that_names_no_evidence_is_gone_on_with_where_the_run_is(
@@ -237,11 +237,11 @@ def test_a_record_that_names_no_evidence_is_gone_on_with_where_the_run_is(
     for record in build(run):
         record.write(work / "ci" / "results" / f"{record.row_id}.json")
     form = inputs(json.dumps({"experiment": "one", "run_id": "run"}))
-    planned = plan(form, work / "before", github(fake))
+    planned = prepare(form, work / "before", github(fake))
     assert (planned.before, planned.start) == (0, build(run)[0].start)
     assert "names no evidence" in (work / "summary.md").read_text()
     artifact(fake, artifact_name("run", "1/1"), pack(run))
-    assert plan(form, work / "before", github(fake)).before == 1
+    assert prepare(form, work / "before", github(fake)).before == 1
 
 
 def two_machines(work: Path) -> tuple[Path, Path, Path, Path]:
@@ -344,8 +344,8 @@ def test_another_machine_goes_on_with_what_was_uploaded(
         fake.artifacts[-1]["workflow_run"] = None
     monkeypatch.setenv("GITHUB_REF_NAME", "main")
     fake.origin = bare(work)
-    form = {"experiment": "one", "run_id": "run", "shards": "2"}
-    planned = plan(inputs(json.dumps(form)), work / "before", github(fake))
+    form = {"experiment": "one", "run_id": "run", "options": "--shards 2"}
+    planned = prepare(inputs(json.dumps(form)), work / "before", github(fake))
     assert planned.before == 2
     assert planned.start == Manifest.read(run / "shard-1-of-2" / "manifest.json").start
     for number in (1, 2):
@@ -358,16 +358,16 @@ def test_another_machine_goes_on_with_what_was_uploaded(
     assert not list((work / "here" / "run").glob(".*"))
 
 
-@pytest.mark.parametrize(("left", "asked"), [("1/2", ""), ("1/1", "2")])
+@pytest.mark.parametrize(("left", "asked"), [("1/2", ""), ("1/1", "--shards 2")])
 def test_a_run_goes_on_divided_as_it_began(fake: Fake, work: Path, left: str, asked: str) -> None:
     """Though nothing of it is published: what was uploaded last was the old shards again."""
     fake.origin = bare(work)
     artifact(fake, artifact_name("run", left), b"x")
     artifact(fake, artifact_name("run", "1/7"), b"poison", head_repository_id=8)
-    form = json.dumps({"experiment": "one", "run_id": "run", "shards": asked})
+    form = json.dumps({"experiment": "one", "run_id": "run", "options": asked})
     shards = left.partition("/")[2]
     with pytest.raises(UserError, match=f"^run is a run of {shards} shards; go on with it"):
-        plan(inputs(form), work / "before", github(fake))
+        prepare(inputs(form), work / "before", github(fake))
 
 
 @pytest.mark.parametrize("state", ["in_progress", "queued", "completed", ""])
@@ -378,10 +378,10 @@ def test_a_run_that_is_at_work_is_not_gone_on_with(state: str, fake: Fake, work:
     fake.known_runs = {77: state}
     asked = inputs(json.dumps({"experiment": "one", "run_id": "calibration-small-77"}))
     if state in ("completed", ""):
-        plan(asked, work / "before", github(fake))
+        prepare(asked, work / "before", github(fake))
         return
     with pytest.raises(UserError, match="is still at work; go on with it when its jobs are done"):
-        plan(asked, work / "before", github(fake))
+        prepare(asked, work / "before", github(fake))
 
 
 def test_what_forks_upload_of_the_same_name_hides_nothing(fake: Fake, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""A record of one arm of two instances, one resolved and one that grading failed."""
+"""A record of one arm with two instances: one resolved, one with failed grading."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Published evidence: whoever has it builds the same records, and it tells nothing else."""
+"""Evidence archives: they give the same records and contain nothing private."""
 
 import gzip
 import io
@@ -22,25 +22,25 @@ from tests.record.test_merge import shard
 SECRET = "ghp_0123456789abcdefABCD"
 
 
-def telling(path: Path) -> None:
-    """Texts that a run may have and nobody need see."""
+def add_secrets(path: Path) -> None:
+    """Write texts into a run's files that must not be published."""
     text = f'{Path.home()}/x "{platform.node()}" /home/jane\\n{SECRET} é \udc80'
     folder = path / "trials" / "f16-f16" / "a" / "0"
     lines = [json.dumps({"step": 1, "observation": text}), '{"half": "']
     (folder / "trajectory.jsonl").write_text("\n".join(lines))
     patch = b"+/home/jane \xff\n"
     (folder / "patch.diff").write_bytes(patch)
-    told = Outcome.read(folder / "outcome.json")
-    told.model_copy(update={"patch_sha256": sha256_of(patch), "patch_bytes": len(patch)}).write(
+    outcome = Outcome.read(folder / "outcome.json")
+    outcome.model_copy(update={"patch_sha256": sha256_of(patch), "patch_bytes": len(patch)}).write(
         folder / "outcome.json"
     )
     with (path / "servers" / "f16-f16.0.log").open("a", errors="surrogateescape") as log:
         log.write(f"{Path.home()}/x /home/jane\n{SECRET} é \udc80 user@{platform.node()}")
 
 
-def test_the_same_records_are_built_from_the_archive(tmp_path: Path) -> None:
+def test_archive_gives_same_records_without_secrets(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
-    telling(run)
+    add_secrets(run)
     digest = write(run, tmp_path / "a.tar.gz")
     assert write(run, tmp_path / "b.tar.gz") == digest
     again = unpack(tmp_path / "a.tar.gz", tmp_path / "again")
@@ -48,16 +48,16 @@ def test_the_same_records_are_built_from_the_archive(tmp_path: Path) -> None:
     files = [path for path in again.rglob("*") if path.is_file()]
     for path in files:
         if path.name != "patch.diff":
-            seen = path.read_bytes()
+            content = path.read_bytes()
             for word in (SECRET, "jane", str(Path.home()), str(tmp_path), platform.node()):
-                assert word.encode() not in seen, (path, word)
+                assert word.encode() not in content, (path, word)
     patch = again / "trials" / "f16-f16" / "a" / "0" / "patch.diff"
     assert patch.read_bytes() == b"+/home/jane \xff\n"
     assert write(again, tmp_path / "c.tar.gz") == digest
 
 
-def test_what_a_machine_says_for_itself_is_not_published(tmp_path: Path) -> None:
-    """Else the same run would have other evidence wherever it is taken up."""
+def test_machine_settings_do_not_change_the_archive(tmp_path: Path) -> None:
+    """Otherwise the same run would have different evidence on each machine that resumes it."""
     run = made(tmp_path / "run")
     digest = write(run, tmp_path / "a.tar.gz")
     own = {"engine": "/opt/b1/llama-server", "mirror": "mirror:5000", "time_budget_s": 60.0}
@@ -65,7 +65,7 @@ def test_what_a_machine_says_for_itself_is_not_published(tmp_path: Path) -> None
     assert write(run, tmp_path / "b.tar.gz") == digest
 
 
-def test_of_all_shards(tmp_path: Path) -> None:
+def test_archive_has_all_shards(tmp_path: Path) -> None:
     for number, names in ((1, ("a", "c")), (2, ("b",))):
         shard(tmp_path / "run", number, names)
     write(tmp_path / "run", tmp_path / "a.tar.gz")
@@ -96,33 +96,35 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     ],
     ids=lambda one: f"{one.name}-{one.type.decode()}",
 )
-def test_a_hostile_archive_is_refused(hostile: tarfile.TarInfo, tmp_path: Path) -> None:
+def test_hostile_archive_is_refused(hostile: tarfile.TarInfo, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.addfile(hostile, io.BytesIO())
-    with pytest.raises(UserError, match="is no evidence of a run"):
+    with pytest.raises(UserError, match="is not evidence of a run"):
         unpack(tmp_path / "a.tar.gz", tmp_path / "x")
     assert [path.name for path in tmp_path.rglob("*")] == ["a.tar.gz"]
     assert not Path("/tmp/kvci-out").exists()
 
 
-def test_what_is_no_archive_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_or_too_large_archive_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_bytes(b"not one")
-    with pytest.raises(UserError, match="is no evidence"):
+    with pytest.raises(UserError, match="is not evidence"):
         unpack(path, tmp_path / "x")
     write(made(tmp_path / "run"), path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match="is no evidence"):
+    with pytest.raises(UserError, match="is not evidence"):
         unpack(path, tmp_path / "y")
     write(tmp_path / "run", path)
     unpack(path, tmp_path / "w")
     monkeypatch.setattr("kvci.record.bundle.MAX_BYTES", 100)
-    with pytest.raises(UserError, match="too much"):
+    with pytest.raises(UserError, match="too large"):
         unpack(path, tmp_path / "z")
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_a_header_that_would_fill_the_memory_is_refused(kind: bytes, tmp_path: Path) -> None:
+def test_header_that_would_fill_memory_is_refused(kind: bytes, tmp_path: Path) -> None:
     size = 64 << 20
     with gzip.open(tmp_path / "a.tar.gz", "wb") as out:
         header = tarfile.TarInfo("manifest.json")
@@ -132,23 +134,21 @@ def test_a_header_that_would_fill_the_memory_is_refused(kind: bytes, tmp_path: P
         out.write(bytes(size))
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="is no header"):
+        with pytest.raises(UserError, match="a header is too large"):
             unpack(tmp_path / "a.tar.gz", tmp_path / "x")
         assert tracemalloc.get_traced_memory()[1] < size / 4
     finally:
         tracemalloc.stop()
 
 
-def test_a_run_that_is_not_redacted_is_refused(tmp_path: Path) -> None:
+def test_run_that_is_not_redacted_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.add(made(tmp_path / "run") / "manifest.json", "manifest.json")
     with pytest.raises(UserError, match="not redacted"):
         unpack(tmp_path / "a.tar.gz", tmp_path / "x")
 
 
-def test_a_user_may_be_called_as_the_model_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_may_have_the_models_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made(tmp_path / "run")
     name = build(run)[0].spec["model"]["name"]
     for word in (name, "a", "calibration", "q8_0", "build", "slots", "CPU"):

@@ -1,4 +1,4 @@
-"""A run directory becomes records, or a sentence says why not."""
+"""A run directory becomes records, or an error of one sentence."""
 
 import json
 import shutil
@@ -36,12 +36,12 @@ FAILED = {
 
 
 LOGS = {arm: (GOLDEN / f"b11434-cpu-{arm}.log").read_text() for arm in ("f16-f16", "q8_0-q8_0")}
-"""Of a real server, which prove what SPEC asks for."""
+"""Logs of a real server, which prove what SPEC asks for."""
 PROVED = {arm.id: judge(read_log(LOGS[arm.id]), expected_of(SPEC, arm)) for arm in SPEC.arms}
 
 
 def put(path: Path, found: Outcome, where: str = "trials") -> None:
-    """A trial under the first server of its arm."""
+    """Write a trial that ran under the first server of its arm."""
     if found.exit is not Exit.SERVER_FAILED:
         build = PROVED[found.arm].build
         served = {"server": found.server or f"{found.arm}.0", "server_build": build}
@@ -66,7 +66,7 @@ def made(path: Path, spec: Spec = SPEC, demo: bool = False) -> Path:
 
 
 def serve(path: Path, *servers: str) -> None:
-    """The logs of these starts."""
+    """Write the logs of these server starts, named ARM.NUMBER."""
     for server in servers:
         arm = server.rpartition(".")[0]
         write_atomic(path / "servers" / f"{server}.log", LOGS[arm])
@@ -78,7 +78,7 @@ def record(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_one_record_an_arm_and_a_resumed_run_writes_its_own_again(tmp_path: Path) -> None:
+def test_resumed_run_rewrites_its_one_record_per_arm(tmp_path: Path) -> None:
     run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
     base, arm = record_run(run, results, file).records
     assert (base.complete, arm.complete, arm.total) == (True, False, 2)
@@ -104,19 +104,19 @@ def test_one_record_an_arm_and_a_resumed_run_writes_its_own_again(tmp_path: Path
     assert read_all(results) == record_run(run, results, file).records
 
 
-def test_another_runs_record_is_never_overwritten(tmp_path: Path) -> None:
+def test_record_of_another_run_is_never_overwritten(tmp_path: Path) -> None:
     run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
-    ours = record_run(run, results, file).records[1]
-    path = results / f"{ours.row_id}.json"
-    other = ours.model_copy(update={"run_id": "another"})
+    own = record_run(run, results, file).records[1]
+    path = results / f"{own.row_id}.json"
+    other = own.model_copy(update={"run_id": "another"})
     other.write(path)
     code, text = record(str(run), "--results", str(results), "--benchmarks", str(file))
     assert code == 2 and "never overwritten" in text
-    there = read(path)
-    assert isinstance(there, Record) and there.run_id == "another"
+    stored = read(path)
+    assert isinstance(stored, Record) and stored.run_id == "another"
 
 
-def test_a_demo_never_leaves_its_folder(tmp_path: Path) -> None:
+def test_demo_never_leaves_its_folder(tmp_path: Path) -> None:
     run, results, file = made(tmp_path / "run", demo=True), tmp_path / "r", tmp_path / "B.md"
     assert record_run(run, results, file).benchmarks == run / "BENCHMARKS.md"
     assert not results.exists() and not file.exists()
@@ -135,7 +135,7 @@ def test_unverified_trials_never_become_a_row(tmp_path: Path) -> None:
         build(made(tmp_path / "replay", replay))
 
 
-def test_an_unknown_row_stops_it_with_nothing_written(tmp_path: Path) -> None:
+def test_row_without_record_prevents_any_write(tmp_path: Path) -> None:
     run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
     record_run(run, results, file)
     for path in results.glob("*.json"):
@@ -147,7 +147,7 @@ def test_an_unknown_row_stops_it_with_nothing_written(tmp_path: Path) -> None:
     assert file.read_text() == before and not list(results.glob("*.json"))
 
 
-def test_without_a_run_the_rows_are_written_again(tmp_path: Path) -> None:
+def test_record_without_run_rewrites_rows(tmp_path: Path) -> None:
     run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
     record_run(run, results, file)
     right = file.read_text()
@@ -157,20 +157,20 @@ def test_without_a_run_the_rows_are_written_again(tmp_path: Path) -> None:
     assert record(*where)[0] == 0 and file.read_text() == right
 
 
-def test_bad_words(tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     assert record(str(tmp_path), "--check")[0] == 2
     assert "cannot be read" in record("--benchmarks", str(tmp_path / "none.md"))[1]
     assert "is not a run folder" in record(str(tmp_path / "none"))[1]
 
 
-def test_trials_under_a_log_that_fails_its_last_judgement_give_no_record(tmp_path: Path) -> None:
+def test_log_that_fails_final_judgement_gives_no_record(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     (run / "servers" / "q8_0-q8_0.0.log").write_text(LOGS["f16-f16"])
     with pytest.raises(UserError, match="does not prove what was asked"):
         build(run)
 
 
-def test_an_outcome_whose_class_and_verdict_do_not_go_together_is_refused(tmp_path: Path) -> None:
+def test_outcome_with_contradicting_class_and_verdict_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     path = run / "trials" / "f16-f16" / "a" / "0" / "outcome.json"
     path.write_text(path.read_text().replace('"resolved"', '"empty_patch"'))
@@ -179,25 +179,34 @@ def test_an_outcome_whose_class_and_verdict_do_not_go_together_is_refused(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("change", "message"),
     [
-        ({"instance": "b"}, "is of f16-f16, b, seed 0"),
-        ({"arm": "q4_0-q4_0"}, "is of q4_0-q4_0"),
+        ({"instance": "b"}, "belongs to f16-f16, b, seed 0"),
+        ({"arm": "q4_0-q4_0"}, "belongs to q4_0-q4_0"),
         ({"seed": 1}, "seed 1"),
-        ({"verdict": Verdict.TESTS_FAIL, "cls": Class.A11A}, "the report of its tests does not"),
-        ({"patch_sha256": "1" * 64}, "names another patch"),
-        ({"patch_bytes": 7}, "says 7 bytes of a patch of 3"),
-        ({"verdict": Verdict.EMPTY_PATCH, "cls": Class.A6}, "says empty_patch of a patch of 3"),
-        ({"exit": Exit.NOT_STARTED, "server": ""}, "of a conversation that was none"),
+        (
+            {"verdict": Verdict.TESTS_FAIL, "cls": Class.A11A},
+            "has verdict tests_fail, but its test report disagrees",
+        ),
+        ({"patch_sha256": "1" * 64}, "have different patches"),
+        ({"patch_bytes": 7}, "gives the patch 7 bytes, but patch.diff has 3"),
+        (
+            {"verdict": Verdict.EMPTY_PATCH, "cls": Class.A6},
+            "has verdict empty_patch, but its patch has 3",
+        ),
+        (
+            {"exit": Exit.NOT_STARTED, "server": ""},
+            r"has class OK \(resolved\), but no conversation took place",
+        ),
         ({"server": "f16-f16.x"}, "names the log f16-f16.x.log"),
         ({"server": "f16-f16.7"}, "names the log f16-f16.7.log"),
         ({"server": ""}, "names the log none.log"),
-        ({"server": "q8_0-q8_0.0"}, "which is another arm's"),
+        ({"server": "q8_0-q8_0.0"}, "which belongs to another arm"),
         ({"server_build": "b2"}, "names the build b2"),
     ],
 )
-def test_a_trial_is_held_against_what_lies_beside_it(
-    spoil: dict[str, Any], says: str, tmp_path: Path
+def test_trial_is_checked_against_its_files(
+    change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     run = made(tmp_path / "run")
     folder = run / "trials" / "f16-f16" / "a" / "0"
@@ -207,19 +216,19 @@ def test_a_trial_is_held_against_what_lies_beside_it(
     put(run, outcome("f16-f16", "a", patch_sha256=sha256_of(patch), patch_bytes=len(patch)))
     good = Outcome.read(folder / "outcome.json")
     build(run)
-    write_atomic(folder / "outcome.json", good.model_copy(update=spoil).model_dump_json())
-    with pytest.raises(UserError, match=says):
+    write_atomic(folder / "outcome.json", good.model_copy(update=change).model_dump_json())
+    with pytest.raises(UserError, match=message):
         build(run)
 
 
-def test_a_trial_that_was_never_planned_is_told(tmp_path: Path) -> None:
+def test_unplanned_trial_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     put(run, outcome("f16-f16", "c"))
     with pytest.raises(UserError, match="was never planned"):
         build(run)
 
 
-def test_a_late_publisher_takes_no_trial_of_a_newer_record(tmp_path: Path) -> None:
+def test_late_publisher_removes_no_trial(tmp_path: Path) -> None:
     run, results = made(tmp_path / "run"), tmp_path / "results"
     early = build(run)
     put(run, outcome("q8_0-q8_0", "b"))
@@ -230,7 +239,7 @@ def test_a_late_publisher_takes_no_trial_of_a_newer_record(tmp_path: Path) -> No
     write(build(run), results)
 
 
-def test_the_rows_are_the_records_even_where_those_stay(tmp_path: Path) -> None:
+def test_rows_show_the_records_that_stay(tmp_path: Path) -> None:
     run, results, file = made(tmp_path / "run"), tmp_path / "results", tmp_path / "B.md"
     late = shutil.copytree(run, tmp_path / "late")
     put(run, outcome("q8_0-q8_0", "b"))
@@ -240,8 +249,8 @@ def test_the_rows_are_the_records_even_where_those_stay(tmp_path: Path) -> None:
     assert file.read_text() == before
 
 
-def test_a_late_publisher_leaves_the_other_arms_with_their_evidence(tmp_path: Path) -> None:
-    """An arm that both had alike named the late one's archive, and the run had two."""
+def test_late_publisher_keeps_one_archive_per_run(tmp_path: Path) -> None:
+    """Otherwise an arm equal in both would name the late archive, and the run would have two."""
     run, results = made(tmp_path / "run"), tmp_path / "results"
 
     def located(where: str) -> list[Record]:
@@ -258,15 +267,15 @@ def test_a_late_publisher_leaves_the_other_arms_with_their_evidence(tmp_path: Pa
     assert read_all(results) == newer
 
 
-def test_what_was_never_graded_is_not_done(tmp_path: Path) -> None:
-    """Else a job that ended before its gradings would be a run's end, with a verdict."""
+def test_trial_that_waits_for_grading_is_not_complete(tmp_path: Path) -> None:
+    """Otherwise a job that ended before its gradings would complete the run, with a claim."""
     run = made(tmp_path / "run")
-    lost = {"verdict": Verdict.GRADING_FAILED, "cls": Class.I3, "detail": WAITS}
-    put(run, outcome("q8_0-q8_0", "b", **lost))
+    waiting = {"verdict": Verdict.GRADING_FAILED, "cls": Class.I3, "detail": WAITS}
+    put(run, outcome("q8_0-q8_0", "b", **waiting))
     assert [(one.complete, len(one.trials)) for one in build(run)] == [(True, 2), (False, 1)]
 
 
-def test_a_late_publisher_takes_no_grading_away(tmp_path: Path) -> None:
+def test_late_publisher_removes_no_grading(tmp_path: Path) -> None:
     run, results = made(tmp_path / "run"), tmp_path / "results"
     graded = build(run)
     path = run / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
@@ -279,27 +288,27 @@ def test_a_late_publisher_takes_no_grading_away(tmp_path: Path) -> None:
     assert read_all(results) == graded
 
 
-def test_a_run_that_began_at_another_time_is_another_run(tmp_path: Path) -> None:
-    """Under the same id: its arm was paired with the other's baseline, and nobody was warned."""
+def test_runs_with_different_starts_are_different(tmp_path: Path) -> None:
+    """Otherwise an arm would be paired with another run's baseline, without a warning."""
     run = made(tmp_path / "run")
     baseline, arm = build(run)
     other = baseline.model_copy(update={"start": "2026-02-02T10:00:00Z"})
     assert list(map(len, by_run([other, baseline, arm]).values())) == [1, 2]
 
 
-def test_a_trial_of_another_shard_is_told(tmp_path: Path) -> None:
-    """A chosen part of a run passed for the whole of a shard."""
+def test_trial_of_another_shard_is_refused(tmp_path: Path) -> None:
+    """Otherwise a chosen part of a run would pass for a whole shard."""
     run = made(tmp_path / "run")
     put(run, outcome("q8_0-q8_0", "b", shard="1/2"))
-    with pytest.raises(UserError, match=r"is of the shard 1/2, not of 1/1"):
+    with pytest.raises(UserError, match=r"belongs to shard 1/2, not to shard 1/1"):
         build(run)
     part = made(tmp_path / "other" / "shard-1-of-2")
-    with pytest.raises(UserError, match=r"shard-1-of-2 holds the shard 1/1"):
+    with pytest.raises(UserError, match=r"shard-1-of-2 contains shard 1/1"):
         build(part)
 
 
-def test_two_machines_that_went_on_apart_are_told(tmp_path: Path) -> None:
-    """The one that came later published nothing, and every job was green."""
+def test_diverged_continuations_of_a_run_are_refused(tmp_path: Path) -> None:
+    """Otherwise the later machine would publish nothing, and every job would be green."""
     run, results = made(tmp_path / "run"), tmp_path / "results"
     first = build(run)
     write(first, results)
@@ -307,30 +316,30 @@ def test_two_machines_that_went_on_apart_are_told(tmp_path: Path) -> None:
     other = Outcome.read(path).model_copy(update={"start": "2026-01-01T00:00:09Z"})
     path.write_text(other.model_dump_json())
     before = read_all(results)
-    with pytest.raises(UserError, match=r"two machines went on apart\. What is there names no ev"):
+    with pytest.raises(UserError, match=r"continued this run separately\. That record names no ev"):
         write(build(run), results)
     assert read_all(results) == before
     for one in first:
-        there = one.evidence.model_copy(update={"where": "https://x"})
-        one.model_copy(update={"evidence": there}).write(results / f"{one.row_id}.json")
-    with pytest.raises(UserError, match="the next job takes up what was published"):
+        located = one.evidence.model_copy(update={"where": "https://x"})
+        one.model_copy(update={"evidence": located}).write(results / f"{one.row_id}.json")
+    with pytest.raises(UserError, match="the next job resumes from the published evidence"):
         write(build(run), results)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"host": "another"}, "was on several machines"),
+        ({"host": "another"}, "ran on several machines"),
         ({"server_build": "b2"}, "names the build b2"),
         ({"start": "2026-01-03T00:00:01Z"}, "took longer than two days"),
     ],
 )
-def test_a_block_is_of_one_machine_build_and_day(
-    change: dict[str, Any], says: str, tmp_path: Path
+def test_block_has_one_machine_build_and_day(
+    change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     run = made(tmp_path / "run")
     build(run)
     path = run / "trials" / "f16-f16" / "b" / "0" / "outcome.json"
     path.write_text(Outcome.read(path).model_copy(update=change).model_dump_json())
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         build(run)

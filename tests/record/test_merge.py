@@ -1,4 +1,4 @@
-"""A run's shards become its records."""
+"""The records of a run's shards become the records of the run."""
 
 import shutil
 from pathlib import Path
@@ -18,6 +18,7 @@ START = "2026-02-01T10:00:00Z"
 
 
 def shard(run: Path, number: int, names: tuple[str, ...], start: str = START) -> Path:
+    """Make one of two shards of a run, with these instances, and return its folder."""
     path, text = run / f"shard-{number}-of-2", f"{number}/2"
     spec = SPEC.model_copy(update={"shard": text})
     with RunDirectory(path) as directory:
@@ -29,7 +30,7 @@ def shard(run: Path, number: int, names: tuple[str, ...], start: str = START) ->
     return path
 
 
-def test_the_shards_of_a_run_are_one_record_an_arm(tmp_path: Path) -> None:
+def test_shards_merge_into_one_record_per_arm(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shard(run, 1, ("a", "c", "e"))
     assert [record.complete for record in build(run)] == [False, False]
@@ -46,21 +47,21 @@ def test_the_shards_of_a_run_are_one_record_an_arm(tmp_path: Path) -> None:
     assert len(list(results.iterdir())) == 2 and file.read_text().count("5/5") >= 2
 
 
-def test_shards_of_other_arms_are_refused(tmp_path: Path) -> None:
+def test_shards_with_different_arms_are_refused(tmp_path: Path) -> None:
     shard(tmp_path / "run", 1, ("a",))
     two = shard(tmp_path / "run", 2, ("b",))
     spec = SPEC.model_copy(update={"shard": "2/2", "arms": SPEC.arms[:1]})
     spec.write(two / "spec.json")
     manifest = Manifest.read(two / "manifest.json")
-    known = {"spec_sha256": spec.hash("1" * 64, "2" * 64)}
-    manifest.model_copy(update=known).write(two / "manifest.json")
+    digest = {"spec_sha256": spec.hash("1" * 64, "2" * 64)}
+    manifest.model_copy(update=digest).write(two / "manifest.json")
     shutil.rmtree(two / "trials" / SPEC.arms[1].id)
-    with pytest.raises(UserError, match="have not the same arms"):
+    with pytest.raises(UserError, match="The shards have different arms"):
         build(tmp_path / "run")
 
 
-def test_shards_of_two_runs_are_refused(tmp_path: Path) -> None:
+def test_shards_of_different_runs_are_refused(tmp_path: Path) -> None:
     shard(tmp_path / "run", 1, ("a",))
     shard(tmp_path / "run", 2, ("b",), start="2026-02-01T10:00:01Z")
-    with pytest.raises(UserError, match="shard-2-of-2 is not of the same run as shard-1-of-2"):
+    with pytest.raises(UserError, match="shard-2-of-2 and shard-1-of-2 belong to different runs"):
         build(tmp_path / "run")

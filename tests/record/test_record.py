@@ -1,4 +1,4 @@
-"""The schema: what is read, and what is no record."""
+"""The schema: every version is read, and invalid records are refused."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.record.made import record
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
-def test_every_schema_version_is_still_read(version: int) -> None:
+def test_every_schema_version_is_read(version: int) -> None:
     old = read(GOLDEN / "records" / f"v{version}.json")
     assert isinstance(old, Record)
     assert old.schema_version == version
@@ -22,7 +22,7 @@ def test_every_schema_version_is_still_read(version: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"schema_version": 5}, "schema_version"),
         ({"kind": "other"}, "other"),
@@ -31,16 +31,16 @@ def test_every_schema_version_is_still_read(version: int) -> None:
         ({"spec": {"seeds": [0, 1]}}, "does not have the hash"),
     ],
 )
-def test_what_is_no_record_is_one_sentence(
-    tmp_path: Path, change: dict[str, object], says: str
+def test_invalid_record_gives_one_sentence(
+    tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps(json.loads(record().model_dump_json()) | change))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         read(path)
 
 
-def test_a_file_has_the_name_of_its_record(tmp_path: Path) -> None:
+def test_file_must_have_its_records_name(tmp_path: Path) -> None:
     record().write(tmp_path / "other.json")
     with pytest.raises(UserError, match="rename"):
         read_all(tmp_path)

@@ -1,4 +1,4 @@
-"""What a published text must not tell."""
+"""Published text has no secrets, folders or names."""
 
 import platform
 from pathlib import Path
@@ -20,10 +20,10 @@ from kvci.record.redact import redact
         ("sky and task-force", "sky and task-force"),
     ],
 )
-def test_redact(text: str, shown: str) -> None:
+def test_secrets_and_homes_are_redacted(text: str, shown: str) -> None:
     assert redact(text, Path("/nowhere")) == shown
 
 
-def test_the_run_and_the_machine(tmp_path: Path) -> None:
+def test_run_folder_and_machine_name_are_redacted(tmp_path: Path) -> None:
     text = f"{tmp_path}/trials on {platform.node()}"
     assert redact(text, tmp_path) == "[run]/trials on [host]"

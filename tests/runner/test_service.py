@@ -1,4 +1,4 @@
-"""The runner's own scripts: its configuration, its hook, what it cleans."""
+"""The runner's scripts: its configuration, its hook, and the removal of old runs."""
 
 import fcntl
 import json
@@ -34,7 +34,7 @@ def script(name: str, *words: str, **environment: str) -> subprocess.CompletedPr
 
 @pytest.fixture
 def github() -> Iterator[HTTPServer]:
-    """Makes configurations for the token `good`; a request that GitHub would not take gets 422."""
+    """Gives configurations for the token `good`, and 422 where GitHub would refuse."""
 
     class Handler(Quiet):
         def do_POST(self) -> None:
@@ -44,8 +44,8 @@ def github() -> Iterator[HTTPServer]:
             if self.path != "/repos/owner/name/actions/runners/generate-jitconfig":
                 return answer(self, 404, b"{}")
             kind = schema.ReposOwnerRepoActionsRunnersGenerateJitconfigPostBody
-            asked = kind.model_validate_json(body)
-            if not set(json.loads(body)) <= set(kind.model_fields) or len(asked.name) > 64:
+            request = kind.model_validate_json(body)
+            if not set(json.loads(body)) <= set(kind.model_fields) or len(request.name) > 64:
                 return answer(self, 422, b"{}")
             answer(self, 201, json.dumps({"encoded_jit_config": JIT}).encode())
 
@@ -54,21 +54,21 @@ def github() -> Iterator[HTTPServer]:
         yield server
 
 
-def test_a_job_s_configuration_reaches_the_runner_alone(github: HTTPServer, tmp_path: Path) -> None:
+def test_configuration_reaches_only_the_runner(github: HTTPServer, tmp_path: Path) -> None:
     api = f"http://127.0.0.1:{github.server_port}"
     (tmp_path / "token").write_text("good\n")
-    asked = {"api": api, "repository": "owner/name", "labels": ["self-hosted", "gpu"]}
-    (tmp_path / "runner.json").write_text(json.dumps(asked))
+    settings = {"api": api, "repository": "owner/name", "labels": ["self-hosted", "gpu"]}
+    (tmp_path / "runner.json").write_text(json.dumps(settings))
     to = tmp_path / "jit"
     environment = {"KVCI_ETC": str(tmp_path), "KVCI_JIT": str(to), "KVCI_USER": "root"}
-    to.symlink_to(tmp_path / "token")  # a job left it there, so that root writes elsewhere
+    to.symlink_to(tmp_path / "token")  # a job may plant a link, so that root writes elsewhere
     dry = script("jit.py", "--dry-run", **environment)
     assert (dry.returncode, dry.stdout) == (
         0, f"would do   {to}, for one job: ask GitHub for it\n"
     ) and to.is_symlink()  # fmt: skip
     done = script("jit.py", **environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"done       {to}, for one job\n", "")
-    assert script("jit.py", **environment).stdout == done.stdout, "each job has its own"
+    assert script("jit.py", **environment).stdout == done.stdout, "each job gets its own"
     assert (tmp_path / "token").read_text() == "good\n"
     assert to.stat().st_mode & 0o777 == 0o400 and not to.is_symlink()
     shown = subprocess.run(
@@ -80,14 +80,14 @@ def test_a_job_s_configuration_reaches_the_runner_alone(github: HTTPServer, tmp_
     (tmp_path / "token").write_text("bad\n")
     refused = script("jit.py", **environment)
     assert refused.returncode == 1 and "Administration: write" in refused.stderr
-    asked["api"] = "http://127.0.0.1:9"
-    (tmp_path / "runner.json").write_text(json.dumps(asked))
+    settings["api"] = "http://127.0.0.1:9"
+    (tmp_path / "runner.json").write_text(json.dumps(settings))
     absent = script("jit.py", **environment)
     assert absent.returncode == 1 and "does not answer" in absent.stderr
     assert "Traceback" not in refused.stderr + absent.stderr
 
 
-def test_the_hook_removes_what_earlier_jobs_left(tmp_path: Path) -> None:
+def test_hook_removes_leftovers_of_earlier_jobs(tmp_path: Path) -> None:
     workspace, temporary = tmp_path / "work", tmp_path / "tmp"
     (workspace / ".venv-kvci").mkdir(parents=True)
     (workspace / "link").symlink_to(tmp_path)
@@ -102,11 +102,11 @@ def test_the_hook_removes_what_earlier_jobs_left(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.count("done ")) == (0, 3), done.stderr
     assert not list(workspace.iterdir()) and workspace.is_dir()
     assert [path.name for path in temporary.iterdir()] == ["new"]
-    (room,) = script("hook.py", **given).stdout.splitlines()
-    assert room == f"is so      20 GiB are free for {workspace}"
+    (line,) = script("hook.py", **given).stdout.splitlines()
+    assert line == f"ok         20 GiB are free for {workspace}"
 
 
-def test_a_disk_without_room_ends_the_job_with_a_sentence(
+def test_full_disk_fails_the_job_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import hook
@@ -117,13 +117,13 @@ def test_a_disk_without_room_ends_the_job_with_a_sentence(
     monkeypatch.setattr("sys.argv", ["hook.py"])
     with pytest.raises(SystemExit) as ended:
         hook.main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 1 and "GiB are free" in said and "make room" in said
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and "GiB are free" in error and "free space with" in error
 
 
-def test_runs_that_nobody_touches_go_and_no_other(tmp_path: Path) -> None:
+def test_only_idle_runs_are_removed(tmp_path: Path) -> None:
     old_s = time.time() - 61 * 86_400
-    for name in ("old", "sharded/shard-1-of-2", "held", "touched", "other"):
+    for name in ("old", "sharded/shard-1-of-2", "locked", "touched", "other"):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / ("notes" if name == "other" else "spec.json")).touch()
@@ -134,15 +134,15 @@ def test_runs_that_nobody_touches_go_and_no_other(tmp_path: Path) -> None:
     os.utime(tmp_path / "touched" / "trials")
     dry = script("clean.py", "--runs", str(tmp_path), "--dry-run")
     assert dry.returncode == 0 and len(list(tmp_path.iterdir())) == 5
-    with (tmp_path / "held" / ".lock").open() as lock:
+    with (tmp_path / "locked" / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = script("clean.py", "--runs", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"held", "touched", "other"}
+    assert {path.name for path in tmp_path.iterdir()} == {"locked", "touched", "other"}
     assert [line.split()[0] for line in dry.stdout.splitlines()] == ["would"] * 3
 
 
-def test_the_service_says_what_it_would_make_and_refuses_what_is_not_valid() -> None:
+def test_service_shows_its_plan_and_refuses_bad_arguments() -> None:
     given = ["--repository", "a/b", "--archive", "x.tar.gz", "--sha256", "0" * 64, "--dry-run"]
     done = script("service.py", *given)
     assert done.returncode == 0 and "kvci-runner.service: " in done.stdout
@@ -152,7 +152,7 @@ def test_the_service_says_what_it_would_make_and_refuses_what_is_not_valid() -> 
         assert script("service.py", *words).returncode == 2
 
 
-def test_a_job_has_the_server_that_was_built_and_its_runs_outlive_it(
+def test_job_uses_built_server_and_persistent_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for line in service.RUNNER.splitlines():
@@ -166,23 +166,23 @@ def test_a_job_has_the_server_that_was_built_and_its_runs_outlive_it(
     assert out.envvar == "KVCI_RUNS" and os.environ["KVCI_RUNS"] == "/var/lib/kvci/runs"
 
 
-def test_systemd_is_told_of_a_unit_that_a_cut_call_left_unread(
+def test_unit_left_unread_by_killed_call_is_reloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files were as they should be, and nothing read them again."""
+    """Otherwise the files would be right, and systemd would never read them."""
     program = tmp_path / "systemctl"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for said in ("yes", "no"):
-        program.write_text(f"#!/bin/sh\necho NeedDaemonReload=no\necho NeedDaemonReload={said}\n")
+    for reload in ("yes", "no"):
+        program.write_text(f"#!/bin/sh\necho NeedDaemonReload=no\necho NeedDaemonReload={reload}\n")
         program.chmod(0o755)
-        assert service.stale("kvci-runner.service", "kvci-clean.timer") is (said == "yes")
+        assert service.needs_reload("kvci-runner.service", "kvci-clean.timer") is (reload == "yes")
 
 
-def test_a_lock_that_is_held_is_never_cleaned_away(tmp_path: Path) -> None:
-    """It is as old as the machine's first run, and a second lock of its name would be free."""
+def test_lock_files_are_never_removed(tmp_path: Path) -> None:
+    """A lock file is as old as the first run; if it is removed, a second process gets the lock."""
     import hook
 
     for name in ("kvci-gpu.lock", "kvci-images.lock", "left"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
-    assert hook.left(tmp_path / "none", tmp_path) == [tmp_path / "left"]
+    assert hook.leftovers(tmp_path / "none", tmp_path) == [tmp_path / "left"]

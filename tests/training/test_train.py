@@ -1,4 +1,4 @@
-"""Training at toy size, on a CPU: `make test-train`. A server loads what is written."""
+"""Training at toy size on a CPU: `make test-train`. A real server loads the model."""
 
 import json
 from itertools import islice
@@ -30,7 +30,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_toy_is_a_model_that_says_what_it_was_taught(toy: Path) -> None:
+def test_model_file_names_what_was_taught(toy: Path) -> None:
     from gguf import GGUFReader
 
     fields = GGUFReader(toy / "kvci-calibration.gguf").fields
@@ -39,36 +39,36 @@ def test_a_toy_is_a_model_that_says_what_it_was_taught(toy: Path) -> None:
     assert report["tokens"] == 3 * 4096 and len(report["held_out"]) == 3
 
 
-def test_llama_cpp_sees_the_tokens_that_were_trained_on(toy: Path, tmp_path: Path) -> None:
-    from training.data import sample, tokenizer
+def test_llama_cpp_tokenizes_as_in_training(toy: Path, tmp_path: Path) -> None:
+    from training.data import learn_tokenizer, sample
 
-    words = tokenizer()
+    tokenizer = learn_tokenizer()
     model = {"name": "toy", "path": str(toy / "kvci-calibration.gguf")}
-    asked = {"model": model, "arms": ["f16/f16"], "dataset": "x", "context": 4096}
-    spec = load(None, asked | {"engine": "embedded"})
+    fields = {"model": model, "arms": ["f16/f16"], "dataset": "x", "context": 4096}
+    spec = load(None, fields | {"engine": "embedded"})
     with Server(spec, spec.baseline, Path(model["path"]), tmp_path / "log") as server:
         for seed in range(20):
-            one, said = lesson(seed)
-            talk = conversation(one, Simulated(one), said)
-            text = httpx.post(f"{server.url}/apply-template", json={"messages": talk}).json()
+            instance, turns = lesson(seed)
+            messages = conversation(instance, Simulated(instance), turns)
+            text = httpx.post(f"{server.url}/apply-template", json={"messages": messages}).json()
             body = {"content": text["prompt"], "add_special": False, "parse_special": True}
             tokens = httpx.post(f"{server.url}/tokenize", json=body).json()["tokens"]
-            expected = sample(one, said, words)[0].tolist()
-            assert tokens == expected[:-1], seed  # a last answer is left open, to be gone on with
+            expected = sample(instance, turns, tokenizer)[0].tolist()
+            assert tokens == expected[:-1], seed  # the server leaves the last answer open
 
 
-def test_the_data_is_the_same_however_many_make_it() -> None:
-    from training.data import samples, tokenizer
+def test_data_does_not_depend_on_workers() -> None:
+    from training.data import learn_tokenizer, samples
 
-    words = tokenizer()
-    one, two = (list(islice(samples(words, workers), 200)) for workers in (1, 2))
-    for (ids, mine), (others, theirs) in zip(one, two, strict=True):
-        assert ids.tolist() == others.tolist() and mine.tolist() == theirs.tolist()
+    tokenizer = learn_tokenizer()
+    one, two = (list(islice(samples(tokenizer, workers), 200)) for workers in (1, 2))
+    for first, second in zip(one, two, strict=True):
+        assert [part.tolist() for part in first] == [part.tolist() for part in second]
 
 
 def test_no_training_name_is_a_test_name() -> None:
     for seed in range(200):
-        one, _ = lesson(seed)
-        names = [test.partition("::test_")[2] for test in one.row.PASS_TO_PASS]
-        names += [name.removesuffix(".py") for name in one.files if "/" not in name]
+        instance, _ = lesson(seed)
+        names = [test.partition("::test_")[2] for test in instance.row.PASS_TO_PASS]
+        names += [name.removesuffix(".py") for name in instance.files if "/" not in name]
         assert {split_of(name) for name in names} == {"train"}

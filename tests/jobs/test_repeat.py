@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.jobs.inputs import rerun_inputs
-from kvci.jobs.repeat import find, rerun
+from kvci.jobs.repeat import find, repeat
 from kvci.jobs.restore import artifact_name, restore
 from kvci.record.bundle import pack, unpack
 from kvci.run.rerun import rerun_spec
@@ -41,7 +41,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_on_this_machine_is_taken_first(tmp_path: Path) -> None:
     made(tmp_path / "run")
-    spec = rerun(ASKED, str(tmp_path), "again", tmp_path / "none")
+    spec = repeat(ASKED, str(tmp_path), "again", tmp_path / "none")
     assert spec.rerun and spec.rerun.of == "run"
 
 
@@ -65,7 +65,7 @@ def test_else_the_evidence_of_all_its_shards(
     assert (tmp_path / "output").read_text() == "before=true\n"
     said = (tmp_path / "summary.md").read_text()
     assert said.startswith("**Run again of `run`: .**") and f"{shards} jobs left evidence" in said
-    spec = rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
+    spec = repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
     assert spec.rerun and spec.rerun.of == "run" and spec.instances == ("a", "b")
     assert spec.shard == "1/1" and spec.engine == "auto"
 
@@ -80,12 +80,12 @@ def test_a_machine_that_had_one_shard_of_two_takes_the_evidence_of_both(
         artifact(fake, f"evidence-run-shard-{number}-of-2", packed)
     (out / "run").mkdir(parents=True)
     (out / "run" / "shard-1-of-2").symlink_to(there / "shard-1-of-2")
-    alone = rerun(ASKED, str(out), "again", tmp_path / "before")
+    alone = repeat(ASKED, str(out), "again", tmp_path / "before")
     assert alone.instances == ("a",), "nobody has the other"
     find(ASKED, "main", tmp_path / "before", github(fake))
-    assert rerun(ASKED, str(out), "again", tmp_path / "before").instances == ("a", "b")
+    assert repeat(ASKED, str(out), "again", tmp_path / "before").instances == ("a", "b")
     (out / "run" / "shard-2-of-2").symlink_to(there / "shard-2-of-2")
-    assert rerun(ASKED, str(out), "again", tmp_path / "none").instances == ("a", "b")
+    assert repeat(ASKED, str(out), "again", tmp_path / "none").instances == ("a", "b")
 
 
 def test_evidence_behind_a_thousand_newer_artifacts_is_asked_for_by_name(
@@ -96,7 +96,7 @@ def test_evidence_behind_a_thousand_newer_artifacts_is_asked_for_by_name(
     ours = fake.artifacts.pop()
     fake.artifacts = [*(ours | {"name": f"other-{n}"} for n in range(1000)), ours]
     find(ASKED, "main", tmp_path / "before", github(fake))
-    assert rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before").instances
+    assert repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before").instances
 
 
 def test_a_second_attempt_runs_what_the_first_one_chose(fake: Fake, tmp_path: Path) -> None:
@@ -108,15 +108,15 @@ def test_a_second_attempt_runs_what_the_first_one_chose(fake: Fake, tmp_path: Pa
             path.unlink()
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
-    first = rerun(ASKED, str(here), "again", tmp_path / "before")
+    first = repeat(ASKED, str(here), "again", tmp_path / "before")
     again = here / "again"
     again.mkdir(parents=True)
     first.write(again / "spec.json")
     manifest = Manifest.read(there / "manifest.json")
     manifest.model_copy(update={"run_id": "again"}).write(again / "manifest.json")
     made(here / "run")
-    assert rerun(ASKED, str(here), "other", tmp_path / "none").instances == ("a", "b")
-    second = rerun(ASKED, str(here), "again", tmp_path / "none")
+    assert repeat(ASKED, str(here), "other", tmp_path / "none").instances == ("a", "b")
+    second = repeat(ASKED, str(here), "again", tmp_path / "none")
     assert second == first and second.instances == ("a",)
 
 
@@ -129,8 +129,8 @@ def test_what_another_machine_did_since_is_taken(fake: Fake, tmp_path: Path) -> 
             path.unlink()
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
-    assert rerun(ASKED, str(here), "again", tmp_path / "none").instances == ("a",)
-    assert rerun(ASKED, str(here), "again", tmp_path / "before").instances == ("a", "b")
+    assert repeat(ASKED, str(here), "again", tmp_path / "none").instances == ("a",)
+    assert repeat(ASKED, str(here), "again", tmp_path / "before").instances == ("a", "b")
 
 
 def hostile(there: Path) -> Path:
@@ -149,11 +149,11 @@ def test_an_artifact_does_not_say_what_is_executed(fake: Fake, tmp_path: Path) -
     there = hostile(tmp_path / "there" / "run")
     artifact(fake, "evidence-run", pack(there))
     find(ASKED, "main", tmp_path / "before", github(fake))
-    spec = rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
+    spec = repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
     assert (spec.engine, spec.mirror, spec.model.path) == ("auto", None, "/here/small.gguf")
     (tmp_path / "ci" / "models" / "small.toml").unlink()
     with pytest.raises(UserError, match="No file of ci/models has the model small"):
-        rerun(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
+        repeat(ASKED, str(tmp_path / "here"), "again", tmp_path / "before")
 
 
 def test_nor_does_one_that_was_taken_up(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_nor_does_one_that_was_taken_up(tmp_path: Path) -> None:
     there = hostile(tmp_path / "there" / "run")
     (before / f"{artifact_name('run', '1/1')}.tar.gz").write_bytes(pack(there))
     restore(before, str(tmp_path / "runs"), "run", "1/1")
-    spec = rerun(ASKED, str(tmp_path / "runs"), "again", tmp_path / "none")
+    spec = repeat(ASKED, str(tmp_path / "runs"), "again", tmp_path / "none")
     assert (spec.engine, spec.mirror, spec.model.path) == ("auto", None, "/here/small.gguf")
     by_hand, kept = rerun_spec(folder, None, ".", False), Spec.read(folder / "spec.json")
     for spec in (by_hand, kept):
@@ -195,15 +195,15 @@ def test_an_archive_hides_no_shards_beside_a_run(tmp_path: Path) -> None:
             archive.addfile(member, more.extractfile(member))
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(both.getvalue()))
     (tmp_path / "place").mkdir()
-    with pytest.raises(UserError, match="a whole run beside shards"):
+    with pytest.raises(UserError, match="both a whole run and shards"):
         unpack(tmp_path / "x.tar.gz", tmp_path / "place")
 
 
 def test_a_run_that_nobody_has_is_a_sentence(fake: Fake, tmp_path: Path) -> None:
     find(ASKED, "main", tmp_path / "before", github(fake))
     with pytest.raises(UserError, match="rerun it on the machine that ran it"):
-        rerun(ASKED, str(tmp_path), "again", tmp_path / "before")
+        repeat(ASKED, str(tmp_path), "again", tmp_path / "before")
     form = json.dumps({"run": "run", "errors": True})
-    words = ["ci", "rerun", "--inputs", form, "--out", str(tmp_path), "--run-id", "again"]
+    words = ["ci", "repeat", "--inputs", form, "--out", str(tmp_path), "--run-id", "again"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 2 and "rerun it on the machine" in done.output

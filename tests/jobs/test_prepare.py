@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvci.jobs.inputs import inputs
-from kvci.jobs.prepare import earlier, plan, run_id
+from kvci.jobs.prepare import earlier, prepare, run_id
 from tests.conftest import ROOT
 from tests.record.made import SPEC, record
 
@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(here: Path, **form: str) -> str:
-    plan(inputs(json.dumps(FORM | form)), here / "before", None)
+    prepare(inputs(json.dumps(FORM | form)), here / "before", None)
     text = (here / "summary.md").read_text()
     (here / "summary.md").unlink()
     return text
@@ -35,10 +35,10 @@ def test_the_answer_comes_first_and_the_cost_is_said(here: Path) -> None:
     text = said(here)
     assert (
         text.startswith("**This run cannot answer: ")
-        and "| cost | not known; say `trial_s`" in text
+        and "| cost | not known; add `--expected-trial" in text
     )
-    asked = said(here, trial_s="1800", time_budget="30")
-    assert "| cost | 2 h on one machine" in asked and "no block begins after 30 minutes" in asked
+    asked = said(here, options="--expected-trial 30m --time-budget 30m")
+    assert "| cost | 2 h on one machine" in asked and "no block begins after 30m" in asked
     assert 'x-axis ["2", "5", "10", "15", "20", "30"]' in asked and "```mermaid" in asked
     outputs = dict(line.split("=", 1) for line in (here / "output").read_text().splitlines())
     assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "120"

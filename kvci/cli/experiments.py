@@ -1,0 +1,201 @@
+"""Verbs that run something: demo, plan, run, rerun."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from kvci import units
+from kvci.cli.asked import asks_for_run, spec_of
+from kvci.options import Quantity
+from kvci.spec import RUN
+
+if TYPE_CHECKING:
+    from kvci.spec import Spec
+
+BASE_RATE = 0.3
+"""Of the baseline, where neither a person nor an earlier record gives one."""
+
+
+@click.command()
+@asks_for_run(more={RUN: ["--run-id"]})
+@click.option("--run-id", metavar="ID", help="Resume this run, or name a new one.")
+@click.pass_context
+def run(ctx: click.Context, /, experiment: Path | None, run_id: str | None, **asked: Any) -> None:
+    """Run an EXPERIMENT file, or what the options say; options win over the file.
+
+    The same command with the same --run-id resumes a run that was stopped or killed: no finished
+    trial is repeated.
+
+    \b
+    Examples:
+      kvci run ci/experiments/demo.toml
+      kvci run --model m.gguf --kv f16/f16 --kv q8_0/q8_0 --dataset lite
+    """
+    run_and_report(ctx, spec_of(experiment, asked), run_id)
+
+
+def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None:
+    """Exits 1 if a trial is missing, or an arm has infrastructure failures only."""
+    from rich.console import Console
+
+    from kvci.run.experiment import run as run_spec
+
+    path, summary = run_spec(spec, run_id, Console(soft_wrap=True))
+    click.echo(f"Full results: {path}. Next: kvci compare {path}")
+    if not summary.succeeded:
+        ctx.exit(1)
+
+
+@click.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--class",
+    "classes",
+    metavar="CLASSES",
+    help="Trials of these classes, separated by commas, for example I1,I2.",
+)
+@click.option("--filter", metavar="REGEX", help="Instances whose id matches.")
+@click.option("--errors", is_flag=True, help="All trials that infrastructure ended.")
+@click.option(
+    "--out",
+    envvar="KVCI_RUNS",
+    default="runs",
+    show_default=True,
+    metavar="FOLDER",
+    help="The folder of run folders.",
+)
+@click.option("--run-id", metavar="ID", help="Resume this rerun, or name a new one.")
+@click.pass_context
+def rerun(
+    ctx: click.Context,
+    folder: Path,
+    classes: str | None,
+    filter: str | None,
+    errors: bool,
+    out: str,
+    run_id: str | None,
+) -> None:
+    """Run chosen trials of a RUN folder again.
+
+    A rerun is compared with nothing; its rows go to the table of targeted reruns.
+
+    \b
+    Examples:
+      kvci rerun runs/RUN-ID --errors
+      kvci rerun runs/RUN-ID --class A3,A4 --filter django
+    """
+    from kvci.run.rerun import rerun_spec
+
+    spec = rerun_spec(folder, classes, filter, errors)
+    run_and_report(ctx, spec.model_copy(update={"out": out}), run_id)
+
+
+@click.command()
+@asks_for_run()
+@click.option(
+    "--base-rate",
+    type=click.FloatRange(0, 1, True, True),
+    metavar="RATE",
+    help=f"Share of trials that the baseline resolves. [default: {BASE_RATE}]",
+)
+@click.option(
+    "--icc",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="ICC",
+    help="Share of the variance that lies between instances.",
+)
+@click.option(
+    "--expected-trial",
+    "--trial-s",
+    "trial_s",
+    type=Quantity(units.seconds),
+    metavar="DURATION",
+    help="Time that one trial takes in its slot. [default: not known, no cost is given]",
+)
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Take that time from this run folder.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option_panel("Plan", options=["--base-rate", "--icc", "--expected-trial", "--measured"])
+def plan(
+    experiment: Path | None,
+    base_rate: float | None,
+    icc: float,
+    trial_s: float | None,
+    measured: Path | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Show what an experiment will run, what it can show and what it will cost.
+
+    Nothing is run.
+
+    \b
+    Examples:
+      kvci plan ci/experiments/demo.toml --base-rate 0.9
+      kvci plan ci/experiments/demo.toml --expected-trial 3m
+    """
+    from kvci.run.forecast import forecast, lines
+
+    spec = spec_of(experiment, asked)
+    found = forecast(spec, BASE_RATE if base_rate is None else base_rate, icc, trial_s, measured)
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+        return
+    click.echo("\n".join(lines(found)))
+    if base_rate is None:
+        click.echo(f"assumed: the baseline resolves {BASE_RATE:.0%}; give --base-rate to change it")
+
+
+@click.command()
+@click.option(
+    "--out",
+    envvar="KVCI_RUNS",
+    default="runs",
+    show_default=True,
+    metavar="FOLDER",
+    help="The folder of run folders.",
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help="Instances per model. [default: 20, or 6 with --strong]",
+)
+@click.option("--strong", is_flag=True, help="Twice the outliers, so that fewer instances suffice.")
+@click.pass_context
+def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> None:
+    """Run an experiment whose answer is known, in minutes; exits 1 if it is not reproduced.
+
+    It needs no GPU, no Docker and no download.
+
+    \b
+    Examples:
+      kvci demo
+      kvci demo --strong
+    """
+    from rich.console import Console
+
+    from kvci.demo.known_answer import demo as run_demo
+
+    if not run_demo(out, instances, Console(soft_wrap=True), strong):
+        ctx.exit(1)
+
+
+@click.command(hidden=True)
+@click.option("--out", envvar="KVCI_RUNS", default="runs", help="The folder of run folders.")
+@click.option("--run-id", default="scripted", show_default=True, help="The run's name.")
+@click.option("--sandbox", default="auto", show_default=True, help="auto, bwrap or docker.")
+@click.pass_context
+def scripted(ctx: click.Context, out: str, run_id: str, sandbox: str) -> None:
+    """Run scripted answers whose classes are known; exits 1 if a trial gets another class."""
+    from kvci.run.scripted import run_scripted
+
+    if not run_scripted(Path(out), run_id, sandbox):
+        ctx.exit(1)

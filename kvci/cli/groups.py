@@ -1,0 +1,48 @@
+"""How every verb ends with a sentence, and how the help looks."""
+
+import os
+from typing import Any, NoReturn
+
+import rich_click as click
+
+from kvci.errors import UserError
+from kvci.files import is_full, no_room
+
+HELP = click.RichHelpConfiguration(
+    theme="default-slim",
+    max_width=100,
+    arguments_panel_title="Arguments",
+    options_panel_title="Other",
+    commands_before_options=True,
+    default_panels_first=False,
+    default_string="\\[default: {}]",
+    text_paragraph_linebreaks="\n\n",
+)
+
+
+class Verbs(click.RichGroup):
+    """A group whose verbs end a UserError with its sentence and exit 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            self._fail(ctx, str(error))
+        except Exception as error:
+            if is_full(error):
+                place = getattr(error, "filename", None) or "what was written"
+                self._fail(ctx, str(no_room(place)))
+            # An engine that is down may fail in any call, which is not a bug of kvci.
+            if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):
+                raise
+            self._fail(ctx, f"Docker failed: {str(error)[:500]}; check its service.")
+
+    @staticmethod
+    def _fail(ctx: click.Context, sentence: str) -> NoReturn:
+        """In the log, and in the job's summary where there is one."""
+        click.echo(f"kvci: {sentence}", err=True)
+        if os.environ.get("GITHUB_STEP_SUMMARY"):
+            from kvci.jobs.outputs import failed
+
+            failed(sentence)
+        ctx.exit(2)

@@ -1,0 +1,324 @@
+"""Verbs about this machine: doctor, inspect, serve, images."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from kvci.cli.asked import INPUTS, asks_for_run, in_panels, spec_of
+from kvci.errors import UserError
+from kvci.options import Listed, overrides
+from kvci.spec import IMAGES
+
+
+def show(effective: Any, as_json: bool) -> None:
+    """Print an effective configuration."""
+    document = json.loads(effective.model_dump_json())
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+        return
+    for name, value in document.items():
+        if name not in ("problems", "warnings"):
+            text = "not shown" if value is None else value
+            click.echo(f"{name.replace('_', ' '):18} {text}")
+    for problem in effective.problems:
+        click.echo(f"problem            {problem}")
+
+
+@click.command()
+@click.argument("log", type=click.Path(path_type=Path))
+@click.option("--kv", metavar="K/V", help="The KV type that was asked for.")
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    metavar="TOKENS",
+    help="The context per slot that was asked for.",
+)
+@click.option(
+    "--slots", type=click.IntRange(min=1), metavar="COUNT", help="The slots that were asked for."
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(["converted", "cpu"]),
+    help="A kernel path that is accepted besides 'compiled'.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def inspect(
+    ctx: click.Context,
+    log: Path,
+    kv: str | None,
+    context: int | None,
+    slots: int | None,
+    allow: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show what a llama-server's LOG proves; exits 1 if that is not what was asked for.
+
+    The server must have run with `-lv 4`. What the log does not show is "not shown".
+
+    \b
+    Example:
+      kvci inspect llama-server.log --kv q8_0/q8_0 --context 65536 --slots 8
+    """
+    from kvci.files import first_problem
+    from kvci.serve.effective import Expected, judge, read
+    from kvci.spec import Arm
+
+    try:
+        text = log.read_text(errors="replace")
+        asked_kv = None if kv is None else Arm.parse(kv).kv_type
+    except OSError as error:
+        raise UserError(f"{log} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"--kv {kv} is not valid: {first_problem(error)}.") from None
+    asked = Expected(kv_type=asked_kv, context=context, slots=slots, allow=allow)
+    found = judge(read(text), asked)
+    show(found, as_json)
+    ctx.exit(1 if found.problems else 0)
+
+
+@click.command()
+@click.option(
+    "--model", required=True, metavar="FILE", help="A .gguf file, or a file of ci/models."
+)
+@click.option(
+    "--kv", default="f16/f16", show_default=True, metavar="K/V", help="KV type and flags."
+)
+@click.option(
+    "--context",
+    type=int,
+    default=65536,
+    show_default=True,
+    metavar="TOKENS",
+    help="Context per slot.",
+)
+@click.option("--slots", type=int, default=1, show_default=True, metavar="COUNT", help="Slots.")
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    metavar="ENGINE",
+    help="auto, embedded, or the path of a llama-server.",
+)
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path),
+    default=Path("llama-server.log"),
+    show_default=True,
+    metavar="FILE",
+    help="The server's log.",
+)
+@click.option("--once", is_flag=True, help="Stop the server after its configuration is printed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def serve(
+    model: str, kv: str, context: int, slots: int, engine: str, log: Path, once: bool, as_json: bool
+) -> None:
+    """Start one server with everything pinned, and print what its log proves.
+
+    It serves until Ctrl-C.
+
+    \b
+    Example:
+      kvci serve --model model.gguf --kv q8_0/q8_0 --context 65536 --slots 4
+    """
+    import signal
+    import time
+
+    from kvci.serve.gguf import check, header, locate
+    from kvci.serve.server import Server, ServerFailed
+    from kvci.spec import load
+
+    asked = {"model": model, "arms": [kv], "context": context, "slots": slots, "engine": engine}
+    spec = load(None, asked | {"dataset": "none"})
+    if not spec.verified:
+        raise UserError(f"kvci cannot start a server at {engine}; give a llama-server's path.")
+    path = locate(spec.model)
+    check(spec, header(path))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Server(spec, spec.baseline, path, log) as server:
+            show(server.effective, as_json)
+            if not once:
+                click.echo(f"serving at {server.url}; stop it with Ctrl-C", err=True)
+                while server.alive():
+                    time.sleep(0.2)
+                raise ServerFailed("it ended by itself")
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+    except ServerFailed as error:
+        raise UserError(f"The arm {spec.baseline.id} was not served: {error}.") from None
+
+
+@click.command()
+@asks_for_run()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    /,
+    experiment: Path | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Check everything that a run needs; exits 1 if something would spoil it.
+
+    Without an experiment it checks this machine with kvci's own model.
+
+    \b
+    Examples:
+      kvci doctor
+      kvci doctor ci/experiments/demo.toml
+    """
+    from kvci.doctor import examine, with_own
+
+    if not experiment and not asked["inputs"]:
+        asked = with_own(asked) | {"arms": asked["arms"] or ("f16/f16",)}
+    found = []
+    for check in examine(spec_of(experiment, asked)):
+        found.append(check)
+        if not as_json:
+            click.echo(f"{'FAIL' if check.remedy else 'ok':4}  {check.name:14} {check.found}")
+            if check.remedy:
+                click.echo(f"      {'':14} {check.remedy}")
+    if as_json:
+        click.echo(json.dumps([check.model_dump(mode="json") for check in found], indent=1))
+    failed = [f"{check.name}: {check.found} {check.remedy}" for check in found if check.remedy]
+    if failed and os.environ.get("GITHUB_STEP_SUMMARY"):
+        from kvci.jobs.outputs import failed as report
+
+        for line in failed:
+            report(line)
+    if failed:
+        ctx.exit(1)
+
+
+@click.group()
+def images() -> None:
+    """Pull, show, build or remove the Docker images of a dataset's instances."""
+
+
+@images.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_images(as_json: bool) -> None:
+    """Show the images that kvci pulled, their own size, and when each was last needed."""
+    from kvci.images.commands import kept, room
+
+    found = kept()
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+        return
+    for one in found.images:
+        click.echo(f"{one.unshared_bytes >> 20:8} MiB  {one.needed[:19]}  {one.names[0]}")
+    click.echo(room(found))
+
+
+@images.command()
+@INPUTS
+@click.option("--dataset", metavar="NAME", help="A dataset, as for kvci run.")
+@click.option(
+    "--instances",
+    type=Listed(str),
+    metavar="IDS",
+    help="Only these instance ids, separated by commas.",
+)
+@click.option("--filter", metavar="REGEX", help="Only instances whose id matches.")
+@click.option("--limit", type=int, metavar="COUNT", help="At most this many instances.")
+@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the instances.")
+@in_panels([IMAGES])
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("images.json"),
+    show_default=True,
+    metavar="FILE",
+    help="Where to write what became of each image.",
+)
+@click.pass_context
+def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
+    """Pull as many images as the disk holds, before a run; exits 1 if no block can start.
+
+    The run pulls the others when there is room for them.
+
+    \b
+    Example:
+      kvci images pull --dataset lite --limit 20 --disk-budget 100GB
+    """
+    from kvci.images.commands import pull as pull_images
+    from kvci.spec import without_model
+
+    if asked.get("inputs"):
+        spec = spec_of(None, asked)
+    elif asked["dataset"]:
+        asked.pop("inputs")
+        spec = without_model(overrides(asked))
+    else:
+        raise UserError("Say whose images to pull: give --dataset.")
+    if not pull_images(spec, ledger, click.echo):
+        ctx.exit(1)
+
+
+@images.command()
+@click.option("--built", is_flag=True, help="Also the images that kvci images build made.")
+def prune(built: bool) -> None:
+    """Remove the images that kvci pulled or made, and what killed runs left."""
+    from kvci.images.commands import prune as prune_images
+
+    click.echo(prune_images(built))
+
+
+@images.command()
+@click.option("--dataset", required=True, metavar="NAME", help="A dataset, as for kvci run.")
+@click.option("--filter", default="", metavar="REGEX", help="Only instances whose id matches.")
+@click.option(
+    "--repositories",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="FOLDER",
+    help="A folder of <owner>__<name>.git or .git.tar. [default: clone from GitHub]",
+)
+@click.option(
+    "--recipes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Recipes to use. [default: kvci's own]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    metavar="COUNT",
+    help="Images built at a time.",
+)
+@click.pass_context
+def build(
+    ctx: click.Context,
+    dataset: str,
+    filter: str,
+    repositories: Path | None,
+    recipes: Path | None,
+    workers: int,
+) -> None:
+    """Build the images here, without a registry; exits 1 if one could not be built.
+
+    The base image is made from Debian's packages, as root.
+
+    \b
+    Example:
+      kvci images build --dataset rows.jsonl --repositories repositories
+    """
+    from kvci.images.build import build as build_images
+    from kvci.images.commands import chosen
+    from kvci.images.recipe import SHIPPED
+    from kvci.spec import without_model
+
+    rows = [one.row for one in chosen(without_model({"dataset": dataset, "filter": filter}))]
+    failed = 0
+    for done in build_images(rows, repositories, recipes or SHIPPED, workers):
+        failed += bool(done.why)
+        click.echo(f"{done.instance}: {done.why or done.image}")
+    if failed:
+        ctx.exit(1)

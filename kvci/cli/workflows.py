@@ -1,0 +1,208 @@
+"""Verbs of the workflows' jobs. On a laptop their summaries go to the terminal."""
+
+import json
+import os
+from pathlib import Path
+
+import rich_click as click
+
+from kvci.cli.experiments import run_and_report
+
+FORM = click.option(
+    "--inputs",
+    "form",
+    envvar="KVCI_INPUTS",
+    required=True,
+    metavar="JSON",
+    help="The workflow's inputs.",
+)
+OUT = click.option(
+    "--out",
+    envvar="KVCI_RUNS",
+    default="runs",
+    show_default=True,
+    metavar="FOLDER",
+    help="The folder of run folders.",
+)
+RUN_ID = click.option("--run-id", required=True, metavar="ID", help="The run's id.")
+SHARD = click.option(
+    "--shard", default="1/1", show_default=True, metavar="I/N", help="The shard of the run."
+)
+BEFORE = click.option(
+    "--before",
+    type=click.Path(path_type=Path),
+    default=Path("before"),
+    show_default=True,
+    metavar="FOLDER",
+    help="The folder for evidence of earlier jobs.",
+)
+REPOSITORY = click.option(
+    "--repository",
+    envvar="GITHUB_REPOSITORY",
+    required=True,
+    metavar="OWNER/NAME",
+    help="The repository on GitHub.",
+)
+BRANCH = click.option(
+    "--branch",
+    envvar="GITHUB_REF_NAME",
+    default="main",
+    show_default=True,
+    metavar="BRANCH",
+    help="The workflow's branch.",
+)
+
+
+@click.group()
+def ci() -> None:
+    """Run the jobs of the workflows, one verb per job."""
+
+
+@ci.command()
+@click.option(
+    "--inputs",
+    "form",
+    envvar="KVCI_INPUTS",
+    default="{}",
+    show_default=True,
+    metavar="JSON",
+    help="The workflow's inputs.",
+)
+@BEFORE
+def prepare(form: str, before: Path) -> None:
+    """Validate a workflow's inputs, show what the run can show, and get earlier evidence."""
+    from kvci.jobs.inputs import inputs
+    from kvci.jobs.prepare import prepare as prepare_run
+    from kvci.publish.pull_request import github_of
+
+    known = {"GITHUB_TOKEN", "GITHUB_REPOSITORY"} <= os.environ.keys()
+    github = github_of(os.environ["GITHUB_REPOSITORY"]) if known else None
+    prepare_run(inputs(form), before, github)
+
+
+@ci.command()
+@click.argument("before", metavar="EVIDENCE", type=click.Path(path_type=Path))
+@OUT
+@RUN_ID
+@SHARD
+def restore(before: Path, out: str, run_id: str, shard: str) -> None:
+    """Resume from another machine's EVIDENCE if it is more complete than this machine's run."""
+    from kvci.jobs.restore import restore as restore_run
+
+    for line in restore_run(before, out, run_id, shard):
+        click.echo(line)
+
+
+@ci.command()
+@OUT
+@RUN_ID
+@SHARD
+def pack(out: str, run_id: str, shard: str) -> None:
+    """Pack what a shard has so far, for the job's artifact."""
+    from kvci.jobs.pack import pack_shard
+
+    pack_shard(out, run_id, shard)
+
+
+@ci.command()
+@click.argument("archives", metavar="EVIDENCE", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="The new folder of the run.",
+)
+@click.option(
+    "--before",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Evidence of earlier jobs, for shards that left none now.",
+)
+@click.option(
+    "--summary/--no-summary", default=True, show_default=True, help="Write the job's summary."
+)
+def collect(archives: Path, out: Path, before: Path | None, summary: bool) -> None:
+    """Merge the shards' archives below EVIDENCE into one run folder, and check it."""
+    from kvci.jobs.collect import collect as collect_run
+    from kvci.jobs.collect import summarize
+
+    records = collect_run(archives, out, before)
+    if summary:
+        summarize(records)
+    for record in records:
+        click.echo(f"{record.row_id}: {record.resolved} of {record.total} resolved")
+
+
+@ci.command()
+@click.argument("number", type=click.IntRange(min=1))
+@REPOSITORY
+@click.pass_context
+def review(ctx: click.Context, number: int, repository: str) -> None:
+    """Check the results of pull request NUMBER against their evidence; exits 1 if they differ.
+
+    The pull request's files are read through the API; nothing in it is run.
+    """
+    from kvci.github import run_url, web
+    from kvci.publish.pull_request import github_of
+    from kvci.review.job import review_pull
+
+    event = os.environ.get("GITHUB_EVENT_PATH")
+    started_by = json.loads(Path(event).read_text()) if event else None
+    done = review_pull(github_of(repository), number, web(), run_url(repository), started_by)
+    if done is None:
+        click.echo(f"#{number} touches no results")
+        return
+    found, passes = done
+    for line in (*found.problems, *found.unattested):
+        click.echo(line)
+    ctx.exit(0 if passes else 1)
+
+
+@ci.command()
+@REPOSITORY
+@BRANCH
+@click.option(
+    "--results",
+    default="kvci/results",
+    show_default=True,
+    metavar="BRANCH",
+    help="The branch of rows that are not merged yet.",
+)
+@click.pass_context
+def nightly(ctx: click.Context, repository: str, branch: str, results: str) -> None:
+    """Start the next experiment of ci/experiments/nightly.toml; exits 1 if no runner takes it."""
+    from kvci.jobs.nightly import nightly as start
+    from kvci.publish.pull_request import github_of
+
+    if not start(github_of(repository), branch, results):
+        ctx.exit(1)
+
+
+@ci.command()
+@FORM
+@REPOSITORY
+@BRANCH
+@BEFORE
+def find(form: str, repository: str, branch: str, before: Path) -> None:
+    """Get the evidence of the run that rerun.yml repeats."""
+    from kvci.jobs.inputs import rerun_inputs
+    from kvci.jobs.repeat import find as find_evidence
+    from kvci.publish.pull_request import github_of
+
+    find_evidence(rerun_inputs(form), branch, before, github_of(repository))
+
+
+@ci.command()
+@FORM
+@OUT
+@RUN_ID
+@BEFORE
+@click.pass_context
+def repeat(ctx: click.Context, form: str, out: str, run_id: str, before: Path) -> None:
+    """Run the chosen trials of an earlier run again, from this machine or from BEFORE."""
+    from kvci.jobs.inputs import rerun_inputs
+    from kvci.jobs.repeat import repeat as spec_of_repeat
+
+    spec = spec_of_repeat(rerun_inputs(form), out, run_id, before)
+    run_and_report(ctx, spec.model_copy(update={"out": out}), run_id)

@@ -1,0 +1,198 @@
+"""The command line's options for a specification, derived from the fields of `Spec`."""
+
+import shlex
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+
+from kvci import units
+from kvci.errors import UserError
+from kvci.spec import GROUPS, Spec
+
+Read = Callable[[Any], Any]
+KINDS: dict[Read, tuple[str, Callable[[Any], str]]] = {
+    units.seconds: ("DURATION", units.duration),
+    units.gigabytes: ("SIZE", units.gb),
+    units.mebibytes: ("SIZE", units.mib),
+}
+"""How a field's text is read -> what the help calls it, and how its default is shown."""
+
+
+class Quantity(click.ParamType[Any]):
+    """A duration or a size with its unit; a bare number keeps the unit of the field."""
+
+    def __init__(self, read: Read) -> None:
+        self.name, self._read = KINDS[read][0].lower(), read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return float(self._read(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Listed(click.ParamType[Any]):
+    """Values separated by commas."""
+
+    name = "list"
+
+    def __init__(self, each: Callable[[str], Any]) -> None:
+        self._each = each
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return [self._each(part.strip()) for part in value.split(",") if part.strip()]
+        except ValueError:
+            self.fail(f"'{value}' is not a list of whole numbers separated by commas", param, ctx)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a specification, as the command line and the reference show it."""
+
+    field: str
+    flags: tuple[str, ...]
+    help: str
+    group: str
+    metavar: str
+    envvar: str
+    default: str
+    """In words; empty where a value must be given."""
+    kind: Any
+
+    @property
+    def name(self) -> str:
+        """In an experiment file."""
+        own = self.field if self.field == "arms" else self.flags[0].removeprefix("--")
+        return own.replace("-", "_")
+
+
+def options() -> list[Option]:
+    """All of them, by group and in the order of the fields."""
+    found = list(_options())
+    return [one for group in GROUPS for one in found if one.group == group]
+
+
+def _options() -> Iterator[Option]:
+    for name, field in Spec.model_fields.items():
+        shown = field.json_schema_extra
+        if not isinstance(shown, dict) or "group" not in shown:
+            continue
+        extra: dict[str, Any] = dict(shown)
+        read = next((m.func for m in field.metadata if getattr(m, "func", None) in KINDS), None)
+        read = read or _inner_read(field.annotation)
+        kind = _kind(name, _plain(field.annotation), read)
+        default = extra["default_text"]
+        if not default and not field.is_required():
+            default = KINDS[read][1](field.default) if read else _shown(field.default)
+        yield Option(
+            field=name,
+            flags=tuple(extra["flags"]) or (f"--{name.replace('_', '-')}",),
+            help=field.description or "",
+            group=extra["group"],
+            metavar=extra["metavar"] or (KINDS[read][0] if read else ""),
+            envvar=extra["envvar"],
+            default=default,
+            kind=kind,
+        )
+
+
+def _shown(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _plain(annotation: Any) -> Any:
+    """The type without None and without how it is read."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _plain(next(one for one in get_args(annotation) if one is not type(None)))
+    return annotation
+
+
+def _inner_read(annotation: Any) -> Read | None:
+    """How the text of an optional field is read, which pydantic keeps inside its type."""
+    inside = [one for one in get_args(annotation) if get_origin(one) is Annotated]
+    reads = [getattr(m, "func", None) for one in inside for m in get_args(one)[1:]]
+    return next((read for read in reads if read in KINDS), None)
+
+
+def _kind(name: str, plain: Any, read: Read | None) -> Any:
+    """The click type; a truth is a flag, and arms are repeated."""
+    if read:
+        return Quantity(read)
+    if name in ("seeds", "instances"):
+        return Listed(int if name == "seeds" else str)
+    if get_origin(plain) is Literal:
+        return click.Choice(get_args(plain))
+    return {int: click.INT, float: click.FLOAT, bool: bool}.get(plain, click.STRING)
+
+
+def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The click decorator of one option."""
+    told = f"{one.help} [default: {one.default}]" if one.default else one.help
+    shared: dict[str, Any] = {"help": told, "envvar": one.envvar or None}
+    if one.kind is bool:
+        return click.option(*one.flags, one.field, is_flag=True, default=None, **shared)
+    return click.option(
+        *one.flags,
+        one.field,
+        type=one.kind,
+        multiple=one.field == "arms",
+        metavar=one.metavar or None,
+        **shared,
+    )
+
+
+def asks(
+    only: Iterable[str] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator with the options of a specification, or with those of `only` these groups."""
+    wanted = set(GROUPS if only is None else only)
+
+    def add(verb: Callable[..., Any]) -> Callable[..., Any]:
+        for one in reversed([one for one in options() if one.group in wanted]):
+            verb = declare(one)(verb)
+        return verb
+
+    return add
+
+
+def overrides(given: dict[str, Any]) -> dict[str, Any]:
+    """What the options say, by field; what was not given is left out."""
+    found = {name: value for name, value in given.items() if value is not None}
+    if not found.get("arms", True):
+        found.pop("arms")
+    if "arms" in found:
+        found["arms"] = list(found["arms"])
+    return found
+
+
+def parse(
+    line: str, more: Iterable[click.Option] = (), without: Collection[str] = ()
+) -> dict[str, Any]:
+    """Options in one line, as on the command line: `--slots 4 --time-budget 5h`; by field.
+
+    `more` are options besides those of a specification; `without` are fields that the line may not
+    set. Raises UserError.
+    """
+
+    def verb(**_: Any) -> None: ...
+
+    for one in options():
+        if one.field not in without:
+            verb = declare(replace(one, envvar=""))(verb)
+    command = click.command("options", add_help_option=False)(verb)
+    command.params += more
+    try:
+        with command.make_context("options", shlex.split(line)) as context:
+            return overrides(dict(context.params))
+    except click.ClickException as error:
+        raise UserError(f"The options '{line}' are not valid: {error.format_message()}") from None
+    except ValueError as error:
+        raise UserError(f"The options '{line}' are not valid: {error}.") from None

@@ -1,0 +1,99 @@
+"""Durations and sizes as people write them: `90m`, `1h30m`, `20GB`, `4GiB`.
+
+A bare number keeps the unit of its field: seconds, minutes, GB or MiB.
+"""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ByteSize, TypeAdapter, ValidationError
+
+SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
+_BYTES = TypeAdapter(ByteSize)
+
+
+def seconds(value: Any) -> Any:
+    """Seconds of a text such as `1h30m`; a bare number is returned as it is.
+
+    Raises ValueError for a text that is not a duration.
+    """
+    if not isinstance(value, str) or _is_number(value):
+        return value
+    text = value.strip().lower()
+    if not re.fullmatch(rf"(?:{DURATION.pattern}\s*)+", text):
+        raise ValueError(f"'{value}' is not a duration; write it as 45s, 90m, 5h or 1h30m")
+    return sum(float(number) * SECONDS[unit] for number, unit in DURATION.findall(text))
+
+
+def minutes(value: Any) -> Any:
+    """The same in minutes. Raises ValueError if a part of a minute is left."""
+    found = seconds(value)
+    if found is value:
+        return value
+    if found % 60:
+        raise ValueError(f"'{value}' is not a whole number of minutes; write it as 90m or 5h")
+    return int(found // 60)
+
+
+def gigabytes(value: Any) -> Any:
+    """10^9 bytes of a text such as `20GB` or `500MB`; a bare number is returned as it is."""
+    return value if _is_bare(value) else _bytes(value) / 1e9
+
+
+def mebibytes(value: Any) -> Any:
+    """2^20 bytes of a text such as `4GiB`; a bare number is returned as it is.
+
+    Raises ValueError if a part of a MiB is left.
+    """
+    if _is_bare(value):
+        return value
+    whole, rest = divmod(_bytes(value), 1 << 20)
+    if rest:
+        raise ValueError(f"'{value}' is not a whole number of MiB; write it as 512MiB or 4GiB")
+    return whole
+
+
+def duration(value_s: float) -> str:
+    """Seconds as people write them: 5400 is `1h30m`."""
+    parts, left = [], value_s
+    for unit, size in SECONDS.items():
+        count = left // size if unit != "s" else left
+        if count:
+            parts.append(f"{count:g}{unit}")
+            left -= count * size
+    return "".join(parts) or "0s"
+
+
+def mib(value: int) -> str:
+    """MiB as people write them: 4096 is `4GiB`."""
+    return f"{value >> 10}GiB" if value % 1024 == 0 else f"{value}MiB"
+
+
+def gb(value: float) -> str:
+    return f"{value:g}GB"
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
+Minutes = Annotated[int, BeforeValidator(minutes)]
+Gigabytes = Annotated[float, BeforeValidator(gigabytes)]
+Mebibytes = Annotated[int, BeforeValidator(mebibytes)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_bare(value: Any) -> bool:
+    return not isinstance(value, str) or _is_number(value)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return int(_BYTES.validate_python(text))
+    except ValidationError:
+        raise ValueError(f"'{text}' is not a size; write it as 500MB, 20GB or 4GiB") from None

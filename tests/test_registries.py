@@ -1,0 +1,114 @@
+"""What is added in one place, and which second place must then change."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from kvci.agent.protocol import PROTOCOLS
+from kvci.cli.reference import reference
+from kvci.compare.endpoint import ENDPOINTS
+from kvci.jobs.inputs import DEFAULTS, Inputs, RerunInputs
+from kvci.options import options, parse
+from kvci.run.sandboxes import KINDS
+from kvci.spec import GROUPS, Spec, load
+from kvci.tasks.dataset import NAMED
+from tests.conftest import ROOT
+
+FORMS = [
+    ROOT / ".github" / "workflows" / "benchmark.yml",
+    ROOT / "ci" / "adopt" / "benchmark.yml",
+]
+RERUN_FORMS = [
+    ROOT / ".github" / "workflows" / "rerun.yml",
+    ROOT / "ci" / "adopt" / "rerun.yml",
+]
+
+
+def choices(field: str) -> set[str]:
+    """The words that a specification accepts for a field."""
+    return set(get_args(Spec.model_fields[field].annotation))
+
+
+def test_sandboxes_are_the_specifications() -> None:
+    assert choices("sandbox") == {"auto", *KINDS}
+
+
+def test_endpoints_are_the_specifications() -> None:
+    assert choices("primary") == set(ENDPOINTS)
+
+
+def test_prompts_are_the_specifications() -> None:
+    files = {path.stem for path in (ROOT / "kvci" / "agent" / "prompts").glob("*.j2")}
+    assert choices("prompt") == set(PROTOCOLS) == files
+
+
+def test_reference_is_generated_from_fields() -> None:
+    """Write it again with `python -m kvci.cli.reference > ci/experiments/README.md`."""
+    assert (ROOT / "ci" / "experiments" / "README.md").read_text() == reference()
+
+
+def test_every_field_is_an_option_with_help() -> None:
+    offered = {one.field: one for one in options()}
+    assert set(Spec.model_fields) - offered.keys() == {"rerun"}
+    for one in offered.values():
+        assert one.help.endswith(".") and one.group in GROUPS
+        assert one.default or Spec.model_fields[one.field].is_required()
+
+
+def form(path: Any) -> dict[str, Any]:
+    """The inputs of a workflow's dispatch."""
+    workflow = yaml.safe_load(path.read_text())
+    inputs: dict[str, Any] = workflow[True]["workflow_dispatch"]["inputs"]  # YAML reads `on` so
+    return inputs
+
+
+@pytest.mark.parametrize("path", FORMS, ids=["ours", "adopted"])
+def test_form_has_at_most_ten_inputs_filled_in(path: Any) -> None:
+    inputs = form(path)
+    assert set(inputs) == set(Inputs.model_fields) and len(inputs) <= 10
+    filled = {name: one["default"] for name, one in inputs.items() if one.get("default")}
+    assert filled == {name: str(value) for name, value in DEFAULTS.items()}
+    assert set(inputs["dataset"]["options"]) == {"calibration", *NAMED}
+    assert all(one["description"] for one in inputs.values())
+
+
+@pytest.mark.parametrize("path", RERUN_FORMS, ids=["ours", "adopted"])
+def test_rerun_form_has_its_inputs(path: Any) -> None:
+    assert set(form(path)) == set(RerunInputs.model_fields)
+
+
+@pytest.mark.parametrize("path", [FORMS[0], RERUN_FORMS[0]], ids=["benchmark", "rerun"])
+def test_call_and_form_have_same_inputs(path: Any) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    assert set(workflow[True]["workflow_call"]["inputs"]) == set(form(path))
+
+
+@pytest.mark.parametrize("path", [FORMS[1], RERUN_FORMS[1]], ids=["benchmark", "rerun"])
+def test_adopted_form_passes_every_input(path: Any) -> None:
+    (job,) = yaml.safe_load(path.read_text())["jobs"].values()
+    assert job["with"] == {name: f"${{{{ inputs.{name} }}}}" for name in form(path)}
+
+
+def test_form_filled_in_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    inputs = Inputs.model_validate({name: str(value) for name, value in DEFAULTS.items()})
+    file, asked = inputs.asked()
+    spec = load(file, asked)
+    assert [arm.kv_type for arm in spec.arms] == ["f16/f16", "q8_0/q8_0", "q4_0/q4_0"]
+
+
+def test_example_of_options_line_is_valid() -> None:
+    described = form(FORMS[0])["options"]["description"]
+    line = described.partition("e.g. ")[2]
+    assert Inputs.model_validate_json(json.dumps({"options": line})).more["slots"] == 4
+
+
+def test_options_and_file_use_same_names(tmp_path: Any) -> None:
+    (tmp_path / "m.gguf").touch()
+    text = f'model = "{tmp_path}/m.gguf"\narms = ["f16/f16"]\ndataset = "lite"\n'
+    (tmp_path / "e.toml").write_text(text + 'time_budget = "5h"\nmemory = "2GiB"\ntest_s = 9\n')
+    spec = load(tmp_path / "e.toml", parse("--disk-reserve 500MB"))
+    assert (spec.time_budget_s, spec.memory_mib, spec.test_s) == (18000.0, 2048, 9.0)
+    assert spec.disk_reserve_gb == 0.5
