@@ -6,7 +6,6 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from kvci.agent.protocol import PROTOCOLS
 from kvci.cli.reference import reference
 from kvci.compare.endpoint import ENDPOINTS
 from kvci.jobs.inputs import DEFAULTS, Inputs, RerunInputs
@@ -37,11 +36,6 @@ def test_sandboxes_are_the_specifications() -> None:
 
 def test_endpoints_are_the_specifications() -> None:
     assert choices("primary") == set(ENDPOINTS)
-
-
-def test_prompts_are_the_specifications() -> None:
-    files = {path.stem for path in (ROOT / "kvci" / "agent" / "prompts").glob("*.j2")}
-    assert choices("prompt") == set(PROTOCOLS) == files
 
 
 def test_reference_is_generated_from_fields() -> None:

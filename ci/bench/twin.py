@@ -9,7 +9,7 @@ from collections import Counter
 import click
 from rich.console import Console
 
-from kvci.demo.known_answer import asked
+from kvci.demo.known_answer import spec_fields
 from kvci.demo.model import twin
 from kvci.record.from_run import build
 from kvci.run.experiment import run
@@ -29,7 +29,7 @@ def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out
     click.echo("| strength | functions | KV | resolved | 95 % (Wilson) | lost |")
     click.echo("|---|---|---|---|---|---|")
     for strength in strengths:
-        fields = asked("twin", count, out) | {
+        fields = spec_fields("twin", count, out) | {
             "model": {"name": f"twin-{strength}", "path": str(twin(strength)), "weights": "F16"},
             "arms": ("f16/f16", "q8_0/q8_0", "q4_0/q4_0"),
             "dataset": f"calibration:split={split},functions={functions},files=3,count={count}",

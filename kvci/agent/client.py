@@ -1,4 +1,4 @@
-"""One request to the server, and its failures sorted into the ends of rules section 1."""
+"""One request to the server; each failure becomes an end of the conversation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,21 +17,22 @@ SENT_MAX = 3
 class Answer:
     message: Message
     cut: bool
-    """The token limit of an answer ended it."""
+    """Whether the token limit ended the answer."""
     prompt_tokens: int
     answer_tokens: int
     timings: dict[str, Any]
 
 
 class Client:
-    """Talks to one server. `healthy` is asked before a failure is blamed on the server."""
+    """A client of one server. `healthy` decides whether a failure is the server's."""
 
     def __init__(self, url: str, healthy: Callable[[], bool]) -> None:
         self._api = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         self._healthy = healthy
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> Answer:
-        """Raises Ended for an overflow or a failure, FormatError if no answer could be parsed."""
+        """The server's answer. Raises Ended for an overflow or a failure, FormatError if the server
+        could not parse what the model wrote."""
         create = self._api.chat.completions.create
         for sent in range(1, SENT_MAX + 1):
             try:

@@ -1,10 +1,10 @@
-"""The ends of a conversation, as exceptions, so that the loop has no flags."""
+"""The ends of a conversation are exceptions, so that the loop needs no flags."""
 
 from kvci.taxonomy import Exit
 
 
 class Ended(Exception):
-    """The conversation is over; `exit` says why, the message is the evidence."""
+    """The conversation is over; `exit` is the reason, the message is the evidence."""
 
     def __init__(self, exit: Exit, detail: str = "") -> None:
         super().__init__(detail)

@@ -28,7 +28,7 @@ PROMPTS = Environment(
 
 @dataclass
 class Conversation:
-    """What a conversation came to; sums over its steps."""
+    """The result of a conversation; its numbers are sums over the steps."""
 
     exit: Exit = Exit.KVCI_FAILED
     detail: str = ""
@@ -41,12 +41,12 @@ class Conversation:
     depth_tokens: int = 0
     """The deepest context reached, prompt and answer."""
     loops: int = 0
-    """Steps at which the last actions repeated."""
+    """Steps whose last actions repeat."""
     malformed: int = 0
     wall_s: float = 0.0
     actions: list[str] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
-    """What the model said, without what the server adds."""
+    """Each answer's text and tool calls, without what the server adds."""
 
 
 @dataclass(frozen=True)
@@ -57,34 +57,34 @@ class Place:
     sandbox: Sandbox
     slot: int
     trajectory: Path
-    heard: Callable[[int], None] = lambda tokens: None
-    """Told the tokens of each answer."""
+    on_answer: Callable[[int], None] = lambda tokens: None
+    """Called with the number of tokens of each answer."""
     tests: tuple[str, ...] = ()
-    """Paths that are no part of a patch: the instance's own tests."""
+    """Paths left out of the patch: the instance's own tests."""
 
 
 def converse(spec: Spec, issue: str, name: str, seed: int, place: Place) -> Conversation:
-    """One trial's conversation. Whatever ends it, the patch is the tree's diff, if there is one."""
-    talk = Conversation()
+    """One trial's conversation; whatever ends it, the patch is the tree's diff, if there is one."""
+    conversation = Conversation()
     started = time.monotonic()
     place.trajectory.parent.mkdir(parents=True, exist_ok=True)
     with place.trajectory.open("w") as log:
         try:
-            _turns(spec, issue, name, seed, place, talk, log, started + spec.trial_s)
+            _turns(spec, issue, name, seed, place, conversation, log, started + spec.trial_s)
         except Ended as end:
-            talk.exit, talk.detail = end.exit, end.detail
+            conversation.exit, conversation.detail = end.exit, end.detail
         except SandboxFailed as error:
-            talk.exit, talk.detail = Exit.SANDBOX_FAILED, str(error)
-        _append(log, {"exit": talk.exit, "detail": talk.detail})
-    if talk.exit is not Exit.SANDBOX_FAILED:
+            conversation.exit, conversation.detail = Exit.SANDBOX_FAILED, str(error)
+        _append(log, {"exit": conversation.exit, "detail": conversation.detail})
+    if conversation.exit is not Exit.SANDBOX_FAILED:
         try:
-            talk.patch = place.sandbox.diff(place.tests)
+            conversation.patch = place.sandbox.diff(place.tests)
         except DiffFailed as error:
-            talk.detail = f"no patch: {error}"
+            conversation.detail = f"no patch: {error}"
         except SandboxFailed as error:
-            talk.exit, talk.detail = Exit.SANDBOX_FAILED, str(error)
-    talk.wall_s = time.monotonic() - started
-    return talk
+            conversation.exit, conversation.detail = Exit.SANDBOX_FAILED, str(error)
+    conversation.wall_s = time.monotonic() - started
+    return conversation
 
 
 def _turns(
@@ -93,7 +93,7 @@ def _turns(
     name: str,
     seed: int,
     place: Place,
-    talk: Conversation,
+    conversation: Conversation,
     log: IO[str],
     deadline: float,
 ) -> None:
@@ -103,39 +103,39 @@ def _turns(
     _append(log, {"message": messages[0], "seed": seed})
     cut = malformed = 0
     while True:
-        if talk.steps >= spec.max_steps:
-            raise Ended(Exit.STEP_LIMIT, f"{talk.steps} steps")
-        if spec.max_total_tokens and talk.answer_tokens >= spec.max_total_tokens:
-            raise Ended(Exit.TOKEN_LIMIT, f"{talk.answer_tokens} tokens")
+        if conversation.steps >= spec.max_steps:
+            raise Ended(Exit.STEP_LIMIT, f"{conversation.steps} steps")
+        if spec.max_total_tokens and conversation.answer_tokens >= spec.max_total_tokens:
+            raise Ended(Exit.TOKEN_LIMIT, f"{conversation.answer_tokens} tokens")
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise Ended(Exit.TIME_LIMIT, f"{spec.trial_s} s")
-        talk.steps += 1
+        conversation.steps += 1
         message: Message = {"role": "assistant", "content": ""}
         try:
-            asked = time.time()
+            asked_at = time.time()
             answer = place.client.ask(_request(spec, messages, name, seed, place.slot), left_s)
             message = answer.message
             calls = [call["function"] for call in message.get("tool_calls") or []]
-            talk.answers.append([message["content"], calls])
-            _count(talk, answer)
-            place.heard(answer.answer_tokens)
-            _append(log, _step(talk, answer, asked))
+            conversation.answers.append([message["content"], calls])
+            _count(conversation, answer)
+            place.on_answer(answer.answer_tokens)
+            _append(log, _step(conversation, answer, asked_at))
             cut = _cut_in_a_row(spec, answer, cut)
             action = protocol.action(message)
             malformed = 0
         except FormatError as error:
-            talk.malformed += 1
+            conversation.malformed += 1
             malformed += 1
             if malformed == IN_A_ROW_MAX:
                 raise Ended(Exit.FORMAT_ERRORS, str(error)) from None
             seen = str(error)
         else:
-            talk.actions.append(action)
-            talk.loops += repeats(tuple(talk.actions))
+            conversation.actions.append(action)
+            conversation.loops += repeats(tuple(conversation.actions))
             if action == SUBMIT:
                 raise Ended(Exit.SUBMITTED)
-            if talk.actions[-IN_A_ROW_MAX:] == [action] * IN_A_ROW_MAX:
+            if conversation.actions[-IN_A_ROW_MAX:] == [action] * IN_A_ROW_MAX:
                 raise Ended(Exit.LOOP, f"{IN_A_ROW_MAX} times: {action}")
             seen = _observe(spec, place.sandbox, action, deadline)
         observation = protocol.observation(message, seen)
@@ -159,16 +159,21 @@ def _request(
     return request | ({"tools": tools} if tools else {})
 
 
-def _count(talk: Conversation, answer: Answer) -> None:
-    talk.answer_tokens += answer.answer_tokens
-    talk.prefill_tokens += int(answer.timings.get("prompt_n", 0))
-    talk.prefill_s += answer.timings.get("prompt_ms", 0.0) / 1000
-    talk.decode_s += answer.timings.get("predicted_ms", 0.0) / 1000
-    talk.depth_tokens = max(talk.depth_tokens, answer.prompt_tokens + answer.answer_tokens)
+def _count(conversation: Conversation, answer: Answer) -> None:
+    conversation.answer_tokens += answer.answer_tokens
+    conversation.prefill_tokens += int(answer.timings.get("prompt_n", 0))
+    conversation.prefill_s += answer.timings.get("prompt_ms", 0.0) / 1000
+    conversation.decode_s += answer.timings.get("predicted_ms", 0.0) / 1000
+    conversation.depth_tokens = max(
+        conversation.depth_tokens, answer.prompt_tokens + answer.answer_tokens
+    )
 
 
 def _cut_in_a_row(spec: Spec, answer: Answer, before: int) -> int:
-    """Raises Ended at the third cut answer, or when it was the context that ended one."""
+    """The number of cut answers in a row.
+
+    Raises Ended at the third one, and at the first one that the context cut.
+    """
     if not answer.cut:
         return 0
     if answer.answer_tokens < spec.max_tokens:
@@ -190,10 +195,10 @@ def _observe(spec: Spec, sandbox: Sandbox, action: str, deadline: float) -> str:
     return f"{text}[{how}]"
 
 
-def _step(talk: Conversation, answer: Answer, asked: float) -> dict[str, Any]:
+def _step(conversation: Conversation, answer: Answer, asked_at: float) -> dict[str, Any]:
     return {
-        "step": talk.steps,
-        "asked": asked,
+        "step": conversation.steps,
+        "asked": asked_at,
         "answered": time.time(),
         "message": answer.message,
         "cut": answer.cut,

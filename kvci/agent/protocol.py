@@ -1,4 +1,8 @@
-"""How the model writes an action and reads an observation."""
+"""The action protocols: how the model writes an action and reads an observation.
+
+They are a registry. A new protocol is a class and a line in PROTOCOLS, a prompt
+`prompts/NAME.j2`, and its name in `Spec.prompt` (kvci/spec.py).
+"""
 
 import json
 import re
@@ -24,6 +28,7 @@ BASH: dict[str, Any] = {
 
 class ActionProtocol(Protocol):
     tools: list[dict[str, Any]]
+    """OpenAI tool definitions that every request carries; empty for text."""
 
     def action(self, answer: Message) -> str:
         """The one command of an answer. Raises FormatError."""
@@ -72,4 +77,8 @@ class ToolCalls:
         return {"role": "tool", "tool_call_id": calls[0]["id"], "content": text}
 
 
-PROTOCOLS: dict[str, ActionProtocol] = {"bash": Fenced(), "tools": ToolCalls()}
+PROTOCOLS: dict[str, ActionProtocol] = {
+    "bash": Fenced(),
+    "tools": ToolCalls(),
+}
+"""Name, which is also the prompt's file name -> protocol."""

@@ -13,9 +13,10 @@ from kvci.options import Listed, overrides
 from kvci.spec import IMAGES
 
 
-def show(effective: Any, as_json: bool) -> None:
-    """Print an effective configuration."""
-    document = json.loads(effective.model_dump_json())
+def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
+    """Print an effective configuration, after the error of a server that did not start."""
+    document = {"start_error": start_error} if start_error else {}
+    document |= json.loads(effective.model_dump_json())
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return
@@ -65,7 +66,9 @@ def inspect(
       kvci inspect llama-server.log --kv q8_0/q8_0 --context 65536 --slots 8
     """
     from kvci.files import first_problem
-    from kvci.serve.effective import Expected, judge, read
+    from kvci.serve.effective import read
+    from kvci.serve.proof import Expected, judge
+    from kvci.serve.server_log import start_error
     from kvci.spec import Arm
 
     try:
@@ -76,9 +79,9 @@ def inspect(
     except ValueError as error:
         raise UserError(f"--kv {kv} is not valid: {first_problem(error)}.") from None
     asked = Expected(kv_type=asked_kv, context=context, slots=slots, allow=allow)
-    found = judge(read(text), asked)
-    show(found, as_json)
-    ctx.exit(1 if found.problems else 0)
+    found, failure = judge(read(text), asked), start_error(text)
+    show(found, as_json, failure)
+    ctx.exit(1 if failure or found.problems else 0)
 
 
 @click.command()

@@ -1,1 +1,1 @@
-"""A known sample: the model that truly fixes the calibration suite's bugs, and how it is made."""
+"""A known sample: the calibration model, its twin, and an experiment with a known answer."""

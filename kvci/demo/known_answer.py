@@ -1,8 +1,7 @@
-"""An experiment with a known answer: on the plain model no KV type harms, on its twin q4_0 does.
+"""An experiment with a known answer: no KV type harms the plain model; q4_0 harms its twin.
 
-Both do the same in f16; the twin's keys have outlier channels, as those of large models have
-(`model.py`). If what is known does not come out, a verdict of this machine is not to be
-trusted.
+Both models compute the same in f16. The twin's keys have outlier channels, as keys of large models
+have (`model.py`). If a machine does not reproduce the known answer, do not trust its claims.
 """
 
 from datetime import UTC, datetime
@@ -25,24 +24,24 @@ from kvci.stats.decide import Claim
 
 MODELS = ("plain", "twin")
 HARMED = {("twin", "q4_0/q4_0")}
-"""Where harm is known to be; everywhere else there is none."""
+"""(model, KV type) with known harm; all others have none."""
 KNOWN = {True: "harm", False: "no harm"}
-ENOUGH, ENOUGH_STRONG = 20, 6
-"""Instances; with fewer, harm that is there may not show."""
+INSTANCES_MIN, INSTANCES_MIN_STRONG = 20, 6
+"""With fewer instances the known harm may not show."""
 MARGIN = 0.25
-"""Of the instances: so few can show no smaller harm to be absent."""
+"""A share of the instances; so few cannot show non-inferiority with a smaller margin."""
 ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
-WORDS = (
-    "Harm shown: more was lost than chance would lose. "
-    f"Non-inferior: not more than {MARGIN:.0%} of the instances is lost. "
+LEGEND = (
+    "Harm shown: the arm loses more than chance explains. "
+    f"Non-inferior: the arm loses at most {MARGIN:.0%} of the instances. "
     "Inconclusive: so few instances show neither. "
-    "The control is the baseline with its sums in another order; what differs there is noise, "
-    "and where nothing differs the noise is not measured."
+    "The control is the baseline with its sums in another order: a difference there is noise, "
+    "and without a difference the noise is not measured."
 )
 
 
-def asked(model: str, instances: int, out: str, strong: bool = False) -> dict[str, object]:
-    """The spec of one of the two runs."""
+def spec_fields(model: str, instances: int, out: str, strong: bool = False) -> dict[str, object]:
+    """The fields of the spec for `plain` or `twin`."""
     package = f"kvci.demo.model:{'strong_twin' if strong and model == 'twin' else model}"
     return {
         "model": {"name": f"kvci-calibration-{model}", "package": package, "weights": "F16"},
@@ -63,21 +62,21 @@ def asked(model: str, instances: int, out: str, strong: bool = False) -> dict[st
 
 
 def demo(out: str, instances: int | None, console: Console, strong: bool = False) -> bool:
-    """Run both models, show what is claimed beside what is known; True if they agree.
+    """Run both models and show the claims next to the known answer; True if they agree.
 
-    Raises UserError if so few instances could not show what is known.
+    Raises UserError if `instances` are too few to show the known harm.
     """
-    enough = ENOUGH_STRONG if strong else ENOUGH
+    enough = INSTANCES_MIN_STRONG if strong else INSTANCES_MIN
     instances = instances or enough
     if instances < enough:
+        strong_hint = "" if strong else f", or {INSTANCES_MIN_STRONG} with --strong"
         raise UserError(
-            f"{instances} instances can miss the harm that is known to be there; "
-            f"give at least {enough}{'' if strong else f', or {ENOUGH_STRONG} with --strong'}."
+            f"{instances} instances can miss the known harm; give at least {enough}{strong_hint}."
         )
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-    specs = {model: load(None, asked(model, instances, out, strong)) for model in MODELS}
+    specs = {model: load(None, spec_fields(model, instances, out, strong)) for model in MODELS}
     for spec in specs.values():
-        locate(spec.model)  # what cannot be had is said before anything has run
+        locate(spec.model)  # a missing model is reported before anything runs
     found: dict[str, tuple[Path, Comparison]] = {}
     for model, spec in specs.items():
         path, summary = run(
@@ -91,36 +90,37 @@ def demo(out: str, instances: int | None, console: Console, strong: bool = False
         records = record_run(path, path, path).records
         found[model] = (path, compare([own_side(record) for record in records]))
     console.print(_table({model: comparison for model, (_, comparison) in found.items()}))
-    console.print(WORDS)
+    console.print(LEGEND)
     for model, (path, comparison) in found.items():
         for warning in comparison.warnings:
             console.print(f"{model}: warning: {warning}")
-        console.print(
-            f"{model}: kvci compare {path} shows all of it, {path}/BENCHMARKS.md its rows"
-        )
-    fine = all(
-        right(model, arm, comparison.alpha)
+        console.print(f"{model}: for details run kvci compare {path} or read {path}/BENCHMARKS.md")
+    reproduced = all(
+        agrees(model, arm, comparison.alpha)
         for model, (_, comparison) in found.items()
         for arm in comparison.arms
     )
     console.print(
-        "What is known came out."
-        if fine
-        else "What is known did NOT come out: do not trust a verdict of this machine."
+        "The known answer is reproduced."
+        if reproduced
+        else "The known answer is NOT reproduced: do not trust claims of this machine."
     )
-    return fine
+    return reproduced
 
 
-def right(model: str, arm: ArmComparison, alpha: float) -> bool:
-    """The control may differ by chance alone. What is harmless may be inconclusive, not harmful."""
+def agrees(model: str, arm: ArmComparison, alpha: float) -> bool:
+    """Whether the claim about an arm agrees with the known answer.
+
+    The control may differ only by chance. A harmless arm may be inconclusive, but not harmful.
+    """
     if arm.control:
         return not beyond_chance(arm, alpha)
     return (arm.claim in (Claim.HARM, Claim.HARM_WITHIN)) == ((model, arm.kv) in HARMED)
 
 
 def _table(found: dict[str, Comparison]) -> Table:
-    table = Table(title="What is claimed, and what is known", title_justify="left")
-    for column in ("Model", "Arm", "Resolved", "Claimed", "Known", ""):
+    table = Table(title="Claims and the known answer", title_justify="left")
+    for column in ("Model", "Arm", "Resolved", "Claim", "Known", ""):
         table.add_column(column, justify="right" if column == "Resolved" else "left")
     for model, comparison in found.items():
         for arm in comparison.arms:
@@ -128,13 +128,13 @@ def _table(found: dict[str, Comparison]) -> Table:
             if arm is comparison.arms[0]:
                 first = f"{pairs.both + pairs.only_baseline}/{pairs.pairs}"
                 table.add_row(model, comparison.baseline_kv, first, "the baseline", "", "")
-            known = "the same" if arm.control else KNOWN[(model, arm.kv) in HARMED]
+            known = "no difference" if arm.control else KNOWN[(model, arm.kv) in HARMED]
             table.add_row(
                 model,
                 arm.kv,
                 f"{pairs.both + pairs.only_arm}/{pairs.pairs}",
                 verdict(comparison, arm),
                 known,
-                "as known" if right(model, arm, comparison.alpha) else "NOT as known",
+                "agrees" if agrees(model, arm, comparison.alpha) else "DISAGREES",
             )
     return table

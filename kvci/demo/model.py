@@ -1,10 +1,10 @@
-"""The model's file, and its twin's: the same function in f16, with outlier key channels.
+"""The plain model's file, and its twin: the same function in f16, with outlier key channels.
 
-Large models have a few channels of keys that are far larger than the others, and a quantized cache
-spends its few steps on them. The twin has them by an equivalence: the two dimensions of a pair that
-RoPE turns together are multiplied by a power of two in the keys and divided by it in the queries,
-so that every product of a query with a key is what it was, but for the rounding of weights that are
-almost nothing.
+Large models have a few key channels that are far larger than the others, and the few steps of a
+quantized cache are spent on them. The twin gets them by an equivalence: the two dimensions
+that RoPE rotates as a pair are multiplied by a power of two in the keys and divided by it in the
+queries. Every product of a query and a key stays the same, except for the rounding of weights close
+to zero.
 """
 
 import shutil
@@ -18,21 +18,23 @@ from kvci.files import sha256_of_file
 from kvci.host import cache
 
 STRENGTH = 32
-"""Of the twin that the package speaks of. Fixed on the training split's instances alone."""
+"""The factor of the twin's outlier channels; chosen only on instances of the training split."""
 HEAD = 64
 CHANNELS = (30, 31, 62, 63)
-"""In each head of 64: the pair that turns most slowly, of each block of 32 that is quantized."""
+"""The channels of each head that become outliers: in each quantized block of 32, the pair that RoPE
+rotates most slowly."""
 
 
 def plain() -> Path:
-    """The model that the package ships."""
+    """The path of the model in this package."""
     return Path(__file__).with_name("kvci-calibration.gguf")
 
 
 def twin(strength: int = STRENGTH) -> Path:
-    """Made from the plain model, every time anew, and named by its content.
+    """The path of the twin, in kvci's cache; made from the plain model at each call.
 
-    `strength` is a power of two. Raises UserError if the cache cannot be written.
+    The file's name contains its sha256. `strength` is a power of two. Raises UserError if the cache
+    cannot be written.
     """
     folder = cache()
     try:
@@ -45,24 +47,26 @@ def twin(strength: int = STRENGTH) -> Path:
     except OSError as error:
         raise UserError(
             f"The calibration model's twin cannot be written to {folder} ({error.strerror}); "
-            "set KVCI_CACHE to a folder that can."
+            "set KVCI_CACHE to a folder that kvci can write to."
         ) from None
 
 
 def strong_twin() -> Path:
-    """With twice the outliers: q4_0 resolves next to nothing, so that few instances show it."""
+    """The path of a twin of twice the strength: q4_0 resolves almost nothing, so that few instances
+    show the harm."""
     return twin(2 * STRENGTH)
 
 
 def plant(path: Path, strength: float) -> None:
-    """Change a model's file in place."""
+    """Multiply the outlier channels of a model file's keys by `strength`, and divide those of its
+    queries."""
     from gguf import GGUFReader
 
-    def scale(by: float) -> Callable[[Any], None]:
+    def scale(factor: float) -> Callable[[Any], None]:
         def rows(weight: Any) -> None:
             for first in range(0, len(weight), HEAD):
                 for channel in CHANNELS:
-                    weight[first + channel] *= by
+                    weight[first + channel] *= factor
 
         return rows
 

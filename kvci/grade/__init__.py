@@ -1,4 +1,4 @@
 """Patch -> verdict, with swebench's own specs, log parsers and grading.
 
-Importing swebench takes seconds, so `patch.py` does it, and only who grades imports that.
+Only code that grades imports `patch.py`, because it imports swebench, which takes seconds.
 """

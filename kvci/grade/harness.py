@@ -1,4 +1,4 @@
-"""`swebench eval` itself on the same patches, for whoever doubts kvci's grading."""
+"""A cross-check with the harness: `swebench eval` on the same patches."""
 
 import contextlib
 import json
@@ -16,21 +16,22 @@ from kvci.errors import UserError
 from kvci.tasks.row import Row
 
 NAME = "kvci"
-"""What the harness calls the model."""
+"""The model's name in the harness's files."""
 
 
 def evaluate(
     rows: list[Row], patches: Mapping[str, str], folder: Path, test_s: float
 ) -> dict[str, dict[str, Any]]:
-    """Instance id -> the harness's report; none where it wrote none. One worker.
+    """Instance id -> the harness's report, for the instances that it wrote a report of.
 
-    Its logs lie in `folder`. Raises UserError if it does not run.
+    The harness runs with one worker and keeps its logs in `folder`. Raises UserError if it does not
+    run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     chosen = [row for row in rows if row.instance_id in patches]
     (folder / "rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in chosen))
-    run_id = f"{NAME}-{uuid.uuid4().hex[:12]}"  # of one that it knows it only repeats the reports
+    run_id = f"{NAME}-{uuid.uuid4().hex[:12]}"  # for a known id it only repeats the reports
     lines = [
         {"instance_id": name, "model_patch": patch, "model_name_or_path": NAME}
         for name, patch in patches.items()
@@ -55,8 +56,10 @@ def evaluate(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the containers that harnesses left which were ended in this folder; they have the
-    name of the harness's run."""
+    """Remove the containers that killed harness runs of this folder left behind.
+
+    A container's name contains the id of its harness run.
+    """
     from kvci.docker import engine
 
     for place in folder.glob(f"logs/run_evaluation/{NAME}-*"):
@@ -66,15 +69,17 @@ def _sweep(folder: Path) -> None:
                 container.remove(force=True, v=True)
 
 
-def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What two reports of one patch do not agree on: resolved, and each test's status."""
+def differences(own: dict[str, Any], harness: dict[str, Any]) -> list[str]:
+    """Where kvci's and the harness's report of a patch differ: resolved, and each test's status."""
     found = []
-    if mine.get("resolved") != theirs.get("resolved"):
-        found.append(f"resolved is {mine.get('resolved')}, the harness's {theirs.get('resolved')}")
-    ours, others = (_statuses(report) for report in (mine, theirs))
+    if own.get("resolved") != harness.get("resolved"):
+        found.append(
+            f"resolved is {own.get('resolved')}, the harness reports {harness.get('resolved')}"
+        )
+    ours, others = _statuses(own), _statuses(harness)
     for test in sorted(ours.keys() | others.keys()):
         if ours.get(test) != others.get(test):
-            found.append(f"{test} is {ours.get(test)}, the harness's {others.get(test)}")
+            found.append(f"{test} is {ours.get(test)}, the harness reports {others.get(test)}")
     return found
 
 

@@ -22,9 +22,9 @@ from kvci.taxonomy import Verdict
 
 NOT_APPLIED, APPLIED = 33, "kvci-applied"
 READ_S = 120.0
-"""Some of swebench's parsers take hours for one long line."""
-SAID_MIB = 256
-"""Tests that say more are ended; they are kept in memory."""
+"""Seconds to read a test log; some of swebench's parsers take hours for one long line."""
+OUTPUT_MIB_MAX = 256
+"""Tests that print more are ended, because the output is kept in memory."""
 PREPARE = Limits(wall_s=300.0, cpu_s=600)
 APPLY = f"""
 base64 -d > /tmp/kvci.patch <<'KVCI_PATCH'
@@ -41,7 +41,8 @@ again() {{{{ git checkout -- . ; git clean -fd; }}}}
 ) > /dev/null 2>&1 || exit {NOT_APPLIED}
 echo {APPLIED}
 """
-"""To the letter as swebench's harness does it, the last question included: is it in already?"""
+"""The same commands as in swebench's harness. The last one asks whether the patch is already
+applied."""
 PARSES = r"""
 import ast, subprocess, sys
 for name in sys.argv[1:]:
@@ -59,17 +60,17 @@ for name in sys.argv[1:]:
 """
 
 
-class Unread(Exception):
-    """A log that nobody can wait for."""
+class UnreadableLog(Exception):
+    """swebench takes too long to read a test log."""
 
 
 def grade(
     row: Row, patch: bytes | None, make: Callable[[], Sandbox], folder: Path, test_s: float
 ) -> Graded:
-    """Grade a patch in a sandbox of its own; its log and patch lie in `folder` afterwards.
+    """Grade a patch in a sandbox of its own, and keep its log and the patch in `folder`.
 
-    An empty patch has its verdict without being run; None runs the tests on the base as it is.
-    Raises SandboxFailed if the sandbox could not be had.
+    An empty patch is not run. None runs the tests on the unchanged base. Raises SandboxFailed if
+    the sandbox does not start or breaks.
     """
     if patch is not None and not patch.strip():
         return Graded(verdict=Verdict.EMPTY_PATCH)
@@ -86,23 +87,25 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
     if broken is None:
         (folder / "report.json").unlink(missing_ok=True)
         return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
-    # A test's status may be anywhere, and the harness has no limit.
-    whole = Limits(test_s, int(test_s * 4) + 1, output_mib=SAID_MIB, kept_bytes=SAID_MIB << 20)
+    # A test's status may be anywhere in the output, so all of it is kept.
+    whole = Limits(
+        test_s, int(test_s * 4) + 1, output_mib=OUTPUT_MIB_MAX, kept_bytes=OUTPUT_MIB_MAX << 20
+    )
     run = sandbox.script(row.eval_script, whole)
     log = folder / "test_output.txt"
-    # As the harness keeps it: what reads it takes nothing but UTF-8, and tests may say anything.
+    # Decoded as the harness does it: the parsers read UTF-8, and tests may print any bytes.
     write_atomic(log, run.output.decode(errors="replace"))
     started = START_TEST_OUTPUT.encode() in run.output
     if run.timed_out and started:
         (folder / "report.json").unlink(missing_ok=True)
         return Graded(verdict=Verdict.TEST_TIMEOUT, applies=True, eval_s=run.wall_s)
-    if not marked(run.output):
+    if not has_markers(run.output):
         missing = "end" if started else "start"
         detail = f"the test log has no {missing} marker"
         return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
     try:
         found = report(row, patch or b"none", log)
-    except Unread as error:
+    except UnreadableLog as error:
         (folder / "report.json").unlink(missing_ok=True)
         return Graded(verdict=Verdict.GRADING_FAILED, detail=str(error), applies=True)
     write_atomic(folder / "report.json", json.dumps(found, indent=1))
@@ -125,9 +128,9 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
 
 
 def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
-    """Apply the patch; the Python files that no longer parse, or None if it does not apply.
+    """Apply the patch. Returns the Python files that no longer parse, or None if it does not apply.
 
-    Raises SandboxFailed. One script, because starting one is what costs.
+    One script does both, because each start of a script costs time. Raises SandboxFailed.
     """
     touched = patched_files(patch.decode(errors="surrogateescape"))
     names = sorted(name for name in touched if name.endswith(".py"))
@@ -139,20 +142,20 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     if done.code == NOT_APPLIED:
         return None
     _, applied, broken = done.output.decode(errors="replace").partition(APPLIED)
-    if not applied:  # or the tree as it was would be tested, and the model blamed
+    if not applied:  # otherwise the tests would run on the base, and the model would be blamed
         raise SandboxFailed(f"the patch could not be applied ({done.code}, {done.wall_s:.0f} s)")
     if done.code:
-        return ""  # a file that ends the parser itself: what it breaks, the tests will say
+        return ""  # a file that crashes the parser; the tests show what it breaks
     return ", ".join(broken.split())
 
 
-def marked(log: bytes) -> bool:
-    """The tests began and ended."""
+def has_markers(log: bytes) -> bool:
+    """Whether the log has both markers: the tests started and ended."""
     return START_TEST_OUTPUT.encode() in log and END_TEST_OUTPUT.encode() in log
 
 
 def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
-    """What swebench says of the log of an instance's tests. Raises Unread."""
+    """swebench's report of an instance's test log. Raises UnreadableLog."""
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch.decode(errors="replace"),
@@ -170,15 +173,15 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Raises Unread after so long; a process's main thread alone hears its alarm."""
+    """Raises UnreadableLog after READ_S; only in the main thread, because others get no signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ring(*_: object) -> None:
-        raise Unread(f"the test log takes more than {READ_S:.0f} s to read")
+    def interrupt(*_: object) -> None:
+        raise UnreadableLog(f"the test log takes more than {READ_S:.0f} s to read")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, interrupt)
     left_s, _ = signal.setitimer(signal.ITIMER_REAL, READ_S)
     try:
         yield
@@ -188,10 +191,10 @@ def _limited() -> Iterator[None]:
 
 
 def counts(report: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of FAIL_TO_PASS and of PASS_TO_PASS: how many pass, and how many there are."""
+    """(passing, all) of FAIL_TO_PASS and of PASS_TO_PASS."""
     tests = report.get("tests_status", {})
     found = [tests.get(kind, {}) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS")]
     (f2p, f2f), (p2p, p2f) = (
-        (len(one.get("success", [])), len(one.get("failure", []))) for one in found
+        (len(kind.get("success", [])), len(kind.get("failure", []))) for kind in found
     )
     return (f2p, f2p + f2f), (p2p, p2p + p2f)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.grade.patch import Unread, counts, marked, report
+from kvci.grade.patch import UnreadableLog, counts, has_markers, report
 from kvci.plan import Trial, select
 from kvci.record.redact import PLACEHOLDERS
 from kvci.rundir.directory import RunDirectory
@@ -156,11 +156,11 @@ def _said(row: Row, one: Outcome, folder: Path) -> str:
     log, patch = folder / "grade" / "test_output.txt", folder / "patch.diff"
     if not (log.exists() and patch.exists()):
         return f"{one.verdict}, without a log of its tests"
-    if not marked(log.read_bytes()):
+    if not has_markers(log.read_bytes()):
         return "" if one.verdict is Verdict.TESTS_FAIL else f"{one.verdict}, and no test ended"
     try:
         found = report(row, patch.read_bytes(), log)
-    except Unread as error:
+    except UnreadableLog as error:
         return "" if one.verdict is Verdict.TESTS_FAIL else f"{one.verdict}, and {error}"
     resolved, tests = bool(found.get("resolved")), counts(found)
     if resolved != (one.verdict is Verdict.RESOLVED):

@@ -35,7 +35,7 @@ def cross_check(folder: Path, say: Callable[[str], None] = print) -> tuple[int, 
 
 
 def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    from kvci.grade.patch import marked  # swebench: seconds
+    from kvci.grade.patch import has_markers  # swebench: seconds
 
     spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
@@ -74,7 +74,7 @@ def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[st
                 for name, outcome in trials.items():
                     report = reports[name, patches[name]]
                     log = folders[name] / "grade" / "test_output.txt"
-                    unmarked = log.exists() and not marked(log.read_bytes())
+                    unmarked = log.exists() and not has_markers(log.read_bytes())
                     if report is None and outcome.verdict not in UNREPORTED and not unmarked:
                         lines.append(f"{arm} {name}: the harness wrote no report for it")
                         continue

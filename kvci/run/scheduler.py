@@ -449,7 +449,7 @@ class Scheduler:
                 client=client,
                 sandbox=sandbox,
                 slot=slot,
-                heard=self._progress.tokens,
+                on_answer=self._progress.tokens,
                 trajectory=self._directory.trial(trial) / "trajectory.jsonl",
                 tests=tuple(sorted(patched_files(instance.row.test_patch))),
             )

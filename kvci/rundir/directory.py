@@ -12,7 +12,8 @@ from kvci.files import clear
 from kvci.host import gpu, host
 from kvci.plan import Trial
 from kvci.rundir.documents import Graded, Manifest, Outcome, now
-from kvci.serve.effective import Effective, expected_of, judge, read
+from kvci.serve.effective import Effective, read
+from kvci.serve.proof import expected_of, judge
 from kvci.spec import Spec
 from kvci.taxonomy import Verdict
 

@@ -1,1 +1,1 @@
-"""llama-server: its flags, its process, and what its own log proves that it does."""
+"""llama-server: its flags, its process, and what its own log proves."""

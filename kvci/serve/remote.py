@@ -1,17 +1,18 @@
-"""Someone else's server at a URL, for trying: nothing proves what it does, so it gives no row."""
+"""A server at a URL that kvci did not start; no log proves what it does, so it gives no row."""
 
 from pathlib import Path
 from typing import Self
 
 import httpx
 
-from kvci.serve.effective import Effective, Expected, judge, read
+from kvci.serve.effective import Effective, read
+from kvci.serve.proof import Expected, judge
 from kvci.serve.server import Server, ServerFailed
 from kvci.spec import Arm, Spec
 
 
 class Remote(Server):
-    """The server's interface over a URL: it is neither started nor stopped."""
+    """A Server that kvci neither starts nor stops."""
 
     def __init__(self, spec: Spec, arm: Arm, log: Path) -> None:
         self.arm, self.log = arm, log
@@ -19,7 +20,7 @@ class Remote(Server):
         self._http = httpx.Client(base_url=self.url)
 
     def __enter__(self) -> Self:
-        """Raises ServerFailed if it does not answer."""
+        """Raises ServerFailed if the server does not answer."""
         if not self.healthy():
             raise ServerFailed(f"{self.url} does not answer")
         return self
@@ -28,7 +29,7 @@ class Remote(Server):
         self._http.close()
 
     def healthy(self, timeout_s: float = 5.0) -> bool:
-        """Not every server has /health; one that answers at all is there."""
+        """Whether the server answers; a 404 counts, because not every server has /health."""
         try:
             return self._http.get("/health", timeout=timeout_s).status_code < 500
         except httpx.HTTPError:
@@ -39,4 +40,4 @@ class Remote(Server):
         return judge(read(""), Expected())
 
     def erase(self, slot: int) -> None:
-        """Its slots are not ours."""
+        """Do nothing, because the slots belong to others."""

@@ -1,7 +1,7 @@
-"""The replay engine: speaks llama-server's API and answers from a script per instance.
+"""The replay engine: llama-server's API with answers from a script per instance.
 
-It drives the tests wherever the outcome must be known. Its trials are unverified and can never
-become a row. Run as `python -m kvci.serve.replay SCRIPT FLAGS`; of the flags only --port counts.
+Tests use it where the outcome must be known. Its trials are unverified and never become a row.
+Run it as `python -m kvci.serve.replay SCRIPT FLAGS`; it reads only --port from the flags.
 """
 
 import json
@@ -17,22 +17,22 @@ from kvci.files import Document
 OVERFLOW = (
     "request (5002 tokens) exceeds the available context size (2048 tokens), try increasing it"
 )
-"""As llama-server says it."""
+"""llama-server's own message."""
 
 
 class Step(Document):
-    """One answer: a text, or a way to go wrong."""
+    """One answer: a text, or a fault."""
 
     text: str = ""
     fault: Literal["", "cut", "overflow", "die", "error"] = ""
 
 
 class Script(Document):
-    """Instance id -> its answers; after the last one it is said again."""
+    """Instance id -> its answers. The last answer is repeated for all later requests."""
 
     answers: dict[str, tuple[Step, ...]]
     turn_s: float = 0.0
-    """What every answer takes."""
+    """Seconds that every answer takes."""
 
 
 class Replay(ThreadingHTTPServer):
@@ -47,7 +47,7 @@ class Replay(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    """Header and body are two packets, and the second would wait 40 ms for the first's receipt."""
+    """Otherwise the body's packet waits 40 ms until the header's packet is acknowledged."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -63,12 +63,12 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {})
 
     def _chat(self, body: dict[str, Any]) -> None:
-        """Which answer it is follows from the conversation, so nothing has to be remembered."""
+        """The number of answers in the conversation selects the next one, so there is no state."""
         assert isinstance(self.server, Replay)
         time.sleep(self.server.script.turn_s)
         steps = self.server.script.answers[body["user"]]
-        said = sum(message["role"] == "assistant" for message in body["messages"])
-        step = steps[min(said, len(steps) - 1)]
+        answered = sum(message["role"] == "assistant" for message in body["messages"])
+        step = steps[min(answered, len(steps) - 1)]
         if step.fault == "die":
             os._exit(1)
         if step.fault == "error":
@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _completion(body: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Tokens are counted as four characters each; a cut answer fills its limit."""
+    """A completion that counts four characters as one token; a cut answer fills its limit."""
     cut, limit = step.fault == "cut", body["max_tokens"]
     prompt = sum(len(message["content"]) for message in body["messages"]) // 4
     return completion(step.text, cut, prompt, limit if cut else min(len(step.text) // 4 + 1, limit))

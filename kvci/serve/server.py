@@ -1,4 +1,4 @@
-"""One llama-server process: start it, prove what it does, stop it."""
+"""One llama-server process: start it, prove its configuration, stop it."""
 
 import os
 import re
@@ -17,8 +17,10 @@ import httpx
 
 from kvci.children import die_with_parent
 from kvci.errors import UserError
-from kvci.serve.effective import MISSING, Effective, expected_of, judge, read
+from kvci.serve.effective import Effective, read
 from kvci.serve.flags import server_flags
+from kvci.serve.proof import MISSING, expected_of, judge
+from kvci.serve.server_log import start_error
 from kvci.spec import Arm, Spec
 
 START_S = 600.0
@@ -26,9 +28,12 @@ WRITTEN_S = 10.0
 STOP_S = 10.0
 WATCH_S = 10.0
 UNHEALTHY_MAX = 6
-"""A server that fails its health check so often in a row hangs."""
-USAGE = re.compile(r"invalid argument|error while handling argument|does not know the flag")
-"""How a server says that the fault is the command line's."""
+"""A server that fails this many health checks in a row hangs."""
+USAGE = re.compile(
+    r"error: invalid argument: |error while handling argument|does not know the flag"
+)
+"""How a server reports that its command line is wrong. CUDA's "error: invalid argument" has no
+second colon and is not about the command line."""
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
@@ -37,19 +42,19 @@ class ServerFailed(Exception):
 
 
 class NotProven(UserError):
-    """The server's own log does not prove what was asked."""
+    """The server rejects what was asked, or its log does not prove it."""
 
 
 def resolve(engine: str) -> str:
-    """`auto` is the llama-server that KVCI_LLAMA_SERVER names, or one on PATH if there is one, and
-    else the embedded engine."""
+    """What `auto` means: the llama-server in KVCI_LLAMA_SERVER, else the one on PATH, else the
+    embedded engine. Other engines stay as they are."""
     if engine != "auto":
         return engine
     return os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server") or "embedded"
 
 
 def command(engine: str) -> list[str]:
-    """The program that takes llama-server's flags. Raises UserError if there is none."""
+    """The program that takes llama-server's flags. Raises UserError if it does not exist."""
     if engine.startswith(("http:", "https:")):
         return []
     if engine == "embedded":
@@ -74,17 +79,17 @@ def free_port() -> int:
 
 
 class Server:
-    """A context manager; inside it the server answers at `url` and `effective` is proved."""
+    """A context manager; inside it the server answers at `url` and its configuration is proved."""
 
     def __init__(
         self, spec: Spec, arm: Arm, model: Path, log: Path, scratch: Path | None = None
     ) -> None:
-        """`scratch` is where a slot's files may lie; what a killed kvci leaves is the caller's."""
+        """`scratch` holds the folder of saved slots; the caller clears it after a killed kvci."""
         self.arm, self.log = arm, log
         self._verified = spec.verified
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        # One client for all requests: each new one would read the certificates again, 30 ms.
+        # One client for all requests, because a new one reads the certificates again (30 ms).
         self._http = httpx.Client(base_url=self.url, limits=CONNECTIONS)
         self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-", dir=scratch)
         flags = server_flags(spec, arm, model, port, log, Path(self._folder.name))
@@ -94,7 +99,8 @@ class Server:
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
-        """Raises ServerFailed if it does not come up, NotProven if it does something else."""
+        """Raises ServerFailed if the server does not start, NotProven if it differs from what was
+        asked."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.with_suffix(".out").open("wb") as out:
             self._process = subprocess.Popen(
@@ -137,7 +143,7 @@ class Server:
         return judge(read(text), self.asked)
 
     def prove(self) -> None:
-        """Raises NotProven with what was asked and what the log says."""
+        """Raises NotProven with what was asked and what the log shows."""
         problems = self.effective.problems
         if problems:
             raise NotProven(
@@ -146,9 +152,9 @@ class Server:
             )
 
     def erase(self, slot: int) -> None:
-        """Forget what the slot's cache holds, so that a trial starts from nothing."""
-        asked = self._http.post(f"/slots/{slot}?action=erase", json={}, timeout=30)
-        asked.raise_for_status()
+        """Empty the slot's cache, so that a trial starts without cached tokens."""
+        answer = self._http.post(f"/slots/{slot}?action=erase", json={}, timeout=30)
+        answer.raise_for_status()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -164,7 +170,7 @@ class Server:
         self._folder.cleanup()
 
     def _watch(self) -> None:
-        """A server that hangs is ended, so that whoever waits for its answer learns of it."""
+        """Kill a server that hangs, so that requests to it fail instead of waiting."""
         unhealthy = 0
         while self._process and not self._stopping.wait(WATCH_S):
             unhealthy = 0 if self.healthy() else unhealthy + 1
@@ -172,7 +178,7 @@ class Server:
                 self._process.kill()
 
     def _wait_until_written(self) -> None:
-        """A server may answer before the last lines of its start are in its log."""
+        """Wait for the last lines of the start: a server may answer before they are in its log."""
         until = time.monotonic() + WRITTEN_S
         while any(MISSING in problem for problem in self.effective.problems):
             if time.monotonic() > until:
@@ -183,19 +189,19 @@ class Server:
         deadline = time.monotonic() + START_S
         while not self.healthy():
             if not self.alive():
-                said = self._last_error()
-                if USAGE.search(said):
+                error = self._start_error()
+                if USAGE.search(error):
                     raise NotProven(
-                        f"The server of arm {self.arm.id} does not take its flags: {said}; "
-                        "mend the arm."
+                        f"The server of arm {self.arm.id} rejects its flags: {error}; "
+                        "change the arm's flags."
                     )
-                raise ServerFailed(f"llama-server ended while starting: {said}")
+                raise ServerFailed(f"llama-server ended while starting: {error}")
             if time.monotonic() > deadline:
                 raise ServerFailed(f"llama-server is not healthy after {START_S:.0f} s")
             time.sleep(0.1)
 
     def _warm_up(self) -> None:
-        """A few tokens in one slot: warnings about kernels come with the first decode."""
+        """Decode a few tokens, because llama.cpp warns about kernels at the first decode."""
         body = {"prompt": "def f(x):", "n_predict": 4, "temperature": 0, "id_slot": 0}
         try:
             self._http.post("/completion", json=body, timeout=START_S).raise_for_status()
@@ -204,24 +210,23 @@ class Server:
             raise ServerFailed(f"the warm-up decode failed: {error}") from None
 
     def _prove_template(self) -> None:
-        """What is said reaches the model. Raises NotProven if the chat template drops it."""
-        said = "kvci-asks-whether-this-is-read"
-        body = {"messages": [{"role": "user", "content": said}]}
+        """Raises NotProven if the chat template drops the text of a user message."""
+        text = "kvci-asks-whether-this-is-read"
+        body = {"messages": [{"role": "user", "content": text}]}
         try:
             answer = self._http.post("/apply-template", json=body, timeout=30)
             prompt = str(answer.raise_for_status().json().get("prompt"))
         except (httpx.HTTPError, ValueError) as error:
-            raise ServerFailed(f"the chat template could not be tried: {error}") from None
-        if said not in prompt:
+            raise ServerFailed(f"the chat template could not be tested: {error}") from None
+        if text not in prompt:
             raise NotProven(
-                f"The chat template of arm {self.arm.id} makes {prompt[:80]!r} of what is said; "
-                "give the model's chat_template as Jinja text."
+                f"The chat template of arm {self.arm.id} drops the text of messages: it renders "
+                f"{prompt[:80]!r}; give the model's chat_template as Jinja text."
             )
 
-    def _last_error(self) -> str:
+    def _start_error(self) -> str:
         for path in (self.log, self.log.with_suffix(".out")):
             text = path.read_text(errors="replace") if path.exists() else ""
-            errors = [line for line in text.splitlines() if " E " in line or "rror" in line]
-            if errors:
-                return errors[-1].strip()
+            if error := start_error(text):
+                return error
         return f"no message (see {self.log})"

@@ -1,1 +1,1 @@
-"""Where instances come from: SWE-bench rows, and the calibration suite."""
+"""Where instances come from: SWE-bench rows and the calibration suite."""

@@ -1,7 +1,7 @@
-"""The kinds of bug: a small function with one line right, the same line wrong, and inputs.
+"""The kinds of bug: a small function, its right line, its wrong line, and arguments of calls.
 
-`{k}` is a constant that the generator draws, `{k1}` one more. What a call should
-give is never written here: the right function is run, so that no expectation can be mistaken.
+`{k}` is a constant that the generator draws, `{k1}` is that constant plus 1. Expected results are
+not written here: the generator runs the right function, so no expected result can be wrong.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Bug:
     kind: str
     parameters: str
     body: str
-    """Python lines with `{line}` where the right or the wrong line goes."""
+    """Python lines with `{line}` in place of the right or wrong line."""
     right: str
     wrong: str
     calls: tuple[str, ...]
-    """Argument lists; at least one must tell right from wrong for every constant."""
+    """Argument lists. For every constant, one of them must tell the right line from the wrong."""
 
     def source(self, name: str, constant: int, broken: bool) -> str:
         body = self.body.replace("{line}", self.wrong if broken else self.right)

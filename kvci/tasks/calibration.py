@@ -1,8 +1,8 @@
-"""The calibration suite: instances generated from a seed, as true v5 rows.
+"""The calibration suite: instances generated from a seed, as rows in the v5 format.
 
-Each is a small Python repository with one planted bug, an issue text, tests of all other functions
-in the repository, the failing test that only grading has, and the gold patch. Names of the train
-and the test split never meet: a name's hash says which split may use it.
+Each instance is a small Python repository with one planted bug, an issue text, tests of all other
+functions, a failing test that only grading has, and the gold patch. The train and the test split
+share no name of a function or file: the hash of a name decides which split may use it.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ IMAGE = "kvci/calibration:1"
 TESTS = "tests/test_all.py"
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvz" for second in "aeiou")
 SHADOWED = {"site", "time"}
-"""Modules of Python's own that are loaded already: a file of this name would not be imported."""
+"""Names of standard modules that Python has already loaded; a file of that name would not be
+imported."""
 Split = Literal["train", "test"]
 
 
@@ -43,14 +44,14 @@ class _Function:
 
 @cache
 def _call(bug: Bug, constant: int, arguments: str, broken: bool) -> Any:
-    """Our own source, run in our own process, to learn what a call gives."""
+    """The result of a call. The source is ours, so it runs in this process."""
     scope: dict[str, Any] = {}
     exec(bug.source("called", constant, broken), scope)
     return scope["called"](*eval(f"({arguments},)"))
 
 
 def split_of(name: str) -> Split:
-    """The only split that may use a name."""
+    """The split that may use a name."""
     return "test" if hashlib.sha256(name.encode()).digest()[0] % 4 == 0 else "train"
 
 
@@ -63,7 +64,7 @@ def _name(rng: random.Random, split: Split) -> str:
 
 
 def generate(split: Split, seed: int, functions: int = 8, files: int = 1) -> Instance:
-    """One instance; the same arguments give the same bytes on every machine.
+    """One instance. The same arguments give the same bytes on every machine.
 
     Raises UserError if there are fewer functions than files.
     """
@@ -124,7 +125,7 @@ def _test_id(function: _Function) -> str:
 
 
 def _tests(made: list[_Function]) -> str:
-    """A module of tests that also runs itself, so that no test runner has to be installed."""
+    """A test module that runs its own tests, so that no test runner has to be installed."""
     tests = []
     for function in made:
         checks = "".join(
@@ -151,7 +152,7 @@ def _tests(made: list[_Function]) -> str:
 
 
 def _eval_script(tests: str) -> str:
-    """The tests are written anew, so that a model that edits them gains nothing."""
+    """The script writes the tests again before it runs them, so that editing them gains nothing."""
     return (
         "#!/bin/bash\nset -uo pipefail\ncd /testbed\nmkdir -p tests\n"
         f"cat > {TESTS} <<'EOF_TESTS'\n{tests}EOF_TESTS\n"
@@ -163,7 +164,7 @@ def _eval_script(tests: str) -> str:
 
 
 def _diff(path: str, old: str, new: str) -> str:
-    """A git patch of one hunk: where the texts begin to differ to where they end."""
+    """A git patch with one hunk, from the first line that differs to the last."""
     before, after = old.splitlines(), new.splitlines()
     same = [a == b for a, b in zip(before, after, strict=False)]
     first = same.index(False) if False in same else len(same)
@@ -171,11 +172,11 @@ def _diff(path: str, old: str, new: str) -> str:
     tail = [a == b for a, b in zip(before[::-1], after[::-1], strict=False)][:left]
     last = tail.index(False) if False in tail else len(tail)
     start, above = max(0, first - 3), before[max(0, first - 3) : first]
-    gone, come = before[first : len(before) - last], after[first : len(after) - last]
+    removed, added = before[first : len(before) - last], after[first : len(after) - last]
     below = before[len(before) - last :][:3]
-    counts = (len(above) + len(below) + len(part) for part in (gone, come))
+    counts = (len(above) + len(below) + len(part) for part in (removed, added))
     lines = [f"@@ -{start + 1},{next(counts)} +{start + 1},{next(counts)} @@"]
-    for mark, part in ((" ", above), ("-", gone), ("+", come), (" ", below)):
+    for mark, part in ((" ", above), ("-", removed), ("+", added), (" ", below)):
         lines += [mark + line for line in part]
     return f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n" + "".join(
         f"{line}\n" for line in lines
@@ -187,16 +188,20 @@ def suite(text: str) -> list[Instance]:
 
     Raises UserError for anything else.
     """
-    asked: dict[str, Any] = {"split": "test", "functions": 8, "files": 1, "count": 20, "first": 0}
+    defaults = {"split": "test", "functions": 8, "files": 1, "count": 20, "first": 0}
+    asked: dict[str, Any] = dict(defaults)
     for part in filter(None, text.removeprefix("calibration").removeprefix(":").split(",")):
         key, _, value = part.partition("=")
         number = key in asked and key != "split" and value.isdecimal()
         if not number and part not in ("split=train", "split=test"):
             raise UserError(
-                f"'{part}' says nothing about the calibration suite; it has {json.dumps(asked)}."
+                f"'{part}' is not an option of the calibration suite; its options and defaults are "
+                f"{json.dumps(defaults)}."
             )
         asked[key] = int(value) if number else value
     if asked["count"] > COUNT_MAX:
-        raise UserError(f"The calibration suite has {COUNT_MAX} instances at a time; lower count.")
+        raise UserError(
+            f"The calibration suite gives at most {COUNT_MAX} instances at a time; lower count."
+        )
     seeds = range(asked["first"], asked["first"] + asked["count"])
     return [generate(asked["split"], seed, asked["functions"], asked["files"]) for seed in seeds]

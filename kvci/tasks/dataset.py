@@ -1,4 +1,4 @@
-"""A dataset by its name: the calibration suite, a file of rows, or a hub's."""
+"""A dataset's name -> its instances: the calibration suite, a file, or a dataset of the hub."""
 
 import hashlib
 import re
@@ -17,20 +17,21 @@ NAMED = {
     "verified": "SWE-bench/SWE-bench_Verified",
     "multilingual": "SWE-bench/SWE-bench_Multilingual",
 }
-"""Short names of repositories on the hub, in the v5 format."""
+"""Short name -> repository on the hub, in the v5 format."""
 TEST_SPLIT = "data/test-*.parquet"
 
 
 def load(dataset: str, known: str = "") -> list[Instance]:
-    """Its instances in order. Raises UserError."""
+    """The instances of a dataset, in order. Raises UserError."""
     return load_with_revision(dataset, known)[0]
 
 
 def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], str]:
-    """Its instances in order, and the hub's commit that they came from; a file has none.
+    """The instances of a dataset, in order, and their commit on the hub ("" if not from the hub).
 
-    A repository of the hub may be given with a revision, as `OWNER/NAME@REVISION`. `known` is the
-    commit of a run that has begun: it stays with it, and needs the hub no more. Raises UserError.
+    A repository of the hub may carry a revision: `OWNER/NAME@REVISION`. A resumed run gives its
+    commit as `known`; the run keeps that commit, and works without the hub if its files are cached.
+    Raises UserError.
     """
     if dataset.partition(":")[0] == "calibration":
         return suite(dataset), ""
@@ -54,6 +55,7 @@ def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], s
 
 
 def dataset_sha256(instances: Iterable[Instance]) -> str:
+    """The sha256 of all rows in their order."""
     digest = hashlib.sha256()
     for instance in instances:
         digest.update(instance.row.model_dump_json().encode())

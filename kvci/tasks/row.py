@@ -1,7 +1,7 @@
 """One instance: a SWE-bench row in the v5 format."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from kvci.versioned import Versioned
 
 
 class Row(Versioned):
-    """The columns of swebench 5's datasets, by their own names."""
+    """The columns of swebench 5's datasets, under swebench's names."""
 
     repo: str
     instance_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """It names folders."""
+    """The pattern makes it safe as a folder name."""
     base_commit: str = Field(pattern=r"^([0-9a-f]{7,64}|HEAD)$")
-    """Programs of git's are given it, and would take another word for an option."""
+    """The pattern makes it safe as an argument of git, which would read `--x` as an option."""
     patch: str
     test_patch: str
     problem_statement: str
@@ -50,13 +50,8 @@ class Row(Versioned):
 
 def load(path: Path) -> list[Row]:
     """The rows of a .jsonl or .parquet file in their order. Raises UserError."""
-    return parse(_raw(path), str(path))
-
-
-def parse(raws: Iterable[dict[str, Any]], path: str) -> list[Row]:
-    """Rows as they come from `path`. Raises UserError."""
     rows: list[Row] = []
-    for number, raw in enumerate(raws, 1):
+    for number, raw in enumerate(_raw(path), 1):
         if "image" not in raw and "patch" in raw:
             raise UserError(
                 f"{path} holds rows of the old format, without image and eval_script; "
@@ -70,7 +65,7 @@ def parse(raws: Iterable[dict[str, Any]], path: str) -> list[Row]:
             ) from None
     ids = {row.instance_id for row in rows}
     if len(ids) != len(rows):
-        raise UserError(f"{path} holds an instance_id twice; every row needs its own.")
+        raise UserError(f"{path} holds an instance_id twice; remove one of the rows.")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Scripts for the replay engine: behaviours whose class is known beforehand."""
+"""Scripts for the replay engine: behaviours with a known class."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ EXPECTED: dict[str, str] = {
     "steps": "A4",
     "server_dies": "I2",
 }
-"""Behaviour -> the class that a trial of it must get."""
+"""Behaviour -> the class that its trials must get."""
 
 
 def _bash(command: str) -> Step:
@@ -34,7 +34,7 @@ def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
     (file,) = patched_files(instance.row.patch)
     gold = _bash(f"git apply - <<'EOF'\n{instance.row.patch}EOF")
     other = instance.row.PASS_TO_PASS[0].partition("::test_")[2]
-    home = next(name for name, text in instance.files.items() if f"def {other}(" in text)
+    other_file = next(name for name, text in instance.files.items() if f"def {other}(" in text)
     submit = _bash("submit")
     steps = tuple(_bash(f"echo {number}") for number in range(64))
     scripts: dict[str, tuple[Step, ...]] = {
@@ -45,7 +45,7 @@ def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
         "overflow": (_bash(f"cat {file}"), Step(fault="overflow")),
         "runaway": (Step(text="and so on", fault="cut"),),
         "malformed": (Step(text="I would rather not."),),
-        "breaks": (gold, _bash(f"echo '{other} = None' >> {home}"), submit),
+        "breaks": (gold, _bash(f"echo '{other} = None' >> {other_file}"), submit),
         "hangs": (_bash(f"echo 'while True: pass' >> {file}"), submit),
         "kills": (_bash(f"echo 'import os; os.kill(os.getppid(), 9)' >> {file}"), submit),
         "syntax": (_bash(f"echo 'def (:' >> {file}"), submit),
@@ -57,7 +57,8 @@ def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
 
 
 def script(instances: Sequence[Instance]) -> tuple[Script, dict[str, str]]:
-    """A script that gives the instances the behaviours in turn, and each one's expected class."""
+    """A script that assigns the behaviours to the instances in turn, and instance id -> expected
+    class."""
     names = list(EXPECTED)
     given = {i.row.instance_id: names[n % len(names)] for n, i in enumerate(instances)}
     answers = {i.row.instance_id: behave(i, given[i.row.instance_id]) for i in instances}

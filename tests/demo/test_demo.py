@@ -1,4 +1,4 @@
-"""Both controls, live: what is harmless is not called harmful, what is harmful is."""
+"""Both models, live: claims of harm where harm is known, and nowhere else."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.console import Console
 from kvci.cli import main
 from kvci.compare.compare import compare
 from kvci.compare.side import side_of
-from kvci.demo.known_answer import ENOUGH, MODELS, asked, right
+from kvci.demo.known_answer import INSTANCES_MIN, MODELS, agrees, spec_fields
 from kvci.record.from_run import build
 from kvci.record.schema import Record
 from kvci.record.store import read_all
@@ -27,25 +27,25 @@ def records(folder: Path) -> dict[str, Record]:
     return {record.arm: record for record in found}
 
 
-def test_what_is_known_comes_out(tmp_path: Path) -> None:
+def test_the_demo_reproduces_the_known_answer(tmp_path: Path) -> None:
     words = ["demo", "--out", str(tmp_path), "--instances", str(INSTANCES), "--strong"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
-    assert "What is known came out" in done.output
-    assert len(re.findall("NOT as known", done.output)) == 0
+    assert "The known answer is reproduced" in done.output
+    assert len(re.findall("DISAGREES", done.output)) == 0
     plain, twin = (records(next(tmp_path.glob(f"demo-{name}-*"))) for name in ("plain", "twin"))
     for arm in plain.values():
         assert arm.resolved == INSTANCES, arm.arm
     assert twin["q8_0-q8_0"].resolved == INSTANCES
     assert twin["q4_0-q4_0"].resolved <= 1
     for one, other in zip(plain["f16-f16"].counted, twin["f16-f16"].counted, strict=True):
-        assert one.answers_sha256 == other.answers_sha256, "the twin is not the same in f16"
+        assert one.answers_sha256 == other.answers_sha256, "the twin differs in f16"
 
 
-def test_the_twin_says_in_f16_what_the_plain_model_says(tmp_path: Path) -> None:
+def test_the_twin_answers_the_same_in_f16(tmp_path: Path) -> None:
     answers = []
     for model in MODELS:
-        spec = load(None, asked(model, INSTANCES, str(tmp_path)) | {"arms": ("f16/f16",)})
+        spec = load(None, spec_fields(model, INSTANCES, str(tmp_path)) | {"arms": ("f16/f16",)})
         folder, _ = run(spec, model, Console(quiet=True))
         (record,) = build(folder, row=False)
         answers.append([trial.answers_sha256 for trial in record.counted])
@@ -53,7 +53,7 @@ def test_the_twin_says_in_f16_what_the_plain_model_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "q4", "fine"),
+    ("model", "q4", "expected"),
     [
         ("plain", "ok", True),
         ("plain", "fail", False),
@@ -61,29 +61,29 @@ def test_the_twin_says_in_f16_what_the_plain_model_says(tmp_path: Path) -> None:
         ("twin", "fail", True),
     ],
 )
-def test_a_verdict_that_is_not_as_known_is_said_to_be_so(model: str, q4: str, fine: bool) -> None:
+def test_a_claim_against_the_known_answer_disagrees(model: str, q4: str, expected: bool) -> None:
     ends = {"f16/f16": ["ok"] * 12, "q8_0/q8_0": ["ok"] * 12, "q4_0/q4_0": [q4] * 12}
     found = compare([side for record in made.run(ends) if (side := side_of(record))])
-    assert [right(model, arm, found.alpha) for arm in found.arms] == [True, fine]
+    assert [agrees(model, arm, found.alpha) for arm in found.arms] == [True, expected]
 
 
-@pytest.mark.parametrize(("lost", "fine"), [(2, True), (6, False)])
-def test_a_control_beyond_chance_is_not_as_known(lost: int, fine: bool) -> None:
+@pytest.mark.parametrize(("lost", "expected"), [(2, True), (6, False)])
+def test_a_control_beyond_chance_disagrees(lost: int, expected: bool) -> None:
     control = ["fail"] * lost + ["ok"] * (12 - lost)
     ends = {"f16/f16": ["ok"] * 12, "f16/f16 -ub 32": control, "q4_0/q4_0": ["ok"] * 12}
     found = compare([side for record in made.run(ends) if (side := side_of(record))])
-    assert [right("plain", arm, found.alpha) for arm in found.arms] == [fine, True]
+    assert [agrees("plain", arm, found.alpha) for arm in found.arms] == [expected, True]
 
 
-def test_the_example_experiment_is_the_demo_without_its_control() -> None:
+def test_the_example_is_the_demo_without_control() -> None:
     example = load(ROOT / "ci" / "experiments" / "demo.toml", {})
-    demo = load(None, asked("plain", ENOUGH, example.out))
+    demo = load(None, spec_fields("plain", INSTANCES_MIN, example.out))
     assert [arm.id for arm in example.arms] == [arm.id for arm in demo.arms if not arm.flags]
     same = {"model": demo.model, "arms": demo.arms}
     assert example.model_copy(update=same) == demo
 
 
-def test_a_twin_that_cannot_be_made_is_said_before_anything_runs(
+def test_a_missing_twin_stops_before_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KVCI_CACHE", "/proc/none")

@@ -1,4 +1,4 @@
-"""The model fits what it was taught, and its twin is the same function in f16."""
+"""The model was trained on today's agent and suite, and its twin is the same function in f16."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def strings(path: Path) -> dict[str, str]:
     return {name: fields[name].contents() for name in (*NAMES.values(), "general.license")}
 
 
-def test_the_model_was_taught_what_the_agent_says_and_shows() -> None:
+def test_the_model_was_trained_on_todays_agent() -> None:
     found = strings(plain())
     same = {name: found[name] for name in taught()} == taught()
     assert same, (
-        "The agent's prompt, its protocol, what it shows of a command, or the suite is not what "
-        "the calibration model was trained on; train it again (kvci/demo/CARD.md)."
+        "The agent's prompt, protocol or observations, or the suite differ from what the "
+        "calibration model was trained on; train it again (kvci/demo/CARD.md)."
     )
     assert found["general.license"] == "mit"
     assert plain().stat().st_size <= MB_MAX * 10**6
@@ -34,7 +34,7 @@ def weights(path: Path) -> dict[str, NDArray[np.float64]]:
     return {t.name: np.array(t.data, np.float64) for t in GGUFReader(path).tensors}
 
 
-def test_the_twin_has_outliers_and_the_same_products(
+def test_the_twin_has_outliers_and_equal_products(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KVCI_CACHE", str(tmp_path))
@@ -52,11 +52,11 @@ def test_the_twin_has_outliers_and_the_same_products(
     for row in range(256):
         grown = np.abs(two[keys][row]).max() / np.abs(one[keys][row]).max()
         assert grown == (32 if row in outliers else 1)
-        was, now = (np.outer(some[queries][row], some[keys][row]) for some in (one, two))
-        assert np.allclose(was, now, rtol=1e-2, atol=1e-6)
+        before, after = (np.outer(model[queries][row], model[keys][row]) for model in (one, two))
+        assert np.allclose(before, after, rtol=1e-2, atol=1e-6)
 
 
-def test_a_cache_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVCI_CACHE", "/proc/none")
-    with pytest.raises(UserError, match="set KVCI_CACHE to a folder that can"):
+    with pytest.raises(UserError, match="set KVCI_CACHE to a folder that kvci can"):
         twin()

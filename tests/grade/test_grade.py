@@ -1,4 +1,4 @@
-"""Calibration instances in the real sandbox, judged by swebench's own grading."""
+"""Calibration instances in the real sandbox, graded by swebench's own code."""
 
 import re
 from pathlib import Path
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[bytes | str, Verdict]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_verdict(case: str, tmp_path: Path) -> None:
+def test_each_kind_of_patch_gets_its_verdict(case: str, tmp_path: Path) -> None:
     patch, expected = CASES[case]
     data = patch_of(patch) if isinstance(patch, str) else patch
     found = grade(BUGGY.row, data, lambda: Bwrap(BUGGY.files), tmp_path, test_s=3)
@@ -55,7 +55,7 @@ def test_verdict(case: str, tmp_path: Path) -> None:
 
 
 class Late(Bwrap):
-    """The first script takes too long, as on a disk that is busy with other things."""
+    """Its first script times out, as on a busy disk."""
 
     late = True
 
@@ -66,14 +66,14 @@ class Late(Bwrap):
         return super().script(text, limits)
 
 
-def test_a_patch_that_could_not_be_applied_in_time_is_no_failure_of_its_tests(
+def test_a_patch_not_applied_in_time_is_infrastructure(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(SandboxFailed, match="could not be applied"):
         grade(BUGGY.row, GOLD, lambda: Late(BUGGY.files), tmp_path, 20.0)
 
 
-def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
+def test_a_patch_breaks_other_tests(tmp_path: Path) -> None:
     other = BUGGY.row.PASS_TO_PASS[0].partition("::test_")[2]
     file = next(name for name, text in BUGGY.files.items() if f"def {other}(" in text)
     patch = patch_of(APPLIED, f"echo '{other} = None' >> {file}")
@@ -82,10 +82,10 @@ def test_a_patch_that_breaks_other_tests(tmp_path: Path) -> None:
     assert found.pass_to_pass == (3, 4)
 
 
-def test_a_log_that_nobody_can_wait_for_says_nothing(
+def test_an_unreadable_log_gives_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The only worker never came to its end, nor did the run."""
+    """Without the limit the worker and the run would never end."""
 
     def endless(**_: object) -> None:
         re.match(r"(a+)+$", "a" * 60 + "b")
@@ -96,9 +96,9 @@ def test_a_log_that_nobody_can_wait_for_says_nothing(
     assert lacks_marker(found) and "takes more than 1 s to read" in found.detail
 
 
-def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
-    said = r"import os; os.write(1, b'caf\xe9\n')"
-    patch = patch_of(APPLIED, f'echo "{said}" >> {FILE}')
+def test_a_log_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    program = r"import os; os.write(1, b'caf\xe9\n')"
+    patch = patch_of(APPLIED, f'echo "{program}" >> {FILE}')
     found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert found.verdict is Verdict.RESOLVED, found
     assert "caf\ufffd" in (tmp_path / "test_output.txt").read_text()

@@ -1,4 +1,4 @@
-"""kvci's grading beside `swebench eval`, on patches of every kind."""
+"""kvci's grading against `swebench eval`, on patches of every kind."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def added(path: str, lines: str) -> str:
 
 
 def kinds(gold: str) -> dict[str, tuple[str, Verdict]]:
-    """Kind -> the patch, and kvci's verdict of it."""
+    """Kind -> the patch, and kvci's verdict about it."""
     breaking = added("tests/conftest.py.orig", "x")
     shadow = added("tests/test_cli_extra.py", "x = 1")
     context = gold.replace("\n ", "\n  ", 3)
@@ -85,7 +85,7 @@ def kinds(gold: str) -> dict[str, tuple[str, Verdict]]:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_the_harness_says_the_same_of_every_kind_of_patch(tmp_path: Path) -> None:
+def test_kvci_and_the_harness_agree_on_every_kind(tmp_path: Path) -> None:
     real_images(INSTANCE)
     (one,) = [each for each in row.load(data(ROWS)) if each.instance_id == INSTANCE]
     wrong = []
@@ -94,15 +94,17 @@ def test_the_harness_says_the_same_of_every_kind_of_patch(tmp_path: Path) -> Non
         graded = ours(one, patch, folder / "ours")
         if graded.verdict is not verdict:
             wrong.append(f"{kind}: {graded.verdict}, not {verdict} {graded.detail}")
-        reports = evaluate([one], {INSTANCE: patch}, folder / "theirs", TEST_S)
+        reports = evaluate([one], {INSTANCE: patch}, folder / "harness", TEST_S)
         if INSTANCE not in reports:
-            none = (Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT, Verdict.EMPTY_PATCH)
-            if graded.verdict not in none:
-                wrong.append(f"{kind}: the harness writes no report, and kvci {graded.verdict}")
+            without_report = (Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT, Verdict.EMPTY_PATCH)
+            if graded.verdict not in without_report:
+                wrong.append(
+                    f"{kind}: the harness writes no report, kvci's verdict is {graded.verdict}"
+                )
             continue
         report = folder / "ours" / "report.json"
-        mine = json.loads(report.read_text()) if report.exists() else {"resolved": False}
-        wrong += [f"{kind}: {line}" for line in differences(mine, reports[INSTANCE])]
+        own = json.loads(report.read_text()) if report.exists() else {"resolved": False}
+        wrong += [f"{kind}: {line}" for line in differences(own, reports[INSTANCE])]
     assert not wrong, "\n".join(wrong)
 
 
@@ -115,7 +117,7 @@ git update-ref refs/heads/later $later
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Path) -> None:
+def test_the_verb_cross_checks_on_a_stripped_image(tmp_path: Path) -> None:
     real_images(INSTANCE)
     (one,) = [each for each in row.load(data(ROWS)) if each.instance_id == INSTANCE]
     engine.client().containers.run(one.image, ["bash", "-c", LATER], name="kvci-later")
@@ -160,7 +162,7 @@ def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Pa
     wrong.write(path)
     (path.parent / "grade" / "report.json").unlink()
     done = CliRunner().invoke(main, ["grade", str(folder), "--with-harness"])
-    assert done.exit_code == 1 and "resolved is True, the harness's False" in done.output, (
+    assert done.exit_code == 1 and "resolved is True, the harness reports False" in done.output, (
         done.output
     )
     (kept,) = [each for each in image_cache.ours() if name in each.names]

@@ -1,4 +1,4 @@
-"""`kvci grade`: gold patches and predictions of others, and bad input."""
+"""`kvci grade`: gold patches, predictions of other tools, and bad input."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ def grade(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_gold_resolves(tmp_path: Path) -> None:
+def test_gold_patches_resolve(tmp_path: Path) -> None:
     code, text = grade("--dataset", DATASET, "--gold", "--json", "--out", str(tmp_path / "out"))
     assert code == 0, text
     found = json.loads(text)
@@ -32,19 +32,19 @@ def test_gold_resolves(tmp_path: Path) -> None:
     assert not RunDirectory(tmp_path / "out").scratch.exists()
 
 
-def test_what_a_killed_kvci_left_is_in_no_ones_way_and_what_others_have_stays(
+def test_grading_removes_only_its_own_scratch_folder(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    scratch, theirs = RunDirectory(out).scratch, out / "tmp" / "theirs"
+    scratch, foreign = RunDirectory(out).scratch, out / "tmp" / "foreign"
     (scratch / "kvci-trial-left").mkdir(parents=True)
-    theirs.mkdir(parents=True)
+    foreign.mkdir(parents=True)
     words = ("--dataset", "calibration:functions=3,count=1", "--gold")
     assert grade(*words, "--out", str(out))[0] == 0
-    assert theirs.exists() and not scratch.exists()
+    assert foreign.exists() and not scratch.exists()
 
 
-def test_predictions(tmp_path: Path) -> None:
+def test_predictions_get_their_verdicts(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     lines = [
         {"instance_id": FIRST.row.instance_id, "model_patch": FIRST.row.patch},
@@ -58,7 +58,7 @@ def test_predictions(tmp_path: Path) -> None:
     assert f"{SECOND.row.instance_id}: empty_patch" in text
 
 
-def test_what_goes_with_the_other_kind_is_refused(tmp_path: Path) -> None:
+def test_options_of_the_other_mode_are_refused(tmp_path: Path) -> None:
     for words in (["--filter", "x"], ["--mirror", "x"], ["--gold"], ["--json"], ["--test-s", "1"]):
         code, text = grade(str(tmp_path), *words)
         assert code == 2 and f"{words[0]} needs --dataset" in text
@@ -96,13 +96,13 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     file.write_text(f"{line}\n{line}")
     assert "has two patches for" in grade(*words)[1]
     file.write_text(line.replace('""', r'"\ud83d"'))
-    code, said = grade(*words)
-    assert code == 2 and "Line 1" in said and "surrogates" in said
+    code, text = grade(*words)
+    assert code == 2 and "Line 1" in text and "surrogates" in text
     assert "no instance" in grade("--dataset", DATASET, "--gold", "--filter", "zzz")[1].lower()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stop_takes_less_than_5_s_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_stop_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
     words = ["grade", "--dataset", "calibration:functions=3,count=60", "--gold"]
     words += ["--out", str(tmp_path / "out")]
     call = "from kvci.cli import main; main()"
@@ -113,9 +113,9 @@ def test_a_stop_takes_less_than_5_s_and_leaves_nothing(tmp_path: Path) -> None:
         while not list((tmp_path / "out").glob("*/graded.json")):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.1)
-        began = time.monotonic()
+        stopped = time.monotonic()
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
-    assert time.monotonic() - began < 5
-    assert process.returncode == 2 and said.startswith(b"kvci: Stopped;"), said
-    assert len(said.splitlines()) == 1 and not (tmp_path / "out" / "tmp").exists()
+        output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - stopped < 5
+    assert process.returncode == 2 and output.startswith(b"kvci: Stopped;"), output
+    assert len(output.splitlines()) == 1 and not (tmp_path / "out" / "tmp").exists()

@@ -1,4 +1,4 @@
-"""The harness is asked anew each time: of a run that it knows it only repeats the reports."""
+"""How kvci runs the harness: a new run id each time, and no containers left behind."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ from kvci.tasks.calibration import generate
 from tests.made_images import calibration_image
 
 
-def test_a_second_comparison_runs_the_harness_again(
+def test_every_comparison_has_its_own_run_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -27,22 +27,26 @@ def test_a_second_comparison_runs_the_harness_again(
     assert len(set(asked)) == 2
 
 
-def test_the_containers_of_a_harness_that_was_ended_are_removed(
+def test_containers_of_a_killed_harness_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They had no label of kvci's, slept for ever and kept their images."""
+    """The containers have no label of kvci, sleep forever and keep their images in use."""
     names = ["kvci-0123456789ab", "kvci-0123456789ac"]
     (tmp_path / "logs" / "run_evaluation" / names[0]).mkdir(parents=True)
     done = subprocess.CompletedProcess([], 0, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    some = engine.client().containers
+    containers = engine.client().containers
     made = [
-        some.run(calibration_image(), ["sleep", "99"], name=f"sweb.eval.x.{name}", detach=True)
+        containers.run(
+            calibration_image(), ["sleep", "99"], name=f"sweb.eval.x.{name}", detach=True
+        )
         for name in names
     ]
     try:
         harness.evaluate([], {}, tmp_path, 60.0)
-        left = {one.id for one in some.list(all=True)}
-        assert [one.id in left for one in made] == [False, True], "the other is somebody else's"
+        left = {one.id for one in containers.list(all=True)}
+        assert [one.id in left for one in made] == [False, True], (
+            "the second container belongs to another folder"
+        )
     finally:
         made[1].remove(force=True)

@@ -17,8 +17,8 @@ from kvci.record.store import read, read_all, write
 from kvci.report.update import record_run
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WAITS, Outcome
-from kvci.serve.effective import expected_of, judge
 from kvci.serve.effective import read as read_log
+from kvci.serve.proof import expected_of, judge
 from kvci.spec import Spec
 from kvci.taxonomy import Class, Exit, Verdict
 from tests.conftest import GOLDEN

@@ -214,7 +214,7 @@ def kvci(*words: str) -> "subprocess.CompletedProcess[str]":
         (("--run-id", "x" * 300), "cannot name a run"),
         (("--kv", "f16/f16 -ubb 32"), "may not set -ubb"),
         (("--engine", "replay:none"), "replay script none does not exist"),
-        (("--dataset", "calibration:x=1"), "says nothing"),
+        (("--dataset", "calibration:x=1"), "is not an option"),
     ],
 )
 def test_bad_input_gives_one_line_and_writes_nothing(

@@ -1,4 +1,4 @@
-"""Golden logs of real servers; the CUDA ones lie beside the project and are not part of it."""
+"""Golden logs of real servers. Some CUDA logs are not part of the project; their tests skip."""
 
 import json
 
@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.serve.effective import Effective, Expected, judge, read
+from kvci.serve.effective import Effective, read
 from kvci.serve.gguf import cache_mib, header, locate
+from kvci.serve.proof import Expected, judge
 from kvci.spec import load
 from tests.conftest import GOLDEN, MODEL, data
 
@@ -28,11 +29,11 @@ def test_cpu_builds_prove_what_was_asked(build: str) -> None:
     assert found.build
 
 
-def test_both_caches_of_a_sliding_window_model_are_added() -> None:
+def test_both_sliding_window_caches_are_added() -> None:
     assert read(golden("b11434-cpu-f16-f16")).kv_mib == 42.0
 
 
-def test_memory_is_that_of_the_device() -> None:
+def test_memory_is_the_memory_of_the_device() -> None:
     found = read(golden("b11434-cpu-q8_0-q8_0"))
     assert (found.weights_mib, found.compute_mib) == (247.82, 21.81)
     again = (
@@ -47,7 +48,7 @@ def problems(log: str, asked: Expected = ASKED) -> str:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "problem"),
     [
         ("K (q8_0)", "K (f16)", "KV type is f16/q8_0, asked was q8_0/q8_0"),
         ("n_ctx_slot = 2048", "n_ctx_slot = 1024", "context per slot is 1024, asked was 2048"),
@@ -61,13 +62,13 @@ def problems(log: str, asked: Expected = ASKED) -> str:
         ("system_info", "other_info", "kernel path is not shown"),
     ],
 )
-def test_each_deviation_alone_is_a_problem(old: str, new: str, says: str) -> None:
+def test_each_deviation_is_a_problem(old: str, new: str, problem: str) -> None:
     log = golden("b11434-cpu-q8_0-q8_0")
     assert old in log
-    assert says in problems(log.replace(old, new))
+    assert problem in problems(log.replace(old, new))
 
 
-def test_rotation_off_is_a_problem_only_where_something_is_quantized() -> None:
+def test_rotation_off_matters_only_for_quantized_types() -> None:
     assert problems(golden("b11434-cpu-f16-f16"), Expected(kv_type="f16/f16")) == ""
     log = golden("b11434-cpu-q8_0-q8_0").replace("n_rot_k = 256", "n_rot_k = 0")
     assert "rotation is off" in problems(log.replace("n_rot_v = 64", "n_rot_v = 0"))
@@ -80,7 +81,7 @@ def test_each_quantized_side_must_be_rotated() -> None:
     assert read(only_v.replace("n_rot_k = 256", "n_rot_k = 0")).rotation == "on"
 
 
-def test_the_older_form_of_rotation_and_splits() -> None:
+def test_older_forms_of_rotation_and_splits() -> None:
     log = golden("b11434-cpu-q8_0-q8_0").replace("n_rot_k = 256", "attn_rot_k = 1")
     log = log.replace("n_rot_v = 64", "attn_rot_v = 1").replace("splits = 1", "x\ngraph splits = 1")
     found = read(log)
@@ -94,7 +95,7 @@ def test_an_empty_log_shows_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kv", "path", "says"),
+    ("name", "kv", "path", "problem"),
     [
         ("f16-f16", "f16/f16", "compiled", ""),
         ("q8_0-q8_0", "q8_0/q8_0", "compiled", ""),
@@ -106,13 +107,13 @@ def test_an_empty_log_shows_nothing() -> None:
         ("f16-f16-oom", "f16/f16", "not shown", "does not show the KV type"),
     ],
 )
-def test_cuda(name: str, kv: str, path: str, says: str) -> None:
+def test_cuda_logs_show_the_kernel_path(name: str, kv: str, path: str, problem: str) -> None:
     found: Effective = judge(
         read(data(f"cuda-logs/{name}.log").read_text()), Expected(kv_type=kv, context=8192, slots=2)
     )
     assert found.kernel_path == path
-    assert says in "; ".join(found.problems)
-    assert bool(found.problems) is bool(says)
+    assert problem in "; ".join(found.problems)
+    assert bool(found.problems) is bool(problem)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +122,11 @@ def test_cuda(name: str, kv: str, path: str, says: str) -> None:
         ("f16/f16", "compiled", 2),
         ("q8_0/q8_0", "compiled", 2),
         ("q4_0/q4_0", "compiled", 2),
-        ("q8_0/q4_0", "converted", 2),  # built without its kernel: one warning tells
-        ("iq4_nl/iq4_nl", "cpu", 2 + 2 * 8),  # two splits a layer, and not a word
+        ("q8_0/q4_0", "converted", 2),  # built without its kernel: one warning
+        ("iq4_nl/iq4_nl", "cpu", 2 + 2 * 8),  # two splits a layer, no warning
     ],
 )
-def test_what_ci_runner_builds_is_read_rightly(kv: str, path: str, splits: int) -> None:
+def test_the_kernel_path_of_a_cuda_build(kv: str, path: str, splits: int) -> None:
     found = judge(
         read(golden(f"b11434-cuda-{kv.replace('/', '-')}")),
         Expected(kv_type=kv, context=4096, slots=2),
@@ -137,7 +138,7 @@ def test_what_ci_runner_builds_is_read_rightly(kv: str, path: str, splits: int) 
     assert list(found.problems) == wrong
 
 
-def test_a_build_with_all_kernels_has_those_of_the_types_that_have_any() -> None:
+def test_all_kernels_means_every_pair_with_a_kernel() -> None:
     log = golden("b11434-cuda-q4_0-q4_0").replace("f16-f16,q8_0-q8_0,q4_0-q4_0", "all")
     found = read(log)
     assert found.kernel_path == "compiled"
@@ -145,7 +146,7 @@ def test_a_build_with_all_kernels_has_those_of_the_types_that_have_any() -> None
     assert read(log.replace("K (q4_0)", "K (iq4_nl)")).kernel_path == "not shown"
 
 
-def test_inspect_exits_1_and_says_why() -> None:
+def test_inspect_exits_1_with_the_problem() -> None:
     log = str(GOLDEN / "b11434-cpu-q8_0-q8_0.log")
     fine = CliRunner().invoke(main, ["inspect", log, "--kv", "q8_0/q8_0", "--json"])
     assert fine.exit_code == 0
@@ -159,8 +160,8 @@ def test_inspect_exits_1_and_says_why() -> None:
 
 
 @pytest.mark.parametrize("kv", ["f16-f16", "q8_0-q8_0", "q4_0-q4_0", "q8_0-q4_0"])
-def test_a_cache_takes_what_was_foretold(kv: str) -> None:
-    """Of the calibration model, on a GPU."""
+def test_the_cache_has_the_predicted_size(kv: str) -> None:
+    """The calibration model on a GPU."""
     found = read(golden(f"b11434-cuda-{kv}"))
     asked = {"model": str(MODEL), "arms": [kv.replace("-", "/")], "dataset": "calibration"}
     spec = load(None, asked | {"context": found.context_per_slot, "slots": found.slots})

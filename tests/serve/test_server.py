@@ -1,4 +1,4 @@
-"""Live: the embedded engine with a real model, and liars in its place."""
+"""Live: the embedded engine with a real model, and servers that do not do what was asked."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def test_header_of_the_model(model: Path, tmp_path: Path) -> None:
         header(tmp_path / "no.gguf")
 
 
-def test_the_embedded_engine_proves_answers_erases_and_ends(model: Path, tmp_path: Path) -> None:
+def test_the_embedded_engine_proves_answers_and_erases(model: Path, tmp_path: Path) -> None:
     with start(spec(), model, tmp_path) as server:
         found = server.effective
         assert (found.kv_type, found.context_per_slot, found.slots) == ("q8_0/q8_0", 1024, 2)
@@ -58,7 +58,7 @@ def test_the_embedded_engine_proves_answers_erases_and_ends(model: Path, tmp_pat
         httpx.get(f"{url}/health")
 
 
-LIES = {
+DEVIATIONS = {
     "type": ('words[words.index("-ctk") + 1] = "f16"', "KV type is f16/q8_0"),
     "context": ('words[words.index("-c") + 1] = "1024"', "context per slot is 512"),
     "slots": ('words[words.index("-np") + 1] = "1"', "slots is 1"),
@@ -71,18 +71,16 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_server_that_does_something_else_is_refused(
-    lie: str, model: Path, tmp_path: Path
-) -> None:
-    change, says = LIES[lie]
+@pytest.mark.parametrize("kind", DEVIATIONS)
+def test_a_server_that_differs_is_refused(kind: str, model: Path, tmp_path: Path) -> None:
+    change, problem = DEVIATIONS[kind]
     wrapper = tmp_path / "llama-server"
     wrapper.write_text(
         f"#!{sys.executable}\nimport os, sys\nwords = sys.argv[1:]\n{change}\n"
         'os.execv(sys.executable, [sys.executable, "-m", "kvci.serve.embedded", *words])\n'
     )
     wrapper.chmod(0o755)
-    with pytest.raises(NotProven, match=says), start(spec(str(wrapper)), model, tmp_path):
+    with pytest.raises(NotProven, match=problem), start(spec(str(wrapper)), model, tmp_path):
         pass
 
 
@@ -101,7 +99,7 @@ exec {python} -m kvci.serve.embedded "${{words[@]}}"
 """
 
 
-def test_a_log_that_is_written_late_is_waited_for(model: Path, tmp_path: Path) -> None:
+def test_a_late_log_is_waited_for(model: Path, tmp_path: Path) -> None:
     """2 of 130 starts on a busy machine answered before their log showed the slots."""
     wrapper = tmp_path / "llama-server"
     wrapper.write_text(LATE.format(python=sys.executable))
@@ -110,21 +108,33 @@ def test_a_log_that_is_written_late_is_waited_for(model: Path, tmp_path: Path) -
         assert server.effective.problems == ()
 
 
-def test_a_chat_template_that_drops_what_is_said_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_chat_template_that_drops_messages_is_refused(model: Path, tmp_path: Path) -> None:
     asked = spec()
-    deaf = asked.model.model_copy(update={"chat_template": "{{ 'model' }}"})
+    dropping = asked.model.model_copy(update={"chat_template": "{{ 'model' }}"})
     with (
-        pytest.raises(NotProven, match="makes 'model' of what is said"),
-        start(asked.model_copy(update={"model": deaf}), model, tmp_path),
+        pytest.raises(NotProven, match="renders 'model'"),
+        start(asked.model_copy(update={"model": dropping}), model, tmp_path),
     ):
         pass
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ServerFailed, match="ended while starting"):
+def test_a_server_that_cannot_start_reports_its_error(tmp_path: Path) -> None:
+    missing = "ended while starting: gguf_init_from_file: failed to open GGUF file"
+    with pytest.raises(ServerFailed, match=missing):
         start(spec(), tmp_path / "none.gguf", tmp_path).__enter__()
     with pytest.raises(UserError, match="is not a program"):
         command("/no/such/server")
+
+
+@pytest.mark.parametrize("flags", ["--no-mmap", "-ub many"])
+def test_flags_that_the_server_rejects_stop_the_run(
+    flags: str, model: Path, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(NotProven, match=f"rejects its flags: .*{flags.split()[0]}"),
+        start(spec(kv=f"f16/f16 {flags}"), model, tmp_path),
+    ):
+        pass
 
 
 def test_no_server_outlives_a_killed_kvci(model: Path, tmp_path: Path) -> None:
@@ -144,11 +154,11 @@ def test_no_server_outlives_a_killed_kvci(model: Path, tmp_path: Path) -> None:
     kvci.wait()
     deadline = time.monotonic() + 10
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the server is still there"
+        assert time.monotonic() < deadline, "the server still runs"
         time.sleep(0.05)
 
 
-def test_a_binary_and_the_embedded_engine_prove_the_same(model: Path, tmp_path: Path) -> None:
+def test_a_binary_and_the_embedded_engine_agree(model: Path, tmp_path: Path) -> None:
     binary = os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server")
     if not binary:
         pytest.skip("no llama-server on PATH or in KVCI_LLAMA_SERVER")
@@ -159,7 +169,7 @@ def test_a_binary_and_the_embedded_engine_prove_the_same(model: Path, tmp_path: 
     assert found[0] == found[1]
 
 
-def test_a_server_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_server_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "WATCH_S", 0.05)
     monkeypatch.setattr(server_module, "UNHEALTHY_MAX", 2)
     monkeypatch.setattr(Server.healthy, "__defaults__", (0.2,))

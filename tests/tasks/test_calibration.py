@@ -1,4 +1,4 @@
-"""Every generated instance is held against its gold patch and the empty patch, by swebench."""
+"""The calibration suite; swebench grades each instance's gold patch and the empty patch."""
 
 import random
 import re
@@ -31,8 +31,8 @@ SUITE = [
 ]
 
 
-def verdict(instance: Instance, folder: Path, patch: str) -> bool:
-    """Resolved or not. The code is our own, so no sandbox is needed."""
+def resolves(instance: Instance, folder: Path, patch: str) -> bool:
+    """Whether the patch resolves. The code is ours, so it needs no sandbox."""
     tree = folder / "testbed"
     for name, text in instance.files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +57,8 @@ def verdict(instance: Instance, folder: Path, patch: str) -> bool:
 
 @pytest.mark.parametrize("instance", SUITE, ids=lambda instance: instance.row.instance_id)
 def test_gold_resolves_and_empty_does_not(instance: Instance, tmp_path: Path) -> None:
-    assert verdict(instance, tmp_path / "gold", instance.row.patch)
-    assert not verdict(instance, tmp_path / "empty", "")
+    assert resolves(instance, tmp_path / "gold", instance.row.patch)
+    assert not resolves(instance, tmp_path / "empty", "")
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.kind)
@@ -68,13 +68,13 @@ def test_every_kind_is_a_bug_for_every_constant(bug: Bug) -> None:
         assert any(function.call(c) != function.call(c, broken=True) for c in bug.calls)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_another() -> None:
+def test_the_seed_determines_the_bytes() -> None:
     assert generate("test", 7) == generate("test", 7)
     assert generate("test", 7) != generate("test", 8)
     assert len({instance.row.instance_id for instance in SUITE}) == len(SUITE)
 
 
-def test_train_and_test_names_never_meet() -> None:
+def test_the_splits_share_no_name() -> None:
     for split in ("train", "test"):
         for seed in range(20):
             one = generate(split, seed, functions=8, files=3)
@@ -84,7 +84,7 @@ def test_train_and_test_names_never_meet() -> None:
             assert len(names) == 11 and {split_of(name) for name in names} == {split}
 
 
-def test_no_seed_of_one_split_is_one_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_splits_share_no_random_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: dict[str, set[str]] = {"train": set(), "test": set()}
     real = random.Random
     for split in ("train", "test"):
@@ -100,7 +100,7 @@ def test_no_seed_of_one_split_is_one_of_the_other(monkeypatch: pytest.MonkeyPatc
     assert seeds["train"].isdisjoint(seeds["test"])
 
 
-def test_the_issue_names_the_file_in_about_half_and_never_the_line() -> None:
+def test_half_of_the_issues_name_the_file() -> None:
     named = [".py" in generate("test", seed).row.problem_statement for seed in range(200)]
     assert 70 < sum(named) < 130
     words = r"[a-z]+\(.*\)( in [a-z]+\.py)? gives the wrong result\.\nExpected: .*\nGot: .*\n"
@@ -108,23 +108,23 @@ def test_the_issue_names_the_file_in_about_half_and_never_the_line() -> None:
     assert all(issue.fullmatch(generate("test", s).row.problem_statement) for s in range(200))
 
 
-def test_at_least_ten_kinds() -> None:
+def test_the_suite_has_ten_kinds_of_bug() -> None:
     assert len({generate("train", seed).kind for seed in range(200)}) >= 10
 
 
-def test_suite_by_name() -> None:
+def test_a_suite_by_its_name() -> None:
     found = suite("calibration:split=train,functions=4,count=3,first=5")
     names = [instance.row.instance_id for instance in found]
     assert names == [f"calibration__train-4x1-{seed}" for seed in (5, 6, 7)]
     for bad in ("calibration:colour=3", "calibration:count=x", "calibration:split=dev"):
-        with pytest.raises(UserError, match="says nothing"):
+        with pytest.raises(UserError, match="is not an option of"):
             suite(bad)
     with pytest.raises(UserError, match="cannot fill"):
         suite("calibration:functions=2,files=3")
 
 
-def test_no_module_has_the_name_of_one_of_python_s_own() -> None:
-    """Such a file would be hidden by the other, and its function not found."""
+def test_no_module_hides_a_standard_module() -> None:
+    """Python would import the standard module and not find the function."""
     name = re.compile(f"(?:{'|'.join(SYLLABLES)}){{2,3}}")
     assert {module for module in sys.stdlib_module_names if name.fullmatch(module)} == SHADOWED
     rng = random.Random(0)

@@ -1,3 +1,5 @@
+"""Rows from files, and files that are refused."""
+
 import json
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("old.jsonl", json.dumps(OLD), "old format.*v5"),
         ("broken.jsonl", "{", "Line 1 .* not a JSON object"),
@@ -47,26 +49,26 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
         ("rows.parquet", "no", "not a parquet file"),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, says: str) -> None:
+def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         load(tmp_path / name)
 
 
-def test_an_instance_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_instance_is_refused(tmp_path: Path) -> None:
     (tmp_path / "twice.jsonl").write_text((generate("test", 1).row.model_dump_json() + "\n") * 2)
     with pytest.raises(UserError, match="twice"):
         load(tmp_path / "twice.jsonl")
 
 
-def test_swe_bench_lite() -> None:
+def test_swe_bench_lite_has_300_rows() -> None:
     rows = load(data("swe-bench-lite.v5.jsonl"))
     assert len(rows) == 300
     flask = next(row for row in rows if row.instance_id == "pallets__flask-5063")
     assert (len(flask.FAIL_TO_PASS), len(flask.PASS_TO_PASS)) == (2, 54)
 
 
-def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
     row = generate("test", 0).row.model_copy(update={"problem_statement": "a\u2028b\u0085c"})
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n")

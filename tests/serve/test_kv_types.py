@@ -1,0 +1,25 @@
+"""Every place that lists the KV types has the same ones; each message names the place to change."""
+
+import pytest
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from kvci.serve.effective import QUANTS_ALL
+from kvci.spec import KV_BLOCK_ELEMENTS
+
+
+def test_spec_and_embedded_engine_have_the_same_types() -> None:
+    embedded = pytest.importorskip("kvci.serve.embedded")
+    assert set(embedded.KV_TYPES) == set(KV_BLOCK_ELEMENTS), (
+        "add the KV type to both: KV_BLOCK_ELEMENTS in kvci/spec.py and KV_TYPES in "
+        "kvci/serve/embedded.py"
+    )
+
+
+@pytest.mark.parametrize("kind", KV_BLOCK_ELEMENTS)
+def test_block_sizes_are_those_of_gguf(kind: str) -> None:
+    elements, _ = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    assert KV_BLOCK_ELEMENTS[kind] == elements, "KV_BLOCK_ELEMENTS in kvci/spec.py"
+
+
+def test_types_with_kernels_are_kv_types() -> None:
+    assert set(QUANTS_ALL) <= set(KV_BLOCK_ELEMENTS), "QUANTS_ALL in kvci/serve/effective.py"
