@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive kvci, however it ends."""
+"""Child processes that end with kvci, even if kvci is killed."""
 
 import ctypes
 import multiprocessing
@@ -11,13 +11,13 @@ from concurrent.futures import ProcessPoolExecutor
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 ENDING = threading.Event()
-"""kvci is being stopped: what ends now is not started again."""
+"""Set when kvci is being stopped: nothing is started or tried again after that."""
 
 
 def die_with_parent() -> Callable[[], None]:
-    """What a child calls before exec, so that the kernel kills it when this process dies.
+    """A function for the child to call before exec: the kernel then kills it when kvci dies.
 
-    The signal comes only for deaths after the call: a parent that is gone by then is asked for.
+    The kernel reports only a death after that call, so the child first checks that kvci still runs.
     """
     parent = os.getpid()
 
@@ -30,17 +30,17 @@ def die_with_parent() -> Callable[[], None]:
 
 
 def worker() -> ProcessPoolExecutor:
-    """One worker process that ends when this one does; Ctrl-C is for this one alone.
+    """A pool of one worker process that ends with this process and ignores Ctrl-C.
 
-    A pool's worker holds both ends of its own queue, so that it would wait for ever for a killed
-    kvci to send it work. The kernel's signal is of no use here: it comes when the thread ends that
-    made the worker.
+    The worker has both ends of its queue open, so without this it would wait for work for ever
+    after kvci is killed. `die_with_parent` does not help: its signal comes when the thread that
+    made the worker ends.
     """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_start)
 
 
-def _begin() -> None:
+def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,9 +1,10 @@
-"""Everything that a run needs, looked at before it: a line each, and a remedy for each failure."""
+"""Checks everything that a run needs before it starts, with a remedy for each failure."""
 
 import os
 import shutil
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib3.exceptions import HTTPError
 from kvci.demo.model import plain
 from kvci.errors import UserError
 from kvci.files import Document, sha256_of_file
-from kvci.host import ended, gpu, gpu_to_itself
+from kvci.host import ended, gpu, lock_gpus
 from kvci.plan import select
 from kvci.serve.gguf import cache_mib, header, locate
 from kvci.serve.gguf import check as check_model
@@ -27,52 +28,77 @@ from kvci.tasks.dataset import load
 from kvci.tasks.instance import Instance
 
 SKEW_MAX_S = 60.0
-MEMORY_BESIDE_MIB = 2048
-"""Beside the model's weights and one sandbox for each slot."""
-GPU_BESIDE_MIB = 1024
-"""Beside weights and cache: what computing takes, and the driver's own."""
+NTP = "Set the clock with NTP (timedatectl set-ntp 1)."
+UNKNOWN_CLOCK = "not checked: timedatectl reports nothing"
+OTHER_MEMORY_MIB = 2048
+"""Memory in addition to the model's weights and one sandbox for each slot."""
+OTHER_GPU_MEMORY_MIB = 1024
+"""GPU memory in addition to weights and KV cache: compute buffers, and the driver's own memory."""
 RUN_FOLDER_BYTES = 1 << 30
+"""Free space that a run folder needs."""
 DOCKER_MIN = "1.41"
-"""The API of Docker 20.10, the oldest that kvci is tried with."""
+"""The API of Docker 20.10, the oldest version that kvci is tested with."""
+WIDTH = 80
+"""Columns of the printed text."""
 
 
 class Check(Document):
-    """What was found, and what to do about it; nothing if the remedy is empty."""
+    """What a check found. It failed if there is a remedy, which says what to do."""
 
     name: str
     found: str
     remedy: str = ""
 
+    def text(self) -> str:
+        """The check for people: its state and name, what it found, and on new lines the remedy."""
+        head = f"{'FAIL' if self.remedy else 'ok':4}  {self.name:14} "
+        wrapper = textwrap.TextWrapper(
+            WIDTH,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines: list[str] = []
+        for part in filter(None, (self.found, self.remedy)):
+            wrapper.initial_indent = wrapper.subsequent_indent if lines else head
+            lines += wrapper.wrap(part)
+        return "\n".join(lines)
+
+    def line(self) -> str:
+        """The check in one line."""
+        return f"{self.name}: {'; '.join(filter(None, (self.found, self.remedy)))}"
+
 
 def examine(spec: Spec) -> Iterator[Check]:
-    """The checks of what this spec needs, each as it is done."""
+    """Run the checks that this specification needs, and yield each result at once."""
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})
     images: dict[str, Instance] = {}
 
     def dataset() -> tuple[str, str]:
-        known = {one.row.instance_id: one for one in load(spec.dataset)}
+        known = {instance.row.instance_id: instance for instance in load(spec.dataset)}
         chosen = select(list(known), spec)
         images.update({name: known[name] for name in chosen if not known[name].files})
-        return f"{len(chosen)} instances of {spec.dataset}", ""
+        return f"{_count(len(chosen), 'instance')} of {spec.dataset}", ""
 
     yield _check("dataset", dataset)
     yield _check("model", lambda: _model(spec))
     yield _check("GPU", lambda: _gpu(spec))
     yield _check("memory", lambda: _memory(spec))
     yield _check("llama-server", lambda: _server(spec))
-    yield _check("other servers", _others)
+    yield _check("other servers", _other_servers)
     yield _check("run folder", lambda: _folder(spec))
-    own = spec.dataset.partition(":")[0] == "calibration"  # though it could not be loaded
-    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and own):
+    # The dataset's name decides, because the dataset may have failed to load.
+    calibration = spec.dataset.partition(":")[0] == "calibration"
+    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and calibration):
         yield _check("sandbox", _bubblewrap)
         yield _check("clock", _clock)
         return
     yield _check("Docker", _docker)
-    names = list(dict.fromkeys(one.row.image for one in images.values()))
-    missing = cache(lambda: _missing(names))  # each costs the engine a question
+    names = list(dict.fromkeys(instance.row.image for instance in images.values()))
+    missing = cache(lambda: _missing(names))  # asks the engine about every image
     yield _check("Docker's disk", lambda: _disk(spec, names, missing()))
     yield _check("leftovers", _leftovers)
-    yield _check("images", lambda: (f"{len(names) - len(missing())} of {len(names)} are here", ""))
+    yield _check("images", lambda: _images(names, missing()))
     yield _check("registry", lambda: _registry(spec, missing()))
     yield _check("clock", lambda: _clock(next(iter(names), None), spec.mirror))
 
@@ -84,9 +110,15 @@ def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
         return Check(name=name, found="", remedy=str(error))
     except (OSError, DockerException, HTTPError) as error:
         return Check(
-            name=name, found="", remedy=f"It fails: {str(error)[:200]}; see to its service."
+            name=name,
+            found=f"the check failed: {str(error)[:200]}",
+            remedy="Fix this, then run kvci doctor again.",
         )
     return Check(name=name, found=found, remedy=remedy)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _located(spec: Spec) -> Path:
@@ -100,12 +132,12 @@ def _model(spec: Spec) -> tuple[str, str]:
 
 
 def _gpu(spec: Spec) -> tuple[str, str]:
-    """Who else is on it counts as a failure: two would spoil each other's speed and memory."""
+    """Fails if another program uses the GPU: both would change each other's speed and memory."""
     found = gpu()
     if not found:
         if shutil.which("nvidia-smi"):
-            return "nvidia-smi is there and names none", "Restart the machine, or its driver."
-        return "none; the CPU computes", ""
+            return "nvidia-smi lists no GPU", "Restart the machine, or reload the NVIDIA driver."
+        return "no GPU; llama-server uses the CPU", ""
     free = _nvidia("--query-gpu=memory.free", "nounits")
     shown = all(mib.isdecimal() for mib in free)
     found = f"{found}; {' + '.join(free)} MiB free" if shown else f"{found}; free memory not shown"
@@ -113,23 +145,23 @@ def _gpu(spec: Spec) -> tuple[str, str]:
     found = f"{found}, {needed} MiB needed" if needed else found
     users = _nvidia("--query-compute-apps=pid,process_name,used_memory")
     if users:
-        return f"{found}; in use by {'; '.join(users)}", "End what else is on the GPU."
+        return f"{found}; in use by {'; '.join(users)}", "Stop the other programs that use the GPU."
     if needed and shown and needed > sum(map(int, free)):
-        return found, "Lower --context or --slots, or take a smaller model."
-    with gpu_to_itself():
+        return found, "Lower --context or --slots, or use a smaller model."
+    with lock_gpus():
         return found, ""
 
 
 def _needed_mib(spec: Spec) -> int | None:
-    """Of the GPUs' memory, by the largest arm; None where that cannot be told beforehand."""
+    """GPU memory that the largest arm needs; None if that cannot be computed before the run."""
     try:
         path = _located(spec)
         model = header(path)
     except UserError:
-        return None  # the model's own check says why
+        return None  # the check of the model reports it
     if not model.whole_cache or spec.gpu_layers < model.layers:
         return None
-    return int(path.stat().st_size / (1 << 20) + cache_mib(spec, model)) + GPU_BESIDE_MIB
+    return int(path.stat().st_size / (1 << 20) + cache_mib(spec, model)) + OTHER_GPU_MEMORY_MIB
 
 
 def _nvidia(query: str, *more: str) -> list[str]:
@@ -137,22 +169,27 @@ def _nvidia(query: str, *more: str) -> list[str]:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        raise UserError("nvidia-smi does not answer; restart the driver.") from None
+        raise UserError(
+            "nvidia-smi does not answer; restart the machine, or reload the NVIDIA driver."
+        ) from None
     return done.stdout.splitlines()
 
 
 def _memory(spec: Spec) -> tuple[str, str]:
     weights = _located(spec).stat().st_size >> 20
-    needed = MEMORY_BESIDE_MIB + weights + spec.slots * spec.memory_mib
+    needed = OTHER_MEMORY_MIB + weights + spec.slots * spec.memory_mib
     free = psutil.virtual_memory().available >> 20
-    found = f"{free} MiB free, of which {needed} MiB may be needed"
-    return found, "" if free >= needed else "End other programs, or lower --slots or memory_mib."
+    found = f"{free} MiB free, up to {needed} MiB needed"
+    return found, "" if free >= needed else "Stop other programs, or lower --slots or memory_mib."
 
 
 def _server(spec: Spec) -> tuple[str, str]:
-    """Started for a moment with the model that kvci ships, and its log read."""
+    """Starts the server with the model that kvci ships, and reads its log."""
     if not spec.verified:
-        return f"{spec.engine}, which proves nothing", "Give a llama-server's path."
+        return (
+            f"{spec.engine} writes no log that proves its configuration",
+            "Give the path of a llama-server with --engine.",
+        )
     shipped = plain()
     small = {
         "model": Model.model_validate({"name": "kvci-calibration", "path": str(shipped)}),
@@ -165,66 +202,70 @@ def _server(spec: Spec) -> tuple[str, str]:
             with Server(spec.model_copy(update=small), spec.baseline, shipped, log) as server:
                 effective = server.effective
         except ServerFailed as error:
-            return spec.engine, f"It does not start: {error}."
+            remedy = "Fix this, or give another llama-server with --engine."
+            return f"{spec.engine} does not start: {error}", remedy
     found = f"{Path(spec.engine).name}, build {effective.build}"
     if not effective.gpu:
-        return f"{found}, without a GPU", "" if not gpu() else "Build it for this machine's GPU."
+        remedy = "Build llama-server for this machine's GPU, and give its path with --engine."
+        return f"{found}, runs on the CPU", remedy if gpu() else ""
     pairs = effective.fa_pairs
     if pairs is None:
-        return f"{found}; the KV pairs of its kernels are not shown", ""
+        return f"{found}; its log does not show which kernels it has", ""
     asked = {f"{arm.k}-{arm.v}" for arm in spec.arms if not arm.allow}
     found = f"{found}, kernels for {' '.join(pairs)}"
     if lacking := sorted(asked - set(pairs)):
-        remedy = f"Build it with {lacking[0]} in GGML_CUDA_FA_QUANTS, or drop that arm."
+        remedy = f"Build llama-server with {lacking[0]} in GGML_CUDA_FA_QUANTS, or drop that arm."
         return found, remedy
     return found, ""
 
 
-def _others() -> tuple[str, str]:
-    """Servers of anybody, which take a GPU's memory and speed; processors are shared anyway."""
-    mine = {child.pid for child in psutil.Process().children(recursive=True)}
+def _other_servers() -> tuple[str, str]:
+    """Servers of all users. They fail the check only on a GPU, because a CPU is shared anyway."""
+    own = {child.pid for child in psutil.Process().children(recursive=True)}
     found = [
         f"{process.info['name']} ({process.pid})"
         for process in psutil.process_iter(["name", "cmdline"])
-        if process.pid not in mine
+        if process.pid not in own
         and (
             "llama-server" in (process.info["name"] or "")
             or "kvci.serve.embedded" in (process.info["cmdline"] or [])
         )
     ]
-    return ", ".join(found) or "none", "End them, or wait for their run." if found and gpu() else ""
+    remedy = "Stop them, or wait until their run ends." if found and gpu() else ""
+    return ", ".join(found) or "none", remedy
 
 
 def _folder(spec: Spec) -> tuple[str, str]:
     folder = Path(spec.out).resolve()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        return f"{folder} cannot be made: {error.strerror}", "Give another --out."
-    free = shutil.disk_usage(there).free
-    remedy = "" if free >= RUN_FOLDER_BYTES else "Make room there, or give another --out."
+        return f"{folder} cannot be created: {error.strerror}", "Give another --out."
+    free = shutil.disk_usage(existing).free
+    remedy = "" if free >= RUN_FOLDER_BYTES else "Free some space there, or give another --out."
     work = os.environ.get("GITHUB_WORKSPACE")
     if work and folder.is_relative_to(Path(work).resolve()):
-        remedy = "The next job would clear it; set KVCI_RUNS in the runner's own environment."
+        remedy = "The next job deletes this folder; set KVCI_RUNS in the environment of the runner."
     return f"{folder}, {free >> 20} MiB free", remedy
 
 
 def _bubblewrap() -> tuple[str, str]:
     from kvci.sandbox import bwrap
 
-    return f"bubblewrap, {bwrap.check()}", ""
+    return f"bubblewrap, limits by {bwrap.check()}", ""
 
 
 def _docker() -> tuple[str, str]:
     from kvci.docker import engine
 
-    said = engine.client().version()
-    found = f"{said['Version']}, {said['Os']}/{said['Arch']}, {engine.cpus()} CPUs"
-    if (said["Os"], said["Arch"]) != ("linux", "amd64"):
-        return found, "SWE-bench's images are for Linux on x86-64; use an engine of that kind."
-    if version_lt(said["ApiVersion"], DOCKER_MIN):
-        return found, "It is older than Docker 20.10; take a newer one."
+    version = engine.client().version()
+    cpus = _count(engine.cpus(), "CPU")
+    found = f"{version['Version']}, {version['Os']}/{version['Arch']}, {cpus}"
+    if (version["Os"], version["Arch"]) != ("linux", "amd64"):
+        return found, "SWE-bench's images need Docker on Linux and x86-64; use another machine."
+    if version_lt(version["ApiVersion"], DOCKER_MIN):
+        return found, "kvci needs Docker 20.10 or newer; update Docker."
     return found, ""
 
 
@@ -235,30 +276,33 @@ def _missing(images: list[str]) -> list[str]:
 
 
 def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
-    """Held against what is to come: the images of one block, each like the largest here. All else
-    that is ours makes room for them."""
+    """Checks the space for the images of one block, each as large as the largest one here.
+
+    kvci's other images count as free space, because they are evicted.
+    """
     from kvci.docker import engine
     from kvci.images import image_cache
 
     free = engine.free_bytes()
     if free is None:
-        return "another machine's, which is looked at when a command finds it full", ""
-    found = f"{free >> 20} MiB free, the reserve is {spec.disk_reserve_gb:g} GB"
-    if engine.full():
-        return found, "It is full, of bytes or of files; make room (kvci images prune)."
+        return "on another machine; kvci measures it when a command reports a full disk", ""
+    found = f"{free >> 20} MiB free; {spec.disk_reserve_gb:g} GB must stay free"
+    if engine.disk_full():
+        remedy = "Free some space (kvci images prune)."
+        return f"{found}; too few bytes or inodes are free", remedy
     if free < 1e9 * spec.disk_reserve_gb:
-        return found, "Make room (kvci images prune), or lower --disk-reserve."
+        return found, "Free some space (kvci images prune), or lower --disk-reserve."
     if not missing:
         return found, ""
-    sizes = [one.unshared_bytes for one in image_cache.ours()]
+    sizes = [image.unshared_bytes for image in image_cache.ours()]
     if not sizes:
-        return f"{found}; what an image takes shows when the first one is here", ""
+        return f"{found}; the size of an image is known after the first pull", ""
     room = free - 1e9 * spec.disk_reserve_gb + sum(sizes)
     if spec.disk_budget_gb is not None:
         room = min(room, 1e9 * spec.disk_budget_gb)
     found = f"{found}; room for {room / max(1, *sizes):.0f} images like the largest here"
     if room < max(sizes) * min(spec.block_size, len(names)):
-        return found, "Make room, or make block_size smaller: one block's images must fit."
+        return found, "Free some space, or lower block_size: all images of one block must fit."
     return found, ""
 
 
@@ -267,61 +311,65 @@ def _leftovers() -> tuple[str, str]:
 
     labels = {"label": engine.OWNER}
     left = [
-        one.name
-        for one in engine.client().containers.list(all=True, filters=labels, ignore_removed=True)
-        if ended(one.labels[engine.OWNER])
+        container.name
+        for container in engine.client().containers.list(
+            all=True, filters=labels, ignore_removed=True
+        )
+        if ended(container.labels[engine.OWNER])
     ]
-    return f"{len(left)} containers that the next run removes" if left else "none", ""
+    found = f"{_count(len(left), 'container')} of ended runs; the next run removes them"
+    return found if left else "none", ""
+
+
+def _images(names: list[str], missing: list[str]) -> tuple[str, str]:
+    return f"{len(names) - len(missing)} of {len(names)} are on this machine", ""
 
 
 def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
     from kvci.images.registry import ask, login, mirrored
 
     if not missing:
-        return "not needed", ""
+        return "not needed: all images are on this machine", ""
     image = missing[0]
     answer, before = ask(mirrored(image, spec.mirror), login()), ""
-    if spec.mirror and answer.status != 200:  # then pulls pass it by
+    if spec.mirror and answer.status != 200:  # pulls then skip the mirror
         before, answer = f"{answer.why}; ", ask(image, login())
     left = "" if answer.remaining is None else f", {answer.remaining} pulls left"
     if answer.remaining is not None and answer.remaining < len(missing):
-        window = f" of {answer.window_s / 3600:.0f} h" if answer.window_s else ""
-        left += f" for {len(missing)} images: the rest waits for its window{window}"
+        window = f", every {answer.window_s / 3600:.0f} h" if answer.window_s else ""
+        left += f" for {len(missing)} images: the others wait for the next quota{window}"
     if answer.status != 200:
         remedy = "Check the network, log in (docker login), or give a --mirror."
         return f"{before}{answer.why}", remedy
     return (
         f"{before}{answer.why}{left}",
-        "" if answer.remaining != 0 else "Wait, log in, or give a mirror.",
+        "" if answer.remaining != 0 else "Wait, log in (docker login), or give a --mirror.",
     )
 
 
 def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, str]:
-    """Against the registry's where it answers, else as systemd has it."""
+    """Compares the clock with the registry's; without a registry it asks systemd."""
     if image:
         from kvci.images.registry import ask, mirrored
 
         skew_s = ask(mirrored(image, mirror)).skew_s
         if skew_s is not None:
             wrong = abs(skew_s) > SKEW_MAX_S
-            return f"{skew_s:+.0f} s off the registry's", "Set the clock (NTP)." if wrong else ""
+            return f"{skew_s:+.0f} s from the registry's clock", NTP if wrong else ""
     words = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return "not shown", ""
-    said = done.stdout.strip()
-    if done.returncode or not said:
-        return "not shown", ""
-    return (
-        f"synchronized: {said}",
-        "" if said == "yes" else "Switch NTP on (timedatectl set-ntp 1).",
-    )
+        return UNKNOWN_CLOCK, ""
+    answer = done.stdout.strip()
+    if done.returncode or not answer:
+        return UNKNOWN_CLOCK, ""
+    return ("synchronized with NTP", "") if answer == "yes" else ("not synchronized with NTP", NTP)
 
 
-def with_own(asked: dict[str, Any]) -> dict[str, Any]:
-    """Where nothing else was said, kvci's own model and suite."""
-    own: dict[str, Any] = {"dataset": "calibration:count=1"}
-    if not asked["model"]:
-        own |= {"model": {"name": "kvci-calibration", "path": str(plain())}, "context": 4096}
-    return own | {name: value for name, value in asked.items() if value is not None}
+def with_calibration(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with kvci's own model and calibration suite where no others are given."""
+    defaults: dict[str, Any] = {"dataset": "calibration:count=1"}
+    if not options["model"]:
+        defaults |= {"model": {"name": "kvci-calibration", "path": str(plain())}, "context": 4096}
+    return defaults | {name: value for name, value in options.items() if value is not None}

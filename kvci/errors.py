@@ -1,5 +1,5 @@
-"""The one exception type for what a user can fix."""
+"""The exception for everything that a user can fix."""
 
 
 class UserError(Exception):
-    """One sentence: what is wrong, where, and what to do. The command line exits 2 with it."""
+    """Its message says what is wrong, where, and what to do. The command line exits 2 with it."""

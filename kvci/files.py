@@ -1,4 +1,4 @@
-"""Files that other processes and later runs may trust: validated, written whole or not at all."""
+"""Reading and writing files safely: validated when read, written completely or not at all."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from kvci.errors import UserError
 
 
 class Document(BaseModel):
-    """Data at a file boundary: immutable, and a field nobody declared is an error."""
+    """Data that is read from or written to a file: immutable; an undeclared field is an error."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
@@ -24,7 +24,7 @@ class Document(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises UserError naming the file when it is missing or is not what it should be."""
+        """The document in this file. Raises UserError if the file is missing or not valid."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -36,13 +36,13 @@ class Document(BaseModel):
 
 
 def _hint(error: ValidationError) -> str:
-    """What to do about a field that only another version of kvci knows."""
+    """What to do about a field that this version of kvci does not know."""
     unknown = any(problem["type"] == "extra_forbidden" for problem in error.errors())
     return " Another version of kvci wrote it; use that version." if unknown else ""
 
 
 def first_problem(error: ValueError) -> str:
-    """The first complaint in one line: where, if pydantic says it, and what."""
+    """The first problem in one line: its place, if pydantic knows it, and what is wrong."""
     if not isinstance(error, ValidationError):
         return str(error)
     problem = error.errors()[0]
@@ -51,37 +51,37 @@ def first_problem(error: ValueError) -> str:
     return f"{where}: {message}" if where else message
 
 
-def is_full(error: BaseException) -> bool:
-    """The disk is, or the user's share of it."""
+def is_disk_full(error: BaseException) -> bool:
+    """True if the disk, or the user's quota, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def no_room(path: Path | str) -> UserError:
+def disk_full_error(path: Path | str) -> UserError:
     return UserError(
-        f"The disk of {path} is full; make room, and run the same command again: what is finished "
-        "is kept."
+        f"The disk of {path} is full; free some space, then run the same command again. "
+        "Finished work is kept."
     )
 
 
-def open_up(folder: Path) -> None:
-    """Let this user read and remove all of a tree, whose folders may have no rights."""
+def make_accessible(folder: Path) -> None:
+    """Give this user the rights to read and remove everything in a folder."""
     _quietly("chmod", "-R", "u+rwX", "--", str(folder))
 
 
-def clear(folder: Path) -> None:
-    """Remove a tree, whoever made it: with folders without rights, or deeper than Python goes."""
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, even with subfolders without rights, or nested too deep for Python."""
     if os.path.lexists(folder):
-        open_up(folder)
+        make_accessible(folder)
         _quietly("rm", "-rf", "--", str(folder))
 
 
 def _quietly(*words: str) -> None:
-    """The tree may be gone meanwhile."""
+    """Run a program without its error messages: the folder may have been removed meanwhile."""
     subprocess.run(words, check=False, stderr=subprocess.DEVNULL)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write, fsync, rename, fsync the folder: after a crash the file is old or new, never half."""
+    """Write, fsync, rename, fsync the folder: a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -1,4 +1,4 @@
-"""This machine and this process, told apart from others without naming them."""
+"""Anonymous ids of this machine and this process, its GPUs and its cache folder."""
 
 import contextlib
 import fcntl
@@ -16,20 +16,20 @@ GPU_LOCK = Path("/tmp/kvci-gpu.lock")
 
 
 def host() -> str:
-    """Twelve hexadecimal digits that are the same on this machine and differ on the next."""
+    """This machine's id: twelve hexadecimal digits, stable here and different on other machines."""
     machine = Path("/etc/machine-id")
-    known = machine.read_text() if machine.exists() else ""
-    return sha256_of(f"{platform.node()} {known}".encode())[:12]
+    machine_id = machine.read_text() if machine.exists() else ""
+    return sha256_of(f"{platform.node()} {machine_id}".encode())[:12]
 
 
-def cache() -> Path:
-    """What this machine has found out once; may be deleted."""
-    beside = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("KVCI_CACHE") or Path(beside, "kvci"))
+def cache_folder() -> Path:
+    """The folder for results that kvci can compute again; it may be deleted."""
+    parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KVCI_CACHE") or Path(parent, "kvci"))
 
 
 def gpu() -> str:
-    """Name and driver version of each GPU as nvidia-smi says them; empty without one."""
+    """Name and driver version of each GPU as nvidia-smi reports them; empty without a GPU."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30)
@@ -39,20 +39,20 @@ def gpu() -> str:
 
 
 @contextlib.contextmanager
-def gpu_to_itself() -> Iterator[None]:
-    """Holds this machine's GPUs, whoever the user is. Raises UserError if another run has them."""
+def lock_gpus() -> Iterator[None]:
+    """Lock this machine's GPUs against all its users' runs. Raises UserError if they are locked."""
     try:
         lock = os.open(GPU_LOCK, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         lock = os.open(GPU_LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
-        os.fchmod(lock, 0o644)  # whatever the umask is, others must be able to open it
+        os.fchmod(lock, 0o644)  # other users must be able to open it, whatever the umask is
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                "Another kvci run has this machine's GPU, and two would spoil each other's speed "
-                "and memory; wait for it."
+                "Another kvci run uses this machine's GPU; wait until it ends, because two runs "
+                "would change each other's speed and memory."
             ) from None
         yield
     finally:
@@ -60,15 +60,15 @@ def gpu_to_itself() -> Iterator[None]:
 
 
 def process() -> str:
-    """This process, among all that this machine ever ran: `host/pid@boot.start.namespace`."""
+    """This process's id, never used again on this machine: `host/pid@boot.start.namespace`."""
     pid = os.getpid()
     return f"{host()}/{pid}@{_boot()}.{_start(pid)}.{_namespace()}"
 
 
 def ended(name: str) -> bool:
-    """True if `name` is a process of this machine and lives no more.
+    """True if `name` is a process of this machine that has ended.
 
-    Of a container's processes others do not know it, until the machine is started again.
+    False for a process in another container, because it cannot be checked, until the next boot.
     """
     match = re.fullmatch(r"(\w+)/(\d+)@(\w+)\.(\d+)\.(\d+)", name)
     if not match or match[1] != host():
@@ -84,13 +84,15 @@ def _boot() -> str:
 
 
 def _namespace() -> str:
-    """In another one the number of a process means another process (pid_namespaces(7))."""
+    """A process number is unique only within its namespace (pid_namespaces(7))."""
     return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _start(pid: int) -> str:
-    """In clock ticks since the boot (proc_pid_stat(5), field 22), which no setting of the clock
-    moves; empty if there is no such process."""
+    """A process's start in clock ticks since boot (proc_pid_stat(5), field 22); empty if it ended.
+
+    Setting the clock does not change this number.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: fetched whole before they are needed, resumed, cached."""
+"""Downloads files from the Hugging Face hub before a run; resumes downloads and caches files."""
 
 import fcntl
 import glob
@@ -11,6 +11,7 @@ from kvci.files import sha256_of_file
 
 Kind = Literal["model", "dataset"]
 RESERVE_BYTES = 5 << 30
+"""Free disk space that a download leaves by default."""
 
 
 def fetch(
@@ -21,47 +22,52 @@ def fetch(
     sha256: str = "",
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Path:
-    """The file's path in the cache. Raises UserError if it cannot be had or has no room.
+    """The file's path in the cache, downloaded if needed.
 
-    One of this sha256 that is there is taken whatever commit it came with, and the hub not asked.
-    The reserve is of the disk with the cache, and never used.
+    A cached file with this sha256 is used whatever its commit, without a request to the hub. A
+    download leaves `reserve_bytes` free on the cache's disk. Raises UserError if the file cannot be
+    downloaded or the disk has too little space.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub import try_to_load_from_cache as cached
+    from huggingface_hub import try_to_load_from_cache as in_library
 
     where: Any = {"repo_id": repository, "filename": file, "repo_type": kind, "revision": revision}
-    folder, known = Path(constants.HF_HUB_CACHE), cached(**where)
-    if sha256 and (there := _of_content(folder, repository, file, sha256)):
-        return there
-    if revision and isinstance(known, str):
-        return Path(known)
-    if revision and (mine := _place(folder, repository, revision, file)).exists():
-        return mine
+    folder, found = Path(constants.HF_HUB_CACHE), in_library(**where)
+    library_path = Path(found) if isinstance(found, str) else None
+    if sha256 and (known := _cached_with(sha256, folder, repository, file)):
+        return known
+    if revision and library_path:
+        return library_path
+    if revision and (path := _cache_path(folder, repository, revision, file)).exists():
+        return path
     try:
         url = hf_hub_url(**where)
-        found = get_hf_file_metadata(url)
-        size, mine = found.size or 0, _place(folder, repository, found.commit_hash or "", file)
+        metadata = get_hf_file_metadata(url)
+        size = metadata.size or 0
+        path = _cache_path(folder, repository, metadata.commit_hash or "", file)
         folder.mkdir(parents=True, exist_ok=True)
-        here = isinstance(known, str) or mine.exists()
-        left = size - (_partial(mine).stat().st_size if _partial(mine).exists() else 0)
-        if not here and shutil.disk_usage(folder).free - left < reserve_bytes:
+        cached = library_path or path.exists()
+        missing = size - (_partial(path).stat().st_size if _partial(path).exists() else 0)
+        if not cached and shutil.disk_usage(folder).free - missing < reserve_bytes:
             raise UserError(
-                f"{file} of {repository} takes {size >> 20} MiB, and {folder} has no room for it "
-                f"beside a reserve of {reserve_bytes >> 20} MiB; make room, or set HF_HOME."
+                f"The disk of {folder} has too little space for {file} of {repository}: the file "
+                f"takes {size >> 20} MiB, and {reserve_bytes >> 20} MiB must stay free. Free some "
+                "space, or set HF_HOME to another folder."
             )
-        if kind == "dataset" or isinstance(known, str) or size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        if kind == "dataset" or library_path or size > constants.MAX_HTTP_DOWNLOAD_SIZE:
             return Path(hf_hub_download(**where))
-        return _resumed(url, mine, size)
+        return _resume(url, path, size)
     except UserError:
         raise
-    except Exception as error:  # what the library raises has no common base
+    except Exception as error:  # the library's exceptions have no common base class
         raise UserError(
-            f"{file} of {repository} cannot be fetched ({_first_line(error)}); "
+            f"{file} of {repository} cannot be downloaded ({_first_line(error)}); "
             "check the names and the network."
         ) from None
 
 
-def _of_content(folder: Path, repository: str, file: str, sha256: str) -> Path | None:
+def _cached_with(sha256: str, folder: Path, repository: str, file: str) -> Path | None:
+    """A cached file of any commit with this sha256."""
     snapshots = folder / f"models--{repository.replace('/', '--')}" / "snapshots"
     for commits in (folder / "kvci" / repository, snapshots):
         for path in commits.glob(f"*/{glob.escape(file)}"):
@@ -70,8 +76,8 @@ def _of_content(folder: Path, repository: str, file: str, sha256: str) -> Path |
     return None
 
 
-def _place(folder: Path, repository: str, commit: str, file: str) -> Path:
-    """Of kvci's own, for the library begins anew whatever there was of a file."""
+def _cache_path(folder: Path, repository: str, commit: str, file: str) -> Path:
+    """The file's path in kvci's part of the cache: the library cannot resume a partial download."""
     return folder / "kvci" / repository / commit / file
 
 
@@ -79,15 +85,15 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def _resumed(url: str, path: Path, size: int) -> Path:
-    """Fetch a file, from where an earlier process left off; one process at a time."""
+def _resume(url: str, path: Path, size: int) -> Path:
+    """Download the missing part of a file of `size` bytes; other processes wait for this one."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with _partial(path).open("ab") as partial:
         fcntl.flock(partial, fcntl.LOCK_EX)
-        if path.exists():  # another had it meanwhile
+        if path.exists():  # another process downloaded it meanwhile
             _partial(path).unlink(missing_ok=True)
             return path
         if partial.tell() > size:
@@ -99,21 +105,21 @@ def _resumed(url: str, path: Path, size: int) -> Path:
 
 
 def revision_and_files(repository: str, revision: str | None) -> tuple[str, list[str]]:
-    """Of a dataset: the commit that the revision names, and its files. Raises UserError."""
+    """The commit that a dataset's revision names, and the names of its files. Raises UserError."""
     from huggingface_hub import HfApi
 
     try:
         info = HfApi().dataset_info(repository, revision=revision)
     except Exception as error:
         raise UserError(
-            f"The dataset {repository} cannot be had from the hub ({_first_line(error)}); "
-            "give a .jsonl or .parquet file instead."
+            f"The dataset {repository} cannot be loaded from the hub ({_first_line(error)}); "
+            "check its name and the network, or give a .jsonl or .parquet file instead."
         ) from None
-    return str(info.sha), [one.rfilename for one in info.siblings or []]
+    return str(info.sha), [file.rfilename for file in info.siblings or []]
 
 
 def cached_files(repository: str, commit: str) -> list[str]:
-    """Of a dataset: what the cache has of this commit."""
+    """The names of a dataset's files of this commit that are in the cache."""
     from huggingface_hub import snapshot_download
 
     try:

@@ -1,4 +1,4 @@
-"""Waiting for what a sandbox needs to come back: an engine, room on a disk."""
+"""Waits until a problem that is not the run's own is over: an engine is away, a disk is full."""
 
 import time
 from collections.abc import Callable
@@ -7,15 +7,18 @@ from kvci.children import ENDING
 from kvci.errors import UserError
 
 PATIENCE_S = 900.0
-"""An engine may take so long to come back, or a disk to have room again."""
+"""How long kvci waits for an engine to come back, or for a disk to have space again."""
 
 
-def wait(lacks: Callable[[], str], patience_s: float = PATIENCE_S) -> None:
-    """Return when `lacks` has nothing more to say. Raises UserError with its words if it always
-    has, or at a stop."""
+def wait(problem: Callable[[], str], patience_s: float = PATIENCE_S) -> None:
+    """Call `problem` every second; return when it returns an empty text.
+
+    The text says what is wrong and what to do. Raises UserError with it after `patience_s`, or when
+    kvci is being stopped.
+    """
     until = time.monotonic() + patience_s
-    while why := lacks():
+    while why := problem():
         if time.monotonic() > until:
-            raise UserError(f"{why}, and run the same command again: what is finished is kept.")
+            raise UserError(f"{why}, then run the same command again; finished work is kept.")
         if ENDING.wait(1):
-            raise UserError(f"Stopped while waiting. {why}.")
+            raise UserError(f"kvci was stopped while it waited. {why}.")

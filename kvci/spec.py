@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from kvci.errors import UserError
 from kvci.files import first_problem, sha256_of_file
 from kvci.units import Duration, Gigabytes, Mebibytes
-from kvci.versioned import Versioned, without_keys
+from kvci.versioned import Versioned, without_versions
 
 KV_BLOCK_ELEMENTS = {
     "f32": 1,
@@ -493,7 +493,7 @@ class Spec(Versioned):
         asked["engine"] = kind if kind in {"embedded", "replay", "http", "https"} else "binary"
         if kind == "replay":
             asked["engine"] += f" {sha256_of_file(Path(place))}"
-        identity: dict[str, Any] = without_keys(asked)
+        identity: dict[str, Any] = without_versions(asked)
         return identity
 
     def hash(self, model_sha256: str, dataset_sha256: str) -> str:

@@ -1,4 +1,4 @@
-"""Work in the background that a stop need not wait for."""
+"""Background work that does not delay the end of the program."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def background(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Its result to come, from a thread that does not keep the program alive."""
+    """Run `work` in a daemon thread, which does not keep the program alive; return its future."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What several tests need: the small model, and data that lies beside the project."""
+"""Fixtures for many tests: the shipped model, data outside the project, and fakes."""
 
 import os
 from collections.abc import Iterator
@@ -18,21 +18,20 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 DATA = ROOT.parent / "shared" / "data"
 MODEL = ROOT / "ci" / "models" / "calibration.toml"
-LONGEST = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"}
-"""They come first, so that no worker is left alone with one of them."""
+LONG_FILES = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"}
+"""They start first, so that no worker is left with one of them at the end."""
 
-
-SHELVES = ("tests/images/", "tests/images/test_history.py")
-"""They go to one worker, for each may let go what others have pulled or stripped."""
+IMAGE_TESTS = ("tests/images/", "tests/images/test_history.py")
+"""They share one worker, because each may evict images that the others have pulled or stripped."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 class ByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types for it
     def _split_scope(self, nodeid: str) -> str:
-        return "shelves" if nodeid.startswith(SHELVES) else str(super()._split_scope(nodeid))
+        return "images" if nodeid.startswith(IMAGE_TESTS) else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -41,27 +40,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What this machine knows from elsewhere is nothing to a test."""
+    """Tests do not use the cache of this machine."""
     os.environ["KVCI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def model() -> Path:
     """The path of the model that kvci ships."""
-    asked: Model = load(None, {"model": str(MODEL), "arms": ["f16/f16"], "dataset": "x"}).model
-    return locate(asked)
+    found: Model = load(None, {"model": str(MODEL), "arms": ["f16/f16"], "dataset": "x"}).model
+    return locate(found)
 
 
 def data(name: str) -> Path:
+    """A file of the data outside the project; the test is skipped without it."""
     path = DATA / name
     if not path.exists():
-        pytest.skip(f"{name} does not lie beside the project")
+        pytest.skip(f"{name} is not in the data folder")
     return path
 
 
 @pytest.fixture
 def origin(tmp_path: Path) -> Path:
-    """A bare repository with a base."""
+    """A bare repository with one commit."""
     bare = tmp_path / "origin.git"
     git.Repo.init(bare, bare=True, initial_branch="main")
     work = git.Repo.init(tmp_path / "work", initial_branch="main")
@@ -79,5 +79,5 @@ def origin(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake() -> Iterator[Fake]:
     """GitHub's API, faked."""
-    with serving() as one:
-        yield one
+    with serving() as server:
+        yield server

@@ -60,7 +60,7 @@ class Daemon:
             self.process = subprocess.Popen(words, stdout=log, stderr=log)
         until = time.monotonic() + READY_S
         while time.monotonic() < until:
-            with contextlib.suppress(*engine.GONE):
+            with contextlib.suppress(*engine.ENGINE_ERRORS):
                 docker.DockerClient(self.url).ping()
                 return True
             time.sleep(0.2)
@@ -141,7 +141,7 @@ def own_daemon(disk_bytes: int) -> Iterator[Daemon]:
 
 def _forget() -> None:
     """What the engine's room remembers of its engine."""
-    for known in (engine.client, engine.cpus, engine._root):
+    for known in (engine.client, engine.cpus, engine._root_folder):
         known.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""What kvci starts cannot outlive it."""
+"""Child processes end with kvci."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ if __name__ == "__main__":
 """
 
 
-def test_an_idle_worker_ends_with_a_killed_kvci(tmp_path: Path) -> None:
+def test_idle_worker_ends_with_killed_kvci(tmp_path: Path) -> None:
     script = tmp_path / "make.py"
     script.write_text(MAKE)
     made = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, timeout=60)
     deadline = time.monotonic() + 10
     while psutil.pid_exists(int(made.stdout)):
-        assert time.monotonic() < deadline, "the worker is still there"
+        assert time.monotonic() < deadline, "the worker still runs"
         time.sleep(0.05)

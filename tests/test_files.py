@@ -1,3 +1,5 @@
+"""Documents and atomic writes."""
+
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ class Note(Document):
     text: str
 
 
-def test_a_document_comes_back_and_unknown_fields_do_not(tmp_path: Path) -> None:
+def test_document_is_read_back_and_validated(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "note.json"
     Note(text="a").write(path)
     assert Note.read(path) == Note(text="a")
@@ -25,9 +27,7 @@ def test_a_document_comes_back_and_unknown_fields_do_not(tmp_path: Path) -> None
         Note.read(tmp_path / "none.json")
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_leaves_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomic(path, "old")
 

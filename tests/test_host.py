@@ -1,4 +1,4 @@
-"""One run has the machine's GPU."""
+"""The lock of the GPUs, and ids of processes."""
 
 import os
 import subprocess
@@ -12,35 +12,33 @@ from kvci import host
 from kvci.errors import UserError
 
 
-def test_one_run_has_the_gpu_and_the_next_gets_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_lock_excludes_other_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "GPU_LOCK", tmp_path / "lock")
-    with host.gpu_to_itself():
-        with pytest.raises(UserError, match="Another kvci run"), host.gpu_to_itself():
+    with host.lock_gpus():
+        with pytest.raises(UserError, match="Another kvci run"), host.lock_gpus():
             pass
         assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o644
-    with host.gpu_to_itself():
+    with host.lock_gpus():
         pass
 
 
-def test_a_process_is_known_whatever_the_clock_says() -> None:
-    """What psutil says of its start moves when the clock is set."""
+def test_process_id_is_stable_and_never_reused() -> None:
+    """The start that psutil reports changes when the clock is set."""
     name = host.process()
     assert name == host.process() and not host.ended(name)
-    known, rest = name.split("/")
-    number, began = rest.split("@")
-    boot, start, space = began.split(".")
+    machine, rest = name.split("/")
+    number, origin = rest.split("@")
+    boot, start, space = origin.split(".")
     assert int(number) == os.getpid()
     assert Path("/proc/sys/kernel/random/boot_id").read_text().startswith(boot)
     later = f"{boot}.{int(start) + 1}.{space}"
-    assert host.ended(f"{known}/{number}@{later}") and host.ended(f"{known}/{2**30}@{began}")
-    assert host.ended(f"{known}/{number}@00000000.{start}.{space}"), "of an earlier boot"
+    assert host.ended(f"{machine}/{number}@{later}") and host.ended(f"{machine}/{2**30}@{origin}")
+    assert host.ended(f"{machine}/{number}@00000000.{start}.{space}"), "earlier boot"
     assert not host.ended(f"another/{number}@{later}") and not host.ended("")
 
 
-def test_a_container_s_process_is_not_known_to_be_dead() -> None:
-    """Its number is another process's here, and what it has was taken for left behind."""
+def test_process_in_other_namespace_is_not_ended() -> None:
+    """Its number belongs to another process here, and kvci once removed its containers."""
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
     program = "from kvci.host import process; print(process(), flush=True); input()"
     words = [*inside, program]

@@ -1,4 +1,4 @@
-"""Files of a hub: a small stand-in for it, and the client that everybody uses."""
+"""Downloads with the real client from a small stand-in for the hub."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from tests.answers import Quiet, answer, listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = bytes(range(256)) * 120_000
-"""Larger than twice the chunks in which the client writes."""
+"""Larger than two of the chunks that the client writes."""
 
 
 class Hub(Quiet):
-    """The few answers of huggingface.co that a download asks for; the first body is cut."""
+    """The answers of huggingface.co that a download needs; the first body is cut in the middle."""
 
     files: dict[str, bytes]
     ranges: list[str | None]
@@ -36,8 +36,8 @@ class Hub(Quiet):
                 for name in self.files
                 if name.startswith(folder)
             ]
-            found = {"id": repository, "sha": COMMIT, "siblings": siblings}
-            answer(self, 200, json.dumps(found).encode())
+            info = {"id": repository, "sha": COMMIT, "siblings": siblings}
+            answer(self, 200, json.dumps(info).encode())
             return
         content = self.files.get(self.path.replace("/main/", f"/{COMMIT}/"))
         if content is None:
@@ -47,12 +47,14 @@ class Hub(Quiet):
         if self.command == "HEAD":
             answer(self, 200, content, etag)
             return
-        asked = self.headers.get("Range")
-        self.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
-        status = 206 if asked else 200
+        wanted = self.headers.get("Range")
+        self.ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
+        status = 206 if wanted else 200
         span = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-        answer(self, status, content[start:], etag | (span if asked else {}), len(self.ranges) == 1)
+        answer(
+            self, status, content[start:], etag | (span if wanted else {}), len(self.ranges) == 1
+        )
 
     do_HEAD = do_GET
 
@@ -95,50 +97,50 @@ except UserError as error:
 """
 
 
-def test_a_model_is_fetched_whole_though_the_connection_is_cut_and_then_cached(
+def test_cut_download_is_completed_and_cached(
     hub: dict[str, str],
 ) -> None:
     for revision in (COMMIT, COMMIT, None):
-        said = python(hub, FETCH.format(file="m.gguf", revision=revision))
-        assert said == hashlib.sha256(MODEL).hexdigest()
+        digest = python(hub, FETCH.format(file="m.gguf", revision=revision))
+        assert digest == hashlib.sha256(MODEL).hexdigest()
     assert len(Hub.ranges) == 2 and Hub.ranges[1] and Hub.ranges[1] != "bytes=0-"
 
 
-def test_a_killed_fetch_goes_on_where_it_was(hub: dict[str, str], tmp_path: Path) -> None:
-    place = tmp_path / "hub" / "hub" / "kvci" / "a" / "b" / COMMIT
-    place.mkdir(parents=True)
-    (place / ".m.gguf.partial").write_bytes(MODEL[:1_000_000])
-    said = python(hub, FETCH.format(file="m.gguf", revision=None))
-    assert said == hashlib.sha256(MODEL).hexdigest()
-    assert Hub.ranges[0] == "bytes=1000000-" and os.listdir(place) == ["m.gguf"]
-    (place / "m.gguf").rename(place / ".m.gguf.partial")
+def test_killed_download_is_resumed(hub: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "hub" / "kvci" / "a" / "b" / COMMIT
+    folder.mkdir(parents=True)
+    (folder / ".m.gguf.partial").write_bytes(MODEL[:1_000_000])
+    digest = python(hub, FETCH.format(file="m.gguf", revision=None))
+    assert digest == hashlib.sha256(MODEL).hexdigest()
+    assert Hub.ranges[0] == "bytes=1000000-" and os.listdir(folder) == ["m.gguf"]
+    (folder / "m.gguf").rename(folder / ".m.gguf.partial")
     for _ in range(2):
-        assert python(hub, FETCH.format(file="m.gguf", revision=COMMIT)) == said
-    assert len(Hub.ranges) == 2, "all of it was there, and then it was cached"
+        assert python(hub, FETCH.format(file="m.gguf", revision=COMMIT)) == digest
+    assert len(Hub.ranges) == 2, "the partial file was complete, and then cached"
 
 
-def test_a_model_that_is_here_needs_no_hub_whatever_commit_it_came_with(
+def test_model_with_known_sha256_needs_no_hub(
     hub: dict[str, str],
 ) -> None:
-    """A later commit fetched it again, and a hub that was down stopped a run."""
+    """A later commit once caused a second download, and a hub that was down stopped a run."""
     digest = hashlib.sha256(MODEL).hexdigest()
     by_content = FETCH.replace("{revision!r}", "None, sha256={revision!r}")
     assert python(hub, FETCH.format(file="m.gguf", revision=COMMIT)) == digest
-    away, asked = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}, len(Hub.ranges)
-    assert python(away, by_content.format(file="m.gguf", revision=digest)) == digest
-    assert len(Hub.ranges) == asked
+    offline, requests = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}, len(Hub.ranges)
+    assert python(offline, by_content.format(file="m.gguf", revision=digest)) == digest
+    assert len(Hub.ranges) == requests
     other = digest.replace("0", "1")
-    assert "check the names" in python(away, by_content.format(file="m.gguf", revision=other))
+    assert "check the names" in python(offline, by_content.format(file="m.gguf", revision=other))
 
 
-def test_what_cannot_be_had_is_a_sentence(hub: dict[str, str]) -> None:
-    assert "cannot be fetched" in python(hub, FETCH.format(file="none", revision=None))
-    away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+def test_failed_download_is_user_error(hub: dict[str, str]) -> None:
+    assert "cannot be downloaded" in python(hub, FETCH.format(file="none", revision=None))
+    offline = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     assert "check the names and the network" in python(
-        away, FETCH.format(file="m.gguf", revision=None)
+        offline, FETCH.format(file="m.gguf", revision=None)
     )
     full = FETCH.replace("{revision!r}", "{revision!r}, reserve_bytes=1 << 60")
-    assert "make room" in python(hub, full.format(file="m.gguf", revision=None))
+    assert "Free some space" in python(hub, full.format(file="m.gguf", revision=None))
 
 
 DATASET = """
@@ -152,15 +154,15 @@ except UserError as error:
 """
 
 
-def test_a_dataset_by_its_name_comes_with_its_revision(hub: dict[str, str]) -> None:
+def test_named_dataset_has_its_revision(hub: dict[str, str]) -> None:
     first = suite("calibration:count=3")[0].row.instance_id
     for name in ("lite", "verified", "multilingual"):
         assert python(hub, DATASET.format(name=name, known="")) == f"3 {first} {COMMIT}"
     named = f"SWE-bench/SWE-bench_Lite@{COMMIT}"
     assert python(hub, DATASET.format(name=named, known="")) == f"3 {first} {COMMIT}"
-    away = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    assert "cannot be had from the hub" in python(away, DATASET.format(name="lite", known=""))
-    begun = DATASET.format(name="lite", known=COMMIT)
-    assert python(away, begun) == f"3 {first} {COMMIT}"
+    offline = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert "cannot be loaded from the hub" in python(offline, DATASET.format(name="lite", known=""))
+    cached = DATASET.format(name="lite", known=COMMIT)
+    assert python(offline, cached) == f"3 {first} {COMMIT}"
     none = DATASET.format(name="lite", known=COMMIT.replace("0", "f"))
-    assert "cannot be had from the hub" in python(away, none)
+    assert "cannot be loaded from the hub" in python(offline, none)

@@ -1,4 +1,4 @@
-"""A specification may get new fields, and lose some, without changing what was asked before."""
+"""A specification may gain and lose fields without changing existing files and hashes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from kvci.errors import UserError
 from kvci.spec import Model, Spec
 from kvci.versioned import since
 
-ASKED: dict[str, Any] = {
+FIELDS: dict[str, Any] = {
     "model": {"name": "m", "path": "/m.gguf"},
     "arms": ("f16/f16", "q8_0/q8_0"),
     "dataset": "rows.jsonl",
@@ -19,14 +19,14 @@ ASKED: dict[str, Any] = {
 
 
 class LaterModel(Model):
-    """A model as a later kvci may know it."""
+    """A model as a later kvci may define it."""
 
     SCHEMA: ClassVar[int] = 2
     top_k: int = since(2, 0)
 
 
 class LaterSpec(Spec):
-    """A specification as a later kvci may know it: fields added, one removed, one renamed."""
+    """A specification as a later kvci may define it: new fields, one removed, one renamed."""
 
     SCHEMA: ClassVar[int] = 2
     REMOVED: ClassVar[dict[str, Any]] = {"order": 4}
@@ -38,35 +38,35 @@ class LaterSpec(Spec):
 
 
 class EarlierSpec(Spec):
-    """The same before that."""
+    """The same specification before these changes."""
 
     order: int = 4
     old_steps: int = 30
 
 
 def test_new_field_at_default_changes_nothing() -> None:
-    now, later = EarlierSpec.model_validate(ASKED), LaterSpec.model_validate(ASKED)
+    now, later = EarlierSpec.model_validate(FIELDS), LaterSpec.model_validate(FIELDS)
     assert json.loads(later.model_dump_json()) == json.loads(now.model_dump_json())
     assert later.hash("m", "d") == now.hash("m", "d")
     assert later.schema_version == 1
 
 
 def test_new_field_in_use_changes_hash() -> None:
-    plain = LaterSpec.model_validate(ASKED)
-    used = LaterSpec.model_validate(ASKED | {"lanes": 2})
+    plain = LaterSpec.model_validate(FIELDS)
+    used = LaterSpec.model_validate(FIELDS | {"lanes": 2})
     assert used.hash("m", "d") != plain.hash("m", "d")
     assert json.loads(used.model_dump_json())["schema_version"] == 2
     assert LaterSpec.model_validate_json(used.model_dump_json()) == used
-    inside = LaterSpec.model_validate(ASKED | {"model": {"name": "m", "path": "/m", "top_k": 9}})
+    inside = LaterSpec.model_validate(FIELDS | {"model": {"name": "m", "path": "/m", "top_k": 9}})
     assert inside.hash("m", "d") != plain.hash("m", "d")
     assert LaterSpec.model_validate_json(inside.model_dump_json()) == inside
 
 
-@pytest.mark.parametrize("named", [{}, {"order": 7, "old_steps": 9}])
-def test_removed_and_renamed_fields_keep_hash(named: dict[str, Any]) -> None:
-    earlier = EarlierSpec.model_validate(ASKED | named)
+@pytest.mark.parametrize("given", [{}, {"order": 7, "old_steps": 9}])
+def test_removed_and_renamed_fields_keep_hash(given: dict[str, Any]) -> None:
+    earlier = EarlierSpec.model_validate(FIELDS | given)
     later = LaterSpec.model_validate_json(earlier.model_dump_json())
-    assert later.steps == named.get("old_steps", 30)
+    assert later.steps == given.get("old_steps", 30)
     assert later.hash("m", "d") == earlier.hash("m", "d")
     assert json.loads(later.model_dump_json()) == json.loads(earlier.model_dump_json())
     assert LaterSpec.model_validate(later.model_dump() | {"slots": 2}).slots == 2
@@ -74,21 +74,21 @@ def test_removed_and_renamed_fields_keep_hash(named: dict[str, Any]) -> None:
 
 def test_later_schema_is_refused_with_remedy(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
-    LaterSpec.model_validate(ASKED | {"lanes": 2}).write(path)
+    LaterSpec.model_validate(FIELDS | {"lanes": 2}).write(path)
     with pytest.raises(UserError, match=r"schema 2, and this kvci reads schema 1 .* use the kvci"):
         Spec.read(path)
     assert LaterSpec.read(path).lanes == 2
 
 
 def test_first_schema_is_frozen() -> None:
-    """These fields and defaults are in the hash of every run there is."""
-    plain = Spec.model_validate(ASKED)
+    """These fields and defaults are in the hash of every existing run."""
+    plain = Spec.model_validate(FIELDS)
     assert plain.hash("m", "d") == (
         "cff5377e2d1df19b48de1dc98fe13964c173af7412a3d1d5bce17c185530282c"
     )
 
 
 def test_versioned_document_accepts_its_number() -> None:
-    assert Spec.model_validate(ASKED | {"schema_version": 1}).slots == 1
+    assert Spec.model_validate(FIELDS | {"schema_version": 1}).slots == 1
     with pytest.raises(ValueError, match="schema two"):
-        Spec.model_validate(ASKED | {"schema_version": "two"})
+        Spec.model_validate(FIELDS | {"schema_version": "two"})

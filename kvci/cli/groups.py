@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import rich_click as click
 
 from kvci.errors import UserError
-from kvci.files import is_full, no_room
+from kvci.files import disk_full_error, is_disk_full
 
 HELP = click.RichHelpConfiguration(
     theme="default-slim",
@@ -29,9 +29,9 @@ class Verbs(click.RichGroup):
         except UserError as error:
             self._fail(ctx, str(error))
         except Exception as error:
-            if is_full(error):
+            if is_disk_full(error):
                 place = getattr(error, "filename", None) or "what was written"
-                self._fail(ctx, str(no_room(place)))
+                self._fail(ctx, str(disk_full_error(place)))
             # An engine that is down may fail in any call, which is not a bug of kvci.
             if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):
                 raise

@@ -176,20 +176,18 @@ def doctor(
       kvci doctor
       kvci doctor ci/experiments/demo.toml
     """
-    from kvci.doctor import examine, with_own
+    from kvci.doctor import examine, with_calibration
 
     if not experiment and not asked["inputs"]:
-        asked = with_own(asked) | {"arms": asked["arms"] or ("f16/f16",)}
+        asked = with_calibration(asked) | {"arms": asked["arms"] or ("f16/f16",)}
     found = []
     for check in examine(spec_of(experiment, asked)):
         found.append(check)
         if not as_json:
-            click.echo(f"{'FAIL' if check.remedy else 'ok':4}  {check.name:14} {check.found}")
-            if check.remedy:
-                click.echo(f"      {'':14} {check.remedy}")
+            click.echo(check.text())
     if as_json:
         click.echo(json.dumps([check.model_dump(mode="json") for check in found], indent=1))
-    failed = [f"{check.name}: {check.found} {check.remedy}" for check in found if check.remedy]
+    failed = [check.line() for check in found if check.remedy]
     if failed and os.environ.get("GITHUB_STEP_SUMMARY"):
         from kvci.jobs.outputs import failed as report
 

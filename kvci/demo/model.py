@@ -15,7 +15,7 @@ from typing import Any
 
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
-from kvci.host import cache
+from kvci.host import cache_folder
 
 STRENGTH = 32
 """The factor of the twin's outlier channels; chosen only on instances of the training split."""
@@ -36,7 +36,7 @@ def twin(strength: int = STRENGTH) -> Path:
     The file's name contains its sha256. `strength` is a power of two. Raises UserError if the cache
     cannot be written.
     """
-    folder = cache()
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".twin-", dir=folder) as scratch:

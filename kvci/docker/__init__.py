@@ -1,0 +1,1 @@
+"""The Docker engine, which sandboxes and images share."""

@@ -1,4 +1,4 @@
-"""The Docker engine: asked for, waited for, and its disk watched."""
+"""The connection to the Docker engine: does it answer, what does it hold, how full is its disk."""
 
 import contextlib
 import os
@@ -20,71 +20,74 @@ from kvci.host import ended, process
 from kvci.patience import PATIENCE_S
 
 OWNER = "kvci.owner"
-"""A label: the process that a container belongs to."""
+"""Label of a container: the process that it belongs to."""
 RUN = "kvci.run"
-"""A label: the run that it is for."""
-FLOOR_BYTES = 1 << 30
-"""A disk with less room than this, or than a twentieth of it, is full."""
-FLOOR_FILES = 10_000
-"""Or for fewer files than that, which the file system counts apart."""
-ANSWER_S, SOON_S, LEAVING_S = 5.0, 1.0, 3.0
-INVALID = 400
-"""HTTP's status for what is no name."""
-BUSY = "already running"
-"""What an engine says that measures its disk for another."""
-NEWEST = "1.51"
-"""Of the engine's API; what came later leaves out things that kvci reads."""
-GONE = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+"""Label of a container: the run that it belongs to."""
+MIN_FREE_BYTES = 1 << 30
+"""A disk with less free space than this, and than a twentieth of its size, counts as full."""
+MIN_FREE_FILES = 10_000
+"""The same for free inodes."""
+PING_TIMEOUT_S = 5.0
+STOP_PING_TIMEOUT_S, STOP_TIMEOUT_S = 1.0, 3.0
+"""Timeouts while kvci is being stopped."""
+BAD_REQUEST = 400
+"""The engine's HTTP status for an image name that is not valid."""
+MEASURING = "already running"
+"""Part of the engine's error while it measures its disk for another client."""
+API_MAX = "1.51"
+"""The newest API version that kvci uses; later ones leave out fields that kvci reads."""
+ENGINE_ERRORS = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+"""What the client raises when the engine refuses, fails or does not answer."""
 
 
 @cache
-def client(answer_s: float = 60.0) -> Any:
-    """This process's connection, for requests that are answered so soon.
+def client(timeout_s: float = 60.0) -> Any:
+    """This process's connection to the engine, with this timeout for each request.
 
     Raises UserError if the engine does not answer.
     """
     try:
-        made = _connection(timeout=answer_s, max_pool_size=256)
+        made = _connection(timeout=timeout_s, max_pool_size=256)
         made.ping()
-    except GONE as error:
+    except ENGINE_ERRORS as error:
         raise UserError(
-            f"Docker does not answer ({str(error)[:200]}); start it, or use bubblewrap."
+            f"Docker does not answer ({str(error)[:200]}); start it, or use --sandbox bwrap."
         ) from None
     return made
 
 
 def _connection(**options: Any) -> Any:
     made = docker.from_env(**options)
-    if version_lt(NEWEST, made.api.api_version):
-        made = docker.from_env(version=NEWEST, **options)
+    if version_lt(API_MAX, made.api.api_version):
+        made = docker.from_env(version=API_MAX, **options)
     return made
 
 
 @cache
 def cpus() -> int:
-    """What the engine has; asking takes a tenth of a second."""
+    """The engine's number of CPUs. Cached, because the request takes 0.1 s."""
     count: int = client().info()["NCPU"]
     return count
 
 
-def trusts(registry: str) -> bool:
-    """True of a registry that it was told to take as it is (`insecure-registries`)."""
+def allows_insecure(registry: str) -> bool:
+    """True if the engine's `insecure-registries` list this registry."""
     try:
         known = client().info()["RegistryConfig"]["IndexConfigs"]
-    except (*GONE, UserError, KeyError):
+    except (*ENGINE_ERRORS, UserError, KeyError):
         return False
     return registry in known and not known[registry]["Secure"]
 
 
-def answers(within_s: float = ANSWER_S) -> bool:
-    """True if the engine answers soon: a command that took too long may have waited for it."""
+def answers(timeout_s: float = PING_TIMEOUT_S) -> bool:
+    """True if the engine answers a ping in time."""
     try:
-        impatient = _connection(timeout=within_s)
+        connection = _connection(timeout=timeout_s)
         try:
-            return bool(impatient.ping())
+            return bool(connection.ping())
         finally:
-            impatient.close()
-    except GONE:
+            connection.close()
+    except ENGINE_ERRORS:
         return False
 
 
@@ -97,14 +100,14 @@ def check() -> str:
 def has(image: str) -> bool:
     """True if the engine has an image of this name. Raises UserError if it does not answer.
 
-    Not by its list, whose filter knows the short form of a name alone.
+    The engine's list of images is no help: its filter knows only the short form of a name.
     """
     try:
         client().images.get(image)
     except NotFound:
         return False
     except APIError as error:
-        if error.status_code != INVALID:
+        if error.status_code != BAD_REQUEST:
             raise
         return False
     return True
@@ -112,14 +115,16 @@ def has(image: str) -> bool:
 
 @cache
 def identity() -> str:
-    """Its id, which is another on another machine. Raises UserError if it does not answer."""
+    """The engine's id, different on every machine. Raises UserError if it does not answer."""
     found: str = client().info()["ID"]
     return found
 
 
-def pulled(image: str) -> datetime | None:
-    """When it was last pulled under this name, by whomever; None if it was not, or so long ago
-    that the engine does not remember, or before the engine was started."""
+def last_pull(image: str) -> datetime | None:
+    """When any client last pulled an image under this name.
+
+    None if the engine knows of no pull: it keeps only recent events, since its own start.
+    """
     filters = {"type": "image", "event": "pull"}
     now = int(time.time()) + 1
     known = client().events(since=1, until=now, filters=filters, decode=True)
@@ -128,43 +133,43 @@ def pulled(image: str) -> datetime | None:
 
 
 def images_with_sizes() -> list[dict[str, Any]]:
-    """Each image with what it shares, as `docker system df` says.
+    """Each image with the size that it shares with others, as `docker system df` reports it.
 
-    An engine before API 1.42 measures its containers all the same, which takes it seconds, and
-    does it for one at a time, whoever asks. Raises UserError if it does not answer.
+    An engine before API 1.42 measures its containers too. That takes seconds, and it serves one
+    client at a time, so this waits for its turn. Raises UserError if the engine does not answer.
     """
     api = client(PATIENCE_S).api
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
             url = api._url("/system/df")
-            said = api._result(api._get(url, params={"type": "image"}), json=True)
-            return said["Images"] or []
+            answer = api._result(api._get(url, params={"type": "image"}), json=True)
+            return answer["Images"] or []
         except APIError as error:
-            if BUSY not in str(error) or time.monotonic() > until or ENDING.wait(0.5):
+            if MEASURING not in str(error) or time.monotonic() > until or ENDING.wait(0.5):
                 raise
 
 
 def sweep(own: bool = False) -> None:
-    """Remove the containers of this machine's kvci processes that live no more, or are this one.
+    """Remove the containers of this machine's ended kvci processes; with `own` this one's too.
 
-    A stop does not wait for an engine that hangs: then the next start removes them.
+    A stop does not wait for an engine that hangs; then the next start removes the containers.
     """
-    if ENDING.is_set() and not answers(SOON_S):
+    if ENDING.is_set() and not answers(STOP_PING_TIMEOUT_S):
         return
-    with contextlib.suppress(*GONE):
-        soon = client(LEAVING_S) if ENDING.is_set() else client()
-        for container in soon.containers.list(
+    with contextlib.suppress(*ENGINE_ERRORS):
+        made = client(STOP_TIMEOUT_S) if ENDING.is_set() else client()
+        for container in made.containers.list(
             all=True, filters={"label": OWNER}, ignore_removed=True
         ):
-            if ended(name := container.labels[OWNER]) or (own and name == process()):
+            if ended(owner := container.labels[OWNER]) or (own and owner == process()):
                 with contextlib.suppress(NotFound, APIError):
                     container.remove(force=True, v=True)
 
 
-def room() -> os.statvfs_result | None:
-    """Of the disk that the engine keeps its images on; None if that is another machine's."""
-    root = _root()
+def disk_stats() -> os.statvfs_result | None:
+    """State of the disk with the engine's images; None if this machine cannot read it."""
+    root = _root_folder()
     try:
         return os.statvfs(root) if root else None
     except OSError:
@@ -172,7 +177,8 @@ def room() -> os.statvfs_result | None:
 
 
 @cache
-def _root() -> str:
+def _root_folder() -> str:
+    """The engine's folder; empty if the engine runs on another machine."""
     if not client().api.base_url.startswith(("http+docker:", "unix:")):
         return ""
     root: str = client().info()["DockerRootDir"]
@@ -180,34 +186,37 @@ def _root() -> str:
 
 
 def free_bytes() -> int | None:
-    """What is free on the engine's disk, if that is this machine's."""
-    disk = room()
+    """Free space of the engine's disk; None if this machine cannot read it."""
+    disk = disk_stats()
     return disk.f_bavail * disk.f_frsize if disk else None
 
 
-def full() -> bool:
-    """True if a container that writes would soon fail."""
-    disk = room()
+def disk_full() -> bool:
+    """True if the engine's disk has too little space for a container that writes."""
+    disk = disk_stats()
     if disk is None:
         return False
-    free, whole = (blocks * disk.f_frsize for blocks in (disk.f_bavail, disk.f_blocks))
-    return short(free, whole, disk.f_favail, disk.f_files)
+    free, size = (blocks * disk.f_frsize for blocks in (disk.f_bavail, disk.f_blocks))
+    return has_too_little(free, size, disk.f_favail, disk.f_files)
 
 
-def short(free_bytes: int, whole_bytes: int, free_files: int, whole_files: int) -> bool:
-    """True of a disk with so little left; one without a limit of files says 0 for them."""
-    floor_bytes = min(FLOOR_BYTES, whole_bytes // 20)
-    return free_bytes < floor_bytes or free_files < min(FLOOR_FILES, whole_files // 20)
+def has_too_little(free_bytes: int, size_bytes: int, free_files: int, max_files: int) -> bool:
+    """True if a disk of this size has too few free bytes or inodes.
+
+    A file system without a limit of inodes reports 0 for both `free_files` and `max_files`.
+    """
+    min_bytes = min(MIN_FREE_BYTES, size_bytes // 20)
+    return free_bytes < min_bytes or free_files < min(MIN_FREE_FILES, max_files // 20)
 
 
 def wait(patience_s: float = PATIENCE_S) -> None:
-    """Return when the engine answers and its disk has room. Raises UserError if it never does."""
-    patience.wait(_lacks, patience_s)
+    """Return when the engine answers and its disk has space; UserError after `patience_s`."""
+    patience.wait(_problem, patience_s)
 
 
-def _lacks() -> str:
+def _problem() -> str:
     try:
         client().ping()
-        return "Docker's disk is full; make room there" if full() else ""
-    except (*GONE, UserError):
+        return "Docker's disk is full; free some space there" if disk_full() else ""
+    except (*ENGINE_ERRORS, UserError):
         return "Docker does not answer; start it"

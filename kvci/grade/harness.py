@@ -63,7 +63,7 @@ def _sweep(folder: Path) -> None:
     from kvci.docker import engine
 
     for place in folder.glob(f"logs/run_evaluation/{NAME}-*"):
-        with contextlib.suppress(*engine.GONE):
+        with contextlib.suppress(*engine.ENGINE_ERRORS):
             named = {"name": re.escape(place.name)}
             for container in engine.client().containers.list(all=True, filters=named):
                 container.remove(force=True, v=True)

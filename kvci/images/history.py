@@ -9,7 +9,7 @@ from typing import Any
 
 from docker.errors import ImageNotFound
 
-from kvci.docker.engine import GONE, OWNER, client, full, has
+from kvci.docker.engine import ENGINE_ERRORS, OWNER, client, disk_full, has
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.host import process
@@ -164,7 +164,7 @@ def without_future(image: str, base: str) -> str:
         return name
     except ImageNotFound:
         raise SandboxFailed(f"Docker has no image {image}; kvci images pull gets it") from None
-    except (*GONE, UserError) as error:
+    except (*ENGINE_ERRORS, UserError) as error:
         raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
 
@@ -224,7 +224,7 @@ def _make(image: str, digest: str, base: str) -> None:
         code = made.wait(timeout=1800)["StatusCode"]
         if code not in (CLEAN, NOT_CLEAN):
             # Killed, or without room, it says nothing of the image.
-            failed = Unfit if code == UNFIT and not full() else SandboxFailed
+            failed = Unfit if code == UNFIT and not disk_full() else SandboxFailed
             raise failed(f"the history of {image} cannot be stripped: {made.logs()[-300:]!r}")
         clean = engine.images.get(digest)
         if code == NOT_CLEAN:

@@ -12,7 +12,7 @@ from pathlib import Path
 from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.files import Document, sha256_of
-from kvci.host import cache, ended, process
+from kvci.host import cache_folder, ended, process
 
 SOON = timedelta(minutes=1)
 """After its last word a pull may have come; later it was somebody else's."""
@@ -63,14 +63,14 @@ def left() -> list[str]:
         with contextlib.suppress(UserError, OSError):  # another process has dropped it meanwhile
             claim, heard = InFlight.read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
             if claim.engine == engine.identity() and ended(claim.process):
-                came = engine.pulled(claim.name) if engine.has(claim.name) else None
+                came = engine.last_pull(claim.name) if engine.has(claim.name) else None
                 names += [claim.name] if came and came <= heard + SOON else []
                 drop(claim.name)
     return names
 
 
 def _folder() -> Path:
-    return cache() / "pulling"
+    return cache_folder() / "pulling"
 
 
 def _path(name: str) -> Path:

@@ -283,7 +283,7 @@ class Puller:
             return self._strip(image, base)
         except (APIError, ImageNotFound) as error:
             raise _failure(str(error.explanation or error)) from None
-        except engine.GONE as error:
+        except engine.ENGINE_ERRORS as error:
             kind = Failed if engine.answers() else Gone  # it waits for the registry, without a word
             raise kind(f"Docker: {str(error)[:300]}") from None
 

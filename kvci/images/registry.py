@@ -117,7 +117,7 @@ def _ways(host: str) -> list[tuple[str, bool]]:
     """Scheme, and whether its certificate must be good; as the engine does it."""
     if host.partition(":")[0] in ("localhost", "127.0.0.1"):
         return [("http", True)]
-    return [("https", False), ("http", True)] if engine.trusts(host) else [("https", True)]
+    return [("https", False), ("http", True)] if engine.allows_insecure(host) else [("https", True)]
 
 
 def _head(client: httpx.Client, url: str, login: Login | None) -> httpx.Response:

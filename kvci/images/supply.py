@@ -159,7 +159,7 @@ class Supply:
         for attempt in range(TRIES):
             try:
                 return self._gather_once(todo, keep)
-            except engine.GONE as error:
+            except engine.ENGINE_ERRORS as error:
                 why = str(error)[:300]
                 ENDING.wait(2**attempt)
                 engine.wait()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import first_problem, is_full, sha256_of
+from kvci.files import first_problem, is_disk_full, sha256_of
 from kvci.record.bundle import publishable
 from kvci.record.checks import check_blocks, check_trials
 from kvci.record.merge import merge
@@ -45,7 +45,7 @@ def build_untrusted(run: Path) -> list[Record]:
     try:
         return build(run)
     except READ_ERRORS as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         why = first_problem(error) if isinstance(error, ValueError) else error
         raise UserError(f"No record can be built from the evidence in {run}: {why}.") from None

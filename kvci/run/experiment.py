@@ -9,7 +9,7 @@ from rich.console import Console
 
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
-from kvci.host import gpu, gpu_to_itself
+from kvci.host import gpu, lock_gpus
 from kvci.plan import blocks
 from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes, choose
@@ -100,7 +100,7 @@ def run(
     if spec.rerun:
         spec.rerun.check(model_sha256, digest)
     spec = spec.model_copy(update={"sandbox": kind})
-    gpu_lock = gpu_to_itself() if spec.verified and gpu() else contextlib.nullcontext()
+    gpu_lock = lock_gpus() if spec.verified and gpu() else contextlib.nullcontext()
     with gpu_lock, RunDirectory(path.resolve()) as directory, stopping():
         sandboxes = Sandboxes.of(spec, kind, directory.scratch, run_id)
         sandboxes.sweep()

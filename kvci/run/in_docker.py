@@ -41,7 +41,7 @@ def lacks(instance: Instance) -> bool:
     engine does not answer."""
     try:
         return not engine.has(instance.row.image)
-    except (*engine.GONE, UserError):
+    except (*engine.ENGINE_ERRORS, UserError):
         return False
 
 

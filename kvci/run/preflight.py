@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvci import __version__
 from kvci.files import sha256_of
-from kvci.host import cache, host
+from kvci.host import cache_folder, host
 from kvci.run.attempt import grade_once, no_test_ran
 from kvci.run.sandboxes import Sandboxes
 from kvci.rundir.documents import Graded
@@ -83,4 +83,4 @@ def _cache_file(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path
         return None  # the image is not available, and making the sandbox reports it
     bounds = f"{sandboxes.caps} {sandboxes.grade_network} {test_s}"
     key = f"{__version__} {host()} {image} {bounds} {instance.row.model_dump_json()}"
-    return cache() / "preflight" / f"{sha256_of(key.encode())}.json" if image else None
+    return cache_folder() / "preflight" / f"{sha256_of(key.encode())}.json" if image else None

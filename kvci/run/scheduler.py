@@ -17,7 +17,7 @@ import httpx
 from kvci.agent.client import Client
 from kvci.agent.loop import Conversation, Place, converse
 from kvci.errors import UserError
-from kvci.files import is_full, no_room, sha256_of, write_atomic
+from kvci.files import disk_full_error, is_disk_full, sha256_of, write_atomic
 from kvci.host import host
 from kvci.plan import Block, Trial
 from kvci.run.attempt import no_test_ran
@@ -416,9 +416,9 @@ class Scheduler:
                 self._stop.set()
                 raise
             except Exception as error:
-                if is_full(error):
+                if is_disk_full(error):
                     self._stop.set()  # the trial gets no outcome, so a resume runs it again
-                    raise no_room(self._directory.path) from None
+                    raise disk_full_error(self._directory.path) from None
                 talk = Conversation(exit=Exit.KVCI_FAILED, detail=traceback.format_exc())
             finally:
                 self._progress.slot(-1)

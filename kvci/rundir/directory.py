@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvci import __version__
 from kvci.errors import UserError
-from kvci.files import clear
+from kvci.files import remove_tree
 from kvci.host import gpu, host
 from kvci.plan import Trial
 from kvci.rundir.documents import Graded, Manifest, Outcome, now
@@ -49,12 +49,12 @@ class RunDirectory:
                 f"Another kvci process works on {self.path}; wait until it ends, or give another "
                 "--run-id."
             ) from None
-        clear(self.scratch)
+        remove_tree(self.scratch)
         self.scratch.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
-        clear(self.scratch)
+        remove_tree(self.scratch)
         self._lock.close()
 
     @property

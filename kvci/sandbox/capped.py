@@ -1,4 +1,4 @@
-"""One process with bounded wall time and output."""
+"""Runs one process with limited wall time and output."""
 
 import os
 import selectors
@@ -7,14 +7,14 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from kvci.sandbox import Limits, Result
+from kvci.sandbox.protocol import Limits, Result
 
 WATCH_S = 0.5
-"""How often what no limit bounds is looked at."""
+"""How often `exceeded` is asked."""
 
 
 class HeadAndTail:
-    """Keeps the first and the last half of a limit, and counts the rest."""
+    """Keeps half of `limit_bytes` from the start and half from the end, and counts everything."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._half = limit_bytes // 2
@@ -41,12 +41,12 @@ def run(
     command: list[str],
     limits: Limits,
     before_exec: Callable[[], None] | None = None,
-    over: Callable[[int], bool] = lambda pid: False,
+    exceeded: Callable[[int], bool] = lambda pid: False,
     keep_fd: int | None = None,
 ) -> Result:
-    """Run a program; kill its group at the wall or output limit, or when `over` says so of it.
+    """Run a program; kill its process group at a limit, or when `exceeded(pid)` is true.
 
-    `keep_fd` stays open in it.
+    The file descriptor `keep_fd` stays open in the program.
     """
     start = time.monotonic()
     kept = HeadAndTail(limits.kept_bytes)
@@ -66,7 +66,7 @@ def run(
             deadline = min(time.monotonic() + WATCH_S, start + limits.wall_s)
             ended = _drain(process, kept, deadline, limits.output_mib << 20)
             timed_out = not ended and time.monotonic() >= start + limits.wall_s
-            if not ended and over(process.pid):
+            if not ended and exceeded(process.pid):
                 break
     finally:
         if timed_out or kept.total_bytes > limits.output_mib << 20 or process.poll() is None:
@@ -81,9 +81,9 @@ def run(
 def _drain(
     process: subprocess.Popen[bytes], kept: HeadAndTail, deadline: float, limit_bytes: int
 ) -> bool:
-    """Read until the end or the output limit; False if the deadline came first.
+    """Read until the process ends or the output limit; False if the deadline comes first.
 
-    May be called again, also when the output has ended and the process has not.
+    After False call it again, even if the output has ended and the process still runs.
     """
     assert process.stdout
     with selectors.DefaultSelector() as selector:

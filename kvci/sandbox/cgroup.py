@@ -1,4 +1,4 @@
-"""Memory and process limits for one sandbox, by cgroup v2 where delegated or v1 where writable."""
+"""Memory and process limits for one sandbox, with cgroup v2 if delegated or v1 if writable."""
 
 import contextlib
 import errno
@@ -14,14 +14,14 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 class Cgroup:
-    """One group per controller folder. `kind` is what the manifest says."""
+    """One sandbox's group: one folder per controller. `kind` goes into the manifest."""
 
     def __init__(self, kind: str, folders: list[Path]) -> None:
         self.kind, self._folders = kind, folders
 
     @classmethod
     def create(cls, memory_mib: int, processes: int) -> "Cgroup | None":
-        """None where this user may not make one with both controllers."""
+        """A new group; None if this user may not make one with both limits."""
         name = f"kvci-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         memory = str(memory_mib << 20)
         for kind, files in (
@@ -48,7 +48,7 @@ class Cgroup:
         return None
 
     def enter(self) -> None:
-        """Called in the child, before exec."""
+        """Move this process into the group. Call it in the child, before exec."""
         for folder in self._folders:
             (folder / "cgroup.procs").write_text(str(os.getpid()))
 
@@ -58,17 +58,17 @@ class Cgroup:
 
 
 def sweep() -> None:
-    """End what killed kvci processes left running, and remove their groups.
+    """Kill the processes that killed kvci processes left behind, and remove their groups.
 
-    bwrap's own --die-with-parent misses a parent that dies while the sandbox is being made.
+    bwrap's --die-with-parent misses a parent that dies while bwrap sets up the sandbox.
     """
     for parent in (_own_v2(), ROOT / "memory", ROOT / "pids"):
         for folder in parent.glob("kvci-*-*"):
             pid = folder.name.split("-")[1]
             if pid.isdecimal() and not _alive(int(pid)):
                 with contextlib.suppress(OSError):
-                    for left in (folder / "cgroup.procs").read_text().split():
-                        os.kill(int(left), signal.SIGKILL)
+                    for process in (folder / "cgroup.procs").read_text().split():
+                        os.kill(int(process), signal.SIGKILL)
                 _remove(folder)
 
 
@@ -80,19 +80,20 @@ def _alive(pid: int) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """The kernel lets go of a group a moment after its last process ended."""
+    """The kernel frees a group a moment after its last process ended, so try again until then."""
     for _ in range(100):
         try:
             folder.rmdir()
         except OSError as error:
             if error.errno != errno.EBUSY:
-                return  # it was never made, as in a tree that systemd mounts read-only
+                return  # it was never made, for example because systemd mounts its parent read-only
             time.sleep(0.02)
         else:
             return
 
 
 def _own_v2() -> Path:
+    """The v2 group of this process."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):

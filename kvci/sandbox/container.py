@@ -1,4 +1,4 @@
-"""The Docker sandbox: one container a trial, no network, no mounts, few capabilities."""
+"""The Docker sandbox: one container per trial, no network, no mounts, few capabilities."""
 
 import contextlib
 import io
@@ -15,41 +15,51 @@ import requests
 from docker.errors import APIError, NotFound
 
 from kvci.children import ENDING
-from kvci.docker.engine import GONE, OWNER, RUN, answers, client, cpus, full, room, short
+from kvci.docker.engine import (
+    ENGINE_ERRORS,
+    OWNER,
+    RUN,
+    answers,
+    client,
+    cpus,
+    disk_full,
+    disk_stats,
+    has_too_little,
+)
 from kvci.errors import UserError
 from kvci.host import process
-from kvci.sandbox import (
-    HOG_BYTES,
+from kvci.sandbox import diff
+from kvci.sandbox.capped import HeadAndTail
+from kvci.sandbox.protocol import (
+    LARGE_WRITE_BYTES,
     TREE,
     Caps,
     DiffFailed,
     Limits,
     Result,
     SandboxFailed,
-    diff,
-    unfit,
+    rejection,
 )
-from kvci.sandbox.capped import HeadAndTail
 
 LIFETIME_S = 72 * 3600
-"""A container that nobody sweeps ends by itself; longer than a trial or its tests can take."""
+"""A container that no sweep removes ends after this time; no trial and no tests take so long."""
 WATCH_S = 10.0
-"""So often an engine is asked whether it is there while a command goes on."""
+"""How often the engine is pinged while a command runs."""
 TREE_MAX_BYTES = 2 << 30
 NO_SPACE = b"No space left on device"
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
-"""What root needs to go on owning the files of its image; all others are dropped."""
-FIRST = (
+"""What root needs to use the files of its image; all other capabilities are dropped."""
+PROCESS_1 = (
     f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60 || read -rt 9 < /dev/udp/127.0.0.1/9; done"
 )
-"""Process 1. Being bash it reaps, and as process 1 no signal from inside ends it. Where nothing can
-be run any more, because the file system is gone, it waits for a word that never comes."""
-PLAIN = {"LC_ALL": "C.UTF-8"}
-"""For scripts whose output is read: bash says on it what it thinks of an image's locale."""
-OFFLINE = {"PIP_NO_INDEX": "1"}
-"""Without a network pip would only lose time asking."""
-QUIET = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}
-"""Beside what the image's own activation sets, for the model's commands."""
+"""The container's process 1. bash reaps ended processes, and no signal from inside can end it. If
+the trial removed `sleep`, bash waits in a read that gets no data, so that it uses no CPU time."""
+SCRIPT_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+"""For scripts whose output kvci reads: bash would add warnings about an image's unknown locale."""
+OFFLINE_ENVIRONMENT = {"PIP_NO_INDEX": "1"}
+"""Without a network pip fails at once, instead of after retries."""
+COMMAND_ENVIRONMENT = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}
+"""For the model's commands, in addition to what the image's activation sets."""
 ACTIVATE = """
 if [ -f /opt/miniconda3/bin/activate ]; then
   { . /opt/miniconda3/bin/activate && conda activate testbed; } > /dev/null 2>&1 || exit
@@ -57,16 +67,17 @@ fi
 unset PWD OLDPWD SHLVL HOSTNAME LC_ALL _
 env -0
 """
-"""As the harness's eval scripts do it; conda takes half a second, so once an image is enough."""
+"""Activates the environment as the harness's eval scripts do. It runs once per image, because conda
+takes half a second."""
 _ACTIVATED: dict[str, dict[str, str]] = {}
-"""Image -> the environment that its activation gives."""
+"""Image -> the environment variables after its activation."""
 
 
 class Docker:
-    """One trial's container of an image that holds the work tree, or of one with `files` put in.
+    """One trial's container. The work tree comes with the image, or kvci makes it from `files`.
 
-    The model's commands run in the image's activated environment, scripts in its plain one, as
-    the harness's do.
+    The model's commands run in the image's activated environment. Scripts run without activation,
+    as the harness's scripts do.
     """
 
     def __init__(
@@ -76,31 +87,34 @@ class Docker:
         caps: Caps | None = None,
         network: bool = False,
         run: str = "",
-        asking: bool = False,
+        probe: bool = False,
     ) -> None:
-        """Raises SandboxFailed if the container does not start, or its image is not here."""
+        """With `probe` the container only reports the free space of its disk.
+
+        Raises SandboxFailed if the container does not start or its image is not on this machine.
+        """
         self._image, self._files, self._caps = image, files, caps or Caps()
-        self._network, self._run, self._asking = network, run, asking
-        self._dead = False
-        """What process 1 needs was taken away by the trial itself."""
-        self._filled = False
-        """The trial filled the engine's disk, and lost its container for it."""
+        self._network, self._run, self._probe = network, run, probe
+        self._broken = False
+        """The trial removed what process 1 needs, so the container cannot start again."""
+        self._filled_disk = False
+        """The trial filled the engine's disk, so its container was removed."""
         try:
             self._container = self._start()
             try:
                 if files:
-                    self._fill(files)
+                    self._commit_base(files)
                 if image not in _ACTIVATED:
                     _ACTIVATED[image] = self._activate()
             except BaseException:
                 self.close()
                 raise
-        except (*GONE, UserError) as error:
+        except (*ENGINE_ERRORS, UserError) as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
 
     def run(self, command: str, limits: Limits) -> Result:
-        environment = _ACTIVATED[self._image] | QUIET
-        return unfit(command) or self._exec(["bash", "-c", command], limits, environment)
+        environment = _ACTIVATED[self._image] | COMMAND_ENVIRONMENT
+        return rejection(command) or self._exec(["bash", "-c", command], limits, environment)
 
     def script(self, text: str, limits: Limits) -> Result:
         return self._script(text, limits, {})
@@ -109,48 +123,50 @@ class Docker:
         name = f"kvci-{uuid.uuid4().hex[:8]}.sh"
         try:
             self._container.put_archive("/", _tar({name: text}))
-        except GONE as error:
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {error}") from None
         return self._exec(["bash", f"/{name}"], limits, environment)
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
-        """Made in a second container, where the model has never been; only the tree goes over."""
-        if not self._filled and self._full(b""):
-            self._end_hog()
-        if self._filled:
+        """Made in a second container that the model never used; only the tree is copied there."""
+        if not self._filled_disk and self._disk_full(b""):
+            self._remove_container_that_filled_disk()
+        if self._filled_disk:
             raise DiffFailed("the trial filled the disk")
         clean = Docker(self._image, self._files, self._caps, run=self._run)
         try:
             empty = f"find {TREE} -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {{}} +"
             if clean.run(empty, diff.LIMITS).code:
-                raise SandboxFailed("Docker: a clean container's tree could not be emptied")
+                raise SandboxFailed(
+                    "Docker: the work tree of the clean container could not be emptied"
+                )
             with tempfile.TemporaryFile() as tree:
                 self._copy_tree(tree)
-                clean._take(tree)
+                clean._unpack(tree)
             text = diff.script(f"{TREE}/.git", "/tmp/kvci-diff", exclude)
-            return diff.patch_of(clean._script(text, diff.LIMITS, PLAIN))
+            return diff.patch_of(clean._script(text, diff.LIMITS, SCRIPT_ENVIRONMENT))
         except tarfile.TarError as error:
             raise DiffFailed(f"the work tree cannot be read: {error}") from None
         except NotFound:
-            self._must_be_there()
-            raise DiffFailed(f"{TREE} is no more") from None
-        except GONE as error:
+            self._require_running()
+            raise DiffFailed(f"{TREE} does not exist any more") from None
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {error}") from None
         finally:
             clean.close()
 
-    def _take(self, tree: IO[bytes]) -> None:
-        """What the engine cannot unpack, for no reason of its own, the model made so."""
+    def _unpack(self, tree: IO[bytes]) -> None:
+        """Unpack a work tree here. Raises DiffFailed if the engine is healthy and yet cannot."""
         try:
             self._container.put_archive("/", tree)
         except APIError as error:
-            self._must_be_there()
-            if full() or not answers():
+            self._require_running()
+            if disk_full() or not answers():
                 raise
             raise DiffFailed(f"the work tree cannot be copied: {str(error)[-300:]}") from None
 
     def close(self) -> None:
-        with contextlib.suppress(*GONE):
+        with contextlib.suppress(*ENGINE_ERRORS):
             self._container.remove(force=True, v=True)
 
     def _start(self) -> Any:
@@ -164,25 +180,25 @@ class Docker:
             "pids_limit": self._caps.processes,
             "nano_cpus": int(1e9 * min(self._caps.cpus, cpus())),
         }
-        asked = {
-            "command": ["/bin/bash", "-c", FIRST],
+        options = {
+            "command": ["/bin/bash", "-c", PROCESS_1],
             "entrypoint": [],
             "hostname": "sandbox",
             "user": "root",
-            "environment": {} if self._network else OFFLINE,
+            "environment": {} if self._network else OFFLINE_ENVIRONMENT,
             "labels": {OWNER: process(), RUN: self._run},
         }
-        container = client().containers.create(self._image, **asked, **bounds)
+        container = client().containers.create(self._image, **options, **bounds)
         try:
             container.start()
         except BaseException:
-            with contextlib.suppress(*GONE):
+            with contextlib.suppress(*ENGINE_ERRORS):
                 container.remove(force=True, v=True)
             raise
         return container
 
-    def _fill(self, files: dict[str, str]) -> None:
-        """The repository at its base, before the model has touched anything."""
+    def _commit_base(self, files: dict[str, str]) -> None:
+        """Make the work tree and commit the base, before the model runs."""
         self._container.put_archive("/", _tar({f"{TREE[1:]}/{n}": t for n, t in files.items()}))
         identity = "-c user.name=kvci -c user.email=kvci@localhost"
         commit = f"git init -q -b main && git add -A && git {identity} commit -qm base"
@@ -191,7 +207,7 @@ class Docker:
             raise SandboxFailed(f"the work tree could not be made: {done.output[-300:]!r}")
 
     def _activate(self) -> dict[str, str]:
-        done = self._exec(["bash", "-c", ACTIVATE], Limits(), PLAIN)
+        done = self._exec(["bash", "-c", ACTIVATE], Limits(), SCRIPT_ENVIRONMENT)
         if done.code or not done.output:
             raise SandboxFailed(f"the environment cannot be activated: {done.output[-300:]!r}")
         pairs = done.output.decode(errors="surrogateescape").rstrip("\0").split("\0")
@@ -200,94 +216,97 @@ class Docker:
     def _exec(
         self, command: list[str], limits: Limits, environment: dict[str, str] | None = None
     ) -> Result:
-        """When the command has ended, one way or another, so has all that it started."""
+        """Run a command; when this returns, every process that it started has ended."""
         api, name = client().api, self._container.id
         kept, cap_bytes = HeadAndTail(limits.kept_bytes), limits.output_mib << 20
         bound = f"ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}"
-        # Of two pipes an engine gives the lines in an order of its own.
+        # One pipe for both: with two pipes the engine changes the order of the lines.
         wait = f'read -r || exit; {bound}; exec "$@" < /dev/null 2>&1'
         try:
-            if not self._filled:
-                self._must_be_there()
-            if self._dead or self._filled:
+            if not self._filled_disk:
+                self._require_running()
+            if self._broken or self._filled_disk:
                 return Result(b"", 137, False, 0, 0.0)
             words = ["bash", "-c", wait, "-", *command]
             made = api.exec_create(name, words, stdin=True, environment=environment, workdir=TREE)
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
             watch = _Watch()
-            started = time.monotonic()  # how long the engine took for all this is not the command's
+            started = time.monotonic()  # the engine's own time does not count
             try:
-                # It starts now; docker-py loses what comes in one piece with the answer's header.
+                # The command starts after this line, because docker-py loses output that arrives in
+                # one piece with the answer's header.
                 with contextlib.suppress(OSError):
                     connection.sendall(b"\n")
-                over = _drain(connection, kept, started + limits.wall_s, cap_bytes, watch)
+                ended = _drain(connection, kept, started + limits.wall_s, cap_bytes, watch)
             finally:
-                # Without this the engine goes on filling a pipe that nobody reads, and waits 10 s.
+                # Without this the engine keeps filling a pipe without a reader, and waits 10 s.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
                 stream.close()
             wall_s = time.monotonic() - started
-            if not over and (watch.silent or not answers()):
-                raise SandboxFailed("Docker: it does not answer, so nobody knows what took so long")
-            code = api.exec_inspect(made["Id"])["ExitCode"] if over else None
-            self._must_be_there()
-            if self._full(kept.bytes()):
-                self._end_hog()
-            elif code is None or self._busy():
-                self._end_all()
-        except GONE as error:
+            if not ended and (watch.silent or not answers()):
+                raise SandboxFailed("Docker does not answer, so the command's time is unknown")
+            code = api.exec_inspect(made["Id"])["ExitCode"] if ended else None
+            self._require_running()
+            if self._disk_full(kept.bytes()):
+                self._remove_container_that_filled_disk()
+            elif code is None or self._has_leftovers():
+                self._restart()
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
         timed_out = wall_s >= limits.wall_s and kept.total_bytes <= cap_bytes
         return Result(
             kept.bytes(), 137 if code is None else code, timed_out, kept.total_bytes, wall_s
         )
 
-    def _must_be_there(self) -> None:
-        """Raises SandboxFailed if the container was ended from outside.
+    def _require_running(self) -> None:
+        """Raises SandboxFailed if the container was stopped or removed from outside.
 
-        Nothing inside ends process 1 but using up the memory, and then it is started again.
+        From inside only exhausted memory ends process 1; then the container is started again.
         """
-        if self._vanished():
-            raise SandboxFailed("Docker: the container is gone")
+        if self._is_gone():
+            raise SandboxFailed("Docker: the container was removed")
         state = self._container.attrs["State"]
-        if not (state["Running"] or state["OOMKilled"] or self._dead):
-            raise SandboxFailed("Docker: the container was ended from outside")
-        if not state["Running"] and not self._dead:
-            self._end_all()
+        if not (state["Running"] or state["OOMKilled"] or self._broken):
+            raise SandboxFailed("Docker: the container was stopped from outside")
+        if not state["Running"] and not self._broken:
+            self._restart()
 
-    def _full(self, output: bytes) -> bool:
-        """The engine's disk is. Where that is another machine's, a clean container is asked, but
-        only if the command says so: the model may say it too, and would not be believed."""
-        if room() is not None or NO_SPACE not in output or self._asking:
-            return full()
-        clean = Docker(self._image, self._files, self._caps, run=self._run, asking=True)
+    def _disk_full(self, output: bytes) -> bool:
+        """True if the engine's disk is full.
+
+        The disk of an engine on another machine is measured in a clean container, and only if the
+        command's output reports a full disk. The output proves nothing: the model may print it.
+        """
+        if disk_stats() is not None or NO_SPACE not in output or self._probe:
+            return disk_full()
+        clean = Docker(self._image, self._files, self._caps, run=self._run, probe=True)
         try:
             done = clean._exec(["stat", "-f", "-c", "%S %b %a %c %d", "/"], Limits())
         finally:
             clean.close()
         if done.code:
-            raise SandboxFailed("Docker: nobody knows whether its disk is full")
+            raise SandboxFailed("Docker: the free disk space could not be measured")
         block, blocks, free, files, files_free = map(int, done.output.split()[:5])
-        return short(free * block, blocks * block, files_free, files)
+        return has_too_little(free * block, blocks * block, files_free, files)
 
-    def _end_hog(self) -> None:
-        """The disk is full. What filled it goes, so that others have room; SandboxFailed if that
-        was not this trial."""
+    def _remove_container_that_filled_disk(self) -> None:
+        """Free the space of a trial that filled the disk. Raises SandboxFailed if others did."""
         try:
-            if self._written_bytes() < HOG_BYTES:
-                raise SandboxFailed("Docker: its disk is full, and not by this trial")
+            if self._written_bytes() < LARGE_WRITE_BYTES:
+                raise SandboxFailed("Docker's disk is full, but this trial did not fill it")
             self._container.remove(force=True, v=True)
-        except GONE as error:
+        except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
-        self._filled = True
+        self._filled_disk = True
 
     def _written_bytes(self) -> int:
         one = client().api.containers(all=True, size=True, filters={"id": self._container.id})
         return int(one[0].get("SizeRw", 0)) if one else 0
 
-    def _busy(self) -> bool:
-        """More than process 1 and its sleep is there, or nothing at all."""
+    def _has_leftovers(self) -> bool:
+        """True if more than process 1 and its sleep runs, or nothing at all."""
         try:
             processes = self._container.top()["Processes"] or []
         except NotFound:
@@ -295,28 +314,28 @@ class Docker:
         except APIError:
             processes = []
         if not processes:
-            # It ended this moment, and it takes the engine another to say so.
+            # The container has just ended; the engine reports that a moment later.
             with contextlib.suppress(requests.RequestException):
                 self._container.wait(timeout=10)
-            self._must_be_there()
+            self._require_running()
         return not 1 <= len(processes) <= 2
 
-    def _end_all(self) -> None:
-        """From outside, so that nothing inside has a say; the file system stays."""
+    def _restart(self) -> None:
+        """Kill and start the container: every process ends, and the file system stays."""
         with contextlib.suppress(APIError):
             self._container.kill()
         try:
             self._container.start()
         except APIError as error:
-            # What process 1 needs is gone: the trial's own doing, if the container is still there.
-            if error.is_server_error() or self._vanished():
+            # If the container still exists, the trial removed what process 1 needs.
+            if error.is_server_error() or self._is_gone():
                 raise
-            self._dead = True
+            self._broken = True
 
-    def _vanished(self) -> bool:
+    def _is_gone(self) -> bool:
         try:
             self._container.reload()
-        except GONE:
+        except ENGINE_ERRORS:
             return True
         return False
 
@@ -332,7 +351,7 @@ class Docker:
                 if member.name == git or member.name.startswith(f"{git}/"):
                     continue
                 if member.islnk() and member.linkname.startswith(f"{git}/"):
-                    continue  # what it is a name of does not come
+                    continue  # the file that it links to is not copied
                 if member.isfile():
                     new.addfile(member, old.extractfile(member))
                 elif member.issym() or member.isdir() or member.islnk():
@@ -341,7 +360,7 @@ class Docker:
 
 
 class _Chunks(io.RawIOBase):
-    """A file over an iterator of bytes, with a bound."""
+    """A readable file over an iterator of bytes, with a size limit. Raises DiffFailed above it."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks, self._rest, self._total = iter(chunks), b"", 0
@@ -358,8 +377,8 @@ class _Chunks(io.RawIOBase):
             self._total += len(chunk)
             if self._total > TREE_MAX_BYTES:
                 raise DiffFailed(f"the work tree is larger than {TREE_MAX_BYTES >> 20} MiB")
-        given, self._rest = self._rest[:size], self._rest[size:]
-        return given
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
 
 
 def _tar(files: dict[str, str]) -> bytes:
@@ -374,19 +393,19 @@ def _tar(files: dict[str, str]) -> bytes:
 
 
 class _Watch:
-    """Is asked while a command goes on."""
+    """Asked once a second while a command runs; pings the engine every WATCH_S."""
 
     def __init__(self) -> None:
         self.silent = False
-        """The engine did not answer once, so what took so long may not have been the command."""
-        self._asked = time.monotonic()
+        """The engine missed a ping, so the time that passed may be the engine's."""
+        self._pinged = time.monotonic()
 
     def __call__(self) -> bool:
-        """True if what goes on can come to no good end."""
-        if time.monotonic() >= self._asked + WATCH_S and not self.silent:
+        """True if the command must end: kvci is being stopped, or the disk is full."""
+        if time.monotonic() >= self._pinged + WATCH_S and not self.silent:
             self.silent = not answers()
-            self._asked = time.monotonic()
-        return ENDING.is_set() or full()
+            self._pinged = time.monotonic()
+        return ENDING.is_set() or disk_full()
 
 
 def _drain(
@@ -394,33 +413,33 @@ def _drain(
     kept: HeadAndTail,
     deadline: float,
     cap_bytes: int,
-    over: Callable[[], bool],
+    must_end: Callable[[], bool],
 ) -> bool:
-    """Read the frames of an exec until its end; False if the deadline or the cap came first.
+    """Read the frames of an exec until it ends; False if the deadline or the cap comes first.
 
-    `over` is asked every second, and ends it too.
+    `must_end` is asked every second; when it is true, this returns False.
 
-    A frame is eight bytes, of which the last four are its length, and that many bytes of output
+    A frame has a header of eight bytes, whose last four hold the length of the output after it
     (Docker Engine API, "attach to a container", stream format).
     """
     pending = b""
     left_in_frame = 0
-    asked = time.monotonic()
+    last_check = time.monotonic()
     while kept.total_bytes <= cap_bytes:
         now = time.monotonic()
         if now >= deadline:
             return False
-        if now >= asked + 1:
-            if over():
+        if now >= last_check + 1:
+            if must_end():
                 return False
-            asked = now
+            last_check = now
         connection.settimeout(max(0.001, min(1.0, deadline - now)))
         try:
             data = connection.recv(1 << 16)
         except TimeoutError:
             continue
         except ConnectionResetError:
-            data = b""  # it ended before it read our word
+            data = b""  # the command ended before it read the line that starts it
         if not data:
             return True
         pending += data

@@ -1,21 +1,23 @@
-"""The diff of a hostile work tree, as a script that runs where the model cannot interfere.
+"""The script that makes the diff of a hostile work tree, where the model cannot interfere.
 
-Hooks, filters, fsmonitor, external diffs, attributes and ignore rules of the tree do nothing: the
-git folder is one that the model could not write, the index is new, and while the tree is read its
-.gitattributes and .gitignore files are those of the base. What the model made of them comes after.
+The tree's hooks, filters, fsmonitor, external diffs, attributes and ignore rules have no effect.
+The model could not write the git folder that the script uses, and the index is new. While the
+script reads the tree, the .gitattributes and .gitignore files are those of the base. The model's
+changes to these files are added to the diff afterwards.
 """
 
 import shlex
+from collections.abc import Iterable
 
-from kvci.sandbox import TREE, DiffFailed, Limits, Result
+from kvci.sandbox.protocol import TREE, DiffFailed, Limits, Result
 
 PATCH_MAX_BYTES = 16 << 20
 LIMITS = Limits(wall_s=120, cpu_s=240, output_mib=64, kept_bytes=4 * PATCH_MAX_BYTES)
-PRODUCTS = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
-"""What a build makes: where the base has no such file, it is no part of a patch."""
-FOLDERS = ("*.egg-info", "build", "dist")
-"""Of them the folders; where the base has files in one, what is new there is no product."""
-FOLDERS_OF_THE_BASE = r"""
+BUILD_PRODUCTS = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
+"""What a build makes. A patch leaves these out, unless the base has that file."""
+PRODUCT_FOLDERS = ("*.egg-info", "build", "dist")
+"""The folders among them. If the base has files in one, a patch includes new files there."""
+BASE_FOLDERS = r"""
 folders=()
 while IFS= read -r -d '' path; do
   before=''
@@ -25,10 +27,10 @@ while IFS= read -r -d '' path; do
     path=${path#*/}
   done
 done < <(git ls-files -z -- @PATHS@)
-""".replace("@FOLDERS@", "|".join(FOLDERS)).replace(
-    "@PATHS@", shlex.join(f":(glob)**/{name}/**" for name in FOLDERS)
+""".replace("@FOLDERS@", "|".join(PRODUCT_FOLDERS)).replace(
+    "@PATHS@", shlex.join(f":(glob)**/{name}/**" for name in PRODUCT_FOLDERS)
 )
-NESTED = r"""
+NESTED_REPOSITORIES = r"""
 nested=()
 while IFS= read -r -d '' path; do
   if [ -f "$path" ] || [ -e "$path/HEAD" ]; then
@@ -36,8 +38,8 @@ while IFS= read -r -d '' path; do
   fi
 done < <(find . -mindepth 2 -name .git -prune -print0)
 """
-"""Repositories and work trees of the model's own: what is new in them is no part of a patch."""
-RULES_OF_THE_BASE = r"""
+"""Repositories and work trees that the model made: a patch leaves out the new files in them."""
+BASE_RULES = r"""
 rules=(':(glob)**/.gitattributes' ':(glob)**/.gitignore')
 find . -name .git -prune -o \( -name .gitattributes -o -name .gitignore \) -print0 > $scratch/rules
 count=0
@@ -54,8 +56,8 @@ while IFS= read -r -d '' path; do
   fi
 done < $scratch/base-rules
 """
-"""The model's rule files are put aside, and the base's in their place; not through a link."""
-RULES_OF_THE_MODEL = r"""
+"""Moves the model's rule files away and writes the base's instead, never through a symlink."""
+MODEL_RULES = r"""
 while IFS= read -r -d '' path; do
   git update-index --force-remove -- "$path"
 done < $scratch/base-rules
@@ -68,15 +70,14 @@ while IFS= read -r -d '' path; do
   count=$((count + 1))
 done < $scratch/rules
 """
+"""Puts the model's rule files into the index, so that the diff shows them."""
 
 
 def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
-    """A bash script that writes the diff; `scratch` is an empty folder for objects and index."""
+    """A bash script that prints the diff; `scratch` is a new folder for objects and index."""
     tests = shlex.join(f":(exclude,literal){path}" for path in exclude)
-    products, small = (
-        shlex.join(f":(exclude,glob)**/{name}{end}" for name in some for end in ("", "/**"))
-        for some in (PRODUCTS, [name for name in PRODUCTS if name not in FOLDERS])
-    )
+    products = _without(BUILD_PRODUCTS)
+    files = _without(name for name in BUILD_PRODUCTS if name not in PRODUCT_FOLDERS)
     git = f"git --git-dir={git_folder} --work-tree={TREE} -c core.hooksPath=/dev/null"
     git += " -c core.fsmonitor=false -c core.attributesFile=/dev/null -c core.quotePath=true"
     git += " -c core.excludesFile=/dev/null -c core.symlinks=true -c safe.directory='*'"
@@ -87,11 +88,11 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         f" GIT_OBJECT_DIRECTORY={scratch}/objects GIT_INDEX_FILE={scratch}/index"
         " GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_ATTR_NOSYSTEM=1\n"
         f'git() {{ command {git} "$@"; }}; scratch={scratch}\n'
-        f"git read-tree HEAD\n{FOLDERS_OF_THE_BASE}{NESTED}{RULES_OF_THE_BASE}"
+        f"git read-tree HEAD\n{BASE_FOLDERS}{NESTED_REPOSITORIES}{BASE_RULES}"
         f"git add -u -- . {tests} > /dev/null 2>&1\n"
         f'git add -A -- . {tests} {products} "${{nested[@]}}" > /dev/null 2>&1\n'
         'if [ "${#folders[@]}" -gt 0 ]; then\n'
-        f'  git ls-files -z -o --exclude-standard -- "${{folders[@]}}" {tests} {small}'
+        f'  git ls-files -z -o --exclude-standard -- "${{folders[@]}}" {tests} {files}'
         ' "${nested[@]}" |\n'
         "    sed -z '/\\/$/d' | git update-index --add -z --stdin > /dev/null 2>&1\n"
         "fi\n"
@@ -100,13 +101,18 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         "shown='--cached --no-ext-diff --no-textconv --no-color --no-renames'\n"
         "git diff $shown --ignore-submodules=all HEAD -- ."
         f' "${{binary[@]}}" {tests}\n'
-        f"{RULES_OF_THE_MODEL}"
+        f"{MODEL_RULES}"
         f'git diff $shown --text HEAD -- "${{rules[@]}}" {tests}\n'
     )
 
 
+def _without(names: Iterable[str]) -> str:
+    """Git path arguments that leave out these names, and everything below them."""
+    return shlex.join(f":(exclude,glob)**/{name}{end}" for name in names for end in ("", "/**"))
+
+
 def patch_of(done: Result) -> bytes:
-    """The diff that the script wrote. Raises DiffFailed if it wrote none."""
+    """The diff that the script printed, cut at PATCH_MAX_BYTES. Raises DiffFailed if it failed."""
     if done.timed_out:
         raise DiffFailed("the work tree is too large for a diff")
     if done.output_bytes > PATCH_MAX_BYTES:

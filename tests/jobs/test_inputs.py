@@ -147,4 +147,4 @@ def test_a_job_that_fails_says_so_in_its_summary(
     monkeypatch.setattr("kvci.doctor._memory", lambda spec: ("little", "Buy <b>more."))
     done = CliRunner().invoke(main, ["doctor", "--engine", "embedded"])
     said = (tmp_path / "summary.md").read_text().splitlines()[-2]
-    assert done.exit_code == 1 and said == "**It failed:** memory: little Buy &lt;b>more."
+    assert done.exit_code == 1 and said == "**It failed:** memory: little; Buy &lt;b>more."

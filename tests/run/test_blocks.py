@@ -251,7 +251,7 @@ def test_full_disk_leaves_trial_for_resume(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(loop, "_append", full)
-    with pytest.raises(UserError, match=r"The disk of .* is full; make room"):
+    with pytest.raises(UserError, match=r"The disk of .* is full; free some space"):
         run(spec(tmp_path))
     assert not RunDirectory(tmp_path / "run").outcomes()
     monkeypatch.setattr(loop, "_append", written)

@@ -1,4 +1,4 @@
-"""What only bubblewrap has: its check, its groups, what a killed kvci left."""
+"""What only bubblewrap has: its check, its cgroups, leftovers of a killed kvci, a full disk."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.cgroup import ROOT, Cgroup, sweep
 
 ORDINARY = 12345
-"""A user id that nobody has."""
+"""A user id that no user has."""
 
 
-def test_without_a_sandbox_kvci_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bwrap_or_cgroup_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UserError, match=r"install bubblewrap .* or Docker"):
@@ -31,24 +31,22 @@ def test_without_a_sandbox_kvci_refuses(monkeypatch: pytest.MonkeyPatch) -> None
         bwrap.check()
 
 
-def test_the_check_binds_what_a_sandbox_binds_and_not_docker_s_mounts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A container's mount that went away while bwrap bound / made the check fail, 1 time in 40."""
-    spy, seen = tmp_path / "bwrap", tmp_path / "seen"
-    spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {seen}\nexec {bwrap.program()} "$@"\n')
+def test_check_binds_only_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """When the check bound /, a container's mount that vanished made it fail, 1 time in 40."""
+    spy, log = tmp_path / "bwrap", tmp_path / "log"
+    spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {log}\nexec {bwrap.program()} "$@"\n')
     spy.chmod(0o755)
     monkeypatch.setattr(bwrap, "program", lambda: str(spy))
     bwrap.check()
-    words = seen.read_text().splitlines()
+    words = log.read_text().splitlines()
     assert "/usr" in words and "/" not in words
 
 
-def test_what_a_killed_kvci_left_in_its_group_is_ended() -> None:
-    """A sandbox whose maker died while it was being made is no one's child."""
-    maker = subprocess.Popen(["true"])
-    maker.wait()
-    folders = [ROOT / kind / f"kvci-{maker.pid}-left" for kind in ("memory", "pids")]
+def test_sweep_ends_processes_of_killed_kvci() -> None:
+    """bwrap does not end with a kvci that dies while bwrap sets up the sandbox."""
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    folders = [ROOT / kind / f"kvci-{killed.pid}-left" for kind in ("memory", "pids")]
     left = subprocess.Popen(["sleep", "60"])
     try:
         for folder in folders:
@@ -62,27 +60,27 @@ def test_what_a_killed_kvci_left_in_its_group_is_ended() -> None:
     assert not [folder for folder in folders if folder.exists()]
 
 
-def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was taken for the model's doing: a command that ended, an empty patch."""
+def test_disk_filled_by_others_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once counted as the model's failure: a killed command and an empty patch."""
     box = bwrap.Bwrap({"a.py": "x = 1\n"})
     try:
         monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
-        began = time.monotonic()
-        for ask in (lambda: box.run("sleep 20", Limits()), box.diff):
-            with pytest.raises(SandboxFailed, match="not by this trial"):
-                ask()
-        assert time.monotonic() - began < 10
+        start = time.monotonic()
+        for use in (lambda: box.run("sleep 20", Limits()), box.diff):
+            with pytest.raises(SandboxFailed, match="this trial did not fill it"):
+                use()
+        assert time.monotonic() - start < 10
     finally:
         box.close()
 
 
-def test_a_trial_that_filled_the_disk_loses_its_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_that_filled_disk_loses_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     box = bwrap.Bwrap({"a.py": "x = 1\n"})
     try:
-        monkeypatch.setattr(bwrap, "HOG_BYTES", 1 << 20)
+        monkeypatch.setattr(bwrap, "LARGE_WRITE_BYTES", 1 << 20)
         monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
-        hog = "mkdir d; head -c 2M /dev/zero > d/file; chmod 0 d; sleep 20"
-        done = box.run(hog, Limits())
+        fill = "mkdir d; head -c 2M /dev/zero > d/file; chmod 0 d; sleep 20"
+        done = box.run(fill, Limits())
         assert done.code == 137 and not done.timed_out and done.wall_s < 10
         monkeypatch.undo()
         assert not box._tree.exists() and box.run("echo here", Limits()).code == 137
@@ -92,16 +90,18 @@ def test_a_trial_that_filled_the_disk_loses_its_tree(monkeypatch: pytest.MonkeyP
         box.close()
 
 
-def test_room_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    is_full = iter([True, False])
-    monkeypatch.setattr(bwrap, "full", lambda _: next(is_full, True))
+def test_wait_returns_when_disk_has_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    is_disk_full = iter([True, False])
+    monkeypatch.setattr(bwrap, "disk_full", lambda _: next(is_disk_full, True))
     bwrap.wait(tmp_path, 30)
-    with pytest.raises(UserError, match="is full; make room there, and run the same command"):
+    with pytest.raises(
+        UserError, match="is full; free some space there, then run the same command"
+    ):
         bwrap.wait(tmp_path, 0)
 
 
-def test_as_an_ordinary_user_the_same_is_contained(tmp_path: Path) -> None:
-    """The hostile commands once more, without a cgroup that could hold them."""
+def test_hostile_commands_are_contained_for_ordinary_user(tmp_path: Path) -> None:
+    """Runs the hostile commands again as a user who cannot write a cgroup."""
     if os.geteuid() != 0:
         pytest.skip("all tests run as an ordinary user here")
     python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin") or sys.executable
@@ -111,7 +111,7 @@ def test_as_an_ordinary_user_the_same_is_contained(tmp_path: Path) -> None:
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(paths), "HOME": str(tmp_path)}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+        folder.chmod(folder.stat().st_mode | 0o055)  # one of them is /tmp, which stays writable
     os.chown(tmp_path, ORDINARY, ORDINARY)
 
     def run(*command: str) -> "subprocess.CompletedProcess[str]":
@@ -127,7 +127,7 @@ def test_as_an_ordinary_user_the_same_is_contained(tmp_path: Path) -> None:
     assert "passed" in done.stdout
 
 
-def test_head_and_tail() -> None:
+def test_head_and_tail_of_output_are_kept() -> None:
     kept = HeadAndTail(10)
     for part in (b"abc", b"defghij", b"klmno"):
         kept.add(part)
@@ -137,8 +137,8 @@ def test_head_and_tail() -> None:
     assert whole.bytes() == b"0123456789"
 
 
-def test_a_group_that_cannot_be_made_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """systemd mounts the folder above version 1's controllers read-only."""
+def test_impossible_cgroup_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd mounts the parent folder of the v1 controllers read-only."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
@@ -150,7 +150,7 @@ def test_a_group_that_cannot_be_made_is_not_waited_for(monkeypatch: pytest.Monke
     assert Cgroup.create(64, 8) is None and not slept
 
 
-def test_git_says_nothing_of_a_tree_that_a_stop_takes_away(
+def test_git_is_silent_when_stop_removes_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bwrap, "GIT_ENVIRONMENT", bwrap.GIT_ENVIRONMENT | {"GIT_DIR": "/proc/x"})

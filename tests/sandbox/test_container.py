@@ -1,4 +1,4 @@
-"""What only Docker has: images, the engine, what a killed kvci left."""
+"""What only Docker has: the engine, images, leftovers of a killed kvci, a full disk."""
 
 import http.client
 import subprocess
@@ -32,39 +32,39 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_what_a_killed_kvci_left_is_removed_and_nothing_else() -> None:
+def test_sweep_removes_only_containers_of_ended_processes() -> None:
     image = calibration_image()
-    mine = Docker(image, FILES, run="a-run")
+    own = Docker(image, FILES, run="a-run")
     made = subprocess.run([sys.executable, "-c", MAKE, image], capture_output=True, text=True)
     left = made.stdout.strip()
     try:
-        assert mine._container.labels[engine.RUN] == "a-run"
+        assert own._container.labels[engine.RUN] == "a-run"
         assert left and engine.client().containers.get(left).status == "running"
         engine.sweep()
         assert left not in [
             c.id for c in engine.client().containers.list(all=True, ignore_removed=True)
         ]
-        assert mine.run("echo still here", Limits()).output == b"still here\n"
+        assert own.run("echo still here", Limits()).output == b"still here\n"
     finally:
-        mine.close()
+        own.close()
 
 
-def test_a_stop_s_sweep_waits_for_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that pings and answers nothing else took a minute."""
-    asked: list[float] = []
+def test_sweep_at_stop_does_not_wait_for_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that answered only pings delayed a stop by a minute."""
+    timeouts: list[float] = []
 
-    def connection(answer_s: float = 60.0) -> Any:
-        asked.append(answer_s)
+    def connection(timeout_s: float = 60.0) -> Any:
+        timeouts.append(timeout_s)
         raise requests.ReadTimeout("no answer")
 
     monkeypatch.setattr(engine, "client", connection)
     monkeypatch.setattr(engine, "answers", lambda _: True)
     monkeypatch.setattr(ENDING, "is_set", lambda: True)
     engine.sweep(own=True)
-    assert max(asked) <= 5
+    assert max(timeouts) <= 5
 
 
-def test_a_container_that_another_ended_or_removed_is_infrastructure() -> None:
+def test_container_stopped_or_removed_by_others_is_infrastructure() -> None:
     box = Docker(calibration_image(), FILES)
     try:
         box.run("echo kept > /tmp/file", Limits())
@@ -85,37 +85,37 @@ def test_a_container_that_another_ended_or_removed_is_infrastructure() -> None:
         box.close()
 
 
-def test_a_clean_container_that_another_removed_is_infrastructure_too(
+def test_clean_container_removed_by_others_is_infrastructure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    box, take = Docker(calibration_image(), FILES), Docker._take
+    box, unpack = Docker(calibration_image(), FILES), Docker._unpack
 
     def removed(clean: Docker, tree: IO[bytes]) -> None:
         clean._container.remove(force=True)
-        take(clean, tree)
+        unpack(clean, tree)
 
     try:
-        monkeypatch.setattr(Docker, "_take", removed)
-        with pytest.raises(SandboxFailed, match="gone"):
+        monkeypatch.setattr(Docker, "_unpack", removed)
+        with pytest.raises(SandboxFailed, match="was removed"):
             box.diff()
     finally:
         box.close()
 
 
-HOG = "head -c 300M /dev/zero | tail"
+EXHAUST_MEMORY = "head -c 300M /dev/zero | tail"
 
 
-def test_a_container_whose_memory_a_command_uses_up_goes_on() -> None:
+def test_container_survives_exhausted_memory() -> None:
     box = Docker(calibration_image(), FILES, Caps(memory_mib=64))
     try:
         for _ in range(3):
-            assert box.run(HOG, Limits()).code != 0
+            assert box.run(EXHAUST_MEMORY, Limits()).code != 0
             assert box.run("echo here", Limits()).output == b"here\n"
     finally:
         box.close()
 
 
-def test_a_container_without_its_programs_takes_no_processor() -> None:
+def test_container_without_programs_uses_no_cpu() -> None:
     box = Docker(calibration_image(), FILES)
 
     def used_ns() -> int:
@@ -131,7 +131,7 @@ def test_a_container_without_its_programs_takes_no_processor() -> None:
         box.close()
 
 
-def test_a_command_that_waited_for_the_engine_is_infrastructure(
+def test_timeout_of_silent_engine_is_infrastructure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     box = Docker(calibration_image(), FILES)
@@ -144,26 +144,26 @@ def test_a_command_that_waited_for_the_engine_is_infrastructure(
         box.close()
 
 
-def test_a_stop_does_not_wait_for_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    ending = threading.Event()
-    monkeypatch.setattr(container, "ENDING", ending)
+def test_stop_does_not_wait_for_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = threading.Event()
+    monkeypatch.setattr(container, "ENDING", stopping)
     box = Docker(calibration_image(), FILES)
     try:
-        threading.Timer(1, ending.set).start()
-        began = time.monotonic()
+        threading.Timer(1, stopping.set).start()
+        start = time.monotonic()
         box.run("sleep 30", Limits())
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - start < 15
     finally:
         box.close()
 
 
-def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_filled_by_others_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
     box = Docker(calibration_image(), FILES)
     try:
-        monkeypatch.setattr(container, "full", lambda: True)
-        with pytest.raises(SandboxFailed, match="not by this trial"):
+        monkeypatch.setattr(container, "disk_full", lambda: True)
+        with pytest.raises(SandboxFailed, match="this trial did not fill it"):
             box.run("sleep 5", Limits())
-        monkeypatch.setattr(container, "HOG_BYTES", 1 << 20)
+        monkeypatch.setattr(container, "LARGE_WRITE_BYTES", 1 << 20)
         started = time.monotonic()
         ended = box.run("head -c 2M /dev/zero > /tmp/file; sleep 30", Limits())
         assert ended.code == 137 and not ended.timed_out and time.monotonic() - started < 20
@@ -171,18 +171,18 @@ def test_a_disk_that_others_filled_is_infrastructure(monkeypatch: pytest.MonkeyP
         box.close()
 
 
-def test_a_trial_that_filled_the_disk_loses_its_container_and_its_patch(
+def test_trial_that_filled_disk_loses_container_and_patch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its patch was made where the disk was full of it, which was taken for infrastructure."""
-    monkeypatch.setattr(container, "HOG_BYTES", 1 << 20)
-    for asked in (False, True):
+    """Making its patch failed on the full disk, which once counted as infrastructure."""
+    monkeypatch.setattr(container, "LARGE_WRITE_BYTES", 1 << 20)
+    for run_again in (False, True):
         box = Docker(calibration_image(), FILES)
         try:
             box.run("echo 'x = 2' > a.py; head -c 2M /dev/zero > /tmp/file", Limits())
             with monkeypatch.context() as patch:
-                patch.setattr(container, "full", lambda: True)
-                if asked:
+                patch.setattr(container, "disk_full", lambda: True)
+                if run_again:
                     assert box.run("true", Limits()).code == 0
                 with pytest.raises(DiffFailed, match="filled the disk"):
                     box.diff()
@@ -193,33 +193,37 @@ def test_a_trial_that_filled_the_disk_loses_its_container_and_its_patch(
             box.close()
 
 
-def test_a_disk_that_cannot_be_looked_at_is_asked_of_a_clean_container(
+def test_remote_disk_is_measured_in_clean_container(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The engine may be another machine's; what the model says of its disk is not believed."""
-    monkeypatch.setattr(container, "room", lambda: None)
-    monkeypatch.setattr(container, "full", lambda: False)
+    """The engine may run on another machine; the model's output proves nothing about its disk."""
+    monkeypatch.setattr(container, "disk_stats", lambda: None)
+    monkeypatch.setattr(container, "disk_full", lambda: False)
     box = Docker(calibration_image(), FILES)
-    says = "echo 'write error: No space left on device'; exit 1"
+    report = "echo 'write error: No space left on device'; exit 1"
     try:
-        assert box.run(says, Limits()).code == 1
+        assert box.run(report, Limits()).code == 1
         box.run("echo 'echo 4096 1000 0 100 0' > /usr/bin/stat", Limits())
-        assert box.run(says, Limits()).code == 1
-        monkeypatch.setattr(engine, "FLOOR_BYTES", 1 << 60)
-        monkeypatch.setattr(container, "short", lambda *of: engine.short(*of) or of[0] < of[1])
+        assert box.run(report, Limits()).code == 1
+        monkeypatch.setattr(engine, "MIN_FREE_BYTES", 1 << 60)
+        monkeypatch.setattr(
+            container,
+            "has_too_little",
+            lambda *disk: engine.has_too_little(*disk) or disk[0] < disk[1],
+        )
         assert box.run("true", Limits()).code == 0
-        with pytest.raises(SandboxFailed, match="its disk is full"):
-            box.run(says, Limits())
-        monkeypatch.setattr(container, "HOG_BYTES", 0)
-        assert box.run(says, Limits()).code == 1
+        with pytest.raises(SandboxFailed, match="Docker's disk is full"):
+            box.run(report, Limits())
+        monkeypatch.setattr(container, "LARGE_WRITE_BYTES", 0)
+        assert box.run(report, Limits()).code == 1
     finally:
         box.close()
 
 
-def test_an_engine_is_waited_for_and_a_full_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_for_engine_and_disk_space(monkeypatch: pytest.MonkeyPatch) -> None:
     calibration_image()
     answers = iter([True, False])
-    monkeypatch.setattr(engine, "full", lambda: next(answers, True))
+    monkeypatch.setattr(engine, "disk_full", lambda: next(answers, True))
     engine.wait(30)
     with pytest.raises(UserError, match="disk is full"):
         engine.wait(0)
@@ -239,8 +243,8 @@ echo 'conda() { export ACTIVATED="$2"; export PATH="/opt/x/bin:$PATH"; }' \
 """
 
 
-def test_commands_run_where_the_image_s_environment_is_activated_and_scripts_do_not() -> None:
-    """The harness's eval script activates it itself, and must find the image's own."""
+def test_only_commands_run_in_activated_environment() -> None:
+    """The harness's eval script activates the environment itself, so it must start without."""
     box, name = Docker(calibration_image(), FILES), "kvci-test:conda"
     try:
         box.script(CONDA, Limits())
@@ -248,8 +252,10 @@ def test_commands_run_where_the_image_s_environment_is_activated_and_scripts_do_
         with_conda = Docker(name)
         try:
             shown = "echo $ACTIVATED $PATH $PYTHONDONTWRITEBYTECODE"
-            said = with_conda.run(shown, Limits()).output.decode()
-            assert said.startswith("testbed /opt/x/bin:/usr/local/sbin") and said.endswith(" 1\n")
+            output = with_conda.run(shown, Limits()).output.decode()
+            assert output.startswith("testbed /opt/x/bin:/usr/local/sbin") and output.endswith(
+                " 1\n"
+            )
             assert with_conda.script(shown, Limits()).output.startswith(b"/usr/local/sbin")
         finally:
             with_conda.close()
@@ -264,13 +270,13 @@ def test_commands_run_where_the_image_s_environment_is_activated_and_scripts_do_
         engine.client().images.remove(name, force=True)
 
 
-def test_an_image_that_cannot_be_had() -> None:
+def test_unknown_image_fails() -> None:
     calibration_image()
     with pytest.raises(SandboxFailed, match="Docker"):
         Docker("kvci.invalid/none:1")
 
 
-def test_without_docker_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_docker_is_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     engine.client.cache_clear()
     with pytest.raises(UserError, match="Docker does not answer"):
@@ -278,8 +284,8 @@ def test_without_docker_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.client.cache_clear()
 
 
-def test_an_image_whose_locale_is_not_there_is_used_all_the_same() -> None:
-    """bash says so on all that it is asked."""
+def test_image_with_unknown_locale_is_usable() -> None:
+    """bash adds a warning to every output."""
     box = Docker(calibration_image(), FILES)
     conf = {"Env": ["LC_ALL=xx_XX.UTF-8", "PATH=/usr/local/bin:/usr/bin:/bin"]}
     made = box._container.commit("kvci-test", "locale", conf=conf)
@@ -296,29 +302,29 @@ def test_an_image_whose_locale_is_not_there_is_used_all_the_same() -> None:
         engine.client().images.remove(made.id, force=True)
 
 
-def test_an_engine_that_was_silent_says_nothing_of_a_command_s_time(
+def test_missed_ping_makes_timeout_infrastructure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It answers again just when the time is over."""
+    """The engine answers again just when the time is over."""
     box = Docker(calibration_image(), FILES)
     monkeypatch.setattr(container, "WATCH_S", 1.0)
-    said = iter([False])
-    monkeypatch.setattr(container, "answers", lambda: next(said, True))
+    pings = iter([False])
+    monkeypatch.setattr(container, "answers", lambda: next(pings, True))
     try:
-        with pytest.raises(SandboxFailed, match="nobody knows what took so long"):
+        with pytest.raises(SandboxFailed, match="time is unknown"):
             box.run("sleep 60", Limits(wall_s=4))
         assert box.run("sleep 60", Limits(wall_s=3)).timed_out
     finally:
         box.close()
 
 
-def test_a_run_s_sandboxes_carry_its_id_and_have_no_network(tmp_path: Path) -> None:
+def test_sandboxes_carry_run_id_and_no_network(tmp_path: Path) -> None:
     calibration_image()
-    (one,) = suite("calibration:count=1")
+    (instance,) = suite("calibration:count=1")
     spec = without_model({"dataset": "calibration:count=1"})
     for online in (False, True):
         sandboxes = Sandboxes.of(spec, "docker", tmp_path, "the-run")
-        box = sandboxes.make(one, network=online)
+        box = sandboxes.make(instance, network=online)
         try:
             attrs = box._container.attrs  # type: ignore[attr-defined]
             assert attrs["Config"]["Labels"][engine.RUN] == "the-run"
@@ -327,16 +333,16 @@ def test_a_run_s_sandboxes_carry_its_id_and_have_no_network(tmp_path: Path) -> N
             box.close()
 
 
-def test_nothing_is_lost_of_what_is_said_before_anybody_reads(
+def test_output_before_first_read_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The engine's answer and a command's first output may come in one piece."""
+    """The engine's answer and a command's first output may arrive in one piece."""
     box = Docker(calibration_image(), FILES)
-    answer = http.client.HTTPConnection.getresponse
+    get_response = http.client.HTTPConnection.getresponse
 
     def late(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
         time.sleep(0.5)
-        return answer(connection)
+        return get_response(connection)
 
     try:
         monkeypatch.setattr(http.client.HTTPConnection, "getresponse", late)
@@ -348,10 +354,10 @@ def test_nothing_is_lost_of_what_is_said_before_anybody_reads(
         box.close()
 
 
-def test_an_activation_that_says_nothing_is_the_engine_s_failing(
+def test_empty_activation_is_infrastructure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It was taken for a bug of kvci's, and the trial with it."""
+    """It once counted as a fault of kvci."""
     nothing = Result(b"", 0, False, 0, 0.1)
     monkeypatch.setattr(container, "_ACTIVATED", {})
     monkeypatch.setattr(Docker, "_exec", lambda *_: nothing)

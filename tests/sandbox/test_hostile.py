@@ -1,4 +1,4 @@
-"""Hostile commands, each contained, in both real sandboxes."""
+"""Hostile commands in both real sandboxes, which contain every one of them."""
 
 import sys
 import tarfile
@@ -39,10 +39,10 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         container = Docker(calibration_image(), FILES, CAPS)
         yield container
         container.close()
-        assert container._vanished()
+        assert container._is_gone()
 
 
-def test_a_command_runs_in_a_fresh_subshell_in_the_tree(box: Sandbox) -> None:
+def test_command_runs_in_fresh_subshell_in_tree(box: Sandbox) -> None:
     assert (
         box.run("export X=1; cd package; pwd; cat b.py", SHORT).output
         == b"/testbed/package\ny = 2\n"
@@ -52,48 +52,46 @@ def test_a_command_runs_in_a_fresh_subshell_in_the_tree(box: Sandbox) -> None:
     assert box.run("python3 -c 'print(1)'", SHORT).output == b"1\n"
 
 
-def test_what_is_said_comes_in_its_order(box: Sandbox) -> None:
-    """An engine reads two pipes apart: lines of a log stood on the wrong side of its markers."""
+def test_output_keeps_its_order(box: Sandbox) -> None:
+    """An engine reads two pipes separately, which put log lines on the wrong side of markers."""
     done = box.run("for i in {1..500}; do echo $i; echo $i >&2; done", SHORT)
     assert done.output.split() == [str(i).encode() for i in range(1, 501) for _ in range(2)]
     for _ in range(20):
         assert box.run("echo 1; echo 2 >&2; echo 3; echo 4 >&2", SHORT).output == b"1\n2\n3\n4\n"
 
 
-def test_the_fork_bomb_ends_with_the_command(box: Sandbox) -> None:
+def test_fork_bomb_ends_with_command(box: Sandbox) -> None:
     before = len(psutil.pids())
     started = time.monotonic()
     box.run("bomb() { bomb | bomb & }; bomb; sleep 60", Limits(wall_s=2))
     assert time.monotonic() - started < 15
-    while len(psutil.pids()) >= before + 20:  # the kernel buries them one by one
+    while len(psutil.pids()) >= before + 20:  # the kernel removes them one by one
         assert time.monotonic() - started < 30
         time.sleep(0.1)
     assert box.run("echo fine", SHORT).output == b"fine\n"
 
 
-def test_a_tree_that_is_deeper_than_python_goes_is_removed(box: Sandbox) -> None:
-    """It was a fault of kvci's, and the run could never be taken up again."""
+def test_tree_too_deep_for_python_is_removed(box: Sandbox) -> None:
+    """It once counted as a fault of kvci, and the run could not be resumed."""
     nest = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')"
     assert box.run(f'python3 -c "{nest}"', SHORT).code == 0
     box.run("chmod -R a-w .; chmod 0 d", SHORT)
 
 
 @pytest.mark.parametrize("command", ["echo a\0b", "echo \ud83d", "echo " + "x" * (128 << 10)])
-def test_what_no_shell_can_be_given_is_the_command_s_own_failing(
-    box: Sandbox, command: str
-) -> None:
+def test_impossible_command_line_is_a_failed_command(box: Sandbox, command: str) -> None:
     assert box.run(command, SHORT).code == 126
     assert box.run(f"echo {'x' * 100_000}", SHORT).code == 0
 
 
-def test_the_sandbox_s_own_root_holds_nothing(box: Sandbox) -> None:
-    """In memory, where no limit but the machine's bounds it."""
+def test_root_folder_is_read_only(box: Sandbox) -> None:
+    """bwrap keeps / in memory, where no limit of the sandbox applies."""
     if isinstance(box, Bwrap):
         assert b"Read-only file system" in box.run("echo x > /foo", SHORT).output
 
 
-def test_kvci_is_not_in_its_own_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Installed in the interpreter that the sandbox shows, it told the bugs of the suite."""
+def test_kvci_is_not_visible_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kvci's source names the bugs of the calibration suite."""
     place = Path(sys.base_prefix, "lib", f"python3.{sys.version_info[1]}", "site-packages")
     monkeypatch.setattr(kvci, "__file__", str(place / "kvci" / "__init__.py"))
     box = Bwrap(FILES, caps=CAPS)
@@ -103,34 +101,34 @@ def test_kvci_is_not_in_its_own_sandbox(monkeypatch: pytest.MonkeyPatch) -> None
         box.close()
 
 
-def test_endless_output_is_cut_and_stopped(box: Sandbox) -> None:
+def test_endless_output_is_stopped_and_cut(box: Sandbox) -> None:
     done = box.run("cat /dev/zero", Limits(wall_s=30, output_mib=8, kept_bytes=1000))
     assert not done.timed_out and done.code != 0
     assert 8 << 20 < done.output_bytes < 9 << 20
     assert len(done.output) < 1100
 
 
-def test_a_file_cannot_grow_without_end(box: Sandbox) -> None:
+def test_file_size_is_limited(box: Sandbox) -> None:
     done = box.run("head -c 10G /dev/zero > big; stat -c %s big", Limits(wall_s=20, file_mib=4))
     assert done.output.splitlines()[-1] == str(4 << 20).encode()
 
 
-def test_memory_is_bounded(box: Sandbox) -> None:
+def test_memory_is_limited(box: Sandbox) -> None:
     done = box.run("python3 -c 'x = bytearray(1 << 30)'", Limits(wall_s=20))
     assert done.code != 0
 
 
-def test_the_memory_of_all_processes_together_is_bounded(box: Sandbox) -> None:
+def test_memory_of_all_processes_is_limited(box: Sandbox) -> None:
     hold = "x = bytearray(150 << 20); import time; time.sleep(4); print('kept')"
     done = box.run(f'for i in 1 2 3 4; do python3 -c "{hold}" & done; wait', Limits(wall_s=30))
     assert not done.timed_out and done.output.splitlines().count(b"kept") < 4
 
 
-def test_shared_memory_is_bounded(box: Sandbox) -> None:
+def test_shared_memory_is_limited(box: Sandbox) -> None:
     assert box.run("head -c 100M /dev/zero > /dev/shm/x", Limits(wall_s=20)).code != 0
 
 
-def test_nothing_goes_on_in_the_background(box: Sandbox) -> None:
+def test_background_processes_end_with_command(box: Sandbox) -> None:
     started = time.monotonic()
     box.run("sleep 98765 & setsid sleep 98765 & echo started", SHORT)
     assert time.monotonic() - started < 4
@@ -138,7 +136,7 @@ def test_nothing_goes_on_in_the_background(box: Sandbox) -> None:
     assert not [command for command in commands if command == "sleep 98765"]
 
 
-def test_the_wall_limit_ends_everything(box: Sandbox) -> None:
+def test_wall_limit_ends_everything(box: Sandbox) -> None:
     done = box.run("trap '' TERM INT; sleep 60", Limits(wall_s=0.5))
     assert done.timed_out and done.wall_s < 5
 
@@ -155,11 +153,11 @@ def test_the_wall_limit_ends_everything(box: Sandbox) -> None:
         "kill -9 1; sleep 0.2; test $(ls -d /proc/[0-9]* | wc -l) -gt 12",
     ],
 )
-def test_the_host_is_out_of_reach(box: Sandbox, command: str) -> None:
+def test_host_is_out_of_reach(box: Sandbox, command: str) -> None:
     assert box.run(command, SHORT).code != 0
 
 
-def test_the_users_home_cannot_be_read(box: Sandbox) -> None:
+def test_home_of_user_cannot_be_read(box: Sandbox) -> None:
     with tempfile.NamedTemporaryFile(dir=Path.home(), prefix=".kvci-test-") as secret:
         secret.write(b"token")
         secret.flush()
@@ -167,26 +165,24 @@ def test_the_users_home_cannot_be_read(box: Sandbox) -> None:
     assert b"token" not in done.output and done.code == 1
 
 
-def test_a_write_to_etc_stays_inside(box: Sandbox) -> None:
+def test_write_to_etc_stays_inside(box: Sandbox) -> None:
     before = Path("/etc/passwd").read_bytes()
     box.run("echo x >> /etc/passwd; echo x > /etc/kvci-was-here; echo x > /usr/kvci", SHORT)
     assert Path("/etc/passwd").read_bytes() == before
     assert not Path("/etc/kvci-was-here").exists() and not Path("/usr/kvci").exists()
 
 
-def test_a_script_keeps_its_own_text_from_what_it_runs(box: Sandbox) -> None:
+def test_script_text_is_not_standard_input(box: Sandbox) -> None:
     done = box.script("cat; echo 'one'\n" + "# long\n" * 40_000 + "echo two\n", SHORT)
     assert done.output == b"one\ntwo\n"
 
 
-def test_the_environment_of_the_host_stays_outside(
-    box: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_environment_stays_outside(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVCI_SECRET", "token")
     assert b"token" not in box.run("env; cat /proc/self/environ /proc/1/environ", SHORT).output
 
 
-def test_diff_is_text_changes_without_products_and_tests(box: Sandbox) -> None:
+def test_diff_leaves_out_products_tests_and_binaries(box: Sandbox) -> None:
     box.run(
         "sed -i s/1/3/ a.py; echo new > 'n w.py'; rm package/b.py; echo t >> tests/test_a.py;"
         "mkdir -p package/__pycache__ build; touch package/__pycache__/x.pyc; echo b > build/b.py;"
@@ -199,7 +195,7 @@ def test_diff_is_text_changes_without_products_and_tests(box: Sandbox) -> None:
         assert absent not in patch
 
 
-def test_a_folder_of_the_base_holds_no_build_products_whatever_its_name(box: Sandbox) -> None:
+def test_new_file_in_base_folder_build_is_kept(box: Sandbox) -> None:
     box.run(
         "sed -i s/3/4/ package/build/c.py; echo new > package/build/d.py;"
         "mkdir -p build package/dist package/build/x; echo made | tee build/b package/dist/b;"
@@ -213,11 +209,11 @@ def test_a_folder_of_the_base_holds_no_build_products_whatever_its_name(box: San
     assert b"-z = 3" in box.diff()
 
 
-def test_an_untouched_tree_has_no_diff(box: Sandbox) -> None:
+def test_untouched_tree_has_no_diff(box: Sandbox) -> None:
     assert box.diff() == b""
 
 
-def test_hostile_git_settings_do_nothing(box: Sandbox) -> None:
+def test_hostile_git_settings_have_no_effect(box: Sandbox) -> None:
     box.run(
         "echo '* filter=evil diff=evil' > .gitattributes;"
         "git config filter.evil.clean 'touch /tmp/ran; cat';"
@@ -231,19 +227,19 @@ def test_hostile_git_settings_do_nothing(box: Sandbox) -> None:
     assert box.run("test -e /tmp/ran", SHORT).code == 1
 
 
-def test_a_symlink_out_of_the_tree_is_only_a_link(box: Sandbox) -> None:
+def test_symlink_out_of_tree_stays_a_link(box: Sandbox) -> None:
     box.run("ln -s /etc/passwd link; rm a.py; ln -s /etc/passwd a.py", SHORT)
     patch = box.diff()
     assert b"root:" not in patch and b"+/etc/passwd" in patch
 
 
-def test_an_unreadable_tree_has_a_diff(box: Sandbox) -> None:
+def test_unreadable_tree_has_diff(box: Sandbox) -> None:
     box.run("echo '# seen' >> a.py; chmod 000 package package/* a.py", SHORT)
     patch = box.diff()
     assert b"+# seen" in patch and b"package" not in patch
 
 
-def test_a_tree_that_is_a_repository_of_the_models_own(box: Sandbox) -> None:
+def test_repository_remade_by_model_has_diff(box: Sandbox) -> None:
     box.run("rm -rf .git; git init -q; echo z = 3 >> a.py; git add -A", SHORT)
     assert b"+z = 3" in box.diff()
 
@@ -257,18 +253,18 @@ def test_a_tree_that_is_a_repository_of_the_models_own(box: Sandbox) -> None:
         "echo x > .git/mine && ln .git/mine link && git rm -q --cached package/b.py",
     ],
 )
-def test_what_git_itself_makes_costs_no_patch(command: str, box: Sandbox) -> None:
+def test_nested_repositories_do_not_change_patch(command: str, box: Sandbox) -> None:
     """A repository without a commit, hard links into the git folder, a second work tree."""
     assert box.run("echo 'x = 2' > a.py", SHORT).code == 0
-    alone = box.diff()
-    assert b"+x = 2" in alone
+    before = box.diff()
+    assert b"+x = 2" in before
     done = box.run(command, SHORT)
     assert done.code == 0, done.output
-    link = b"diff --git a/link"  # bubblewrap's tree is read where it lies
-    assert box.diff().partition(link)[0] == alone
+    link = b"diff --git a/link"  # in bubblewrap the link itself is in the diff
+    assert box.diff().partition(link)[0] == before
 
 
-def test_what_the_engine_cannot_unpack_is_the_trials_own_doing(
+def test_tree_that_engine_cannot_unpack_is_diff_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     container = Docker(calibration_image(), FILES, CAPS)
@@ -288,8 +284,8 @@ def test_what_the_engine_cannot_unpack_is_the_trials_own_doing(
         container.close()
 
 
-def test_ten_gigabytes_in_the_tree_are_the_trials_own_doing(box: Sandbox) -> None:
-    """A patch that is cut, or none; never a failure of the sandbox."""
+def test_ten_gigabytes_in_tree_are_no_infrastructure_failure(box: Sandbox) -> None:
+    """The patch is cut, or there is none; the sandbox never fails."""
     box.run("yes 0123456789 | head -c 40M > big.txt; truncate -s 10G sparse", Limits(wall_s=30))
     try:
         patch = box.diff()
@@ -298,7 +294,7 @@ def test_ten_gigabytes_in_the_tree_are_the_trials_own_doing(box: Sandbox) -> Non
     assert len(patch) <= 16 << 20
 
 
-def test_a_tree_that_is_gone(box: Sandbox) -> None:
+def test_emptied_tree_has_diff(box: Sandbox) -> None:
     box.run("find /testbed -mindepth 1 -delete; mkfifo pipe; ln -s / root; ln -s root/etc e", SHORT)
     patch = box.diff()
     assert b"-x = 1" in patch and b"root:" not in patch
@@ -314,14 +310,14 @@ def test_a_tree_that_is_gone(box: Sandbox) -> None:
         "mkdir sub; echo '*' > sub/.gitignore; echo '*.py -text' > package/.gitattributes",
     ],
 )
-def test_the_trees_own_rules_hide_nothing(box: Sandbox, rules: str) -> None:
+def test_rule_files_of_model_hide_nothing(box: Sandbox, rules: str) -> None:
     box.run(f"{rules}; sed -i s/1/3/ a.py; echo 'y = 9' > new.py", SHORT)
     patch = box.diff()
     assert b"-x = 1\n+x = 3\n" in patch and b"+y = 9" in patch
-    assert b"+++ b/.git" in patch or b"/.git" in patch  # what the model wrote is shown too
+    assert b"+++ b/.git" in patch or b"/.git" in patch  # the model's rule files are in the diff too
 
 
-def test_the_rules_of_the_base_hold_and_their_change_is_in_the_diff() -> None:
+def test_base_rules_apply_and_diff_shows_their_change() -> None:
     bubble = Bwrap({".gitignore": "*.log\n", "a.py": "x = 1\n"})
     try:
         bubble.run("echo noise > a.log; echo '*.txt' > .gitignore; echo kept > b.txt", SHORT)
@@ -334,7 +330,7 @@ def test_the_rules_of_the_base_hold_and_their_change_is_in_the_diff() -> None:
         bubble.close()
 
 
-def test_a_text_that_is_not_utf_8_goes_both_ways(box: Sandbox) -> None:
+def test_text_that_is_not_utf_8_survives(box: Sandbox) -> None:
     box.run("printf 'caf\\351\\n' > notes.txt", SHORT)
     patch = box.diff()
     assert b"+caf\xe9\n" in patch
@@ -343,12 +339,12 @@ def test_a_text_that_is_not_utf_8_goes_both_ways(box: Sandbox) -> None:
     assert done.output == b"caf\xe9\n"
 
 
-def test_a_command_that_speaks_like_the_sandbox_is_a_command(box: Sandbox) -> None:
+def test_output_that_imitates_sandbox_is_normal(box: Sandbox) -> None:
     done = box.run("echo 'bwrap: hello'; exit 1", SHORT)
     assert (done.output, done.code) == (b"bwrap: hello\n", 1)
 
 
-def test_without_a_shell_the_trial_goes_on_and_its_diff_is_made(box: Sandbox) -> None:
+def test_removed_shell_leaves_diff_possible(box: Sandbox) -> None:
     box.run("echo 'y = 2' >> a.py; rm -f /bin/bash /usr/bin/bash; sleep 60 & exit", SHORT)
     box.run("true", SHORT)
     assert b"+y = 2" in box.diff()
