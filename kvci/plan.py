@@ -1,4 +1,4 @@
-"""Instances x seeds x arms -> trials in blocks, the unit of work, of resuming and of evidence."""
+"""Instances x seeds x arms -> trials in blocks, which are the unit of work and of resuming."""
 
 import random
 import re
@@ -9,7 +9,7 @@ from kvci.errors import UserError
 from kvci.spec import Spec
 
 INTERIM = "interim, no verdict"
-"""What every surface says until all planned trials are done."""
+"""What every table says until all planned trials are done."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Block:
-    """A few instances with all arms, on one host in one go; `arms` is the order to run them in."""
+    """A few instances with all arms, on one host without a pause; `arms` is their order."""
 
     number: int
     instances: tuple[str, ...]
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     of_arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Arm -> those of the instances that it runs, where that is not all."""
+    """Arm -> the instances that it runs, where that is not all of them."""
 
     def trials(self, arm: str) -> list[Trial]:
         names = self.of_arms.get(arm, self.instances)
@@ -38,36 +38,36 @@ class Block:
 
 
 def select(ids: Sequence[str], spec: Spec) -> list[str]:
-    """Instances and filter, then limit, then shard, always in the dataset's order.
+    """The ids that a specification selects, in the dataset's order: filter, then limit, then shard.
 
-    Raises UserError if nothing is left, or too little for so many shards, or an instance is asked
-    for that is not there.
+    Raises UserError if no instance is left, if there are fewer than shards, or if the dataset lacks
+    one that was asked for.
     """
     if unknown := sorted(set(spec.instances) - set(ids)):
-        raise UserError(f"{unknown[0]} is no instance of {spec.dataset}.")
+        raise UserError(f"{unknown[0]} is not an instance of {spec.dataset}.")
     wanted = spec.instances or ids
     chosen = [name for name in ids if name in wanted and re.search(spec.filter, name)]
     chosen = chosen[: spec.limit]
     if not chosen:
         raise UserError(
-            f"No instance of {spec.dataset} is left after filter '{spec.filter}'; widen it."
+            f"No instance of {spec.dataset} matches the filter '{spec.filter}'; widen it."
         )
     index, count = (int(part) for part in spec.shard.split("/"))
     if count > len(chosen):
         raise UserError(
-            f"There is not one instance for each of {count} shards; give {len(chosen)} at most."
+            f"There are {len(chosen)} instances for {count} shards; give at most {len(chosen)}."
         )
     return chosen[index - 1 :: count]
 
 
 def blocks(ids: Sequence[str], spec: Spec) -> list[Block]:
-    """The blocks of the selected instances; arms in random order in each, by the spec's seed."""
+    """The blocks of the selected instances, each with the arms in random order from the seed."""
     chosen = select(ids, spec)
     made = []
     for number, start in enumerate(range(0, len(chosen), spec.block_size)):
         arms = [arm.id for arm in spec.arms]
         random.Random(f"{spec.order_seed}/{chosen[start]}").shuffle(arms)
         names = tuple(chosen[start : start + spec.block_size])
-        of_arms = {arm: spec.of_arm(arm, names) for arm in arms}
+        of_arms = {arm: spec.instances_of(arm, names) for arm in arms}
         made.append(Block(number, names, tuple(arms), spec.seeds, of_arms))
     return made

@@ -1,6 +1,7 @@
-"""Exits, verdicts and classes as plain data, and the first match.
+"""Exits, verdicts and classes as plain data.
 
-The table: the first match wins, so its order is the rule. Nothing here reads a file or knows a run.
+`classify` is a table in which the first match wins, so its order is the rule. Nothing here reads a
+file or knows a run.
 """
 
 import re
@@ -27,7 +28,7 @@ class Exit(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What grading said of the patch."""
+    """What grading reports about the patch."""
 
     RESOLVED = "resolved"
     TESTS_FAIL = "tests_fail"
@@ -41,7 +42,7 @@ class Verdict(StrEnum):
 
 
 class Class(StrEnum):
-    """The first match of both, in the order of the table."""
+    """The first match of exit and verdict, in the order of the table."""
 
     I0 = "I0"
     I1 = "I1"
@@ -88,19 +89,19 @@ NAMES: dict[Class, str] = {
 
 
 def legend(text: str) -> str:
-    """What the classes that a text names are called, in the order of the first match."""
+    """The names of the classes that a text mentions, in the order of the table."""
     named = set(re.findall(r"\b[AI]\d+[ab]?\b", text.replace("A8-A11", "A8 A9 A11a A11b")))
     return ", ".join(f"{cls} {NAMES[cls]}" for cls in Class if cls in named)
 
 
 def titled(label: str) -> str:
-    """A class with its name; what is no class alone stays as it is."""
+    """A class with its name: `A6 empty patch`. Other texts stay as they are."""
     return f"{label} {NAMES[Class(label)]}" if label in set(Class) else label
 
 
 INFRASTRUCTURE = frozenset({Class.I0, Class.I1, Class.I2, Class.I3, Class.I4})
 GENERATED_AGAIN = frozenset({Class.I1, Class.I2})
-"""Infrastructure that is tried again from the first token; I3 is graded again instead."""
+"""Infrastructure failures that repeat the whole trial; I3 repeats the grading only."""
 ATTEMPTS_MAX = 3
 
 LIMITS = frozenset({Exit.STEP_LIMIT, Exit.TOKEN_LIMIT, Exit.TIME_LIMIT})
@@ -108,26 +109,26 @@ LIMITS = frozenset({Exit.STEP_LIMIT, Exit.TOKEN_LIMIT, Exit.TIME_LIMIT})
 
 @dataclass(frozen=True)
 class Observed:
-    """What a trial left behind that the taxonomy looks at."""
+    """The facts about a trial that decide its class."""
 
     exit: Exit
     verdict: Verdict
     last_actions: tuple[str, ...] = ()
     instance_invalid: bool = False
     other_arm_completed: bool = False
-    """Another arm ended this instance and seed without a server failure."""
+    """Another arm completed this instance and seed without a server failure."""
     server_failures: int = 0
-    """Attempts of this trial, this one included, that ended with the server failing."""
+    """Attempts of this trial, including this one, in which the server failed."""
     patched_files: frozenset[str] = field(default_factory=frozenset)
     gold_files: frozenset[str] = field(default_factory=frozenset)
 
 
 LAST_ACTIONS = 9
-"""As many as the longest cycle that counts as a loop, three times."""
+"""Three times the longest cycle that counts as a loop."""
 
 
 def repeats(actions: tuple[str, ...]) -> bool:
-    """True if the actions end in one action, or a cycle of two or three, three times over."""
+    """True if the actions end with one action, or a cycle of two or three, three times in a row."""
     for period in (1, 2, 3):
         tail = actions[-3 * period :]
         if len(tail) == 3 * period and tail == tail[:period] * 3:
@@ -136,7 +137,7 @@ def repeats(actions: tuple[str, ...]) -> bool:
 
 
 def classify(trial: Observed) -> tuple[Class, str]:
-    """The first class that matches, and the evidence that decided it, in words."""
+    """The first class that matches, and what decided it, in words."""
     ended, verdict = trial.exit, trial.verdict
     looping = ended in LIMITS | {Exit.CONTEXT_OVERFLOW} and repeats(trial.last_actions)
     server = ended in {Exit.SERVER_FAILED, Exit.REQUEST_FAILED}

@@ -1,7 +1,7 @@
-"""The few REST calls that publishing makes, kept in memory; GitHub itself cannot run here.
+"""A fake of the part of GitHub's REST API that kvci uses, with its state in memory.
 
-Each request's body is checked against GitHub's published schema, and so is each field of each
-answer: the models of githubkit-schemas are generated from it.
+Each request's body and each field of each answer is checked against GitHub's published schema: the
+models of githubkit-schemas are generated from it.
 """
 
 import base64
@@ -33,22 +33,22 @@ class Fake:
     url: str = ""
     web: str = "https://github.com"
     origin: Path | None = None
-    """The bare repository whose commits it shows."""
+    """The bare repository whose commits the fake shows."""
     roles: Json = field(default_factory=lambda: {"owner": "admin"})
-    """A user's permission; who is not here has none to read even."""
+    """User -> permission; other users may not even read."""
     labels: list[str] = field(default_factory=list)
-    """Of every pull request."""
+    """The labels of every pull request."""
     statuses: list[Json] = field(default_factory=list)
     comments: list[Json] = field(default_factory=list)
     artifacts: list[Json] = field(default_factory=list)
     zips: dict[int, bytes] = field(default_factory=dict)
-    """An artifact's number -> its content."""
+    """Artifact number -> content."""
     runs: list[tuple[str, str, list[Json]]] = field(default_factory=list)
-    """Of benchmark.yml: when it was made, its status, its jobs."""
+    """The runs of benchmark.yml: when each was made, its status, its jobs."""
     known_runs: dict[int, str] = field(default_factory=dict)
-    """The number of any workflow's run -> its status; empty if there is none."""
+    """Run number of any workflow -> status; an empty status means that the run does not exist."""
     title: str = "benchmark one on the experiment"
-    """Of each of them."""
+    """The title of each of `runs`."""
     actor: str = "github-actions[bot]"
     pulls: list[Json] = field(default_factory=list)
     releases: dict[str, Json] = field(default_factory=dict)
@@ -56,16 +56,20 @@ class Fake:
     dispatched: list[Json] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    storage_tokens: set[str] = field(default_factory=set)
+    """The tokens that the storage host was sent."""
+    broken_downloads: int = 0
+    """So many of the next downloads break off in the middle."""
     refuse: dict[str, list[tuple[int, Json, dict[str, str]]]] = field(default_factory=dict)
-    """Method and path -> the answers that come first."""
+    """Method and path -> answers to give first."""
     wrong: list[str] = field(default_factory=list)
-    """What did not fit the schema."""
+    """What does not fit the schema."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def handle(self, method: str, path: str, query: Json, body: bytes) -> tuple[int, Any]:
         if refused := self.refuse.get(f"{method} {path}"):
-            status, said, _ = refused.pop(0)
-            return status, said
+            status, value, _ = refused.pop(0)
+            return status, value
         if method == "GET" and path == "/pulls":
             head, state = query["head"], query["state"]
             some = [one for one in self.pulls if one["head"]["label"] == head]
@@ -128,9 +132,9 @@ class Fake:
             kind = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdDispatchesPostBody
             self.dispatched.append({"path": path} | self.body(kind, body))
             return 204, None
-        return self.of_commits(method, path, query, body)
+        return self.handle_more(method, path, query, body)
 
-    def of_commits(self, method: str, path: str, query: Json, body: bytes) -> tuple[int, Any]:
+    def handle_more(self, method: str, path: str, query: Json, body: bytes) -> tuple[int, Any]:
         if found := re.fullmatch(r"/pulls/(\d+)/files", path):
             names = self.git("diff", "--name-only", "main", self.head(int(found[1]))).split()
             start = 100 * (int(query["page"]) - 1)
@@ -138,27 +142,27 @@ class Fake:
         if path == "/actions/artifacts":
             some = [one for one in self.artifacts if query.get("name") in (None, one["name"])]
             start = 100 * (int(query.get("page", 1)) - 1)
-            found_ = {"total_count": len(some), "artifacts": some[start:][:100]}
-            return 200, self.fits(schema.ReposOwnerRepoActionsArtifactsGetResponse200, found_)
+            listed = {"total_count": len(some), "artifacts": some[start:][:100]}
+            return 200, self.fits(schema.ReposOwnerRepoActionsArtifactsGetResponse200, listed)
         if path == "/actions/workflows/benchmark.yml/runs":
             runs = [
                 {"id": n, "created_at": at, "status": status, "display_title": self.title}
                 | {"actor": {"login": self.actor}}
                 for n, (at, status, _) in enumerate(self.runs)
             ]
-            waiting = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdRunsGetResponse200
-            return 200, self.fits(waiting, {"total_count": len(runs), "workflow_runs": runs})
+            kind = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdRunsGetResponse200
+            return 200, self.fits(kind, {"total_count": len(runs), "workflow_runs": runs})
         if found := re.fullmatch(r"/collaborators/([\w\[\]-]+)/permission", path):
             if found[1] not in self.roles:
                 return 404, {"message": "Not Found"}
-            said = {"permission": self.roles[found[1]]}
-            return 200, self.fits(schema.RepositoryCollaboratorPermission, said)
+            role = {"permission": self.roles[found[1]]}
+            return 200, self.fits(schema.RepositoryCollaboratorPermission, role)
         if found := re.fullmatch(r"/actions/runs/(\d+)/jobs", path):
             some = self.runs[int(found[1])][2]
             start = 100 * (int(query.get("page", 1)) - 1)
             jobs = {"total_count": len(some), "jobs": some[start:][:100]}
-            listed = schema.ReposOwnerRepoActionsRunsRunIdJobsGetResponse200
-            return 200, self.fits(listed, jobs)
+            listing = schema.ReposOwnerRepoActionsRunsRunIdJobsGetResponse200
+            return 200, self.fits(listing, jobs)
         if found := re.fullmatch(r"/compare/(\w+)\.\.\.(\w+)", path):
             sha = self.git("merge-base", *found.groups())
             return 200, self.fits(schema.CommitComparison, {"merge_base_commit": {"sha": sha}})
@@ -166,8 +170,8 @@ class Fake:
             ref = f"refs/heads/{found[1]}"
             if ref not in self.git("for-each-ref", "--format=%(refname)").split():
                 return 404, {"message": "Not Found"}
-            said = {"ref": ref, "object": {"type": "commit", "sha": self.commit(ref)}}
-            return 200, self.fits(schema.GitRef, said)
+            commit = {"type": "commit", "sha": self.commit(ref)}
+            return 200, self.fits(schema.GitRef, {"ref": ref, "object": commit})
         if found := re.fullmatch(r"/git/trees/([0-9a-f]{40})", path):
             lines = self.git("ls-tree", "-r", found[1]).splitlines()
             some = [dict(zip(("mode", "type", "sha", "path"), one.split(), strict=True))
@@ -177,8 +181,8 @@ class Fake:
             assert self.origin
             words = ["git", "cat-file", "blob", found[1]]
             content = subprocess.run(words, cwd=self.origin, capture_output=True, check=True).stdout
-            said = {"content": base64.b64encode(content).decode(), "encoding": "base64"}
-            return 200, self.fits(schema.Blob, said)
+            blob = {"content": base64.b64encode(content).decode(), "encoding": "base64"}
+            return 200, self.fits(schema.Blob, blob)
         if found := re.fullmatch(r"/statuses/(\w+)", path):
             asked = self.body(schema.ReposOwnerRepoStatusesShaPostBody, body)
             self.statuses.append({"sha": found[1]} | asked)
@@ -192,14 +196,14 @@ class Fake:
             self.comments.append(made)
             return 201, self.fits(schema.IssueComment, made)
         if found := re.fullmatch(r"/issues/comments/(\d+)", path):
-            there = next((one for one in self.comments if one["id"] == int(found[1])), None)
-            if not there:
+            comment = next((one for one in self.comments if one["id"] == int(found[1])), None)
+            if not comment:
                 return 404, {"message": "Not Found"}
             if method == "DELETE":
-                self.comments.remove(there)
+                self.comments.remove(comment)
                 return 204, None
-            there |= self.body(schema.ReposOwnerRepoIssuesCommentsCommentIdPatchBody, body)
-            return 200, self.fits(schema.IssueComment, there)
+            comment |= self.body(schema.ReposOwnerRepoIssuesCommentsCommentIdPatchBody, body)
+            return 200, self.fits(schema.IssueComment, comment)
         return 404, {"message": "Not Found"}
 
     def git(self, *words: str) -> str:
@@ -238,7 +242,7 @@ class Fake:
 
 
 def problems(kind: Any, value: Any) -> Iterator[str]:
-    """What of a value, which may be a part of an answer alone, does not fit its kind."""
+    """Yield where a value, which may be only a part of an answer, does not fit its kind."""
     if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, dict):
         fields = {one.alias or name: one for name, one in kind.model_fields.items()}
         for name, part in value.items():
@@ -280,27 +284,45 @@ def serving() -> Iterator[Fake]:
             query["content-type"] = self.headers.get("content-type", "")
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             path = address.path.removeprefix("/repos/owner/name")
-            if zipped := re.fullmatch(r"/actions/artifacts/(\d+)/zip", path):
-                answer(self, 200, fake.zips[int(zipped[1])])
+            if path.startswith("/storage/"):
+                self.store(path)
                 return
-            asset = re.fullmatch(r"/releases/assets/(\d+)", path)
-            if asset and self.command == "GET":
-                known = [one for r in fake.releases.values() for one in r["assets"]]
-                name = next(one["name"] for one in known if one["id"] == int(asset[1]))
-                kind, who = (self.headers.get(h, "") for h in ("accept", "authorization"))
-                if kind == "application/octet-stream" and who.startswith("Bearer "):
-                    content = fake.assets.get(name)
-                    answer(self, 404 if content is None else 200, content or b"")
-                    return
+            if place := self.storage_path(path):
+                host = fake.url.replace("127.0.0.1", "localhost")
+                answer(self, 302, b"", {"Location": f"{host}/storage/{place}"})
+                return
             with fake.lock:
                 fake.calls.append(f"{self.command} {path}")
                 fake.tokens.add(self.headers.get("authorization", ""))
-                asked = fake.refuse.get(f"{self.command} {path}")
-                headers = asked[0][2] if asked else None
-                status, said = fake.handle(self.command, path, query, body)
-            answer(self, status, b"" if said is None else json.dumps(said).encode(), headers)
+                refused = fake.refuse.get(f"{self.command} {path}")
+                headers = refused[0][2] if refused else None
+                status, value = fake.handle(self.command, path, query, body)
+            answer(self, status, b"" if value is None else json.dumps(value).encode(), headers)
 
         do_POST = do_PATCH = do_DELETE = do_GET
+
+        def storage_path(self, path: str) -> str:
+            """Where a download is redirected to; empty for any other request."""
+            if zipped := re.fullmatch(r"/actions/artifacts/(\d+)/zip", path):
+                return f"zips/{zipped[1]}"
+            asset = re.fullmatch(r"/releases/assets/(\d+)", path)
+            kind, token = (self.headers.get(h, "") for h in ("accept", "authorization"))
+            if not asset or self.command != "GET" or kind != "application/octet-stream":
+                return ""
+            known = [one for release in fake.releases.values() for one in release["assets"]]
+            name = next(one["name"] for one in known if one["id"] == int(asset[1]))
+            return f"assets/{name}" if token.startswith("Bearer ") else ""
+
+        def store(self, path: str) -> None:
+            """Answer as the storage host."""
+            fake.storage_tokens.add(self.headers.get("authorization", ""))
+            _, _, kind, name = path.split("/")
+            content = fake.zips.get(int(name)) if kind == "zips" else fake.assets.get(name)
+            cut, fake.broken_downloads = (
+                fake.broken_downloads > 0,
+                max(fake.broken_downloads - 1, 0),
+            )
+            answer(self, 404 if content is None else 200, content or b"", cut=cut)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     fake.url = f"http://127.0.0.1:{server.server_port}"

@@ -22,7 +22,7 @@ from kvci.github import GitHub
 from kvci.jobs.collect import collect
 from kvci.jobs.nightly import nightly
 from kvci.jobs.restore import artifact_name, restore
-from kvci.publish.pull_request import Target, _located
+from kvci.publish.pull_request import Target, with_evidence
 from kvci.record.bundle import pack, unpack
 from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
@@ -167,7 +167,7 @@ def test_golden_nightly_run_is_continued(work: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_rows_pass_review(name: str, tmp_path: Path) -> None:
     archive = (OLD / f"{name}.tar.gz").read_bytes()
-    records = _located(recorded(name), archive, Target("owner/name", ""))
+    records = with_evidence(recorded(name), archive, Target("owner/name", ""))
     assert records[0].evidence.sha256 == sha256_of(archive)
     head = {f"{RESULTS}/{one.row_id}.json": one.model_dump_json(indent=1) for one in records}
     head[BENCHMARKS] = render(EMPTY, records)

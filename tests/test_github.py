@@ -1,4 +1,4 @@
-"""The REST calls, against a fake that is held against GitHub's published schema."""
+"""The GitHub client, against a fake that is checked against GitHub's published schema."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ DENIED = {"message": "GitHub Actions is not permitted to create or approve pull 
 
 @pytest.fixture
 def github(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> GitHub:
-    monkeypatch.setattr("kvci.github.time.sleep", lambda _: None)
+    monkeypatch.setattr("kvci.github.rest.time.sleep", lambda _: None)
     return GitHub("owner/name", "t0ken", fake.url)
 
 
-def test_an_open_pull_request_is_updated_never_doubled(fake: Fake, github: GitHub) -> None:
+def test_open_pull_request_is_updated_not_doubled(fake: Fake, github: GitHub) -> None:
     first = github.pull_request("kvci/results", "main", "one", "body")
     second = github.pull_request("kvci/results", "main", "two", "other")
     assert first == second and len(fake.pulls) == 1
@@ -25,7 +25,7 @@ def test_an_open_pull_request_is_updated_never_doubled(fake: Fake, github: GitHu
     assert fake.tokens == {"Bearer t0ken"}
 
 
-def test_a_publisher_that_was_overtaken_updates_what_is_there(fake: Fake, github: GitHub) -> None:
+def test_overtaken_publisher_updates_the_pull_request(fake: Fake, github: GitHub) -> None:
     github.pull_request("kvci/results", "main", "one", "body")
     fake.refuse["GET /pulls"] = [(200, [], {})]  # type: ignore[list-item]
     github.pull_request("kvci/results", "main", "two", "body")
@@ -52,7 +52,7 @@ def test_evidence_is_attached_once(fake: Fake, github: GitHub) -> None:
         ("POST /pulls", (422, {"message": "Validation Failed"}, {}), "Validation Failed"),
     ],
 )
-def test_what_is_refused_is_said_with_its_remedy(
+def test_rejection_names_its_remedy(
     fake: Fake, github: GitHub, call: str, answer: Any, says: str
 ) -> None:
     fake.refuse[call] = [answer]
@@ -61,7 +61,7 @@ def test_what_is_refused_is_said_with_its_remedy(
     assert not fake.pulls
 
 
-def test_what_passes_is_tried_again(fake: Fake, github: GitHub) -> None:
+def test_temporary_failures_are_retried(fake: Fake, github: GitHub) -> None:
     limit = {"message": "You have exceeded a secondary rate limit"}
     fake.refuse["GET /pulls"] = [
         (502, {"message": "Bad Gateway"}, {}),
@@ -75,13 +75,13 @@ def test_what_passes_is_tried_again(fake: Fake, github: GitHub) -> None:
         github.pull_request("kvci/results", "main", "two", "body")
 
 
-def test_a_workflow_that_is_not_there_is_said(fake: Fake, github: GitHub) -> None:
+def test_missing_workflow_is_an_error(fake: Fake, github: GitHub) -> None:
     fake.refuse["POST /actions/workflows/review.yml/dispatches"] = [(404, {"message": "no"}, {})]
     with pytest.raises(UserError, match=r"no workflow review\.yml on the branch main"):
         github.dispatch("review.yml", "main", {"number": "1"})
 
 
-def test_a_workflow_is_started(fake: Fake, github: GitHub) -> None:
+def test_dispatch_starts_a_workflow(fake: Fake, github: GitHub) -> None:
     github.dispatch("review.yml", "main", {"number": "7"})
     assert fake.dispatched == [
         {
@@ -92,8 +92,8 @@ def test_a_workflow_is_started(fake: Fake, github: GitHub) -> None:
     ]
 
 
-def test_all_jobs_of_a_run_are_looked_at(fake: Fake, github: GitHub) -> None:
-    """A run may have 256 shards, and GitHub gives a hundred at a time."""
+def test_all_jobs_of_a_run_are_read(fake: Fake, github: GitHub) -> None:
+    """A run may have 256 shards, and GitHub lists a hundred per page."""
     job = {"id": 1, "runner_id": 7, "status": "completed", "conclusion": "success"}
     jobs = [job | {"name": f"run {number}/250"} for number in range(1, 251)]
     jobs[-1] |= {"runner_id": None, "status": "queued", "conclusion": None}
@@ -102,7 +102,7 @@ def test_all_jobs_of_a_run_are_looked_at(fake: Fake, github: GitHub) -> None:
     assert (run.jobs, run.untaken, run.state) == (250, 1, "waits")
 
 
-def test_half_an_upload_is_no_evidence(fake: Fake, github: GitHub) -> None:
+def test_incomplete_upload_is_replaced(fake: Fake, github: GitHub) -> None:
     github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
     (asset,) = fake.releases["kvci-r"]["assets"]
     asset |= {"state": "open", "size": 0}
@@ -111,49 +111,64 @@ def test_half_an_upload_is_no_evidence(fake: Fake, github: GitHub) -> None:
     assert (asset["state"], asset["size"], asset["browser_download_url"]) == ("uploaded", 3, url)
 
 
-def test_what_is_refused_for_good_is_not_sent_again_and_again(fake: Fake, github: GitHub) -> None:
+def test_final_rejection_is_not_retried(fake: Fake, github: GitHub) -> None:
     fake.refuse["POST /upload/kvci-r"] = [(422, {"message": "Validation Failed"}, {})] * 9
     with pytest.raises(UserError, match="Validation Failed"):
         github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
     assert len(fake.calls) < 9
 
 
-def test_evidence_is_of_this_repository_s_releases_and_had_with_the_token(
-    fake: Fake, github: GitHub
-) -> None:
+def test_only_this_repositorys_evidence_is_downloaded(fake: Fake, github: GitHub) -> None:
     url = github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
-    assert github.attached(url, "https://github.com", 9) == b"one"
+    assert github.download_asset(url, "https://github.com", 9) == b"one"
     ours = "https://github.com/owner/name/releases/download"
     for wrong, says in (
-        (f"{ours}/%2e%2e/%2e%2e/x/y/releases/download/t/x", "is no release"),
-        (f"{ours}/../x", "is no release"),
-        ("https://github.com/owner/other/releases/download/t/x", "is no release"),
-        (f"{ours}/none/x", "cannot be had"),
+        (f"{ours}/%2e%2e/%2e%2e/x/y/releases/download/t/x", "is not in a release"),
+        (f"{ours}/../x", "is not in a release"),
+        ("https://github.com/owner/other/releases/download/t/x", "is not in a release"),
+        (f"{ours}/none/x", "does not exist"),
         (f"{ours}/kvci-r/x", "has no file"),
     ):
         with pytest.raises(UserError, match=says):
-            github.attached(wrong, "https://github.com", 9)
+            github.download_asset(wrong, "https://github.com", 9)
     with pytest.raises(UserError, match="is larger than"):
-        github.attached(url, "https://github.com", 2)
+        github.download_asset(url, "https://github.com", 2)
+
+
+def test_storage_gets_no_token(fake: Fake, github: GitHub) -> None:
+    url = github.attach("kvci-r", "main", "r.1.tar.gz", b"one")
+    assert github.download_asset(url, "https://github.com", 9) == b"one"
+    fake.zips[7] = b"zip"
+    assert github.download_artifact(7, 9) == b"zip"
+    assert fake.storage_tokens == {""}
+
+
+def test_broken_download_is_retried(fake: Fake, github: GitHub) -> None:
+    fake.zips[7] = b"content"
+    fake.broken_downloads = 4
+    assert github.download_artifact(7, 9) == b"content"
+    fake.broken_downloads = 5
+    with pytest.raises(UserError, match="does not answer"):
+        github.download_artifact(7, 9)
 
 
 def bodies(fake: Fake) -> list[str]:
     return [one["body"] for one in fake.comments]
 
 
-def test_jobs_side_by_side_leave_one_comment(fake: Fake, github: GitHub) -> None:
-    """Both looked before either wrote: the slower one's words stand in the older comment."""
+def test_parallel_jobs_leave_one_comment(fake: Fake, github: GitHub) -> None:
+    """Both look before either writes. The older comment gets the slower job's text."""
     github.comment(1, "mark", "mark, the faster")
     fake.refuse["GET /issues/1/comments"] = [(200, [], {})]  # type: ignore[list-item]
     github.comment(1, "mark", "mark, the slower")
     assert bodies(fake) == ["mark, the slower"] and fake.comments[0]["id"] == 1
 
 
-def test_a_double_that_a_lost_job_left_goes_with_the_next_words(fake: Fake, github: GitHub) -> None:
+def test_duplicate_comments_are_deleted(fake: Fake, github: GitHub) -> None:
     for text in ("mark, one", "mark, two", "mark, three", "another's"):
         who = {"login": "github-actions[bot]" if text != "another's" else "jane"}
         fake.comments.append({"id": len(fake.comments) + 1, "user": who, "body": text})
-    assert github.commented(1, "mark") == "mark, one"
+    assert github.existing_comment(1, "mark") == "mark, one"
     fake.refuse["DELETE /issues/comments/2"] = [(404, {"message": "Not Found"}, {})]
     github.comment(1, "mark", "mark, now")
     assert bodies(fake) == ["mark, now", "mark, two", "another's"], "another job deletes that one"

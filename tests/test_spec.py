@@ -54,7 +54,7 @@ def test_defaults_are_the_rules(tmp_path: Path) -> None:
         ({"seeds": [1, 1], "temperature": 1}, "differ from each other"),
         ({"colour": "blue"}, "colour: Extra inputs"),
         ({"model": "no-such.gguf"}, "does not exist"),
-        ({"model": {"name": "m", "path": "m", "chat_template": "gemma"}}, "is no chat template"),
+        ({"model": {"name": "m", "path": "m", "chat_template": "gemma"}}, "is not a chat template"),
         ({"limit": 0}, "limit"),
         ({"disk_reserve_gb": float("inf")}, "disk_reserve_gb"),
         ({"mirror": "https://mirror/"}, "mirror"),

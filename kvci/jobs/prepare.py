@@ -94,7 +94,7 @@ def _of_run(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Record]:
     """What is published of it. Raises UserError if it is divided in another way, or at work in the
     workflow's run that named it: nobody knows yet what that leaves."""
     first = re.search(r"-(\d+)$", run_id)
-    if first and first[1] != os.environ.get("GITHUB_RUN_ID") and github.at_work(int(first[1])):
+    if first and first[1] != os.environ.get("GITHUB_RUN_ID") and github.is_running(int(first[1])):
         raise UserError(f"{run_id} is still at work; go on with it when its jobs are done.")
     mine = [one for one in records(github, UNMERGED) if one.run_id == run_id]
     left = shards_left(github, run_id, _branch())

@@ -67,7 +67,7 @@ def _of_here(spec: Spec) -> Spec:
         model = without_model({"model": str(path), "dataset": spec.dataset}).model
         if (model.name, model.weights) == (spec.model.name, spec.model.weights):
             mirror = os.environ.get("KVCI_MIRROR") or None
-            engine = spec.placeless().engine
+            engine = spec.without_places().engine
             return spec.model_copy(update={"engine": engine, "mirror": mirror, "model": model})
     raise UserError(
         f"No file of {MODELS} has the model {spec.model.name} {spec.model.weights}".rstrip()

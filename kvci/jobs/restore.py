@@ -47,7 +47,7 @@ def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into:
         if not some:
             continue
         newest = max(some, key=lambda one: (one.created, one.number))
-        content = _only_file(github.artifact(newest.number, MAX_BYTES), name)
+        content = _only_file(github.download_artifact(newest.number, MAX_BYTES), name)
         into.mkdir(parents=True, exist_ok=True)
         (into / f"{name}.tar.gz").write_bytes(content)
         found.append(shard)
@@ -76,7 +76,7 @@ def fetch_published(github: GitHub, web: str, run: Sequence[Record], into: Path)
     """The same of a run whose artifacts are gone, of all its shards in one, from the release that
     the fullest of its records names. Raises UserError."""
     evidence = max(run, key=lambda record: len(record.trials)).evidence
-    content = github.attached(evidence.where, web, MAX_BYTES)
+    content = github.download_asset(evidence.where, web, MAX_BYTES)
     if sha256_of(content) != evidence.sha256:
         raise UserError(f"{evidence.where} is not what the record of it says.")
     write_atomic(into / f"{artifact_name(run[0].run_id, '1/1')}.tar.gz", content)
@@ -125,7 +125,7 @@ def _take_up(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     if manifest.run_id != run_id:
         raise UserError(f"{archive} is of the run {manifest.run_id}, not of {run_id}.")
     manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
-    RunDirectory(part).spec.placeless().write(part / "spec.json")
+    RunDirectory(part).spec.without_places().write(part / "spec.json")
     if folder.exists():
         aside = folder.parent / f".{folder.name}.{len(ours)}-of-{len(theirs)}"
         shutil.rmtree(aside, ignore_errors=True)  # the same trials, or fewer

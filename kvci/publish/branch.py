@@ -1,8 +1,9 @@
-"""A rolling branch that has the rows of all runs that are not merged yet.
+"""The rolling branch with the rows of all runs that are not merged yet.
 
-It is always one commit on top of the base: the base's files, the records that the branch had and
-the base has not, the new ones, and BENCHMARKS.md rendered from them all. Whoever was overtaken by
-another publisher begins again from what is there then, so nothing is lost and nothing conflicts.
+The branch is always one commit on top of the base: the base's files, the branch's records that the
+base does not have, the new records, and BENCHMARKS.md rendered from all of them. If another
+publisher pushes first, this one starts again from the new branch, so that nothing is lost and
+nothing conflicts.
 """
 
 import base64
@@ -24,22 +25,22 @@ from kvci.report.benchmarks import EMPTY
 from kvci.report.update import render_again
 
 TRIES = 40
-WORKFLOWS = (
+WORKFLOW_REMEDY = (
     " Workflow files changed on the base since the branch was made: merge its pull request, or "
     "close it and delete the branch, and publish again."
 )
 BASE, BRANCH = "refs/kvci/base", "refs/kvci/branch"
 BOT = ("kvci", "41898282+github-actions[bot]@users.noreply.github.com")
-OVERTAKEN = (
+PUSHED_FIRST = (
     *("stale info", "fetch first", "non-fast-forward"),
     *("cannot lock ref", "failed to update ref", "reference already exists"),
 )
-"""Git's words when another has pushed meanwhile; all else it refuses for good."""
+"""Git's words if another publisher pushed first; any other rejection is final."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What the branch holds now; `rows` are those that the base has not."""
+    """The branch after a push; `rows` are those that the base does not have."""
 
     commit: str
     rows: tuple[str, ...]
@@ -54,10 +55,10 @@ def push(
     token: str = "",
     dry_run: bool = False,
 ) -> Pushed:
-    """Put the records on the branch, together with what is there. `origin` is a URL or a path.
+    """Add the records to the branch. `origin` is a URL or a path.
 
-    In a dry run all is done but the push. Raises UserError if git refuses, or a record of another
-    run is in the way.
+    A dry run does everything except the push. Raises UserError if git fails, or if the file of a
+    record belongs to another run.
     """
     with tempfile.TemporaryDirectory(prefix="kvci-publish-") as folder:
         repository = git.Repo.init(folder)
@@ -70,32 +71,32 @@ def push(
                     return pushed
                 pause()
         except git.GitCommandError as error:
-            said = " ".join(str(error.stderr).split())[-300:]
-            remedy = WORKFLOWS if "workflow" in said and "permission" in said else ""
-            raise UserError(f"git cannot publish to {branch}: {said}.{remedy}") from None
-    raise UserError(f"Others were faster {TRIES} times on {branch}; publish again.")
+            why = " ".join(str(error.stderr).split())[-300:]
+            remedy = WORKFLOW_REMEDY if "workflow" in why and "permission" in why else ""
+            raise UserError(f"git cannot publish to {branch}: {why}.{remedy}") from None
+    raise UserError(f"Other publishers pushed first to {branch} {TRIES} times; publish again.")
 
 
 def pause() -> None:
-    """Of random length, so that publishers who were overtaken do not meet again."""
+    """Wait for a random time, so that publishers that collided do not collide again."""
     time.sleep(random.uniform(0.1, 2.0))
 
 
 def _environment(origin: str, token: str) -> dict[str, str]:
-    """The token goes to git in its environment, where no list of processes shows it."""
+    """Return git's environment. The token is in it because a process list shows arguments."""
     name, mail = BOT
-    found = {"GIT_TERMINAL_PROMPT": "0"}
+    variables = {"GIT_TERMINAL_PROMPT": "0"}
     for who in ("AUTHOR", "COMMITTER"):
-        found |= {f"GIT_{who}_NAME": name, f"GIT_{who}_EMAIL": mail}
+        variables |= {f"GIT_{who}_NAME": name, f"GIT_{who}_EMAIL": mail}
     if token and origin.startswith("https://"):
         basic = base64.b64encode(f"x-access-token:{token}".encode()).decode()
-        found |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
-        found |= {"GIT_CONFIG_VALUE_0": f"AUTHORIZATION: basic {basic}"}
-    return found
+        variables |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
+        variables |= {"GIT_CONFIG_VALUE_0": f"AUTHORIZATION: basic {basic}"}
+    return variables
 
 
 def _fetch(repository: git.Repo, origin: str, base: str, branch: str) -> str:
-    """Have the base and the branch here; the branch's commit, empty if there is no branch."""
+    """Fetch the base and the branch; return the branch's commit, empty if it does not exist."""
     wanted = [f"+refs/heads/{base}:{BASE}"]
     exists = bool(str(repository.git.ls_remote(origin, f"refs/heads/{branch}")))
     if exists:
@@ -105,15 +106,15 @@ def _fetch(repository: git.Repo, origin: str, base: str, branch: str) -> str:
 
 
 def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed:
-    """The branch as it is to be; `old` itself if there is nothing to change."""
+    """Make the branch's new commit; `old` stays if nothing changes."""
     tree = Path(repository.working_dir)
     for commit in filter(None, (BASE, old)):
-        _hold_straight(repository, commit)
+        _check_places(repository, commit)
     repository.git.checkout("--quiet", "--force", "--detach", BASE)
     repository.git.clean("-qfdx")
     results = tree / RESULTS
     results.mkdir(parents=True, exist_ok=True)
-    _keep(_records_at(repository, old), results)
+    _apply(_records_at(repository, old), results)
     write(records, results)
     if not (tree / BENCHMARKS).exists():
         (tree / BENCHMARKS).write_text(EMPTY)
@@ -124,19 +125,19 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
         for name in repository.git.diff("--cached", "--name-only", BASE, "--", RESULTS).split("\n")
         if name
     )
-    mine = tuple(
+    unmerged = tuple(
         one for one in read_all(results) if isinstance(one, Record) and one.row_id in set(rows)
     )
     if not rows and not old:
         return Pushed("", (), ())
     if old and repository.git.write_tree() == repository.git.rev_parse(f"{old}^{{tree}}"):
-        return Pushed(old, rows, mine)
+        return Pushed(old, rows, unmerged)
     repository.git.commit("--quiet", "--allow-empty", "--message", _message(rows))
-    return Pushed(repository.head.commit.hexsha, rows, mine)
+    return Pushed(repository.head.commit.hexsha, rows, unmerged)
 
 
-def _hold_straight(repository: git.Repo, commit: str) -> None:
-    """Raises UserError if something stands in the way of the commit's results."""
+def _check_places(repository: git.Repo, commit: str) -> None:
+    """Raises UserError if a link, file or folder of the commit is in the place of a result."""
     listed = str(repository.git.ls_tree("-r", "-z", commit, "--", "ci", BENCHMARKS))
     found = {}
     for entry in filter(None, listed.split("\0")):
@@ -144,10 +145,11 @@ def _hold_straight(repository: git.Repo, commit: str) -> None:
         mode, _, blob = what.split()
         found[path] = blob if mode in FILES else ""
     for problem in misplaced(found):
-        raise UserError(f"{problem}: take it away, and publish again.")
+        raise UserError(f"{problem}: remove it, and publish again.")
 
 
 def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:
+    """Return file name -> content of the commit's records."""
     if not commit:
         return {}
     names = repository.git.ls_tree("--name-only", commit, "--", f"{RESULTS}/").split("\n")
@@ -159,29 +161,32 @@ def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:
     }
 
 
-def _keep(branch: dict[str, bytes], results: Path) -> None:
-    """Put the branch's records over the base's, but for runs of which the base has trials that the
-    branch lacks: the arms of a run go together, for their evidence is one."""
+def _apply(branch: dict[str, bytes], results: Path) -> None:
+    """Write the branch's records over the base's.
+
+    A run's records stay as in the base if the base has trials that the branch lacks. The arms of a
+    run change together, because they share one archive of evidence.
+    """
     found = {name: parse(content, name) for name, content in branch.items()}
-    lacking = set()
+    stale = set()
     for name, one in found.items():
-        there = read(results / name) if (results / name).exists() else one
-        if not isinstance(one, Record) or not isinstance(there, Record) or one.key != there.key:
-            if there != one:
-                lacking.add(name)
-        elif not trial_keys(there) <= trial_keys(one):
-            lacking |= {n for n, o in found.items() if isinstance(o, Record) and o.key == one.key}
-    for name in found.keys() - lacking:
+        base = read(results / name) if (results / name).exists() else one
+        if not isinstance(one, Record) or not isinstance(base, Record) or one.key != base.key:
+            if base != one:
+                stale.add(name)
+        elif not trial_keys(base) <= trial_keys(one):
+            stale |= {n for n, o in found.items() if isinstance(o, Record) and o.key == one.key}
+    for name in found.keys() - stale:
         (results / name).write_bytes(branch[name])
 
 
 def _push(repository: git.Repo, origin: str, branch: str, old: str) -> bool:
-    """False if another publisher was faster."""
+    """Return False if another publisher pushed first."""
     lease = f"--force-with-lease=refs/heads/{branch}:{old}"
     try:
         repository.git.push("--quiet", lease, origin, f"HEAD:refs/heads/{branch}")
     except git.GitCommandError as error:
-        if any(word in str(error.stderr) for word in OVERTAKEN):
+        if any(word in str(error.stderr) for word in PUSHED_FIRST):
             return False
         raise
     return True

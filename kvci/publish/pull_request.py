@@ -1,4 +1,4 @@
-"""A run's rows, its records and its evidence become one pull request."""
+"""Publish a run: its evidence to a release, its records and rows to a pull request."""
 
 import os
 import re
@@ -31,19 +31,19 @@ class Target:
     repository: str
     """owner/name"""
     origin: str
-    """git's URL of it, or a path."""
+    """The repository's URL for git, or a path."""
     web: str = "https://github.com"
     base: str = "main"
     branch: str = UNMERGED
     run_url: str = ""
-    """Of the workflow run that publishes, if one does."""
+    """The page of the workflow run that publishes; empty outside a workflow."""
     review: str = ""
-    """The workflow to start for the pull request, where opening it starts none."""
+    """The review workflow to start, if opening a pull request does not start it."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """The pull request; without a URL in a dry run, or if the base has all rows already."""
+    """The pull request. The URL is empty in a dry run, and if the base has all rows already."""
 
     title: str
     body: str
@@ -51,13 +51,13 @@ class Published:
 
 
 def target_of(repository: str, origin: str | None, base: str, branch: str, review: str) -> Target:
-    """With what GitHub Actions says of itself in the environment."""
+    """Complete the target from the environment that GitHub Actions sets."""
     url = origin or f"{web()}/{repository}.git"
     return Target(repository, url, web(), base, branch, run_url(repository), review)
 
 
 def github_of(repository: str) -> GitHub:
-    """Raises UserError without a token."""
+    """Return the client with the token of GITHUB_TOKEN. Raises UserError without a token."""
     token = os.environ.get("GITHUB_TOKEN", "")
     if not token:
         raise UserError("Publishing needs a token; set GITHUB_TOKEN, or try --dry-run.")
@@ -65,7 +65,7 @@ def github_of(repository: str) -> GitHub:
 
 
 def publish(run: Path, target: Target, github: GitHub | None) -> Published:
-    """Evidence first, then the rows that name it, then the pull request.
+    """Upload the evidence, push the rows that name it, and open or update the pull request.
 
     Without `github` it is a dry run: nothing leaves this machine. Raises UserError.
     """
@@ -73,40 +73,41 @@ def publish(run: Path, target: Target, github: GitHub | None) -> Published:
     if manifest.demo:
         raise UserError("A demo is never published; run an experiment.")
     archive = pack(run)
-    records = _located(build(run), archive, target)
+    records = with_evidence(build(run), archive, target)
     token = github.token if github else ""
     if github:
-        tag, name, url = _place(manifest.run_id, archive, target)
-        if (there := github.attach(tag, target.base, name, archive)) != url:
-            raise UserError(f"GitHub put the evidence at {there}, not at {url}.")
+        tag, name, url = _evidence_place(manifest.run_id, archive, target)
+        if (found := github.attach(tag, target.base, name, archive)) != url:
+            raise UserError(f"GitHub put the evidence at {found}, not at {url}.")
     for _ in range(TRIES):
         pushed = push(target.origin, target.base, target.branch, records, token, dry_run=not github)
-        found = Published(_title(pushed.records), _body(pushed.records, target))
+        text = Published(_title(pushed.records), _body(pushed.records, target))
         if not github or not pushed.rows:
-            return found
-        request = github.pull_request(target.branch, target.base, found.title, found.body)
+            return text
+        request = github.pull_request(target.branch, target.base, text.title, text.body)
         if github.branch(target.branch) == pushed.commit:
             break
-        pause()  # another pushed since, and this text may have come over theirs
+        pause()  # another publisher pushed, and this text may have replaced its text
     else:
         raise UserError(
-            f"The rows are on {target.branch}, but GitHub shows another commit there than was "
-            "pushed; see who else writes to it, and publish again."
+            f"The rows were pushed to {target.branch}, but GitHub shows another commit on it; find "
+            "out what else writes to the branch, and publish again."
         )
     if target.review:
         github.dispatch(target.review, target.base, {"number": str(request.number)})
-    return Published(found.title, found.body, request.url)
+    return Published(text.title, text.body, request.url)
 
 
-def _place(run_id: str, archive: bytes, target: Target) -> tuple[str, str, str]:
-    """The release's tag, the asset's name, and its URL."""
+def _evidence_place(run_id: str, archive: bytes, target: Target) -> tuple[str, str, str]:
+    """Return the release's tag, the asset's name, and its URL."""
     clean = re.sub(r"[^A-Za-z0-9_-]+", "-", run_id)
     tag, name = f"kvci-{clean}", f"{clean}.{sha256_of(archive)[:12]}.tar.gz"
     return tag, name, f"{target.web}/{target.repository}/releases/download/{tag}/{name}"
 
 
-def _located(records: Sequence[Record], archive: bytes, target: Target) -> list[Record]:
-    _, _, url = _place(records[0].run_id, archive, target)
+def with_evidence(records: Sequence[Record], archive: bytes, target: Target) -> list[Record]:
+    """Return the records of a run with the URL and the hash of their archive."""
+    _, _, url = _evidence_place(records[0].run_id, archive, target)
     where = {"where": url, "sha256": sha256_of(archive)}
     return [
         record.model_copy(update={"evidence": record.evidence.model_copy(update=where)})
@@ -121,14 +122,14 @@ def _title(records: Sequence[Record]) -> str:
 
 
 def _body(records: Sequence[Record], target: Target) -> str:
-    """The verdicts of each run, the runs with the newest first."""
+    """Return the comparison of each run, the newest run first."""
     parts = [f"From {target.run_url}\n"] if target.run_url else []
     runs = sorted(by_run(records).values(), key=lambda arms: arms[0].start, reverse=True)
     for arms in runs:
         parts.append(f"# {arms[0].run_id}\n")
         if arms[0].rerun:
             parts.append(
-                f"A targeted rerun, of {inert(arms[0].rerun)}; it is compared with nothing.\n"
+                f"A targeted rerun of {inert(arms[0].rerun)}. It is not compared with any run.\n"
             )
         elif made := compare_run(arms):
             parts += [markdown(made), of_run(arms)]

@@ -48,7 +48,7 @@ def publishable(path: Path, run: Path, redacted: bool) -> bytes:
     if redacted or path.name == PATCH:
         return content
     if path == run / "spec.json" and (spec := Spec.read(path)).verified:
-        content = spec.placeless().model_dump_json().encode()
+        content = spec.without_places().model_dump_json().encode()
     text = content.decode(errors="surrogateescape")
     if path.suffix == ".json":
         text = json.dumps(redact_json(json.loads(text), run), indent=1)

@@ -34,7 +34,7 @@ def check_trials(run: Path, manifest: Manifest, spec: Spec) -> None:
     """
     if run.name.startswith("shard-") and run.name != shard_name(spec.shard):
         raise UserError(f"{run.name} contains shard {spec.shard}; rename the folder.")
-    planned = {arm.id: set(spec.of_arm(arm.id, manifest.planned)) for arm in spec.arms}
+    planned = {arm.id: set(spec.instances_of(arm.id, manifest.planned)) for arm in spec.arms}
     paths = (run.glob(f"{folder}/*/*/*/outcome.json") for folder in ("trials", "superseded/*"))
     for path in chain(*paths):
         trial, name = Outcome.read(path), str(path.relative_to(run))

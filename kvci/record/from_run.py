@@ -101,7 +101,7 @@ def _record(
         kvci=manifest.kvci,
         python=manifest.python,
         sandbox=manifest.sandbox,
-        planned=spec.of_arm(arm.id, manifest.planned),
+        planned=spec.instances_of(arm.id, manifest.planned),
         effective=_effective(run, arm),
         trials=tuple(trials),
         evidence=EvidenceFiles(files=_files(run, arm, manifest.redacted)),

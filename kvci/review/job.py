@@ -1,4 +1,4 @@
-"""The review job: a pull request's results, read through the API, held against their evidence."""
+"""The review job: reads a pull request's results through the API and checks their evidence."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,51 +10,53 @@ from kvci.jobs.known import content
 from kvci.jobs.outputs import summary
 from kvci.record.places import BENCHMARKS, is_record, misplaced, touches_results
 from kvci.report.tables import inert
-from kvci.review.rows import Review, comment, review
+from kvci.review.comment import comment
+from kvci.review.rows import Review, review
 
 CONTEXT = "kvci/results"
 LABEL = "kvci: accept unattested"
-"""It accepts if who gives it may write to the repository; the triage role may give labels, too."""
+"""It counts only if the user who sets it may write: the triage role may set labels, too."""
 MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
 MAX_LISTED = 3000
-"""GitHub lists no more of a pull request's files."""
-NOTHING = "It touches no results."
+"""The most files of a pull request that GitHub lists."""
+NOTHING = "This pull request changes no results."
 Event = Mapping[str, Any]
 
 
 def review_pull(
     github: GitHub, number: int, web: str, job_url: str, event: Event | None = None
 ) -> tuple[Review, bool] | None:
-    """Set the status of the pull request's head, and write the one comment; what was found, and
-    whether it passes.
+    """Review a pull request: set the status of its head, and write our comment.
 
-    None if it touches no results. `event` is what started the job, as GitHub tells it. Nothing of
-    the head is ever run. Raises UserError; then, too, the status says failure.
+    Returns the result and whether it passes; None if the pull request changes no results. `event`
+    is GitHub's event that started the job. Nothing of the head is run. Raises UserError; the status
+    is then a failure.
     """
     pull = github.pull(number)
     if pull.into != pull.default:
-        _elsewhere(github, number, pull)
+        _refuse_results(github, number, pull)
         return None
 
-    def say(state: str, line: str) -> None:
-        github.status(pull.head, state, CONTEXT, line, job_url)
+    def report(state: str, line: str) -> None:
+        github.set_status(pull.head, state, CONTEXT, line, job_url)
 
-    say("pending", "its results are read")
+    report("pending", "reading the results")
     try:
         done = _reviewed(github, number, pull, web, event or {})
     except Exception as error:
-        say("failure", str(error) if isinstance(error, UserError) else "kvci failed; see its log")
+        why = str(error) if isinstance(error, UserError) else "kvci failed; see the job's log"
+        report("failure", why)
         raise
     if done is None:
-        say("success", "it touches no results")
+        report("success", "no results are changed")
         summary(f"**{NOTHING}**\n")
-        if github.commented(number, MARK):  # of what it once touched
+        if github.existing_comment(number, MARK):  # from an earlier head that changed results
             github.comment(number, MARK, f"{MARK}\n**{NOTHING}**")
         return None
     found, accepted, text = done
     passes = found.passes(accepted)
-    say("success" if passes else "failure", _line(found, accepted))
+    report("success" if passes else "failure", _status_line(found, accepted))
     github.comment(number, MARK, text)
     summary(text)
     return found, passes
@@ -63,68 +65,73 @@ def review_pull(
 def _reviewed(
     github: GitHub, number: int, pull: PullRequest, web: str, event: Event
 ) -> tuple[Review, bool, str] | None:
-    """What was found, whether a maintainer accepts what is unattested, and the comment."""
+    """Return the result, whether a maintainer accepts what is unattested, and the comment.
+
+    None if the pull request changes no results.
+    """
     changed = github.changed(number)
     many = len(changed) >= MAX_LISTED
     tree = github.tree(pull.head) if many or any(map(touches_results, changed)) else {}
     wrong = misplaced(tree)
     if not many and not wrong and not any(map(_is_result, changed)):
-        _still(github, number, pull)
+        _reread(github, number, pull)
         return None
     fork = github.merge_base(pull.base, pull.head)
     base, head = (_results(github, files) for files in (github.tree(fork), tree))
-    _still(github, number, pull)
-    found = review(base, head, lambda url: github.attached(url, web, MAX_EVIDENCE_BYTES))
+    _reread(github, number, pull)
+    found = review(base, head, lambda url: github.download_asset(url, web, MAX_EVIDENCE_BYTES))
     found = replace(found, problems=(*wrong, *found.problems))
-    # Another run may have been told of a label meanwhile: what is known now counts.
-    labels = _still(github, number, pull).labels
-    memory = f"<!-- accepted {pull.head} -->"
-    # Its second line and no other: what follows may hold anybody's words.
-    before = github.commented(number, MARK).split("\n")[1:2]
-    given = _labelled(event) == pull.head
-    if given and not github.may_write(who := str(event["sender"]["login"])):
-        note = f"the label counts for nothing: {who}, who gave it, may not write here"
-        given, found = False, replace(found, notes=(note, *found.notes))
-    accepted = LABEL in labels and (given or before == [memory])
-    lines = [MARK, *([memory] if accepted else []), comment(found, accepted)]
+    # The label may have been set while this job was reading: its state now counts.
+    labels = _reread(github, number, pull).labels
+    acceptance = f"<!-- accepted {pull.head} -->"
+    # Only the comment's second line is ours: the following lines quote the pull request.
+    second_line = github.existing_comment(number, MARK).split("\n")[1:2]
+    accepts = _accepted_head(event) == pull.head
+    if accepts and not github.may_write(user := str(event["sender"]["login"])):
+        note = f"the label does not count: {user}, who set it, may not write here"
+        accepts, found = False, replace(found, notes=(note, *found.notes))
+    accepted = LABEL in labels and (accepts or second_line == [acceptance])
+    lines = [MARK, *([acceptance] if accepted else []), comment(found, accepted)]
     return found, accepted, "\n".join(lines)
 
 
-def _elsewhere(github: GitHub, number: int, pull: PullRequest) -> None:
-    """Of one into another branch than the default one no status is set: that is the commit's, and
-    another pull request may ask to merge the same. Raises UserError if it touches results."""
+def _refuse_results(github: GitHub, number: int, pull: PullRequest) -> None:
+    """Raise UserError if a pull request into another branch than the default one changes results.
+
+    It sets no status: a status belongs to the commit, and another pull request may have the same.
+    """
     into = f"#{number} asks to merge into {pull.into[:80]}"
     if any(map(touches_results, github.changed(number))):
-        raise UserError(f"{into}, and results are merged into {pull.default} alone.")
-    summary(f"**{inert(into)}, and touches no results.**\n")
+        raise UserError(f"{into}, but results are merged only into {pull.default}.")
+    summary(f"**{inert(into)}, and changes no results.**\n")
 
 
-def _still(github: GitHub, number: int, pull: PullRequest) -> PullRequest:
-    """The pull request as it is now. Raises UserError if its head is another."""
+def _reread(github: GitHub, number: int, pull: PullRequest) -> PullRequest:
+    """Return the pull request as it is now. Raises UserError if its head has changed."""
     now = github.pull(number)
     if now.head != pull.head:
         raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
     return now
 
 
-def _labelled(event: Event) -> str:
-    """The head that a maintainer looked at who gave the label just now; what is pushed later, with
-    the label still there, is not accepted by it."""
+def _accepted_head(event: Event) -> str:
+    """Return the head on which the event sets the label; empty for any other event.
+
+    The label does not accept commits that are pushed later.
+    """
     if event.get("action") != "labeled" or event.get("label", {}).get("name") != LABEL:
         return ""
     return str(event["pull_request"]["head"]["sha"])
 
 
-def _line(found: Review, accepted: bool) -> str:
+def _status_line(found: Review, accepted: bool) -> str:
     if found.problems:
-        return f"{len(found.problems)} problems: the rows cannot be believed as they are"
+        return f"{len(found.problems)} problems with the rows; see the comment"
+    if found.unattested and accepted:
+        return "accepted by a maintainer; not all of the evidence was checked"
     if found.unattested:
-        return (
-            "a maintainer accepts it; its evidence was not checked"
-            if accepted
-            else f"unattested; the label '{LABEL}' accepts this head"
-        )
-    return f"{len(found.new)} new records are what their evidence gives"
+        return f"unattested; the label '{LABEL}' accepts this head"
+    return f"{len(found.new)} new records match their evidence"
 
 
 def _is_result(path: str) -> bool:
@@ -132,6 +139,6 @@ def _is_result(path: str) -> bool:
 
 
 def _results(github: GitHub, tree: Mapping[str, str]) -> dict[str, bytes]:
-    """BENCHMARKS.md and the records of a commit's tree."""
+    """Return path -> content of BENCHMARKS.md and the records in a commit's tree."""
     blobs = {path: sha for path, sha in tree.items() if sha and _is_result(path)}
     return {path: content(github, path, sha) for path, sha in blobs.items()}

@@ -1,5 +1,6 @@
-"""What a run's trials say, recomputed: verdicts from the logs of the tests and the dataset's own
-rows, counts from the conversations."""
+"""A run's trials recomputed from what they left: verdicts from the test logs and the dataset's
+rows, classes and counts from the conversations.
+"""
 
 import json
 from collections.abc import Iterator
@@ -17,82 +18,86 @@ from kvci.rundir.parts import Run
 from kvci.rundir.trajectory import actions, answers, read
 from kvci.tasks.dataset import NAMED, dataset_sha256, load
 from kvci.tasks.row import Row, patched_files
-from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Observed, Verdict, classify, repeats
+from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Observed, Verdict, classify, repeats, titled
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
-"""Of such a verdict there is a log; the others need the patch to be applied again."""
-
-
+"""The verdicts that have a test log; the others would need the patch to be applied again."""
 ROUNDED_S = 0.002
-"""Outcomes give seconds in thousandths."""
+"""Outcomes round seconds to thousandths."""
 
 
-class Unknown(Exception):
-    """Nobody here can say: the dataset is not to be had."""
+class DatasetUnavailable(Exception):
+    """The verdicts cannot be recomputed here."""
 
 
-def unlike(run: Path) -> list[str]:
-    """A line for each thing that the dataset's rows, and the logs of its tests, say otherwise.
+def differences(run: Path) -> list[str]:
+    """Return a line for each trial that differs from what its files and the dataset give.
 
-    Raises UserError if the dataset is not what the run says, Unknown if it is not one that
-    everybody has: the calibration suite, one of the hub's with a short name, a file of this work
+    Raises UserError if the dataset is not the one that the run used, DatasetUnavailable if it is
+    not public: the calibration suite, a dataset of the hub with a short name, a file of this work
     tree.
     """
-    return [line for part in Run(run).parts for line in _unlike(part)]
+    return [line for part in Run(run).parts for line in _differences(part)]
 
 
-def _unlike(directory: RunDirectory) -> Iterator[str]:
+def _differences(directory: RunDirectory) -> Iterator[str]:
     spec, manifest = directory.spec, directory.manifest
     rows = _rows(spec.dataset, manifest)
     if tuple(select(list(rows), spec)) != manifest.planned:
-        yield "what was planned is not what its spec selects"
+        yield "the planned instances are not the ones that its spec selects"
     outcomes = directory.outcomes()
     tried = {(one.host, one.instance) for one in outcomes if one.cls not in INFRASTRUCTURE}
     for one in outcomes:
         if one.cls is Class.I0 and (one.host, one.instance) in tried:
-            yield f"{one.instance} is invalid for {one.arm}, and another trial of it is not"
+            yield f"{one.instance} is invalid for {one.arm}, but not for another trial"
         folder = directory.trial(Trial(one.arm, one.instance, one.seed))
         row = rows[one.instance]
-        said = _said(row, one, folder) if one.verdict in TESTED and one.cls is not Class.I0 else ""
-        said = said or _other_class(row, one, folder, spec.prompt)
-        if said := said or _other_counts(one, folder, spec.prompt):
-            yield f"{one.arm}, {one.instance}, seed {one.seed}: {said}"
+        tested = one.verdict in TESTED and one.cls is not Class.I0
+        difference = (
+            (_log_difference(row, one, folder) if tested else "")
+            or _class_difference(row, one, folder, spec.prompt)
+            or _count_difference(one, folder, spec.prompt)
+        )
+        if difference:
+            yield f"{one.arm}, {one.instance}, seed {one.seed}: {difference}"
 
 
 def _rows(dataset: str, manifest: Manifest) -> dict[str, Row]:
+    """Return instance id -> row. Raises as `differences` does."""
     name, file = dataset.partition("@")[0], Path(dataset)
     own = dataset.partition(":")[0] == "calibration"
     here = file.is_file() and not file.is_absolute() and ".." not in file.parts
     if not (own or here or name in {*NAMED, *NAMED.values()}):
-        raise Unknown(f"the rows of {dataset} are not had here")
+        raise DatasetUnavailable(f"the rows of {dataset} are not available here")
     try:
         instances = load(dataset, manifest.dataset_revision)
     except UserError as error:
         if own:
             raise
-        raise Unknown(str(error).rstrip(".")) from None
+        raise DatasetUnavailable(str(error).rstrip(".")) from None
     if dataset_sha256(instances) != manifest.dataset_sha256:
-        raise UserError(f"{dataset} is not what the run had")
+        raise UserError(f"{dataset} is not the dataset that the run used")
     rows = {one.row.instance_id: one.row for one in instances}
     if unknown := sorted(set(manifest.planned) - rows.keys()):
-        raise UserError(f"{unknown[0]} is no instance of {dataset}")
+        raise UserError(f"{unknown[0]} is not an instance of {dataset}")
     return rows
 
 
-def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
-    """How the class of a trial differs from what its conversation and its patch give."""
+def _class_difference(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
+    """Return how a trial's class differs from what its conversation and patch give, or empty."""
     if one.exit in WITHOUT_PATCH:
         invalid = one.exit is Exit.NOT_STARTED
         found, why = classify(Observed(one.exit, one.verdict, instance_invalid=invalid))
-        return "" if found is one.cls else f"its class is {found} ({why}), not {one.cls}"
+        return "" if found is one.cls else _wrong_class(one.cls, found, why)
     if one.verdict in TESTED and one.applies is not True:
-        return f"{one.verdict} of a patch that was not applied"
+        return f"its verdict is {one.verdict}, but its patch was not applied"
     trajectory, patch = folder / "trajectory.jsonl", folder / "patch.diff"
     if not (trajectory.exists() and patch.exists()):
-        return f"{one.exit}, without a conversation and its patch"
+        return f"its exit is {one.exit}, but its conversation or its patch is missing"
     last = json.loads(trajectory.read_text().splitlines()[-1])
     if last.get("exit") != one.exit:
-        return f"it says {one.exit}, and its conversation {last.get('exit', 'no end')}"
+        end = last.get("exit", "without an exit")
+        return f"its exit is {one.exit}, but its conversation ends with {end}"
     evidence = Observed(
         exit=one.exit,
         verdict=one.verdict,
@@ -102,21 +107,23 @@ def _other_class(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
         gold_files=patched_files(row.patch),
     )
     possible = [classify(evidence)]
-    if not _whole(trajectory.read_text()):  # redaction makes actions alike that were not
+    if _is_redacted(trajectory.read_text()):  # redaction can make different actions equal
         possible.append(classify(replace(evidence, last_actions=())))
     if one.cls in [found for found, _ in possible]:
         return ""
-    found, why = possible[0]
-    return f"its class is {found} ({why}), not {one.cls}"
+    return _wrong_class(one.cls, *possible[0])
 
 
-def _whole(text: str) -> bool:
-    """Nothing of it was redacted."""
-    return not any(shown in text for shown in PLACEHOLDERS)
+def _wrong_class(recorded: Class, found: Class, why: str) -> str:
+    return f"its class should be {titled(found)} ({why}), not {titled(recorded)}"
 
 
-def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
-    """How what a trial counts differs from what its conversation gives."""
+def _is_redacted(text: str) -> bool:
+    return any(shown in text for shown in PLACEHOLDERS)
+
+
+def _count_difference(one: Outcome, folder: Path, prompt: str) -> str:
+    """Return how a trial's counts differ from what its conversation gives; empty if equal."""
     if one.exit in WITHOUT_PATCH:
         return ""
     steps = answers(folder / "trajectory.jsonl")
@@ -129,42 +136,46 @@ def _other_counts(one: Outcome, folder: Path, prompt: str) -> str:
         "decode_s": sum(each.get("predicted_ms", 0.0) for each in timings) / 1000,
     }
     for name, count in found.items():
-        said = getattr(one, name)
-        if not abs(said - count) <= ROUNDED_S:  # nor is NaN any count
-            return f"{name} is {said}, and its conversation gives {count:.12g}"
+        recorded = getattr(one, name)
+        if not abs(recorded - count) <= ROUNDED_S:  # written so that NaN differs, too
+            return f"{name} is {recorded}, but its conversation gives {count:.12g}"
     did, malformed = read(steps, prompt, one.exit)
-    unheard = one.malformed - malformed  # of these the server gave no answer that has an entry
-    if not 0 <= unheard <= one.steps - len(steps) <= unheard + 1:
-        return f"it counts {one.steps} steps, and its conversation {len(steps)}"
+    unlogged = one.malformed - malformed  # malformed answers that have no entry
+    if not 0 <= unlogged <= one.steps - len(steps) <= unlogged + 1:
+        return f"it counts {one.steps} steps, but its conversation has {len(steps)}"
     messages = [entry["message"] for entry in steps]
     calls = [[call["function"] for call in each.get("tool_calls") or []] for each in messages]
-    spoken = json.dumps(
+    said = json.dumps(
         [[each["content"], called] for each, called in zip(messages, calls, strict=True)],
         sort_keys=True,
     )
-    whole = _whole(spoken)
+    redacted = _is_redacted(said)
     loops = sum(repeats(tuple(did[:count])) for count in range(1, len(did) + 1))
-    if loops != one.loops and (whole or one.loops > loops):  # redaction makes loops, and no end
-        return f"it counts {one.loops} loops, and its conversation {loops}"
-    if one.answers_sha256 and whole and sha256_of(spoken.encode()) != one.answers_sha256:
-        return "what the model said is not what its digest says"
+    added = redacted and loops > one.loops  # redaction can add loops, but removes none
+    if loops != one.loops and not added:
+        return f"it counts {one.loops} loops, but its conversation has {loops}"
+    if one.answers_sha256 and not redacted and sha256_of(said.encode()) != one.answers_sha256:
+        return "the model's answers do not have their recorded digest"
     return ""
 
 
-def _said(row: Row, one: Outcome, folder: Path) -> str:
-    """How the log of a trial's tests differs from its outcome; empty if it does not."""
+def _log_difference(row: Row, one: Outcome, folder: Path) -> str:
+    """Return how a trial's outcome differs from what its test log gives; empty if equal."""
     log, patch = folder / "grade" / "test_output.txt", folder / "patch.diff"
+    failed = one.verdict is Verdict.TESTS_FAIL
     if not (log.exists() and patch.exists()):
-        return f"{one.verdict}, without a log of its tests"
+        return f"its verdict is {one.verdict}, but its test log or its patch is missing"
     if not has_markers(log.read_bytes()):
-        return "" if one.verdict is Verdict.TESTS_FAIL else f"{one.verdict}, and no test ended"
+        return "" if failed else f"its verdict is {one.verdict}, but its tests did not end"
     try:
         found = report(row, patch.read_bytes(), log)
     except UnreadableLog as error:
-        return "" if one.verdict is Verdict.TESTS_FAIL else f"{one.verdict}, and {error}"
+        return "" if failed else f"its verdict is {one.verdict}, but {error}"
     resolved, tests = bool(found.get("resolved")), counts(found)
     if resolved != (one.verdict is Verdict.RESOLVED):
-        return f"{one.verdict}, and its tests say {'resolved' if resolved else 'not resolved'}"
+        gives = "resolved" if resolved else "not resolved"
+        return f"its verdict is {one.verdict}, but its test log gives {gives}"
     if tests != (one.fail_to_pass, one.pass_to_pass):
-        return f"it counts {one.fail_to_pass} and {one.pass_to_pass} tests, and its log {tests}"
+        recorded = f"{one.fail_to_pass} and {one.pass_to_pass}"
+        return f"it counts {recorded} tests, but its test log gives {tests[0]} and {tests[1]}"
     return ""

@@ -63,7 +63,7 @@ def test_a_dispatch_becomes_a_pull_request_that_review_passes(here: GitHubHere) 
     status = here.fake.statuses[-1]
     assert (status["state"], status["sha"]) == ("success", here.fake.head(1))
     (comment,) = here.fake.comments
-    assert "The rows are what their evidence gives" in comment["body"]
+    assert "The rows match their evidence" in comment["body"]
 
 
 @pytest.mark.long
@@ -88,7 +88,7 @@ def test_a_label_and_a_head_that_moves_start_its_review(here: GitHubHere) -> Non
     assert (again.code, again.jobs) == (1, {"review": "failure"}), again.log[-5000:]
     assert here.fake.statuses[-1]["state"] == "failure"
     (comment,) = here.fake.comments
-    assert "is not what its evidence gives" in comment["body"]
+    assert "does not match its evidence" in comment["body"]
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Rows on a rolling branch, in a real git repository."""
+"""The rolling branch of rows, in a real git repository."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ push(sys.argv[1], "main", "kvci/results", [Record.model_validate_json(sys.argv[2
 
 
 def at(hour: int, position: int = 0, **other: Any) -> Record:
-    """A record of a run of its own."""
+    """A record of a separate run."""
     return record(position, start=f"2026-02-01T{hour:02}:00:00Z", **other)
 
 
@@ -37,7 +37,7 @@ def files(origin: Path, branch: str = BRANCH) -> set[str]:
 
 
 def merge(origin: Path) -> None:
-    """As a squash does it: the base has the branch's files, not its commit."""
+    """Merge as a squash does: the base gets the branch's files, not its commit."""
     bare = git.Repo(origin)
     tree = bare.git.rev_parse(f"{BRANCH}^{{tree}}")
     words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
@@ -45,7 +45,7 @@ def merge(origin: Path) -> None:
     bare.git.update_ref("refs/heads/main", str(made))
 
 
-def test_the_branch_has_the_row_and_the_record_and_nothing_else(origin: Path) -> None:
+def test_branch_adds_only_rows_and_records(origin: Path) -> None:
     one = at(10)
     pushed = push(str(origin), "main", BRANCH, [one])
     assert pushed.rows == (one.row_id,) and pushed.records == (one,)
@@ -56,7 +56,7 @@ def test_the_branch_has_the_row_and_the_record_and_nothing_else(origin: Path) ->
     assert push(str(origin), "main", BRANCH, [one]).commit == pushed.commit, "nothing new"
 
 
-def test_rows_of_unmerged_runs_stay_and_merged_ones_are_the_base_s(origin: Path) -> None:
+def test_unmerged_rows_stay_on_the_branch(origin: Path) -> None:
     one, two, three = at(10), at(11), at(12)
     push(str(origin), "main", BRANCH, [one])
     assert push(str(origin), "main", BRANCH, [two]).rows == (one.row_id, two.row_id)
@@ -67,7 +67,7 @@ def test_rows_of_unmerged_runs_stay_and_merged_ones_are_the_base_s(origin: Path)
     assert all(one.row_id in shown(origin, "BENCHMARKS.md") for one in (one, two, three))
 
 
-def test_a_run_that_went_on_takes_the_place_of_its_earlier_record(origin: Path) -> None:
+def test_continued_run_replaces_its_earlier_record(origin: Path) -> None:
     early, late = at(10, trials=1), at(10, trials=2)
     push(str(origin), "main", BRANCH, [early])
     merge(origin)
@@ -78,27 +78,27 @@ def test_a_run_that_went_on_takes_the_place_of_its_earlier_record(origin: Path) 
     assert Record.model_validate_json(shown(origin, name)) == late
 
 
-def test_another_run_s_record_is_never_overwritten(origin: Path) -> None:
+def test_no_record_of_another_run_is_overwritten(origin: Path) -> None:
     push(str(origin), "main", BRANCH, [at(10)])
     with pytest.raises(UserError, match="is the record of another run"):
         push(str(origin), "main", BRANCH, [at(10, run_id="another")])
 
 
-def test_twelve_at_once_lose_no_row(origin: Path) -> None:
-    some = [at(hour) for hour in range(12)]
+def test_twelve_parallel_publishers_lose_no_row(origin: Path) -> None:
+    records = [at(hour) for hour in range(12)]
 
     def publish(one: Record) -> int:
         words = [sys.executable, "-c", PUBLISH, str(origin), one.model_dump_json()]
         return subprocess.run(words, timeout=300).returncode
 
     with ThreadPoolExecutor(12) as pool:
-        assert list(pool.map(publish, some)) == [0] * 12
+        assert list(pool.map(publish, records)) == [0] * 12
     text = shown(origin, "BENCHMARKS.md")
-    assert all(one.row_id in text for one in some)
-    assert files(origin) - files(origin, "main") == {f"ci/results/{o.row_id}.json" for o in some}
+    assert all(one.row_id in text for one in records)
+    assert files(origin) - files(origin, "main") == {f"ci/results/{o.row_id}.json" for o in records}
 
 
-def test_what_git_refuses_is_a_sentence(origin: Path, tmp_path: Path) -> None:
+def test_git_failure_is_a_sentence(origin: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="git cannot publish to kvci/results"):
         push(str(tmp_path / "none.git"), "main", BRANCH, [at(10)])
     hook = origin / "hooks" / "pre-receive"
@@ -109,7 +109,7 @@ def test_what_git_refuses_is_a_sentence(origin: Path, tmp_path: Path) -> None:
         push(str(origin), "main", BRANCH, [at(10)])
 
 
-def test_a_repository_without_a_log_gets_one(origin: Path) -> None:
+def test_missing_benchmarks_page_is_created(origin: Path) -> None:
     bare = git.Repo(origin)
     words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
     empty = bare.git.execute([*words, "hash-object", "-t", "tree", "-w", "/dev/null"])
@@ -121,22 +121,22 @@ def test_a_repository_without_a_log_gets_one(origin: Path) -> None:
     assert one.row_id in shown(origin, "BENCHMARKS.md")
 
 
-def test_an_owner_s_own_page_keeps_its_tables(origin: Path, tmp_path: Path) -> None:
+def test_owners_page_keeps_its_tables(origin: Path, tmp_path: Path) -> None:
     own = "# Ours\n\n| Engine | ms |\n|---|---|\n| v8 | 3 |\n"
     (tmp_path / "work" / "BENCHMARKS.md").write_text(own)
     work = git.Repo(tmp_path / "work")
     who = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
     work.git.execute(["git", *who, "commit", "-qam", "own"])
     work.git.push(str(origin), "main")
-    some = [at(10), at(11)]
-    for one in some:
+    records = [at(10), at(11)]
+    for one in records:
         push(str(origin), "main", BRANCH, [one])
     text = shown(origin, "BENCHMARKS.md")
-    assert text.startswith(own) and all(one.row_id in text for one in some)
+    assert text.startswith(own) and all(one.row_id in text for one in records)
 
 
-def test_what_was_graded_again_or_run_again_stays_until_it_is_merged(origin: Path) -> None:
-    """As many trials as the base's record has, and another publisher comes between."""
+def test_regraded_and_repeated_trials_stay_until_merged(origin: Path) -> None:
+    """They are as many as in the base's record, and another publisher pushes in between."""
 
     def later(one: Record, trials: int) -> Record:
         old = tuple(trial.model_copy(update={"superseded": True}) for trial in one.trials)
@@ -156,7 +156,7 @@ def test_what_was_graded_again_or_run_again_stays_until_it_is_merged(origin: Pat
         assert [Record.model_validate_json(shown(origin, name)) for name in names] == now
 
 
-def test_a_page_below_the_records_is_no_record(origin: Path, tmp_path: Path) -> None:
+def test_file_in_a_subfolder_is_not_a_record(origin: Path, tmp_path: Path) -> None:
     work = git.Repo(tmp_path / "work")
     notes = tmp_path / "work" / "ci" / "results" / "notes"
     notes.mkdir(parents=True)
@@ -170,7 +170,7 @@ def test_a_page_below_the_records_is_no_record(origin: Path, tmp_path: Path) -> 
     assert "ci/results/notes/x.json" in files(origin)
 
 
-def test_where_there_is_nothing_to_send_no_branch_is_made(origin: Path) -> None:
+def test_no_branch_is_made_without_new_rows(origin: Path) -> None:
     push(str(origin), "main", BRANCH, [at(10)])
     merge(origin)
     bare = git.Repo(origin)
@@ -179,11 +179,11 @@ def test_where_there_is_nothing_to_send_no_branch_is_made(origin: Path) -> None:
     assert [head.name for head in bare.heads] == ["main"]
 
 
-def test_a_refusal_for_workflow_files_says_what_to_do(origin: Path) -> None:
+def test_rejected_workflow_files_have_a_remedy(origin: Path) -> None:
     hook = origin / "hooks" / "pre-receive"
     hook.parent.mkdir(exist_ok=True)
-    said = "refusing to allow a GitHub App to update workflow w.yml without workflows permission"
-    hook.write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    why = "refusing to allow a GitHub App to update workflow w.yml without workflows permission"
+    hook.write_text(f"#!/bin/sh\necho '{why}' >&2; exit 1\n")
     hook.chmod(0o755)
     with pytest.raises(UserError, match="merge its pull request, or close it and delete"):
         push(str(origin), "main", BRANCH, [at(10)])

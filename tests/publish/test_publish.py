@@ -1,4 +1,4 @@
-"""From a run's folder to a pull request, with a real repository and a fake of GitHub."""
+"""From a run directory to a pull request, with a real repository and a fake of GitHub."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,8 @@ from kvci.record.from_run import build
 from kvci.record.schema import Record
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.comparison import markdown
-from kvci.review.rows import Review, comment
+from kvci.review.comment import comment
+from kvci.review.rows import Review
 from kvci.rundir.documents import Manifest
 from tests.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
@@ -38,9 +39,7 @@ def target(origin: Path) -> Target:
     return Target("owner/name", str(origin), run_url="https://x/runs/1", review="review.yml")
 
 
-def test_the_pull_request_has_rows_whose_evidence_gives_them_again(
-    origin: Path, fake: Fake, tmp_path: Path
-) -> None:
+def test_evidence_reproduces_the_rows(origin: Path, fake: Fake, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shard(run, 1, ("a", "c"))
     shard(run, 2, ("b",))
@@ -66,18 +65,16 @@ def test_the_pull_request_has_rows_whose_evidence_gives_them_again(
 
 
 def many(count: int, folder: Path) -> list[Path]:
-    """Runs of one spec, begun a second apart."""
+    """Runs of one spec that start a second apart."""
     runs = [made(folder / f"run-{number}") for number in range(count)]
     for number, run in enumerate(runs):
         manifest = Manifest.read(run / "manifest.json")
-        mine = {"run_id": run.name, "start": f"2026-01-02T03:04:{number:02}Z"}
-        manifest.model_copy(update=mine).write(run / "manifest.json")
+        own = {"run_id": run.name, "start": f"2026-01-02T03:04:{number:02}Z"}
+        manifest.model_copy(update=own).write(run / "manifest.json")
     return runs
 
 
-def test_who_comes_late_with_its_text_does_not_hide_what_another_pushed(
-    origin: Path, fake: Fake, tmp_path: Path
-) -> None:
+def test_slow_publisher_hides_no_other_run(origin: Path, fake: Fake, tmp_path: Path) -> None:
     first, second = many(2, tmp_path)
 
     class Slow(GitHub):
@@ -91,7 +88,7 @@ def test_who_comes_late_with_its_text_does_not_hide_what_another_pushed(
     assert all(f"# {run.name}\n" in pull["body"] for run in (first, second))
 
 
-def test_a_branch_that_never_shows_what_was_pushed_is_said(
+def test_branch_with_another_commit_is_an_error(
     origin: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stale(GitHub):
@@ -105,7 +102,7 @@ def test_a_branch_that_never_shows_what_was_pushed_is_said(
     assert len(fake.pulls) == 1 and files(origin) - files(origin, "main")
 
 
-def test_twelve_at_once_are_one_pull_request_that_names_all(
+def test_twelve_parallel_publishers_share_one_pull_request(
     origin: Path, fake: Fake, tmp_path: Path
 ) -> None:
     runs = many(12, tmp_path)
@@ -123,8 +120,8 @@ def test_twelve_at_once_are_one_pull_request_that_names_all(
     assert len(fake.assets) == 12 and not fake.wrong
 
 
-def test_arms_without_their_baseline_are_compared_with_nothing(origin: Path) -> None:
-    """As where somebody merged a run in part: the rows were pushed, and then it fell over them."""
+def test_arms_without_baseline_are_not_compared(origin: Path) -> None:
+    """For example of a run that was merged in part; publishing it failed after the push."""
     one = record(1)
     arms = [one, one.model_copy(update={"row_id": f"{one.row_id}-2", "arm": "q4_0-q4_0"})]
     assert one.row_id in _body(arms, target(origin))
@@ -138,23 +135,23 @@ def test_arms_without_their_baseline_are_compared_with_nothing(origin: Path) -> 
         assert text.count("no record of its baseline") >= 2 and "the baseline |" not in text
 
 
-def test_a_dry_run_changes_nothing_anywhere(origin: Path, fake: Fake, tmp_path: Path) -> None:
+def test_dry_run_changes_nothing(origin: Path, fake: Fake, tmp_path: Path) -> None:
     before = git.Repo(origin).git.for_each_ref()
     found = publish(made(tmp_path / "run"), target(origin), None)
     assert "q8_0-q8_0" in found.body and not found.url
     assert git.Repo(origin).git.for_each_ref() == before and not fake.calls
 
 
-def test_an_unfinished_run_has_no_verdict(origin: Path, tmp_path: Path) -> None:
+def test_unfinished_run_has_no_verdict(origin: Path, tmp_path: Path) -> None:
     assert "interim, no verdict" in publish(made(tmp_path / "run"), target(origin), None).body
 
 
-def test_a_demo_is_never_published(origin: Path, tmp_path: Path) -> None:
+def test_demo_is_not_published(origin: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="A demo is never published"):
         publish(made(tmp_path / "run", demo=True), target(origin), None)
 
 
-def test_the_verb(
+def test_publish_verb(
     origin: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(tmp_path / "run")
@@ -170,7 +167,7 @@ def test_the_verb(
     assert done.exit_code == 0 and done.output == "https://github.com/owner/name/pull/1\n"
 
 
-def test_free_text_is_inert_in_the_log_and_the_summary(tmp_path: Path) -> None:
+def test_free_text_is_inert_in_page_and_summary(tmp_path: Path) -> None:
     words = "Q4 <img src=x> [best](https://evil) @owner"
     model = SPEC.model.model_copy(update={"weights": words})
     records = build(made(tmp_path / "run", SPEC.model_copy(update={"model": model})))

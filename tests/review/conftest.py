@@ -1,8 +1,8 @@
-"""The rows here are of instances that no dataset has; test_regrade.py has real ones."""
+"""The instances here are in no dataset; tests/run/test_regrade.py recomputes real ones."""
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvci.review.rows.unlike", lambda run: [])
+def no_recomputing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvci.review.evidence_check.differences", lambda run: [])

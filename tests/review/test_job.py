@@ -1,4 +1,4 @@
-"""The review job: a pull request read through the API, against a fake of it and real git."""
+"""The review job, with a fake of GitHub's API and real git."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.record.test_merge import shard
 
 
 class Opened:
-    """A pull request of a finished run, as publish opens it."""
+    """A pull request of a finished run, as `publish` opens it."""
 
     def __init__(self, fake: Fake, origin: Path, folder: Path) -> None:
         self.fake, self.origin = fake, origin
@@ -35,10 +35,10 @@ class Opened:
 
 
 def labelled(opened: Opened, who: str = "owner") -> dict[str, Any]:
-    """The event of its head."""
+    """The event of the label that a user sets on the current head."""
     head = {"head": {"sha": opened.fake.head(1)}}
-    said = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
-    return said | {"sender": {"login": who}}
+    event = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
+    return event | {"sender": {"login": who}}
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def opened(fake: Fake, origin: Path, tmp_path: Path) -> Opened:
     return Opened(fake, origin, tmp_path)
 
 
-def test_the_status_stands_on_the_head_and_the_comment_is_one(opened: Opened) -> None:
+def test_status_is_on_the_head_with_one_comment(opened: Opened) -> None:
     for _ in range(2):
         passes, words, comment = opened.review()
-        assert passes and words == "2 new records are what their evidence gives"
+        assert passes and words == "2 new records match their evidence"
         assert comment.startswith(MARK) and "<!--" not in comment[len(MARK) :]
         assert '"Resolved, %"' in comment
     status = opened.fake.statuses[-1]
@@ -57,7 +57,7 @@ def test_the_status_stands_on_the_head_and_the_comment_is_one(opened: Opened) ->
     assert status["sha"] == opened.fake.head(1) and status["target_url"] == "https://x/runs/1"
 
 
-def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opened: Opened) -> None:
+def test_label_accepts_missing_evidence_but_no_problem(opened: Opened) -> None:
     kept = dict(opened.fake.assets)
     opened.fake.assets.clear()
     passes, words, _ = opened.review()
@@ -65,28 +65,28 @@ def test_a_maintainer_s_label_accepts_evidence_that_is_gone_and_no_problem(opene
     opened.fake.labels = [LABEL]
     event = labelled(opened)
     passes, words, comment = opened.review(event=event)
-    assert passes and "accepted by a maintainer" in comment and "was not checked" in words
-    assert "**Nobody has checked these rows" in comment
-    assert opened.review()[0], "it is remembered"
+    assert passes and "accepted by a maintainer" in comment and "not all" in words
+    assert "not all of their evidence was checked.**" in comment
+    assert opened.review()[0], "the acceptance is kept"
     _push(opened)
-    assert not opened.review()[0], "and accepts no head that came after"
+    assert not opened.review()[0], "a later head is not accepted"
     opened.fake.assets |= {name: b"x" for name in kept}
-    assert not opened.review(event=labelled(opened))[0], "forged evidence is no matter of a label"
+    assert not opened.review(event=labelled(opened))[0], "a label does not accept forged evidence"
 
 
-def test_who_may_not_write_accepts_nothing(opened: Opened) -> None:
-    """GitHub says `read` of the triage role, which may give labels, too."""
+def test_user_without_write_access_accepts_nothing(opened: Opened) -> None:
+    """GitHub reports `read` for the triage role, which may set labels, too."""
     opened.fake.assets.clear()
     opened.fake.labels = [LABEL]
     opened.fake.roles = {"triager": "read", "writer": "write"}
     for who in ("triager", "nobody"):
         passes, _, comment = opened.review(event=labelled(opened, who))
-        assert not passes and f"{who}, who gave it, may not write here" in comment
+        assert not passes and f"{who}, who set it, may not write here" in comment
     assert opened.review(event=labelled(opened, "writer"))[0]
 
 
-def test_a_comment_s_own_words_accept_nothing(opened: Opened) -> None:
-    """Who makes a head knows the next one's name, and the comment shows their lines."""
+def test_quoted_acceptance_accepts_nothing(opened: Opened) -> None:
+    """The author of a head knows its commit, and the comment quotes the author's lines."""
     opened.fake.assets.clear()
     opened.fake.labels = [LABEL]
     assert not opened.review()[0]
@@ -99,8 +99,8 @@ def test_a_comment_s_own_words_accept_nothing(opened: Opened) -> None:
     assert opened.review()[0]
 
 
-def test_a_double_of_the_comment_accepts_nothing(opened: Opened) -> None:
-    """What stands in the oldest one counts, and is written there alone."""
+def test_duplicate_comment_accepts_nothing(opened: Opened) -> None:
+    """Only the oldest comment is read and written."""
     opened.fake.assets.clear()
     opened.fake.labels = [LABEL]
     assert not opened.review()[0]
@@ -110,11 +110,10 @@ def test_a_double_of_the_comment_accepts_nothing(opened: Opened) -> None:
     assert not opened.review()[0]
 
 
-def test_a_pull_request_into_another_branch_says_nothing_of_its_commit(
+def test_pull_request_into_another_branch_gets_no_status(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A status is the commit's: another pull request, into the default branch, would take it for
-    its own."""
+    """A status belongs to the commit, which another pull request may share."""
     opened.fake.pulls[0]["base"]["ref"] = "old"
     with pytest.raises(UserError, match="asks to merge into old"):
         opened.review()
@@ -123,18 +122,20 @@ def test_a_pull_request_into_another_branch_says_nothing_of_its_commit(
     assert not opened.fake.statuses
 
 
-def test_what_the_work_tree_has_is_not_asked_for(
+def test_files_in_the_work_tree_are_not_downloaded(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call counts: of some hundred records none could have been reviewed any more."""
+    """GitHub limits calls: with some hundred records a review would exceed the limit."""
     git.Repo(opened.origin).clone(tmp_path / "here", branch="kvci/results")
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here" / "BENCHMARKS.md").unlink()
     assert opened.review()[0]
-    assert sum("/git/blobs/" in call for call in opened.fake.calls) == 2, "the log's, of both"
+    assert sum("/git/blobs/" in call for call in opened.fake.calls) == 2, (
+        "BENCHMARKS.md, of both commits"
+    )
 
 
-def test_a_bug_of_ours_is_no_success(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_in_the_review_is_a_failure(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened.review()[0]
     monkeypatch.setattr("kvci.review.job.review", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -143,7 +144,7 @@ def test_a_bug_of_ours_is_no_success(opened: Opened, monkeypatch: pytest.MonkeyP
 
 
 def _push(opened: Opened) -> None:
-    """A commit that changes nothing."""
+    """Push a commit that changes nothing."""
     bare = git.Repo(opened.origin)
     words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "commit-tree"]
     tip = str(bare.git.rev_parse("kvci/results"))
@@ -152,8 +153,7 @@ def _push(opened: Opened) -> None:
 
 
 def _put(opened: Opened, branch: str, *entries: str) -> None:
-    """A commit with these entries of git's index more, `mode,blob,path`, in place of what is there
-    at that path."""
+    """Push a commit that adds or replaces these entries of git's index: `mode,blob,path`."""
     bare = git.Repo(opened.origin)
     tip = str(bare.git.rev_parse(branch))
     with bare.git.custom_environment(GIT_INDEX_FILE=str(opened.origin / "index-of-test")):
@@ -170,38 +170,38 @@ LINK, SUBMODULE, FILE = "120000", "160000", "100644"
 
 
 def _blob(opened: Opened, kind: str) -> str:
-    """What an entry of that kind names: of the log's bytes, which a link would read as a path."""
+    """Return an object for an entry of this kind; a link's target is the text of the page."""
     bare = git.Repo(opened.origin)
     return str(bare.git.rev_parse("main" if kind == SUBMODULE else "main:BENCHMARKS.md"))
 
 
-def test_evidence_that_lies_elsewhere_is_not_fetched(opened: Opened) -> None:
+def test_evidence_elsewhere_is_not_downloaded(opened: Opened) -> None:
     passes, _, comment = opened.review(web="https://github.example")
-    assert not passes and "is no release of this repository" in comment
+    assert not passes and "is not in a release of this repository" in comment
     assert opened.fake.statuses[-1]["state"] == "failure"
 
 
-def test_a_pull_request_of_other_things_is_no_matter_of_ours(opened: Opened) -> None:
+def test_pull_request_without_results_succeeds(opened: Opened) -> None:
     bare = git.Repo(opened.origin)
     bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
     assert review_pull(opened.github, 1, opened.fake.url, "") is None
     assert opened.fake.statuses[-1]["state"] == "success" and not opened.fake.comments
 
 
-def test_a_comment_on_results_that_were_taken_out_again_says_so(opened: Opened) -> None:
+def test_comment_is_replaced_when_results_are_removed(opened: Opened) -> None:
     opened.fake.assets.clear()
-    assert "Nobody has checked" in opened.review()[2]
+    assert "evidence was checked" in opened.review()[2]
     bare = git.Repo(opened.origin)
     bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
     assert review_pull(opened.github, 1, opened.fake.url, "") is None
     (comment,) = opened.fake.comments
-    assert comment["body"] == f"{MARK}\n**It touches no results.**"
+    assert comment["body"] == f"{MARK}\n**This pull request changes no results.**"
 
 
-def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:
+def test_other_file_next_to_records_is_allowed(opened: Opened) -> None:
     _put(opened, "kvci/results", f"{FILE},{_blob(opened, FILE)},ci/results/README.md")
     passes, words_, _ = opened.review()
-    assert passes and words_ == "2 new records are what their evidence gives"
+    assert passes and words_ == "2 new records match their evidence"
 
 
 @pytest.mark.parametrize(
@@ -219,10 +219,10 @@ def test_a_page_beside_the_records_is_no_record(opened: Opened) -> None:
         (LINK, "ci/results/notes"),
     ],
 )
-def test_what_stands_in_place_of_results_is_a_problem(
+def test_misplaced_results_are_a_problem(
     opened: Opened, tmp_path: Path, kind: str, path: str
 ) -> None:
-    """Merged, others would be read and written through it: nor does publish do so."""
+    """After a merge, results would be read and written through it. Publishing refuses it too."""
     bare = git.Repo(opened.origin)
     bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
     entry = f"{kind},{_blob(opened, kind)},{path}"
@@ -233,17 +233,15 @@ def test_what_stands_in_place_of_results_is_a_problem(
     bare.git.update_ref("refs/heads/main", bare.git.rev_parse("kvci/results"))
     bare.git.update_ref("-d", "refs/heads/kvci/results")
     target = Target("owner/name", str(opened.origin), web=opened.fake.url)
-    with pytest.raises(UserError, match="where none belongs; results are plain files: take it"):
+    with pytest.raises(UserError, match="where none belongs; results are plain files: remove it"):
         publish(tmp_path / "run", target, opened.github)
     assert [head.name for head in bare.heads] == ["main"]
 
 
-def test_a_label_that_is_given_while_another_run_reads_stays_given(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The slower run knew nothing of it, and ended last."""
+def test_label_set_during_a_review_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower run starts before the label and ends last."""
     opened.fake.assets.clear()
-    attached = opened.github.attached
+    attached = opened.github.download_asset
     event = labelled(opened)
     given: list[bool] = []
 
@@ -254,12 +252,12 @@ def test_a_label_that_is_given_while_another_run_reads_stays_given(
             assert opened.review(event=event)[0]
         return attached(url, web, max_bytes)
 
-    monkeypatch.setattr(opened.github, "attached", slow)
+    monkeypatch.setattr(opened.github, "download_asset", slow)
     assert opened.review()[0] and given
     assert opened.fake.statuses[-1]["state"] == "success"
 
 
-def test_a_head_that_moves_away_from_its_results_gets_no_word(
+def test_head_that_drops_results_during_review_fails(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def changed(number: int) -> list[str]:
@@ -272,7 +270,7 @@ def test_a_head_that_moves_away_from_its_results_gets_no_word(
     assert opened.fake.statuses[-1]["state"] == "failure"
 
 
-def test_a_head_that_moves_while_it_is_read_is_not_judged(
+def test_head_that_moves_during_review_fails(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = opened.github.blob

@@ -1,4 +1,4 @@
-"""A pull request's results are held against their evidence; forgeries are told by name."""
+"""A pull request's results are checked against their evidence; forgeries are named."""
 
 import json
 from collections.abc import Callable
@@ -9,15 +9,17 @@ import pytest
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
-from kvci.publish.pull_request import Target, _located
+from kvci.publish.pull_request import Target, with_evidence
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.record.schema import Imported, Record, spec_hash
 from kvci.record.store import read
 from kvci.report.benchmarks import EMPTY, render
-from kvci.review.recompute import Unknown
-from kvci.review.rows import Fetch, Files, comment, review
+from kvci.review.comment import comment
+from kvci.review.evidence_check import Fetch
+from kvci.review.recompute import DatasetUnavailable
+from kvci.review.rows import Files, review
 from kvci.taxonomy import Class, Verdict
 from tests.conftest import ROOT
 from tests.record.made import record
@@ -43,7 +45,7 @@ class Case:
         shard(self.run, 2, ("b",))
         self.archive = pack(self.run)
         target = Target("owner/name", "")
-        self.records = _located(build(self.run), self.archive, target)
+        self.records = with_evidence(build(self.run), self.archive, target)
         self.head = tree(*self.records)
         self.path = f"{RESULTS}/{self.records[1].row_id}.json"
 
@@ -58,11 +60,11 @@ def case(tmp_path: Path) -> Case:
 
 
 def gone(url: str) -> bytes:
-    raise UserError("404.")
+    raise UserError("GitHub answers 404: Not Found.")
 
 
 def hostile(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """A record that is its own spec's, and none that kvci makes."""
+    """A record with the hash of its own spec that kvci would not make."""
     made = json.loads(record().model_dump_json())
     change(made)
     made["spec_sha256"] = spec_hash(made["spec"])
@@ -73,45 +75,47 @@ def says(base: Files, head: Files, fetch: Fetch, words: str) -> None:
     found = review(base, head, fetch)
     assert not found.passes(accepted=True)
     assert any(words in line for line in found.problems), found.problems
-    assert "cannot be believed" in comment(found, accepted=True)
+    assert "They have problems" in comment(found, accepted=True)
 
 
-def test_what_its_evidence_gives_passes(case: Case) -> None:
+def test_rows_that_match_their_evidence_pass(case: Case) -> None:
     found = review(BASE, case.head, case.fetch)
     assert (found.problems, found.unattested, len(found.new)) == ((), (), 2)
     assert found.passes(accepted=False)
-    said = comment(found, accepted=False)
-    assert said.startswith("**The rows are what their evidence gives.**")
-    first, table, *rest = said.split("\n\n")
+    text = comment(found, accepted=False)
+    assert text.startswith("**The rows match their evidence.**")
+    first, table, *rest = text.split("\n\n")
     assert table.count("\n") == 3 and "| 2/2 | 2 | the baseline |" in table
     assert first.count("**") == 2 and rest[0].startswith("<details>")
 
 
-def test_evidence_that_cannot_be_had_needs_a_maintainer(case: Case) -> None:
+def test_missing_evidence_needs_a_maintainer(case: Case) -> None:
     found = review(BASE, case.head, gone)
     assert not found.passes(accepted=False) and found.passes(accepted=True)
-    assert "cannot be had: 404" in found.unattested[0]
+    assert "cannot be downloaded: GitHub answers 404" in found.unattested[0]
     bare = review(BASE, tree(record()), gone)
     assert not bare.passes(accepted=False) and "names no evidence" in bare.unattested[0]
 
 
-def test_verdicts_that_the_tests_do_not_give_are_told(
+def test_verdict_unlike_its_test_log_is_a_problem(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvci.review.rows.unlike", lambda run: ["f16-f16, a, seed 0: resolved"])
+    monkeypatch.setattr(
+        "kvci.review.evidence_check.differences", lambda run: ["f16-f16, a, seed 0: resolved"]
+    )
     says(BASE, case.head, case.fetch, "run: f16-f16, a, seed 0: resolved")
 
 
-def test_verdicts_that_nobody_can_recompute_need_a_maintainer(
+def test_unavailable_dataset_needs_a_maintainer(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(run: Path) -> list[str]:
-        raise Unknown("the rows of x.jsonl are not had here")
+        raise DatasetUnavailable("the rows of x.jsonl are not available here")
 
-    monkeypatch.setattr("kvci.review.rows.unlike", unknown)
+    monkeypatch.setattr("kvci.review.evidence_check.differences", unknown)
     found = review(BASE, case.head, case.fetch)
     assert not found.passes(accepted=False) and found.passes(accepted=True)
-    assert "are as the runner says: the rows of x.jsonl" in found.unattested[0]
+    assert "were not recomputed: the rows of x.jsonl" in found.unattested[0]
 
 
 def forged(case: Case, change: Callable[[dict[str, object]], None]) -> Tree:
@@ -126,16 +130,16 @@ def lost(made: dict[str, object]) -> None:
     trial |= {"cls": "A11a", "verdict": "tests_fail"}
 
 
-def test_a_forged_record_is_told(case: Case) -> None:
-    says(BASE, forged(case, lost), case.fetch, "is not what its evidence gives")
-    says(BASE, forged(case, lambda m: m.update(gpu="H200")), case.fetch, "its evidence gives")
+def test_forged_record_is_a_problem(case: Case) -> None:
+    says(BASE, forged(case, lost), case.fetch, "does not match its evidence")
+    says(BASE, forged(case, lambda m: m.update(gpu="H200")), case.fetch, "match its evidence")
     older = forged(case, lambda m: m.update(schema_version=3))
     says(BASE, older, case.fetch, "has the schema 3 of an earlier kvci, and this one writes 4")
     unverified = forged(case, lambda m: m["trials"][0].update(verified=False))  # type: ignore[index]
     says(BASE, unverified, case.fetch, "is unverified")
 
 
-def test_forged_evidence_is_told(case: Case, tmp_path: Path) -> None:
+def test_forged_evidence_is_a_problem(case: Case, tmp_path: Path) -> None:
     says(BASE, case.head, lambda _: case.archive + b"x", "sha256")
     digest = sha256_of(b"junk")
     junk = tree(
@@ -144,18 +148,18 @@ def test_forged_evidence_is_told(case: Case, tmp_path: Path) -> None:
             for one in case.records
         )
     )
-    says(BASE, junk, lambda _: b"junk", "makes no record")
+    says(BASE, junk, lambda _: b"junk", "gives no record")
     other = pack(made(tmp_path / "other"))
-    wrong = tree(*_located(case.records, other, Target("owner/name", "")))
-    says(BASE, wrong, lambda _: other, "is not what its evidence gives")
+    wrong = tree(*with_evidence(case.records, other, Target("owner/name", "")))
+    says(BASE, wrong, lambda _: other, "does not match its evidence")
 
 
-def test_a_forged_row_is_told(case: Case) -> None:
+def test_forged_row_is_a_problem(case: Case) -> None:
     text = case.head[BENCHMARKS].decode()
     for was, now in (("| 2/2 |", "| 1/2 |"), ("100.00%", "50.00%")):
         assert was in text
         head = case.head | {BENCHMARKS: text.replace(was, now, 1).encode()}
-        says(BASE, head, case.fetch, "is not what the records give")
+        says(BASE, head, case.fetch, "does not match the records")
     line = next(one for one in text.splitlines() if case.records[1].row_id in one)
     says(BASE, case.head | {BENCHMARKS: text.replace(line, "").encode()}, case.fetch, "records")
     doubled = text.replace(line, line.replace(case.records[1].row_id, "x-kv-f16-f16"))
@@ -170,22 +174,24 @@ def test_a_forged_row_is_told(case: Case) -> None:
         "<!--",
     ],
 )
-def test_a_table_that_only_looks_like_one_of_ours_is_told(lines: str, case: Case) -> None:
+def test_row_like_line_is_a_problem(lines: str, case: Case) -> None:
     text = case.head[BENCHMARKS].decode() + f"\n{lines}\n"
-    says(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch, "like a row's that is none")
+    says(
+        BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch, "looks like a row and is not one"
+    )
 
 
-def test_an_owner_s_own_page_is_theirs_until_there_are_records(case: Case) -> None:
+def test_owners_page_is_free_before_the_first_record(case: Case) -> None:
     own = {BENCHMARKS: b"# Ours\n\n| Engine | ms |\n|---|---|\n| v8 | 3 |\n"}
     found = review({BENCHMARKS: own[BENCHMARKS].replace(b"3", b"4")}, own, gone)
     assert found.passes(accepted=False) and "changed by hand: | v8 | 3 |" in found.notes[0]
     log = render(own[BENCHMARKS].decode(), case.records).encode()
     assert review(own, case.head | {BENCHMARKS: log}, case.fetch).passes(accepted=False)
-    says(own, case.head | own, case.fetch, "is not what the records give")
-    says(BASE, own, gone, "has a line like a row's")
+    says(own, case.head | own, case.fetch, "does not match the records")
+    says(BASE, own, gone, "has a line that looks like a row")
 
 
-def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
+def test_notes_show_edited_prose_and_missing_arms(case: Case) -> None:
     text = case.head[BENCHMARKS].decode() + "\nAll of it is fine.\n"
     found = review(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch)
     assert found.passes(accepted=False)
@@ -198,8 +204,8 @@ def test_prose_and_arms_that_lack_are_shown(case: Case) -> None:
     assert "1 of 2 arms have no record" in comment(alone, accepted=False)
 
 
-def test_an_imported_record_is_a_maintainer_s_to_accept(case: Case) -> None:
-    """It could not be had through a pull request at all."""
+def test_imported_record_needs_a_maintainer(case: Case) -> None:
+    """Otherwise no pull request could add one."""
     (path, *_) = sorted((ROOT / RESULTS).glob("2026*.json"))
     one = read(path)
     assert isinstance(one, Imported)
@@ -210,23 +216,23 @@ def test_an_imported_record_is_a_maintainer_s_to_accept(case: Case) -> None:
     assert not review(head, head, gone).unattested
 
 
-def test_what_is_moved_about_on_the_page_is_shown(case: Case) -> None:
-    """Rows of one table stood under another's heading, and nobody was told."""
+def test_moved_headings_are_noted(case: Case) -> None:
+    """Otherwise rows of one table could be put under another table's heading."""
     page = case.head[BENCHMARKS].decode()
     one, two = "## Paired comparison", "## How the trials ended"
     moved = page.replace(one, "@").replace(two, one).replace("@", two)
     found = review(BASE, case.head | {BENCHMARKS: moved.encode()}, case.fetch)
     assert any(f"by hand: {one}" in note for note in found.notes), found.notes
     picture = case.head | {BENCHMARKS: f"{page}\n![Verdicts](https://x/y.png)\n".encode()}
-    says(BASE, picture, case.fetch, "like a row's that is none")
+    says(BASE, picture, case.fetch, "looks like a row and is not one")
     header = next(line for line in page.split("\n") if line.startswith("| Run ID | Baseline"))
     dashes = page.split("\n")[page.split("\n").index(header) + 1]
     raw = page.replace(f"{header}\n{dashes}", f"{header}\n|---|")
     assert review(BASE, case.head | {BENCHMARKS: raw.encode()}, case.fetch).problems
 
 
-def test_arms_of_one_run_are_of_one_archive_whichever_of_them_changed(case: Case) -> None:
-    """One arm's grading was of another day than the baseline's, and a harm was shown by that."""
+def test_arms_of_one_run_share_one_archive(case: Case) -> None:
+    """Else an arm graded on another day than the baseline could show a false harm."""
     old = {"sha256": "0" * 64, "where": "https://x/old"}
     first = case.records[0]
     first = first.model_copy(update={"evidence": first.evidence.model_copy(update=old)})
@@ -238,7 +244,7 @@ def test_arms_of_one_run_are_of_one_archive_whichever_of_them_changed(case: Case
     says(base, head, case.fetch, "name different evidence")
 
 
-def test_what_was_graded_stays_graded_and_what_was_planned_planned(case: Case) -> None:
+def test_graded_and_planned_trials_stay(case: Case) -> None:
     first, second = case.records
     waits = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED}
     some = [t.model_copy(update=waits) for t in second.trials]
@@ -249,8 +255,8 @@ def test_what_was_graded_stays_graded_and_what_was_planned_planned(case: Case) -
     says(tree(first, more), case.head, case.fetch, "is edited")
 
 
-def test_an_arm_that_was_done_goes_on_beside_one_that_was_not(case: Case) -> None:
-    """Its evidence is the run's, which is another archive now; nothing else of it has changed."""
+def test_finished_arm_changes_with_an_unfinished_one(case: Case) -> None:
+    """Only its evidence changes: the run has a new archive."""
     first, second = (
         one.model_copy(update={"evidence": one.evidence.model_copy(update={"sha256": "0" * 64})})
         for one in case.records
@@ -270,7 +276,7 @@ def test_records_of_the_base_stay(case: Case) -> None:
     assert review(base, base, gone).passes(accepted=False), "nothing new needs no evidence"
 
 
-def test_a_run_may_go_on(case: Case, tmp_path: Path) -> None:
+def test_run_may_gain_trials(case: Case, tmp_path: Path) -> None:
     early = tree(*(one.model_copy(update={"trials": one.trials[:1]}) for one in case.records))
     assert review(early, case.head, case.fetch).passes(accepted=False)
 
@@ -298,17 +304,17 @@ def test_a_run_may_go_on(case: Case, tmp_path: Path) -> None:
         (b"[" * 100_000, "is not a record"),
     ],
 )
-def test_what_is_no_record_is_told(case: Case, content: bytes, words: str) -> None:
+def test_invalid_record_is_a_problem(case: Case, content: bytes, words: str) -> None:
     says(BASE, case.head | {f"{RESULTS}/x.json": content}, case.fetch, words)
 
 
-def test_a_record_under_another_name_is_told(case: Case) -> None:
+def test_record_with_wrong_file_name_is_a_problem(case: Case) -> None:
     head = case.head | {f"{RESULTS}/x.json": case.head[case.path]}
-    says(BASE, head, case.fetch, "holds the record")
+    says(BASE, head, case.fetch, "contains the record")
 
 
-def test_names_have_no_meaning_in_markdown(case: Case) -> None:
+def test_file_names_are_inert_in_the_comment(case: Case) -> None:
     head = case.head | {f"{RESULTS}/<img src=x>`@all\n# x.json": b"{"}
-    said = comment(review(BASE, head, case.fetch), accepted=False)
-    (line,) = [one for one in said.splitlines() if "<img" in one]
+    text = comment(review(BASE, head, case.fetch), accepted=False)
+    (line,) = [one for one in text.splitlines() if "<img" in one]
     assert line.startswith("- `") and line.endswith("`") and line.count("`") == 2

@@ -15,7 +15,12 @@ from kvci.cli import main
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.plan import Trial, blocks
-from kvci.review.recompute import Unknown, _other_class, _other_counts, unlike
+from kvci.review.recompute import (
+    DatasetUnavailable,
+    _class_difference,
+    _count_difference,
+    differences,
+)
 from kvci.run.cross_check import cross_check
 from kvci.run.experiment import run
 from kvci.run.grader import Grader
@@ -138,7 +143,7 @@ def test_trials_with_class_i4_are_graded_again(made: tuple[Spec, Path]) -> None:
 
 def test_verdicts_are_recomputed_from_test_logs(made: tuple[Spec, Path]) -> None:
     _, folder = made
-    assert unlike(folder) == []
+    assert differences(folder) == []
     before = outcomes(folder)
     first = next(one for one in before.values() if one.cls is Class.OK)
     failed = next(one for one in before.values() if one.verdict is Verdict.TESTS_FAIL)
@@ -150,9 +155,13 @@ def test_verdicts_are_recomputed_from_test_logs(made: tuple[Spec, Path]) -> None
     }
     spoils: tuple[tuple[Path, bytes, str], ...] = (
         (place / "outcome.json", b"", "it counts (0, 1)"),
-        (other / "outcome.json", b"", "resolved, and its tests say not resolved"),
-        (log, kept[log].replace(b"PASSED", b"FAILED"), "resolved, and its tests say not resolved"),
-        (log, b"nothing", "resolved, and no test ended"),
+        (other / "outcome.json", b"", "resolved, but its test log gives not resolved"),
+        (
+            log,
+            kept[log].replace(b"PASSED", b"FAILED"),
+            "resolved, but its test log gives not resolved",
+        ),
+        (log, b"nothing", "resolved, but its tests did not end"),
     )
     for path, content, says in spoils:
         changes: dict[str, object] = {"fail_to_pass": (0, 1)}
@@ -161,17 +170,17 @@ def test_verdicts_are_recomputed_from_test_logs(made: tuple[Spec, Path]) -> None
         one = first if path.parent != other else failed
         changed = one.model_copy(update=changes).model_dump_json().encode()
         path.write_bytes(content or changed)
-        (line,) = unlike(folder)
+        (line,) = differences(folder)
         assert f"f16-f16, {one.instance}, seed 0: " in line and says in line, line
         path.write_bytes(kept[path])
     log.unlink()
-    assert "without a log of its tests" in unlike(folder)[0]
+    assert "its test log or its patch is missing" in differences(folder)[0]
     log.write_bytes(kept[log])
 
 
 def test_counts_are_recomputed_from_trajectories(made: tuple[Spec, Path]) -> None:
     _, folder = made
-    assert unlike(folder) == []
+    assert differences(folder) == []
     first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
     place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
     outcome, trajectory = place / "outcome.json", place / "trajectory.jsonl"
@@ -185,24 +194,24 @@ def test_counts_are_recomputed_from_trajectories(made: tuple[Spec, Path]) -> Non
         "steps",
     ):
         first.model_copy(update={name: getattr(first, name) + 7}).write(outcome)
-        (line,) = unlike(folder)
+        (line,) = differences(folder)
         assert name in line and "its conversation" in line, line
     outcome.write_bytes(kept[outcome])
     count = b'"answer_tokens": '
     for wrong in (b"NaN", b"1e999"):
         trajectory.write_bytes(re.sub(count + rb"\d+", count + wrong, kept[trajectory], count=1))
-        assert "its conversation" in unlike(folder)[0]
+        assert "its conversation" in differences(folder)[0]
     trajectory.write_bytes(kept[trajectory])
     for name in ("loops", "malformed"):
         first.model_copy(update={name: getattr(first, name) + 1}).write(outcome)
-        (line,) = unlike(folder)
+        (line,) = differences(folder)
         assert ("loops" if name == "loops" else "steps") in line, line
     outcome.write_bytes(kept[outcome])
     for action, says in ((b"submit", "digest"), (b"[home] submit", "")):
         text = kept[trajectory].replace(b"submit\\n```", action + b" \\n```")
         assert text != kept[trajectory]
         trajectory.write_bytes(text)
-        lines = unlike(folder)
+        lines = differences(folder)
         assert (says in lines[0]) if says else lines == []  # redacted text cannot be checked
     trajectory.write_bytes(kept[trajectory])
 
@@ -215,7 +224,7 @@ def test_answer_before_full_context_counts(
     looped = next(one for one in outcomes(folder).values() if one.exit is Exit.LOOP)
     full = looped.model_copy(update={"exit": Exit.CONTEXT_OVERFLOW, "steps": looped.steps + 1})
     place = RunDirectory(folder).trial(Trial("f16-f16", looped.instance, 0))
-    assert looped.loops and _other_counts(full, place, spec.prompt) == ""
+    assert looped.loops and _count_difference(full, place, spec.prompt) == ""
 
 
 def test_private_or_changed_dataset_proves_nothing(made: tuple[Spec, Path], tmp_path: Path) -> None:
@@ -223,19 +232,19 @@ def test_private_or_changed_dataset_proves_nothing(made: tuple[Spec, Path], tmp_
     (tmp_path / "trials").symlink_to(folder / "trials")
     manifest = Manifest.read(folder / "manifest.json")
     cases: tuple[tuple[dict[str, object], dict[str, object], str], ...] = (
-        ({}, {"dataset_sha256": "0" * 64}, "is not what the run had"),
-        ({}, {"planned": ("x",)}, "x is no instance"),
-        ({"dataset": "calibration:nonsense=1"}, {}, "is not an option of"),
+        ({}, {"dataset_sha256": "0" * 64}, "is not the dataset that the run used"),
+        ({}, {"planned": ("x",)}, "x is not an instance"),
+        ({"dataset": "calibration:nonsense=1"}, {}, "says nothing about"),
     )
     for asked, found, says in cases:
         spec.model_copy(update=asked).write(tmp_path / "spec.json")
         manifest.model_copy(update=found).write(tmp_path / "manifest.json")
         with pytest.raises(UserError, match=says):
-            unlike(tmp_path)
+            differences(tmp_path)
     for dataset in ("someone/lite", "../x.jsonl", "/x.jsonl"):
         spec.model_copy(update={"dataset": dataset}).write(tmp_path / "spec.json")
-        with pytest.raises(Unknown, match="are not had here"):
-            unlike(tmp_path)
+        with pytest.raises(DatasetUnavailable, match="not available here"):
+            differences(tmp_path)
 
 
 def test_outcome_must_agree_with_its_files(
@@ -249,26 +258,32 @@ def test_outcome_must_agree_with_its_files(
     kept = {path: path.read_bytes() for path in (outcome, trajectory)}
     none: dict[str, object] = {"verdict": Verdict.NOT_GRADED}
     cases: tuple[tuple[dict[str, object], str], ...] = (
-        ({"exit": Exit.KVCI_FAILED, "cls": Class.A4} | none, "its class is I4"),
-        ({"exit": Exit.SANDBOX_FAILED, "cls": Class.A12} | none, "its class is I1"),
-        ({"applies": False}, "resolved of a patch that was not applied"),
-        ({"exit": Exit.CONTEXT_OVERFLOW}, "says context_overflow, and its conversation submitted"),
+        ({"exit": Exit.KVCI_FAILED, "cls": Class.A4} | none, "its class should be I4 kvci "),
+        (
+            {"exit": Exit.SANDBOX_FAILED, "cls": Class.A12} | none,
+            "its class should be I1 environment ",
+        ),
+        ({"applies": False}, "resolved, but its patch was not applied"),
+        (
+            {"exit": Exit.CONTEXT_OVERFLOW},
+            "is context_overflow, but its conversation ends with submitted",
+        ),
     )
     for change, says in cases:
         first.model_copy(update=change).write(outcome)
-        (line,) = unlike(folder)
+        (line,) = differences(folder)
         assert says in line, line
     trajectory.write_bytes(kept[trajectory].replace(b"submit\\n```", b"[home] submit \\n```"))
     first.model_copy(update={"loops": 1}).write(outcome)
-    assert "1 loops, and its conversation 0" in unlike(folder)[0], "redaction can only add loops"
+    assert "1 loops, but its conversation has 0" in differences(folder)[0], "redaction only adds"
     for path, content in kept.items():
         path.write_bytes(content)
     other = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 1)) / "outcome.json"
     invalid = {"exit": Exit.NOT_STARTED, "cls": Class.I0, "seed": 1, "verdict": Verdict.TESTS_FAIL}
     write_atomic(other, first.model_copy(update=invalid).model_dump_json())
-    (line,) = unlike(folder)
+    (line,) = differences(folder)
     shutil.rmtree(other.parent)
-    assert "is invalid for f16-f16, and another trial of it is not" in line
+    assert "is invalid for f16-f16, but not for another trial" in line
 
 
 def test_redaction_does_not_create_loops(made: tuple[Spec, Path], tmp_path: Path) -> None:
@@ -287,9 +302,9 @@ def test_redaction_does_not_create_loops(made: tuple[Spec, Path], tmp_path: Path
     change = {"exit": Exit.STEP_LIMIT, "verdict": Verdict.TESTS_FAIL, "cls": Class.A4}
     limit = first.model_copy(update=change)
     row = next(one.row for one in suite(DATASET) if one.row.instance_id == first.instance)
-    assert _other_class(row, limit, tmp_path, spec.prompt) == ""
+    assert _class_difference(row, limit, tmp_path, spec.prompt) == ""
     again = limit.model_copy(update={"cls": Class.A3})
-    assert "its class is A2" in _other_class(row, again, tmp_path, spec.prompt)
+    assert "its class should be A2 loop " in _class_difference(row, again, tmp_path, spec.prompt)
 
 
 def test_verdict_stays_when_regrading_fails(
@@ -375,7 +390,7 @@ def test_rerun_with_another_model_or_dataset_is_refused(
         other.write(tmp_path / "manifest.json")
         words = ["rerun", str(tmp_path), "--class", "OK", "--out", str(tmp_path / "out")]
         done = CliRunner().invoke(main, words)
-        assert done.exit_code == 2 and f"The {kind} is not the one of r" in done.output
+        assert done.exit_code == 2 and f"The {kind} differs from the one of r" in done.output
         assert not (tmp_path / "out").exists()
 
 

@@ -1,201 +1,44 @@
-"""What to run, validated and hashed. It knows nothing of the rest of kvci."""
+"""What to run, validated and hashed."""
 
 import hashlib
 import json
 import re
-import shlex
-import tomllib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from kvci.errors import UserError
-from kvci.files import first_problem, sha256_of_file
+from kvci.files import sha256_of_file
+from kvci.spec.arm import Arm
+from kvci.spec.option import (
+    AGENT,
+    CLAIMS,
+    EXPERIMENT,
+    GRADING,
+    IMAGES,
+    RUN,
+    SANDBOX,
+    SERVER,
+    option,
+)  # fmt: skip
+from kvci.spec.targeted import Rerun
+from kvci.spec.tested_model import Model
 from kvci.units import Duration, Gigabytes, Mebibytes
 from kvci.versioned import Versioned, without_versions
 
-KV_BLOCK_ELEMENTS = {
-    "f32": 1,
-    "f16": 1,
-    "bf16": 1,
-    "q8_0": 32,
-    "q5_1": 32,
-    "q5_0": 32,
-    "q4_1": 32,
-    "q4_0": 32,
-    "iq4_nl": 32,
-}
-"""KV types that llama-server accepts and the elements of one block (llama.cpp common/arg.cpp)."""
-
-ARM_FLAGS = {
-    "-b", "--batch-size", "-ub", "--ubatch-size", "-t", "--threads", "-tb", "--threads-batch",
-    "-ngl", "--gpu-layers", "-nkvo", "--no-kv-offload", "-sm", "--split-mode", "-ts",
-    "--tensor-split", "-mg", "--main-gpu", "-dev", "--device", "-ot", "--override-tensor",
-    "-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe", "-fa", "--flash-attn", "--swa-full",
-    "--no-mmap", "--mlock", "--numa", "--poll", "--prio",
-}  # fmt: skip
-"""Flags that an arm may have: where and in which order it computes. All others are pinned, because
-they would change the model, the prompt, the sampling or what is kept of a conversation."""
-
-
-class Arm(Versioned):
-    """One server configuration under test: a KV type and flags that differ from the defaults."""
-
-    k: str
-    v: str
-    flags: tuple[str, ...] = ()
-    allow: tuple[Literal["converted", "cpu"], ...] = ()
-    """Kernel paths that this arm may take although the build has a GPU."""
-
-    @classmethod
-    def parse(cls, text: str) -> "Arm":
-        """Read `K/V [FLAGS...] [allow=PATH]`, for example `f16/f16 -ub 32`."""
-        kv, *words = shlex.split(text) or [""]
-        k, slash, v = kv.partition("/")
-        if not slash:
-            raise ValueError(f"'{kv}' is not a KV type; write K/V, for example q8_0/q8_0")
-        allow = tuple(word[6:] for word in words if word.startswith("allow="))
-        flags = tuple(word for word in words if not word.startswith("allow="))
-        return cls.model_validate({"k": k, "v": v, "flags": flags, "allow": allow})
-
-    @field_validator("k", "v")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        if kind not in KV_BLOCK_ELEMENTS:
-            raise ValueError(
-                f"'{kind}' is not a KV type of llama-server; use one of "
-                + " ".join(KV_BLOCK_ELEMENTS)
-            )
-        return kind
-
-    @field_validator("flags")
-    @classmethod
-    def _allowed(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
-        for flag in flags:
-            number = re.fullmatch(r"-?[\d.,]+", flag)
-            if flag.startswith("-") and not number and flag not in ARM_FLAGS:
-                raise ValueError(
-                    f"an arm may not set {flag}, which is pinned; it may set "
-                    + " ".join(sorted(flag for flag in ARM_FLAGS if not flag.startswith("--")))
-                )
-        return flags
-
-    @property
-    def kv_type(self) -> str:
-        return f"{self.k}/{self.v}"
-
-    @property
-    def id(self) -> str:
-        """Of the characters [a-z0-9_+.-]: `q8_0-q8_0`, `f16-f16+ub32`."""
-        extra = re.sub(r"[^a-z0-9_.]", "", " ".join(self.flags).lower().replace("--", ""))
-        return f"{self.k}-{self.v}" + (f"+{extra}" if extra else "")
-
-
-class Model(Versioned):
-    """The model under test: a file here, or a hub's file known by its sha256."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    path: str | None = None
-    package: str | None = None
-    """A Python package that carries the file, as `module:function`; the function gives its path."""
-    repository: str | None = None
-    file: str | None = None
-    revision: str | None = None
-    """Of the repository; its main branch if absent. The sha256 holds in any case."""
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    weights: str = ""
-    chat_template: str | None = None
-    """Jinja text, or `chatml`; the model's own if absent."""
-    reasoning: Literal["off", "auto"] = "off"
-
-    @field_validator("chat_template")
-    @classmethod
-    def _jinja(cls, template: str | None) -> str | None:
-        """With --jinja llama-server takes every other name for the whole of a template's text."""
-        if template and template != "chatml" and "{" not in template:
-            raise ValueError(f"'{template}' is no chat template; give Jinja text or chatml")
-        return template
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Model":
-        sources = [s for s in (self.path, self.package, self.repository) if s]
-        if len(sources) != 1:
-            raise ValueError("name exactly one of path, package, repository for the model")
-        if self.repository and not (self.file and self.sha256):
-            raise ValueError("a model of a repository needs its file and sha256")
-        return self
-
-
 DAY_S = 86400.0
 """A sandbox lives longer than a trial, a command or the tests may take."""
-
-EXPERIMENT, SERVER, AGENT, SANDBOX = "Experiment", "Server", "Agent", "Sandbox"
-GRADING, CLAIMS, IMAGES, RUN = "Grading", "Claims", "Docker images", "This run"
-GROUPS = (EXPERIMENT, SERVER, AGENT, SANDBOX, GRADING, CLAIMS, IMAGES, RUN)
-"""Groups of options, in the order of the help."""
-
-
-def option(
-    default: Any = ...,
-    *,
-    help: str,
-    group: str,
-    flags: tuple[str, ...] = (),
-    metavar: str = "",
-    envvar: str = "",
-    default_text: str = "",
-    **field: Any,
-) -> Any:
-    """A field that the command line offers, under `flags` or else under its own name.
-
-    `default_text` says in words what an absent value means; all else goes to pydantic's Field.
-    """
-    shown: dict[str, Any] = {
-        "group": group,
-        "flags": list(flags),
-        "metavar": metavar,
-        "envvar": envvar,
-        "default_text": default_text,
-    }
-    return Field(default, description=help, json_schema_extra=shown, **field)
-
-
-class Rerun(Versioned):
-    """What a targeted rerun repeats. It is never compared with anything."""
-
-    of: str
-    """The run's id."""
-    filter: str
-    """Classes and a pattern, in words."""
-    instances: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Arm -> those of which its trials are repeated; of an arm that is not named, all."""
-    model_sha256: str = ""
-    dataset_sha256: str = ""
-
-    def check(self, model_sha256: str, dataset_sha256: str) -> None:
-        """Raises UserError where model or dataset is not what the run had."""
-        for kind, had, now in (
-            ("model", self.model_sha256, model_sha256),
-            ("dataset", self.dataset_sha256, dataset_sha256),
-        ):
-            if had and had != now:
-                raise UserError(
-                    f"The {kind} is not the one of {self.of}: its sha256 was {had[:12]} and is "
-                    f"{now[:12]}; a rerun needs the same."
-                )
-
-
-OUTSIDE = {
+NOT_HASHED = {
     *("shard", "start", "time_budget_s", "out", "dataset", "engine"),
     *("mirror", "disk_reserve_gb", "disk_budget_gb", "pull_workers", "pull_beside"),
     "preflight_first",
 }
-"""Of a spec what can change no trial: no part of its hash."""
+"""Fields that can change no trial, and so are not in the hash."""
 PLACES = ("path", "package", "repository", "file", "revision", "sha256")
-"""Of a model where it lies, which is no part of the hash either."""
+"""A model's fields that say where its file is, which are not in the hash either."""
 ELSEWHERE = "of another machine"
+"""The model's path in a published specification."""
 
 
 class Spec(Versioned):
@@ -447,47 +290,49 @@ class Spec(Versioned):
 
     @property
     def verified(self) -> bool:
-        """A server log will prove the arms; trials of other engines can never become a row."""
+        """True if a server's log proves the arms. Other trials can never become a row."""
         return not self.engine.startswith(("replay:", "http:", "https:"))
 
     @property
     def baseline(self) -> Arm:
         return self.arms[0]
 
-    def placeless(self) -> "Spec":
-        """The same without what each machine says for itself: what is executed, whom it asks, and
-        what may be taken of its disk and time. A binary's spec keeps its hash, and the embedded
-        engine's."""
-        names = OUTSIDE - {"dataset", "shard", "start"}
+    def without_places(self) -> "Spec":
+        """The specification without what belongs to one machine: paths, registry, disk and time.
+
+        The hash stays the same.
+        """
+        names = NOT_HASHED - {"dataset", "shard", "start"}
         own: dict[str, Any] = {name: Spec.model_fields[name].default for name in names}
         own |= {"engine": "embedded"} if self.engine == "embedded" else {}
         own["model"] = self.model.model_copy(update=dict.fromkeys(PLACES) | {"path": ELSEWHERE})
         return self.model_copy(update=own)
 
-    def of_arm(self, arm: str, names: Iterable[str]) -> tuple[str, ...]:
-        """Of these instances those that the arm runs: all, but in a rerun."""
+    def instances_of(self, arm: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the named instances that an arm runs: all of them, except in a rerun."""
         again = self.rerun.instances.get(arm) if self.rerun else None
         return tuple(name for name in names if again is None or name in again)
 
     def trials_of_arms(self, names: Collection[str]) -> dict[str, int]:
-        """How many trials of these instances each arm has."""
+        """Arm id -> its number of trials on the named instances."""
         seeds = len(self.seeds)
-        return {arm.id: seeds * len(self.of_arm(arm.id, names)) for arm in self.arms}
+        return {arm.id: seeds * len(self.instances_of(arm.id, names)) for arm in self.arms}
 
     @property
     def dataset_name(self) -> str:
+        """The dataset's name without its options, as in row ids: `lite`, `calibration`."""
         name = self.dataset.partition(":")[0].partition("@")[0]
         stem = Path(name).stem if name else "data"
         return re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip("-") or "data"
 
     def identity(self, model_sha256: str, dataset_sha256: str) -> dict[str, Any]:
-        """What can change a trial, its grading or the planned set; its hash is the spec's.
+        """Everything that can change a trial, its grading or the planned set, as JSON values.
 
-        Where the model and the dataset lie does not count; what they hold does.
+        The model and the dataset are in it by their content, not by their place.
         """
-        asked: dict[str, Any] = self.model_dump(mode="json", exclude=OUTSIDE)
+        asked: dict[str, Any] = self.model_dump(mode="json", exclude=NOT_HASHED)
         for place in PLACES:
-            asked["model"].pop(place)
+            asked["model"].pop(place, None)
         asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}
         kind, _, place = self.engine.partition(":")
         asked["engine"] = kind if kind in {"embedded", "replay", "http", "https"} else "binary"
@@ -497,71 +342,6 @@ class Spec(Versioned):
         return identity
 
     def hash(self, model_sha256: str, dataset_sha256: str) -> str:
+        """The sha256 of the identity."""
         asked = self.identity(model_sha256, dataset_sha256)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
-    """The spec of a TOML file with the flags laid over it. Raises UserError."""
-    asked: dict[str, Any] = _by_field(_toml(path), str(path)) if path else {}
-    model = asked.get("model")
-    if isinstance(model, str):
-        asked["model"] = _model(model, path.parent if path else Path())
-    given = {key: value for key, value in overrides.items() if value is not None}
-    if isinstance(given.get("model"), str):
-        given["model"] = _model(given["model"], Path())
-    try:
-        return Spec.model_validate(asked | given)
-    except ValidationError as error:
-        where = str(path) if path and not given else "The spec"
-        raise UserError(f"{where} is not valid: {first_problem(error)}.") from None
-
-
-def other_names() -> dict[str, str]:
-    """The names that an experiment file may use besides the fields' own: `time_budget` is
-    `time_budget_s`."""
-    found = {}
-    for name, field in Spec.model_fields.items():
-        shown = field.json_schema_extra
-        flags = shown.get("flags") if isinstance(shown, dict) else None
-        if isinstance(flags, list) and flags and name != "arms":
-            found[str(flags[0]).removeprefix("--").replace("-", "_")] = name
-    return found
-
-
-def _by_field(asked: dict[str, Any], where: str) -> dict[str, Any]:
-    """The same under the fields' own names. Raises UserError if a field is given twice."""
-    names, found = other_names(), dict[str, Any]()
-    for name, value in asked.items():
-        field = names.get(name, name)
-        if field in found:
-            raise UserError(f"{where} gives {name} and {field}, which are the same; keep one.")
-        found[field] = value
-    return found
-
-
-def without_model(asked: dict[str, Any]) -> Spec:
-    """A spec for what only looks at a dataset's instances. Raises UserError."""
-    return load(None, {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]} | asked)
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); see ci/experiments for examples."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}.") from None
-
-
-def _model(text: str, beside: Path) -> dict[str, Any]:
-    """A model given as a .toml of ci/models or as a .gguf file."""
-    path = Path(text) if Path(text).exists() else beside / text
-    if path.suffix == ".toml":
-        return _toml(path)
-    if not path.exists():
-        raise UserError(f"The model {text} does not exist; give a .gguf file or a ci/models file.")
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._") or "model"
-    return {"name": name, "path": str(path.resolve())}

@@ -1,0 +1,57 @@
+"""The comment on a pull request: the result of its review, for people."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from kvci.compare.compare import compare_run
+from kvci.compare.findings import Comparison
+from kvci.record.schema import Record, by_run
+from kvci.report.comparison import markdown, unpaired, verdict
+from kvci.report.plot import of_run
+from kvci.report.tables import table
+from kvci.review.rows import Review
+
+HEADER = ("New row", "Trials", "Resolved", "Verdict")
+
+
+def comment(found: Review, accepted: bool) -> str:
+    """Return the comment's text: the result first, then problems, rows, notes and comparisons."""
+    lines = ["**The rows match their evidence.**"]
+    if found.unattested:
+        lines = ["**Nothing contradicts these rows, but not all of their evidence was checked.**"]
+    if found.problems:
+        lines = ["**Do not merge these rows. They have problems:**", ""]
+        lines += [f"- {_plain(problem)}" for problem in found.problems]
+    if found.unattested:
+        state = "accepted by a maintainer" if accepted else "a maintainer's label may accept it"
+        lines += ["", f"Unattested ({state}):", ""]
+        lines += [f"- {_plain(line)}" for line in found.unattested]
+    runs = [(arms, compare_run(arms)) for arms in by_run(found.new).values()]
+    if runs:
+        cells = (row for arms, made in runs for row in _cells(arms, made))
+        lines += ["", *table(HEADER, cells)]
+    notes = [*found.notes, *(warning for _, made in runs if made for warning in made.warnings)]
+    if notes:
+        lines += ["", "Look at:", "", *(f"- {_plain(note)}" for note in notes)]
+    for arms, made in runs:
+        if made:
+            name = escape(arms[0].run_id)
+            lines += ["", f"<details><summary>{name}, compared</summary>", ""]
+            lines += [markdown(made), of_run(arms), "</details>"]
+    return "\n".join(lines)
+
+
+def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[str, ...]]:
+    words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
+    for record in arms:
+        yield (
+            _plain(record.row_id),
+            f"{len(record.counted)}/{record.total}",
+            str(record.resolved),
+            words.get(record.row_id) or unpaired(record),
+        )
+
+
+def _plain(text: str) -> str:
+    """Return the text as code, in which markup, HTML and mentions of users have no effect."""
+    return f"`{' '.join(text.replace('`', ' ').split())[:500]}`"

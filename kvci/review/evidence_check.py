@@ -1,0 +1,92 @@
+"""The check of new records against their evidence: the records are built again from the archive."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kvci.errors import UserError
+from kvci.files import sha256_of
+from kvci.record.bundle import unpack
+from kvci.record.from_run import READ_ERRORS, build
+from kvci.record.schema import Record
+from kvci.review.recompute import DatasetUnavailable, differences
+from kvci.rundir.parts import Run
+
+Fetch = Callable[[str], bytes]
+"""URL of an archive -> its content; raises UserError if it cannot be downloaded."""
+
+
+def check_evidence(arms: Sequence[Record], fetch: Fetch) -> tuple[list[str], list[str]]:
+    """Return the problems of a run's records, and what could not be checked.
+
+    Builds the records again from the archive that they name, and recomputes the verdicts from the
+    dataset's rows and the logs of the tests.
+    """
+    name = arms[0].run_id
+    problems = [
+        f"{record.row_id} is unverified: no server log proves its arm"
+        for record in arms
+        if not all(trial.verified for trial in record.trials)
+    ]
+    places = {(record.evidence.where, record.evidence.sha256) for record in arms}
+    if len(places) > 1:
+        return [*problems, f"the arms of {name} name different evidence"], []
+    ((url, digest),) = places
+    if not url:
+        return problems, [f"{name} names no evidence"]
+    try:
+        archive = fetch(url)
+    except UserError as error:
+        return problems, [f"the evidence of {name} cannot be downloaded: {_bare(error)}"]
+    if sha256_of(archive) != digest:
+        return [*problems, f"the evidence of {name} does not have the sha256 of its records"], []
+    try:
+        rebuilt, wrong, unchecked = _rebuild(archive)
+    except (UserError, *READ_ERRORS) as error:
+        return [*problems, f"the evidence of {name} gives no record: {_bare(error)}"], []
+    problems += [f"{name}: {line}" for line in wrong]
+    problems += [
+        problem for record in arms if (problem := _mismatch(record, rebuilt.get(record.arm)))
+    ]
+    missing = [f"the verdicts of {name} were not recomputed: {unchecked}"] if unchecked else []
+    return problems, missing
+
+
+def _mismatch(record: Record, rebuilt: Record | None) -> str:
+    if rebuilt and rebuilt.schema_version > record.schema_version:
+        return (
+            f"{record.row_id} has the schema {record.schema_version} of an earlier kvci, and this "
+            f"one writes {rebuilt.schema_version}: publish its run again"
+        )
+    if rebuilt != _without_place(record):
+        return f"{record.row_id} does not match its evidence"
+    return ""
+
+
+def _rebuild(archive: bytes) -> tuple[dict[str, Record], list[str], str]:
+    """Return the records by arm, how the recomputed verdicts differ, and why none was recomputed.
+
+    Raises UserError or one of READ_ERRORS if the archive is not a run.
+    """
+    with tempfile.TemporaryDirectory(prefix="kvci-review-") as folder:
+        path = Path(folder, "evidence.tar.gz")
+        path.write_bytes(archive)
+        target = Path(folder, "run")
+        target.mkdir()
+        run = unpack(path, target)
+        if any(part.manifest.demo for part in Run(run).parts):
+            raise UserError("it is a demo, which is never published")
+        records = {record.arm: _without_place(record) for record in build(run)}
+        try:
+            return records, differences(run), ""
+        except DatasetUnavailable as error:
+            return records, [], str(error)
+
+
+def _without_place(record: Record) -> Record:
+    bare = record.evidence.model_copy(update={"where": "", "sha256": ""})
+    return record.model_copy(update={"evidence": bare})
+
+
+def _bare(error: BaseException) -> str:
+    return str(error).rstrip(".")

@@ -1,0 +1,68 @@
+"""The check of BENCHMARKS.md: its tables against the records, and its prose against the base."""
+
+import re
+from collections.abc import Sequence
+from difflib import ndiff
+
+from kvci.errors import UserError
+from kvci.record.places import BENCHMARKS
+from kvci.record.schema import Imported, Record
+from kvci.report.benchmarks import EMPTY, begun, prose, render
+
+Records = Sequence[Record | Imported]
+ROW_LIKE = re.compile(r"[|<]|```|~~~|!\[")
+"""A line outside of kvci's tables with one of these may pass for a row, or may hide one."""
+
+
+def check_page(base: bytes | None, head: bytes, records: Records) -> tuple[list[str], list[str]]:
+    """Return the page's problems, and notes on what a person changed in it.
+
+    `base` is None if the base has no page; `records` are the head's.
+    """
+    problems = _table_problems(head, records)
+    added, removed = _edited_lines(base, head, records)
+    if records or _has_tables(base or b"") or _has_tables(head):
+        problems += [
+            f"{BENCHMARKS} has a line that looks like a row and is not one: {line[:200]}"
+            for line in added
+            if ROW_LIKE.search(line)
+        ]
+    notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in added]
+    notes += [f"{BENCHMARKS}, removed by hand: {line[:200]}" for line in removed]
+    return problems, notes
+
+
+def _table_problems(page: bytes, records: Records) -> list[str]:
+    try:
+        text = page.decode()
+        right = render(text, records)
+    except (UserError, UnicodeDecodeError) as error:
+        return [f"{BENCHMARKS} cannot be checked against its records: {error}"]
+    old, new = text.split("\n"), right.split("\n")
+    if old == new:
+        return []
+    wrong = next((line for line in old if line not in new), "a line is missing")
+    return [f"{BENCHMARKS} does not match the records: {wrong[:300]}"]
+
+
+def _edited_lines(base: bytes | None, head: bytes, records: Records) -> tuple[list[str], list[str]]:
+    """Return the lines that the head adds outside of kvci's tables, and those that it removes.
+
+    A line that moves is both. The base's page with the head's rows is what the head is compared to.
+    """
+    try:
+        earlier = EMPTY if base is None else base.decode()
+        known, now = prose(render(earlier, records)), prose(head.decode())
+    except (UserError, UnicodeDecodeError):
+        return [], []  # the check of the tables reports it
+    lines = list(ndiff(known, now))
+    added, gone = ([one[2:] for one in lines if one.startswith(sign)] for sign in ("+ ", "- "))
+    return [line for line in added if line.strip()], [line for line in gone if line.strip()]
+
+
+def _has_tables(page: bytes) -> bool:
+    """Return whether the page has a table of kvci's; True too if it cannot be read."""
+    try:
+        return begun(page.decode())
+    except (UserError, UnicodeDecodeError):
+        return True

@@ -1,0 +1,24 @@
+"""What was asked for: one file per idea, read from here."""
+
+from kvci.spec.arm import KV_BLOCK_ELEMENTS, Arm
+from kvci.spec.load import load, other_names, without_model
+from kvci.spec.option import CLAIMS, EXPERIMENT, GROUPS, IMAGES, RUN
+from kvci.spec.specification import Spec
+from kvci.spec.targeted import Rerun
+from kvci.spec.tested_model import Model
+
+__all__ = [
+    "CLAIMS",
+    "EXPERIMENT",
+    "GROUPS",
+    "IMAGES",
+    "KV_BLOCK_ELEMENTS",
+    "RUN",
+    "Arm",
+    "Model",
+    "Rerun",
+    "Spec",
+    "load",
+    "other_names",
+    "without_model",
+]

@@ -1,0 +1,85 @@
+"""One server configuration under test."""
+
+import re
+import shlex
+from typing import Literal
+
+from pydantic import field_validator
+
+from kvci.versioned import Versioned
+
+KV_BLOCK_ELEMENTS = {
+    "f32": 1,
+    "f16": 1,
+    "bf16": 1,
+    "q8_0": 32,
+    "q5_1": 32,
+    "q5_0": 32,
+    "q4_1": 32,
+    "q4_0": 32,
+    "iq4_nl": 32,
+}
+"""KV types that llama-server accepts -> elements of one block (llama.cpp common/arg.cpp)."""
+
+ARM_FLAGS = {
+    "-b", "--batch-size", "-ub", "--ubatch-size", "-t", "--threads", "-tb", "--threads-batch",
+    "-ngl", "--gpu-layers", "-nkvo", "--no-kv-offload", "-sm", "--split-mode", "-ts",
+    "--tensor-split", "-mg", "--main-gpu", "-dev", "--device", "-ot", "--override-tensor",
+    "-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe", "-fa", "--flash-attn", "--swa-full",
+    "--no-mmap", "--mlock", "--numa", "--poll", "--prio",
+}  # fmt: skip
+"""Flags that an arm may set: where and in which order it computes. All other flags are pinned,
+because they would change the model, the prompt, the sampling or what the cache keeps."""
+
+
+class Arm(Versioned):
+    """One server configuration under test: a KV type and flags that differ from the defaults."""
+
+    k: str
+    v: str
+    flags: tuple[str, ...] = ()
+    allow: tuple[Literal["converted", "cpu"], ...] = ()
+    """Kernel paths besides `compiled` that this arm may take on a GPU build."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Arm":
+        """Read `K/V [FLAGS...] [allow=PATH]`, for example `f16/f16 -ub 32`."""
+        kv, *words = shlex.split(text) or [""]
+        k, slash, v = kv.partition("/")
+        if not slash:
+            raise ValueError(f"'{kv}' is not a KV type; write K/V, for example q8_0/q8_0")
+        allow = tuple(word[6:] for word in words if word.startswith("allow="))
+        flags = tuple(word for word in words if not word.startswith("allow="))
+        return cls.model_validate({"k": k, "v": v, "flags": flags, "allow": allow})
+
+    @field_validator("k", "v")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KV_BLOCK_ELEMENTS:
+            raise ValueError(
+                f"'{kind}' is not a KV type of llama-server; use one of "
+                + " ".join(KV_BLOCK_ELEMENTS)
+            )
+        return kind
+
+    @field_validator("flags")
+    @classmethod
+    def _allowed(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
+        for flag in flags:
+            number = re.fullmatch(r"-?[\d.,]+", flag)
+            if flag.startswith("-") and not number and flag not in ARM_FLAGS:
+                raise ValueError(
+                    f"an arm may not set {flag}, which is pinned; it may set "
+                    + " ".join(sorted(flag for flag in ARM_FLAGS if not flag.startswith("--")))
+                )
+        return flags
+
+    @property
+    def kv_type(self) -> str:
+        return f"{self.k}/{self.v}"
+
+    @property
+    def id(self) -> str:
+        """A name of the characters [a-z0-9_+.-]: `q8_0-q8_0`, `f16-f16+ub32`."""
+        extra = re.sub(r"[^a-z0-9_.]", "", " ".join(self.flags).lower().replace("--", ""))
+        return f"{self.k}-{self.v}" + (f"+{extra}" if extra else "")

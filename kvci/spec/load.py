@@ -1,0 +1,78 @@
+"""A specification from a TOML file and from options."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kvci.errors import UserError
+from kvci.files import first_problem
+from kvci.spec.specification import Spec
+
+
+def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
+    """The specification of a TOML file, with options that override it. Raises UserError."""
+    asked: dict[str, Any] = _by_field(_toml(path), str(path)) if path else {}
+    model = asked.get("model")
+    if isinstance(model, str):
+        asked["model"] = _model(model, path.parent if path else Path())
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if isinstance(given.get("model"), str):
+        given["model"] = _model(given["model"], Path())
+    try:
+        return Spec.model_validate(asked | given)
+    except ValidationError as error:
+        where = str(path) if path and not given else "The spec"
+        raise UserError(f"{where} is not valid: {first_problem(error)}.") from None
+
+
+def other_names() -> dict[str, str]:
+    """The names that an experiment file may use besides the fields' own: `time_budget` is
+    `time_budget_s`."""
+    found = {}
+    for name, field in Spec.model_fields.items():
+        shown = field.json_schema_extra
+        flags = shown.get("flags") if isinstance(shown, dict) else None
+        if isinstance(flags, list) and flags and name != "arms":
+            found[str(flags[0]).removeprefix("--").replace("-", "_")] = name
+    return found
+
+
+def _by_field(asked: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same under the fields' own names. Raises UserError if a field is given twice."""
+    names, found = other_names(), dict[str, Any]()
+    for name, value in asked.items():
+        field = names.get(name, name)
+        if field in found:
+            raise UserError(f"{where} gives {name} and {field}, which are the same; keep one.")
+        found[field] = value
+    return found
+
+
+def without_model(asked: dict[str, Any]) -> Spec:
+    """A specification for verbs that only need a dataset's instances. Raises UserError."""
+    return load(None, {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]} | asked)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); see ci/experiments for examples."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from None
+
+
+def _model(text: str, beside: Path) -> dict[str, Any]:
+    """The fields of a model that is given as a .toml file of ci/models or as a .gguf file."""
+    path = Path(text) if Path(text).exists() else beside / text
+    if path.suffix == ".toml":
+        return _toml(path)
+    if not path.exists():
+        raise UserError(f"The model {text} does not exist; give a .gguf file or a ci/models file.")
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._") or "model"
+    return {"name": name, "path": str(path.resolve())}
