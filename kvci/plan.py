@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kvci.errors import UserError
 from kvci.spec import Spec
 
-INTERIM = "interim, no verdict"
+INTERIM = "interim, no claim"
 """What every table says until all planned trials are done."""
 
 

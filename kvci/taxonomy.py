@@ -4,7 +4,6 @@
 file or knows a run.
 """
 
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -86,12 +85,6 @@ NAMES: dict[Class, str] = {
     Class.A11A: "failing tests still fail",
     Class.A11B: "passing tests broke",
 }
-
-
-def legend(text: str) -> str:
-    """The names of the classes that a text mentions, in the order of the table."""
-    named = set(re.findall(r"\b[AI]\d+[ab]?\b", text.replace("A8-A11", "A8 A9 A11a A11b")))
-    return ", ".join(f"{cls} {NAMES[cls]}" for cls in Class if cls in named)
 
 
 def titled(label: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import vl_convert
 
 from kvci.compare.named import compare_named
-from kvci.report.comparison import verdict
+from kvci.report.claims import claim_text
 
 GREY, GREEN, RED = "#8a8f98", "#2f7d4f", "#b3382c"
 WIDTH, STEP, LABELS = 300, 44, 430
@@ -24,7 +24,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     for arm in found.arms:
         if not arm.control:
             resolved = arm.valid.both + arm.valid.only_arm
-            made.append((arm.kv, resolved, arm.valid.pairs, verdict(found, arm)))
+            made.append((arm.kv, resolved, arm.valid.pairs, claim_text(found, arm)))
     return [
         {
             "arm": name,

@@ -41,7 +41,10 @@ BENCHMARKS = click.option(
     help="How to print it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def compare(names: tuple[str, ...], results: Path, shown: str, as_json: bool) -> None:
+@click.option("--details", is_flag=True, help="Print all sections; json and markdown always do.")
+def compare(
+    names: tuple[str, ...], results: Path, shown: str, as_json: bool, details: bool
+) -> None:
     """Compare arms with their baseline.
 
     A name is a run folder, a record file, a row id of BENCHMARKS.md, or an earlier run's folder.
@@ -62,7 +65,7 @@ def compare(names: tuple[str, ...], results: Path, shown: str, as_json: bool) ->
     elif shown == "markdown":
         click.echo(markdown(found))
     else:
-        text(found, Console())
+        text(found, Console(), details)
 
 
 @click.command()
@@ -85,7 +88,7 @@ def record(
       kvci record runs/RUN-ID
       kvci record --check
     """
-    from kvci.report.show import said
+    from kvci.report.show import record_text
     from kvci.report.update import first_difference, record_run, render_again
 
     if folder and check:
@@ -93,7 +96,7 @@ def record(
     if folder:
         done = record_run(folder, results, benchmarks)
         for one in done.records:
-            click.echo(said(one))
+            click.echo(record_text(one))
         click.echo(f"rows: {done.benchmarks}")
     elif not check:
         render_again(results, benchmarks)
@@ -120,10 +123,10 @@ def import_(
     Example:
       kvci import results/qwen3-4b-q8 --kv q8_0/q8_0
     """
-    from kvci.report.show import said
+    from kvci.report.show import record_text
     from kvci.report.update import import_run
 
-    click.echo(said(import_run(folder, results, benchmarks, kv, dataset)))
+    click.echo(record_text(import_run(folder, results, benchmarks, kv, dataset)))
     click.echo(f"rows: {benchmarks}")
 
 

@@ -1,1 +1,1 @@
-"""Records -> paired evidence and verdicts."""
+"""Records -> paired data and claims."""

@@ -1,88 +1,95 @@
-"""What a reader must know before a verdict."""
+"""Warnings that a reader needs before a claim."""
 
 from collections.abc import Iterable, Sequence
 
 from kvci.compare.endpoint import ENDPOINTS
 from kvci.compare.findings import ArmComparison
-from kvci.compare.pairs import alone, everything
-from kvci.compare.side import ROTATION, UNKNOWN, Side, missing_arms, quantized
+from kvci.compare.pairs import all_pairs, unpaired_trials
+from kvci.compare.side import NOT_SHOWN, ROTATION, Side, missing_arms, quantized
 from kvci.stats.paired import mcnemar_mid_p
 
-MATCHED = "the trials are matched, not paired: other runs, hosts or days stand between them"
+MATCHED = "the trials are matched, not paired: they come from different runs, hosts or days"
 ESSENTIAL = ("host", "server build", "dataset sha256", "temperature", ROTATION)
-"""Without these two runs cannot be held beside each other."""
+"""Two runs for which one of these settings is unknown cannot be compared without a warning."""
 
 
 def cautions(
     sides: Sequence[Side], paired: bool, arms: Sequence[ArmComparison], alpha: float
 ) -> Iterable[str]:
-    """The control arm's come first, then what differs between the sides."""
+    """Warnings about the control arm first, then about differences between the sides."""
     for arm in arms:
         if not arm.control:
             continue
         if arm.identical:
-            yield f"control {arm.kv} identical, noise floor not measured"
+            yield (
+                f"the control arm {arm.kv} gives the same answers as the baseline, so the noise "
+                "floor is not measured"
+            )
         elif beyond_chance(arm, alpha):
             yield (
-                f"the control arm {arm.kv} differs from the baseline by more than chance: "
-                "whatever made it differ may have made the others"
+                f"the control arm {arm.kv} differs from the baseline by more than chance; the "
+                "same cause may affect the other arms"
             )
     if missing := missing_arms(sides):
-        yield f"arms of the run are not named ({', '.join(missing)}), so nothing is inferred"
+        yield f"arms of the run are left out ({', '.join(missing)}), so nothing is inferred"
     value = ENDPOINTS[sides[0].primary]
     for side in sides:
-        unknown = sum(value(seen) is None for seen in side.trials.values())
+        unknown = sum(value(trial) is None for trial in side.trials.values())
         if unknown:
-            yield f"{side.kv}: of {unknown} trials nobody knows whether they are {sides[0].primary}"
+            yield f"{side.kv}: {sides[0].primary} is unknown for {unknown} trials"
     if not paired:
         yield MATCHED
     for side, arm in zip(sides[1:], arms, strict=True):
         yield from _losses(sides[0], side, arm, alpha)
-    yield from _settings(sides, paired)
+    yield from _settings([side for side in sides if side.trials], paired)
     if any(not side.verified for side in sides):
-        yield "unverified: no server log proves what some of these trials ran"
+        yield "some trials are unverified: no server log proves their configuration"
 
 
 def _losses(baseline: Side, side: Side, arm: ArmComparison, alpha: float) -> Iterable[str]:
-    """What one side lost to infrastructure, or never had, and the other has."""
+    """Trials that only one side has, or that infrastructure ended only on one side."""
     if arm.valid.inference is None:
         return
-    if where := alone(baseline, side):
-        shown = ", ".join(f"{count} {place}" for place, count in where.items())
-        yield f"{side.kv} has not the same instances as the baseline: {shown}"
-    some = everything(baseline, side)
+    if counts := unpaired_trials(baseline, side):
+        shown = ", ".join(f"{count} {where}" for where, count in counts.items())
+        yield f"{side.kv} and the baseline have different trials: {shown}"
+    pairs = all_pairs(baseline, side)
     lost = (
-        sum(other.valid and not one.valid for _, one, other in some),
-        sum(one.valid and not other.valid for _, one, other in some),
+        sum(other.valid and not one.valid for _, one, other in pairs),
+        sum(one.valid and not other.valid for _, one, other in pairs),
     )
     if mcnemar_mid_p(*lost) < alpha:
         yield (
-            f"infrastructure ended {lost[1]} trials of {side.kv} alone, and {lost[0]} of the "
-            "baseline alone: more than chance, so look at all instances beside the valid pairs"
+            f"infrastructure ended {lost[1]} trials only in {side.kv} and {lost[0]} only in the "
+            "baseline, which is more than chance: look at all instances, not only at valid pairs"
         )
 
 
 def _settings(sides: Sequence[Side], paired: bool) -> Iterable[str]:
-    """What is not the same, and what nobody knows to be the same.
+    """Settings that differ between the sides, and settings that are not known for all of them.
 
-    Only quantized caches are rotated, so that the others differ in nothing there.
+    A side without trials has no server log yet, so it must not be among `sides`. Only quantized
+    caches are rotated, so rotation is compared only between those.
     """
+    if len(sides) < 2:
+        return
     labels = dict.fromkeys(label for side in sides for label in side.settings)
     if not paired:
         labels |= dict.fromkeys(ESSENTIAL)
     unknown = []
     for label in labels:
-        some = [side for side in sides if label != ROTATION or quantized(side.kv)]
-        values = [side.settings.get(label, (UNKNOWN,)) for side in some]
-        if any(UNKNOWN in value for value in values) and not paired:
+        affected = [side for side in sides if label != ROTATION or quantized(side.kv)]
+        values = [side.settings.get(label, (NOT_SHOWN,)) for side in affected]
+        if any(NOT_SHOWN in value for value in values) and not paired:
             unknown.append(label)
         elif len(set(values)) > 1:
             shown = "; ".join(
-                f"{side.kv}: {', '.join(value)}" for side, value in zip(some, values, strict=True)
+                f"{side.kv}: {', '.join(value)}"
+                for side, value in zip(affected, values, strict=True)
             )
-            yield f"not the same {label}: {shown}"
+            yield f"different {label}: {shown}"
     if unknown:
-        yield f"not known of every side: {', '.join(unknown)}"
+        yield f"not known for all sides: {', '.join(unknown)}"
 
 
 def beyond_chance(arm: ArmComparison, alpha: float) -> bool:

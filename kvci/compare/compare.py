@@ -1,11 +1,11 @@
-"""Sides -> pairs, tables and decisions. What may be claimed stands in RULES.md."""
+"""Sides -> pairs, tables and claims. RULES.md says what may be claimed."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from kvci.compare.caution import cautions
-from kvci.compare.endpoint import ENDPOINTS, MEASURES
+from kvci.compare.endpoint import ENDPOINTS, MEASURES, Endpoint
 from kvci.compare.findings import (
     ArmComparison,
     Comparison,
@@ -16,7 +16,14 @@ from kvci.compare.findings import (
     Population,
     SeedLine,
 )
-from kvci.compare.pairs import Pair, Value, alone, by_instance, dropped, everything, valid
+from kvci.compare.pairs import (
+    Pair,
+    all_pairs,
+    by_instance,
+    dropped_pairs,
+    unpaired_trials,
+    valid_pairs,
+)
 from kvci.compare.side import Side, missing_arms, own_side
 from kvci.plan import INTERIM
 from kvci.record.schema import Record
@@ -31,14 +38,20 @@ from kvci.stats.clustered import (
 )
 from kvci.stats.decide import Claim, decide, equivalent
 from kvci.stats.paired import mcnemar_mid_p, newcombe
-from kvci.stats.power import smallest_beside, smallest_visible
+from kvci.stats.power import (
+    clustered_minimum_detectable_effect,
+    observed_minimum_detectable_effect,
+)
 from kvci.stats.proportion import Interval
 from kvci.stats.variance import icc, pass_at_k, pass_hat_k
 
 
 def compare_run(records: Sequence[Record]) -> Comparison | None:
-    """The arms of one run; None where there is one alone, or no record of their baseline, and of a
-    targeted rerun, whose trials were chosen by what became of them."""
+    """The comparison of the arms of one run.
+
+    None with only one arm, or without the baseline's record. Also None for a targeted rerun: its
+    trials were chosen by their outcomes.
+    """
     rerun = any(record.rerun for record in records)
     if rerun or len(records) < 2 or all(record.position for record in records):
         return None
@@ -46,9 +59,10 @@ def compare_run(records: Sequence[Record]) -> Comparison | None:
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """The first side is the baseline; of one run, its spec says which that is, and the order.
+    """The comparison of each side with the first, the baseline. For sides of one run, the run's
+    spec gives the baseline and the order.
 
-    Nobody chooses the arms after a look at them: without all arms of a run nothing is inferred.
+    Without all arms of a run nothing is inferred, so that no arm is chosen after a look at results.
     Raises ValueError with fewer than two sides, or without the baseline of the run.
     """
     if len(sides) < 2:
@@ -61,19 +75,19 @@ def compare(sides: Sequence[Side]) -> Comparison:
     baseline, *arms = sides
     value = ENDPOINTS[baseline.primary]
     withheld = _withheld(sides, value)
-    pairs = {arm.name: valid(baseline, arm, paired, value) for arm in arms}
+    pairs = {arm.name: valid_pairs(baseline, arm, paired, value) for arm in arms}
     controls = {arm.name for arm in arms if paired and arm.kv_type == baseline.kv_type}
     tested = [arm.name for arm in arms if arm.name not in controls]
     corrected = baseline.alpha / max(1, len(tested))
     claims: dict[str, tuple[str, float]] = {}
     if not withheld:
-        some = [list(by_instance(pairs[name], value).values()) for name in tested]
-        decisions = decide(some, baseline.margin, baseline.alpha)
+        instances = [list(by_instance(pairs[name], value).values()) for name in tested]
+        decisions = decide(instances, baseline.margin, baseline.alpha)
         for name, decision in zip(tested, decisions, strict=True):
-            proved = paired and all(side.verified for side in sides)
-            claim = decision.claim if proved else Claim.INCONCLUSIVE
+            proven = paired and all(side.verified for side in sides)
+            claim = decision.claim if proven else Claim.INCONCLUSIVE
             claims[name] = (str(claim), decision.p_holm)
-    made = tuple(
+    compared = tuple(
         _arm(
             baseline,
             arm,
@@ -97,23 +111,23 @@ def compare(sides: Sequence[Side]) -> Comparison:
         primary=baseline.primary,
         alpha=baseline.alpha,
         margin=baseline.margin,
-        warnings=tuple(cautions(sides, paired, made, baseline.alpha)),
-        arms=made,
+        warnings=tuple(cautions(sides, paired, compared, baseline.alpha)),
+        arms=compared,
         seeds=() if withheld else tuple(_seeds(sides, value)),
     )
 
 
-def _withheld(sides: Sequence[Side], value: Value) -> str:
-    """Why nothing is inferred yet, or at all.
+def _withheld(sides: Sequence[Side], value: Endpoint) -> str:
+    """Why nothing is inferred; empty if something is.
 
-    Of trials whose patches were not graded those alone are known that failed.
+    If patches were not graded, only failed trials are known, so a comparison would be biased.
     """
     if not all(side.complete for side in sides):
         return INTERIM
     if missing_arms(sides):
-        return "part of a run, no verdict"
-    if any(value(seen) is None for side in sides for seen in side.trials.values()):
-        return "not known of every trial, no verdict"
+        return "part of a run, no claim"
+    if any(value(trial) is None for side in sides for trial in side.trials.values()):
+        return "not known for all trials, no claim"
     return ""
 
 
@@ -124,12 +138,12 @@ def _arm(
     control: bool,
     paired: bool,
     corrected: float | None,
-    value: Value,
+    value: Endpoint,
     claim: tuple[str | None, float | None],
 ) -> ArmComparison:
-    """`corrected` is alpha over the arms that are tested; None if nothing may be inferred."""
-    all_pairs = everything(baseline, arm)
-    said = [(one.said, other.said) for _, one, other in pairs]
+    """`corrected` is alpha over the number of tested arms; None if nothing may be inferred."""
+    every = all_pairs(baseline, arm)
+    answers = [(one.answers_sha256, other.answers_sha256) for _, one, other in pairs]
     flips = [
         Flip(instance=key[0], seed=key[1], baseline=one.label, arm=other.label)
         for key, one, other in pairs
@@ -139,17 +153,17 @@ def _arm(
         name=arm.name,
         kv=arm.kv,
         control=control,
-        identical=bool(said) and all(one == other != "" for one, other in said),
+        identical=bool(answers) and all(one == other != "" for one, other in answers),
         claim=claim[0],
         p_holm=claim[1],
         valid=_population(pairs, value, baseline, corrected),
         everything=_population(
-            all_pairs,
-            lambda seen: seen.valid and bool(value(seen)),
+            every,
+            lambda trial: trial.valid and bool(value(trial)),
             baseline,
             corrected,
         ),
-        dropped=dropped(all_pairs, pairs, paired) | alone(baseline, arm),
+        dropped=dropped_pairs(every, pairs, paired) | unpaired_trials(baseline, arm),
         flips=tuple(flips),
         endpoints=tuple(_endpoints(baseline, arm, paired, corrected is not None)),
         measures=tuple(_measures(pairs, corrected is not None)),
@@ -157,7 +171,7 @@ def _arm(
 
 
 def _population(
-    pairs: list[Pair], value: Value, baseline: Side, corrected: float | None
+    pairs: list[Pair], value: Endpoint, baseline: Side, corrected: float | None
 ) -> Population:
     counts = Counter((bool(value(one)), bool(value(other))) for _, one, other in pairs)
     table = (
@@ -182,7 +196,7 @@ def _inference(
     repositories = [name.rpartition("-")[0] for name in named]
     one_seed = len(instances) == sum(table)
     by_instance_95 = score_interval(instances)
-    visible = _visible(instances, corrected)
+    detectable = _minimum_detectable_effect(instances, corrected)
     return Inference(
         difference=mean(differences),
         interval=score_interval(instances, 1 - 2 * baseline.alpha),
@@ -192,12 +206,12 @@ def _inference(
         repository_bootstrap_95=bootstrap_interval(differences, repositories),
         p_harm=sign_flip(instances),
         mid_p=mcnemar_mid_p(table[1], table[2]) if one_seed else None,
-        smallest_visible=visible,
-        repository_smallest_visible=_larger(
-            smallest_beside(
+        minimum_detectable_effect=detectable,
+        repository_minimum_detectable_effect=_larger(
+            clustered_minimum_detectable_effect(
                 cluster_error(differences, repositories), len(set(repositories)), corrected
             ),
-            visible,
+            detectable,
         ),
         equivalent=None
         if baseline.margin is None
@@ -206,7 +220,8 @@ def _inference(
 
 
 def _wider(clustered: Interval | None, plain: Interval) -> Interval | None:
-    """Few repositories can seem to agree; instances that hang together never tell more."""
+    """The interval that contains both: few repositories can agree by chance, and clustering adds no
+    information."""
     if clustered is None:
         return None
     return min(clustered[0], plain[0]), max(clustered[1], plain[1])
@@ -216,18 +231,20 @@ def _larger(clustered: float | None, plain: float | None) -> float | None:
     return None if clustered is None or plain is None else max(clustered, plain)
 
 
-def _visible(instances: list[Shares], alpha: float) -> float | None:
-    """From how often pairs disagree beside the difference that was seen; seeds that agree are
-    worth less than so many pairs, as in the interval."""
+def _minimum_detectable_effect(instances: list[Shares], alpha: float) -> float | None:
+    """From the share of pairs that disagree, less the difference between the arms.
+
+    Seeds that agree count as fewer pairs, as in the interval.
+    """
     difference = abs(sum(float(b - c) for b, c in instances))
     disagree = sum(float(b + c) for b, c in instances) - difference
     pairs = round(len(instances) / agreement(instances))
-    return smallest_visible(pairs, 1 - disagree / len(instances), alpha)
+    return observed_minimum_detectable_effect(pairs, 1 - disagree / len(instances), alpha)
 
 
 def _endpoints(baseline: Side, arm: Side, paired: bool, complete: bool) -> Iterable[EndpointLine]:
     for name, value in ENDPOINTS.items():
-        pairs = valid(baseline, arm, paired, value)
+        pairs = valid_pairs(baseline, arm, paired, value)
         instances = list(by_instance(pairs, value).values())
         yield EndpointLine(
             name=name,
@@ -258,13 +275,13 @@ def _measures(pairs: list[Pair], complete: bool) -> Iterable[MeasureLine]:
             )
 
 
-def _seeds(sides: Iterable[Side], value: Value) -> Iterable[SeedLine]:
+def _seeds(sides: Iterable[Side], value: Endpoint) -> Iterable[SeedLine]:
     for side in sides:
         k = len({seed for _, seed in side.trials})
         groups: dict[str, list[bool]] = defaultdict(list)
-        for (instance, _), seen in side.trials.items():
-            if seen.valid and value(seen) is not None:
-                groups[instance].append(bool(value(seen)))
+        for (instance, _), trial in side.trials.items():
+            if trial.valid and value(trial) is not None:
+                groups[instance].append(bool(value(trial)))
         whole = [group for group in groups.values() if len(group) == k]
         if k > 1 and whole:
             yield SeedLine(

@@ -1,31 +1,38 @@
-"""What is compared of a trial. Each is a yes or no, and yes is better."""
+"""What is compared about a trial. Each endpoint is yes or no, and yes is better."""
 
 from collections.abc import Callable
 
-from kvci.compare.side import Seen
+from kvci.compare.side import ComparedTrial
+
+Endpoint = Callable[[ComparedTrial], bool | None]
+"""The value of one trial; None if it is not known."""
 
 
-def _endpoint(value: Callable[[Seen], bool | None]) -> Callable[[Seen], bool | None]:
-    """A trial whose server failed in this arm alone reached nothing."""
-    return lambda seen: value(seen) if seen.served else False
+def _endpoint(value: Endpoint) -> Endpoint:
+    """No endpoint is reached by a trial whose server failed only in this arm."""
+    return lambda trial: value(trial) if trial.served else False
 
 
-ENDPOINTS: dict[str, Callable[[Seen], bool | None]] = {
-    "resolved": _endpoint(lambda seen: seen.resolved),
-    "no_loop": _endpoint(lambda seen: seen.loops == 0),
-    "well_formed": _endpoint(lambda seen: seen.malformed == 0),
-    "patched": _endpoint(lambda seen: seen.patched),
-    "no_overflow": _endpoint(lambda seen: None if seen.overflowed is None else not seen.overflowed),
-    "applies": _endpoint(lambda seen: seen.applies),
-    "tests_flipped": _endpoint(lambda seen: None if seen.flipped is None else seen.flipped == 1.0),
-}
-"""Name -> the value; None is not known of this trial. One is the spec's primary endpoint."""
-MEASURES: dict[str, Callable[[Seen], float | None]] = {
-    "steps": lambda seen: seen.steps,
-    "answer tokens": lambda seen: seen.answer_tokens,
-    "deepest context, tokens": lambda seen: seen.depth_tokens,
-    "failing tests that pass, %": lambda seen: (
-        None if seen.flipped is None else 100.0 * seen.flipped
+ENDPOINTS: dict[str, Endpoint] = {
+    "resolved": _endpoint(lambda trial: trial.resolved),
+    "no_loop": _endpoint(lambda trial: trial.loops == 0),
+    "well_formed": _endpoint(lambda trial: trial.malformed == 0),
+    "patched": _endpoint(lambda trial: trial.patched),
+    "no_overflow": _endpoint(
+        lambda trial: None if trial.overflowed is None else not trial.overflowed
+    ),
+    "applies": _endpoint(lambda trial: trial.applies),
+    "tests_flipped": _endpoint(
+        lambda trial: None if trial.flipped_share is None else trial.flipped_share == 1.0
     ),
 }
-"""Numbers; of all but the last, neither more nor less is better."""
+"""By name; one of them is the spec's primary endpoint."""
+MEASURES: dict[str, Callable[[ComparedTrial], float | None]] = {
+    "steps": lambda trial: trial.steps,
+    "answer tokens": lambda trial: trial.answer_tokens,
+    "deepest context, tokens": lambda trial: trial.depth_tokens,
+    "failing tests that pass, %": lambda trial: (
+        None if trial.flipped_share is None else 100.0 * trial.flipped_share
+    ),
+}
+"""Numbers. Only in the last one more is better; the others have no better direction."""

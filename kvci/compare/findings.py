@@ -1,4 +1,4 @@
-"""What a comparison says, as data."""
+"""The result of a comparison, as data."""
 
 from typing import Literal
 
@@ -7,31 +7,31 @@ from kvci.stats.proportion import Interval
 
 
 class Inference(Document):
-    """What is inferred of a difference, baseline less arm; intervals are two-sided."""
+    """What is inferred about a difference, baseline less arm; intervals are two-sided."""
 
     difference: float
     interval: Interval
-    """Of confidence 1 - 2 alpha, by the score: what the claim of no harm looks at."""
+    """Score interval of confidence 1 - 2 alpha; the claim of non-inferiority rests on it."""
     interval_95: Interval
     newcombe_95: Interval | None
-    """With one seed only, as are `mid_p`."""
+    """None with several seeds, like `mid_p`."""
     repository_95: Interval | None
-    """With repositories as clusters; None with one of them, or where no pair differs, as are the
-    two below."""
+    """With repositories as clusters. This and the other two fields of repositories are None with
+    one repository, or if no pair differs."""
     repository_bootstrap_95: Interval | None
     p_harm: float
     """One-sided, uncorrected."""
     mid_p: float | None
-    """McNemar's, two-sided."""
-    smallest_visible: float | None
-    """The harm that these pairs would have shown in 80 % of the cases; None if none."""
-    repository_smallest_visible: float | None
+    """McNemar's mid-p value, two-sided."""
+    minimum_detectable_effect: float | None
+    """The harm that these pairs would have shown in 80 % of cases; None if no harm would."""
+    repository_minimum_detectable_effect: float | None
     equivalent: bool | None
-    """By two one-sided tests against the margin; exploratory. None without a margin."""
+    """By two one-sided tests against the margin; exploratory, None without a margin."""
 
 
 class Population(Document):
-    """Pairs by who succeeded."""
+    """Pairs, counted by which side succeeded."""
 
     instances: int
     both: int
@@ -47,7 +47,7 @@ class Population(Document):
 
 
 class Flip(Document):
-    """A pair in which one side alone succeeded, by the classes of both."""
+    """A pair in which only one side succeeded, with the classes of both."""
 
     instance: str
     seed: int
@@ -61,7 +61,7 @@ class EndpointLine(Document):
     baseline: int
     arm: int
     pairs: int
-    """None of them where a side did not keep it."""
+    """0 if a side did not record the endpoint."""
     interval_95: Interval | None
 
 
@@ -72,19 +72,19 @@ class MeasureLine(Document):
     arm_mean: float
     pairs: int
     interval_95: Interval | None
-    """Of the mean difference, baseline less arm, with instances as clusters."""
+    """Interval of the mean difference, baseline less arm, with instances as clusters."""
 
 
 class SeedLine(Document):
-    """How one side's seeds agree, over instances of which all seeds are valid."""
+    """How one side's seeds agree, over the instances of which all seeds are valid."""
 
     kv: str
     instances: int
     seeds: int
     icc: float | None
-    """The share of the variance between instances."""
+    """The share of the variance that lies between instances."""
     pass_at_k: float
-    """Of k seeds, all that there are, at least one succeeds; `pass_hat_k`: each does."""
+    """The chance that at least one of all k seeds succeeds; `pass_hat_k`: that all of them do."""
     pass_hat_k: float
 
 
@@ -92,16 +92,16 @@ class ArmComparison(Document):
     name: str
     kv: str
     control: bool
-    """The baseline again under a harmless change: the noise floor."""
+    """The baseline again with a harmless change; it measures the noise floor."""
     identical: bool
-    """Not one answer differs from the baseline's."""
+    """All answers are equal to the baseline's."""
     claim: str | None
     p_holm: float | None
     valid: Population
     everything: Population
     """All instances; infrastructure counts as failure."""
     dropped: dict[str, int]
-    """Why pairs are not valid: side and class -> how many."""
+    """Why pairs are not valid (side and class) -> number of pairs."""
     flips: tuple[Flip, ...]
     endpoints: tuple[EndpointLine, ...]
     measures: tuple[MeasureLine, ...]
@@ -114,7 +114,7 @@ class Comparison(Document):
     complete: bool
     """All planned trials of the sides are done."""
     withheld: str
-    """Why nothing is inferred, as every surface says it; empty where something is."""
+    """Why nothing is inferred, in the words of every surface; empty if something is inferred."""
     done: int
     planned: int
     primary: str
@@ -123,4 +123,4 @@ class Comparison(Document):
     warnings: tuple[str, ...]
     arms: tuple[ArmComparison, ...]
     seeds: tuple[SeedLine, ...]
-    """With several seeds, when all planned trials are done."""
+    """Filled with several seeds, when all planned trials are done."""

@@ -15,8 +15,9 @@ from kvci.rundir.parts import Run
 
 
 def compare_named(names: Sequence[str], results: Path) -> Comparison:
-    """Each name is a run's folder (all its arms), an earlier run's, a record file, or a row id.
+    """The comparison of all sides that the names give; the first side is the baseline.
 
+    A name is a run folder (all its arms), an earlier run's folder, a record file, or a row id.
     Raises UserError.
     """
     sides = [side for name in names for side in _sides(name, results)]
@@ -26,22 +27,24 @@ def compare_named(names: Sequence[str], results: Path) -> Comparison:
         raise UserError("A run or record is named twice; name each once.")
     runs = {side.run for side in sides}
     if len(runs) == 1 and sides[0].arms and sides[0].arms[0] not in {side.arm for side in sides}:
-        raise UserError(f"The baseline of the run, {sides[0].arms[0]}, is not named; name it too.")
+        raise UserError(f"The run's baseline {sides[0].arms[0]} is missing; name it too.")
     return compare(sides)
 
 
 def _sides(name: str, results: Path) -> list[Side]:
-    made = []
+    sides = []
     for record in _records(name, results):
         if isinstance(record, Record) and record.rerun:
-            raise UserError(f"{record.row_id} is a targeted rerun, which is compared with nothing.")
+            raise UserError(
+                f"{record.row_id} is a targeted rerun, which cannot be compared; name another run."
+            )
         side = side_of(record)
         if side is None:
             raise UserError(
-                f"{record.row_id} is a row without trials; give the earlier run's folder."
+                f"{record.row_id} has counts but no trials; give the earlier run's folder."
             )
-        made.append(side)
-    return made
+        sides.append(side)
+    return sides
 
 
 def _records(name: str, results: Path) -> Sequence[Record | Imported]:
@@ -52,4 +55,6 @@ def _records(name: str, results: Path) -> Sequence[Record | Imported]:
         return [read_run(path)]
     if path.is_file() or recorded.is_file():
         return [read(path if path.is_file() else recorded)]
-    raise UserError(f"{name} is no run folder, no record file and no row of {results}.")
+    raise UserError(
+        f"{name} is not a run folder, a record file or a row id in {results}; check the name."
+    )

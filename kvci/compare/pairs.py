@@ -1,65 +1,65 @@
-"""Two sides -> pairs: trials of one instance and seed."""
+"""Two sides -> pairs: trials of the same instance and seed."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from kvci.compare.side import Key, Seen, Side
+from kvci.compare.endpoint import Endpoint
+from kvci.compare.side import ComparedTrial, Key, Side
 from kvci.stats.clustered import Shares, shares
 
-Pair = tuple[Key, Seen, Seen]
-Value = Callable[[Seen], bool | None]
+Pair = tuple[Key, ComparedTrial, ComparedTrial]
 
 
-def everything(baseline: Side, arm: Side) -> list[Pair]:
-    """What both sides have, however it ended."""
+def all_pairs(baseline: Side, arm: Side) -> list[Pair]:
+    """The pairs that both sides have, however the trials ended."""
     keys = sorted(baseline.trials.keys() & arm.trials.keys())
     return [(key, baseline.trials[key], arm.trials[key]) for key in keys]
 
 
-def alone(baseline: Side, arm: Side) -> dict[str, int]:
-    """Trials that one side alone has: where -> how many."""
+def unpaired_trials(baseline: Side, arm: Side) -> dict[str, int]:
+    """How many trials only one side has, by side."""
     one, other = baseline.trials.keys(), arm.trials.keys()
-    found = {"in the baseline alone": len(one - other), "in the arm alone": len(other - one)}
-    return {where: count for where, count in found.items() if count}
+    counts = {"only in the baseline": len(one - other), "only in the arm": len(other - one)}
+    return {side: count for side, count in counts.items() if count}
 
 
-def valid(baseline: Side, arm: Side, paired: bool, value: Value) -> list[Pair]:
-    """Without those that infrastructure ended on a side, cross a block, or are not known."""
+def valid_pairs(baseline: Side, arm: Side, paired: bool, value: Endpoint) -> list[Pair]:
+    """The pairs in one block whose two values are known and that infrastructure did not end."""
     return [
         (key, one, other)
-        for key, one, other in everything(baseline, arm)
+        for key, one, other in all_pairs(baseline, arm)
         if one.valid
         and other.valid
-        and (not paired or one.place == other.place)
+        and (not paired or one.block == other.block)
         and value(one) is not None
         and value(other) is not None
     ]
 
 
-def dropped(all_pairs: list[Pair], valid_pairs: list[Pair], paired: bool) -> dict[str, int]:
-    """Why pairs are not valid: side and class -> how many."""
-    kept = {key for key, _, _ in valid_pairs}
+def dropped_pairs(every: list[Pair], valid: list[Pair], paired: bool) -> dict[str, int]:
+    """How many pairs are not valid, by reason: side and class."""
+    kept = {key for key, _, _ in valid}
     reasons: Counter[str] = Counter()
-    for key, one, other in all_pairs:
+    for key, one, other in every:
         if key in kept:
             continue
-        said = [
-            f"{name} {seen.label}"
-            for name, seen in (("baseline", one), ("arm", other))
-            if not seen.valid
+        invalid = [
+            f"{name} {trial.label}"
+            for name, trial in (("baseline", one), ("arm", other))
+            if not trial.valid
         ]
-        crosses = paired and one.place != other.place
-        why = "the pair crosses a block" if crosses else "the endpoint was not kept"
-        reasons[" and ".join(said) or why] += 1
+        crosses = paired and one.block != other.block
+        why = "the pair crosses a block" if crosses else "the endpoint was not recorded"
+        reasons[" and ".join(invalid) or why] += 1
     return dict(reasons)
 
 
-def by_instance(pairs: Iterable[Pair], value: Value) -> dict[str, Shares]:
-    """Who alone succeeded, by instance."""
-    seeds: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+def by_instance(pairs: Iterable[Pair], value: Endpoint) -> dict[str, Shares]:
+    """The shares of each instance: how often only one side succeeded."""
+    outcomes: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for (instance, _), one, other in pairs:
-        seeds[instance].append((bool(value(one)), bool(value(other))))
+        outcomes[instance].append((bool(value(one)), bool(value(other))))
     return {
-        instance: shares([a for a, _ in some], [b for _, b in some])
-        for instance, some in seeds.items()
+        instance: shares([one for one, _ in seeds], [other for _, other in seeds])
+        for instance, seeds in outcomes.items()
     }

@@ -11,13 +11,13 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Exit
 
 Key = tuple[str, int]
 """Instance and seed."""
-UNKNOWN = "not shown"
+NOT_SHOWN = "not shown"
 ROTATION = "rotation of quantized caches"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A trial as a comparison sees it; None is what was not kept."""
+class ComparedTrial:
+    """The values of a trial that a comparison uses; None if a value was not recorded."""
 
     label: str
     valid: bool
@@ -30,54 +30,57 @@ class Seen:
     answer_tokens: int
     depth_tokens: int
     applies: bool | None = None
-    flipped: float | None = None
+    flipped_share: float | None = None
     """The share of the failing tests that pass."""
-    place: str = ""
+    block: str = ""
     """The host and the block; a pair never crosses them."""
-    said: str = ""
-    """A digest of what can differ if a token does."""
+    answers_sha256: str = ""
+    """A digest of the model's answers; it differs if one token differs."""
     served: bool = True
-    """False if this arm's server failed where another's did not (A12): no endpoint was reached."""
+    """False if the server failed only in this arm (class A12): no endpoint was reached."""
 
 
 @dataclass(frozen=True)
 class Side:
+    """An arm of a run, or an earlier run of another tool."""
+
     name: str
     run: str
-    """Sides of the same run are paired; empty is no run of kvci's."""
+    """Sides of the same run are paired; empty for a run of another tool."""
     kv: str
     total: int
     """Planned trials of this arm."""
     complete: bool
     verified: bool
-    trials: dict[Key, Seen]
+    trials: dict[Key, ComparedTrial]
     settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What must be equal for two sides to be comparable."""
+    """Label -> values; two sides are comparable if these are equal."""
     arm: str = ""
     arms: tuple[str, ...] = ()
-    """Of its run, in the spec's order, which is that of what is claimed; the baseline is first."""
+    """All arms of its run in the spec's order, which is the order of the claims; the baseline is
+    first."""
     alpha: float = 0.05
     margin: float | None = None
     primary: str = "resolved"
 
     @property
     def kv_type(self) -> str:
-        """Without the flags of the arm."""
+        """K/V without the arm's flags."""
         return self.kv.split()[0]
 
 
 def missing_arms(sides: Iterable[Side]) -> list[str]:
-    """Those of the sides' runs that are not among the sides."""
-    there: dict[str, set[str]] = defaultdict(set)
+    """The arms of the sides' runs that are not among the sides."""
+    present: dict[str, set[str]] = defaultdict(set)
     planned: dict[str, tuple[str, ...]] = {}
     for side in sides:
-        there[side.run].add(side.arm)
+        present[side.run].add(side.arm)
         planned[side.run] = side.arms
-    return [arm for run, arms in planned.items() for arm in arms if arm not in there[run]]
+    return [arm for run, arms in planned.items() for arm in arms if arm not in present[run]]
 
 
 def side_of(record: Record | Imported) -> Side | None:
-    """None for an imported row without trials: its counts alone say nothing of pairs."""
+    """None for an imported row without trials: counts give no pairs."""
     if isinstance(record, Record):
         return own_side(record)
     if record.derived is None:
@@ -90,18 +93,17 @@ def side_of(record: Record | Imported) -> Side | None:
         total=derived.total,
         complete=len(derived.trials) == derived.total,
         verified=False,
-        trials={(trial.instance, 0): _imported(trial) for trial in derived.trials},
+        trials={(trial.instance, 0): _imported_trial(trial) for trial in derived.trials},
         settings=derived.settings,
     )
 
 
 NOT_COMPARED = {
-    *("arms", "spec_sha256", "model_sha256", "dataset_sha256"),  # the treatment, or said below
-    *("alpha", "margin", "primary", "block_size", "order_seed"),  # no trial knows of them
+    *("arms", "spec_sha256", "model_sha256", "dataset_sha256"),  # the treatment, or added below
+    *("alpha", "margin", "primary", "block_size", "order_seed"),  # they change no trial
 }
-
-
-RENAMED = {"max_steps": "step limit", "command_s": "command timeout s"}
+"""Fields of a spec that may differ between two sides."""
+LABELS = {"max_steps": "step limit", "command_s": "command timeout s"}
 EFFECTIVE = {
     "server build": "build",
     "kernel path": "kernel_path",
@@ -112,21 +114,21 @@ EFFECTIVE = {
     "KV device": "kv_device",
     ROTATION: "rotation",
 }
-"""What a server's log proves that may not differ: in words, and in the effective configuration."""
+"""Label -> field of the effective configuration that must be equal on both sides."""
 
 
 def own_side(record: Record) -> Side:
-    """An arm of a run of kvci's."""
+    """The side of one arm of a kvci run."""
     spec = record.spec
-    met: dict[str, set[str]] = {
-        RENAMED.get(key, key.replace("_", " ")): {
+    settings: dict[str, set[str]] = {
+        LABELS.get(key, key.replace("_", " ")): {
             value if isinstance(value, str) else json.dumps(value)
         }
         for key, value in spec.items()
         if key not in NOT_COMPARED
     }
     effective = record.effective
-    met |= {
+    settings |= {
         "model sha256": {spec["model_sha256"][:12]},
         "dataset": {record.dataset},
         "dataset sha256": {spec["dataset_sha256"][:12]},
@@ -136,9 +138,10 @@ def own_side(record: Record) -> Side:
     }
     for label, name in EFFECTIVE.items():
         values = {getattr(one, name) for one in effective}
-        met[label] = {UNKNOWN if value is None else str(value) for value in values} or {UNKNOWN}
+        shown = {NOT_SHOWN if value is None else str(value) for value in values}
+        settings[label] = shown or {NOT_SHOWN}
     if not quantized(record.kv):
-        del met[ROTATION]
+        del settings[ROTATION]
     arms = tuple(Arm.model_validate(arm).id for arm in spec["arms"])
     return Side(
         name=record.row_id,
@@ -147,8 +150,8 @@ def own_side(record: Record) -> Side:
         total=record.total,
         complete=record.complete,
         verified=all(trial.verified for trial in record.counted),
-        trials={(trial.instance, trial.seed): _seen(trial) for trial in record.counted},
-        settings={label: tuple(sorted(values)) for label, values in met.items() if values},
+        trials={(trial.instance, trial.seed): _own_trial(trial) for trial in record.counted},
+        settings={label: tuple(sorted(values)) for label, values in settings.items() if values},
         arm=record.arm,
         arms=arms,
         alpha=float(spec["alpha"]),
@@ -158,31 +161,33 @@ def own_side(record: Record) -> Side:
 
 
 def quantized(kv: str) -> bool:
-    """A cache that may be rotated."""
+    """True for a cache that llama.cpp may rotate."""
     return "q" in kv.split()[0]
 
 
-def _seen(trial: RecordedTrial) -> Seen:
-    """What was not reached did not happen: no patch applied, no failing test passed."""
-    passed, of = trial.fail_to_pass
+def _own_trial(trial: RecordedTrial) -> ComparedTrial:
+    """A stage that the trial did not reach counts as failed: no patch applied, no test passed."""
+    passed, total = trial.fail_to_pass
     return replace(
         _common(trial, (trial.cls,), str(trial.cls)),
         overflowed=trial.exit is Exit.CONTEXT_OVERFLOW,
         applies=bool(trial.applies),
-        flipped=passed / of if of else 0.0,
-        place=f"{trial.host} block {trial.block} of {trial.shard}",
-        said=trial.answers_sha256,
+        flipped_share=passed / total if total else 0.0,
+        block=f"{trial.host} block {trial.block} of {trial.shard}",
+        answers_sha256=trial.answers_sha256,
         served=trial.cls is not Class.A12,
     )
 
 
-def _imported(trial: ImportedTrial) -> Seen:
+def _imported_trial(trial: ImportedTrial) -> ComparedTrial:
     return replace(_common(trial, trial.classes, trial.label), overflowed=trial.overflowed)
 
 
-def _common(trial: RecordedTrial | ImportedTrial, classes: tuple[Class, ...], label: str) -> Seen:
-    """What a trial of any tool has; `classes` is all that it can have been."""
-    return Seen(
+def _common(
+    trial: RecordedTrial | ImportedTrial, classes: tuple[Class, ...], label: str
+) -> ComparedTrial:
+    """The values that a trial of any tool has; `classes` are all classes that it may have."""
+    return ComparedTrial(
         label=label,
         valid=not INFRASTRUCTURE & set(classes),
         resolved=classes == (Class.OK,) or (None if Class.OK in classes else False),

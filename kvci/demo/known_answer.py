@@ -15,7 +15,7 @@ from kvci.compare.compare import compare
 from kvci.compare.findings import ArmComparison, Comparison
 from kvci.compare.side import own_side
 from kvci.errors import UserError
-from kvci.report.comparison import verdict
+from kvci.report.claims import claim_text
 from kvci.report.update import record_run
 from kvci.run.experiment import run
 from kvci.serve.gguf import locate
@@ -133,7 +133,7 @@ def _table(found: dict[str, Comparison]) -> Table:
                 model,
                 arm.kv,
                 f"{pairs.both + pairs.only_arm}/{pairs.pairs}",
-                verdict(comparison, arm),
+                claim_text(comparison, arm),
                 known,
                 "agrees" if agrees(model, arm, comparison.alpha) else "DISAGREES",
             )

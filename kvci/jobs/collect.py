@@ -10,13 +10,13 @@ from kvci.jobs.outputs import summary
 from kvci.record.bundle import unpack
 from kvci.record.from_run import build_untrusted
 from kvci.record.schema import Record
-from kvci.report.comparison import unpaired, verdict
-from kvci.report.plot import of_run
+from kvci.report.claims import claim_text, without_claim
+from kvci.report.plot import run_bars
 from kvci.report.tables import inert, table
 from kvci.rundir.parts import Run
 from kvci.taxonomy import INFRASTRUCTURE
 
-HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Verdict")
+HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Claim")
 
 
 def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Record]:
@@ -58,18 +58,18 @@ def _take(found: Path, run: Path, known: bool) -> None:
 def told(records: list[Record]) -> str:
     """Verdict first, one table, one plot."""
     made = compare_run(records)
-    words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
+    words = {arm.name: claim_text(made, arm) for arm in made.arms} if made else {}
     rows = []
     for record in records:
         count = Counter(trial.cls in INFRASTRUCTURE for trial in record.counted)
         rows.append(
             (record.arm, f"{len(record.counted)}/{record.total}", str(record.resolved),
-             str(count[True]), words.get(record.row_id) or unpaired(record))
+             str(count[True]), words.get(record.row_id) or without_claim(record))
         )  # fmt: skip
     lines = [f"**{text}**\n" for text in dict.fromkeys(_headlines(records, words))]
     lines += [f"- Warning: {inert(warning)}" for warning in (made.warnings if made else ())]
     lines += ["", *table(HEADER, rows), ""]
-    return "\n".join([*lines, of_run(records)])
+    return "\n".join([*lines, run_bars(records)])
 
 
 def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
@@ -78,5 +78,5 @@ def _headlines(records: list[Record], words: dict[str, str]) -> list[str]:
     if len(said) == 1 and len(arms) > 1:
         return [f"{', '.join(record.arm for record in arms)}: {said.pop()}"]
     alone = len(records) == 1 and not records[0].rerun
-    why = "one arm" if alone else unpaired(records[0])
-    return [f"{record.arm}: {words[record.row_id]}" for record in arms] or [f"{why}, no verdict"]
+    why = "one arm" if alone else without_claim(records[0])
+    return [f"{record.arm}: {words[record.row_id]}" for record in arms] or [f"{why}, no claim"]

@@ -16,7 +16,7 @@ from kvci.record.from_run import build
 from kvci.record.places import UNMERGED
 from kvci.record.schema import Record, by_run
 from kvci.report.comparison import markdown
-from kvci.report.plot import of_run
+from kvci.report.plot import run_bars
 from kvci.report.tables import inert
 from kvci.rundir.parts import Run
 
@@ -132,7 +132,7 @@ def _body(records: Sequence[Record], target: Target) -> str:
                 f"A targeted rerun of {inert(arms[0].rerun)}. It is not compared with any run.\n"
             )
         elif made := compare_run(arms):
-            parts += [markdown(made), of_run(arms)]
+            parts += [markdown(made), run_bars(arms)]
         parts += [f"- [{record.row_id}]({record.evidence.where})" for record in arms]
         parts.append("")
     text = "\n".join(parts)

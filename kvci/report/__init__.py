@@ -1,1 +1,1 @@
-"""What people read: tables, BENCHMARKS.md, and the verbs that write them."""
+"""Tables for people, BENCHMARKS.md, and the verbs that write them."""

@@ -1,4 +1,4 @@
-"""BENCHMARKS.md from records: the owner's tables, and below them those of kvci."""
+"""BENCHMARKS.md from records: the owner's tables, and kvci's own tables below them."""
 
 from collections.abc import Sequence
 
@@ -6,18 +6,20 @@ from kvci.errors import UserError
 from kvci.plan import INTERIM
 from kvci.record.schema import Imported, Record, finished
 from kvci.report import earlier, tables
-from kvci.report.own import OWN
+from kvci.report.migrate import migrated
+from kvci.report.own import OWN_TABLES
 
 LOG = ("Date", "Model", "KV Cache", "Dataset", "Submitted", "Resolved", "Rate", "Errors", "Run ID")
 RERUNS = (
     "Date", "Model", "Weights", "KV Cache", "Filter", "Submitted", "Resolved", "Errors", "Run ID",
 )  # fmt: skip
 EMPTY = "\n".join(["# Results", "", *tables.table(LOG), ""])
-"""A file to begin with."""
+"""A new file."""
+OLDER_FORM = "has an older form, from an earlier kvci; kvci record migrates it"
 
 
 def log_row(record: Record, whole: bool) -> tables.Cells:
-    """`whole`: the record's run is finished, in all its arms."""
+    """`whole`: all arms of the record's run are finished."""
     rate = f"{record.resolved / record.total:.2%}" if whole else INTERIM
     return tables.inert_cells(
         record.start[:10],
@@ -33,7 +35,7 @@ def log_row(record: Record, whole: bool) -> tables.Cells:
 
 
 def rerun_row(record: Record) -> tables.Cells:
-    """Of a targeted rerun; what is not done yet is not among the submitted."""
+    """The row of a targeted rerun; trials that are not done do not count as submitted."""
     return tables.inert_cells(
         record.start[:10],
         record.spec["model"]["name"],
@@ -48,10 +50,11 @@ def rerun_row(record: Record) -> tables.Cells:
 
 
 def render(text: str, records: Sequence[Record | Imported]) -> str:
-    """The text with its tables as the records give them, all else byte for byte; of a text that has
-    none of kvci's tables the log stands below it, once there are records.
+    """The text with its tables derived from the records; all other text is kept byte for byte.
 
-    Raises UserError for a row without a record, or a table without its header.
+    Tables of an earlier kvci are migrated. A text without kvci's tables gets the log at its end,
+    once there are records. Raises UserError for a row without a record, or a table without its
+    header.
     """
     runs = [record for record in records if isinstance(record, Record)]
     runs.sort(key=lambda record: record.position)
@@ -65,8 +68,8 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     repeated = _reported(imported, "reruns", RERUNS)
     reruns.sort(key=lambda record: (record.start, record.position))
     repeated |= {record.row_id: rerun_row(record) for record in reruns}
-    lines = tables.lines_of(text)
-    if not begun(text):
+    lines = _current_lines(text)
+    if not _tables(lines):
         if not records:
             return text
         names = {(record.row_id,) for record in records}
@@ -76,12 +79,12 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     if repeated and not tables.find(lines, RERUNS):
         lines = tables.append(lines, "Targeted reruns", "", RERUNS)
     lines = _fill(lines, RERUNS, repeated, new_on_top=False)
-    made = []
-    for own in OWN:
+    derived = []
+    for own in OWN_TABLES:
         own_rows = [tables.inert_cells(*cells) for cells in own.rows(runs)]
-        made.append((own.heading, own.words, own.header, own_rows))
-    made.append((earlier.HEADING, earlier.WORDS, earlier.HEADER, earlier.rows(imported)))
-    for heading, words, header, rows in made:
+        derived.append((own.heading, own.words, own.header, own_rows))
+    derived.append((earlier.HEADING, earlier.WORDS, earlier.HEADER, earlier.rows(imported)))
+    for heading, words, header, rows in derived:
         if rows and not tables.find(lines, header):
             lines = tables.append(lines, heading, words, header)
         if table := tables.find(lines, header):
@@ -96,7 +99,10 @@ def _reported(
     for record in imported:
         if record.table == table:
             if tuple(record.reported) != header:
-                raise UserError(f"The imported record {record.row_id} has not the log's columns.")
+                raise UserError(
+                    f"The imported record {record.row_id} has other columns than its table; "
+                    "import it again."
+                )
             found[record.row_id] = tuple(record.reported.values())
     return found
 
@@ -104,7 +110,7 @@ def _reported(
 def _fill(
     lines: list[str], header: tables.Cells, wanted: dict[str, tables.Cells], new_on_top: bool
 ) -> list[str]:
-    """A row that is right stays as it is; a wrong one is written anew."""
+    """The lines with the wanted rows; a row that is already right stays as it is."""
     table = tables.find(lines, header)
     if not table:
         if wanted or header is LOG:
@@ -118,10 +124,10 @@ def _fill(
         if texts[-1] not in wanted:
             raise UserError(
                 f"The row {texts[-1]} of BENCHMARKS.md has no record in ci/results; "
-                "import it or take it out."
+                "import it or remove it."
             )
         if texts[-1] in kept:
-            raise UserError(f"The row {texts[-1]} is in BENCHMARKS.md twice; take one out.")
+            raise UserError(f"BENCHMARKS.md has the row {texts[-1]} twice; remove one.")
         right = texts == wanted[texts[-1]]
         kept[texts[-1]] = line if right else tables.row(wanted[texts[-1]])
     new = [tables.row(texts) for name, texts in wanted.items() if name not in kept]
@@ -129,18 +135,27 @@ def _fill(
     return tables.replace(lines, table, rows)
 
 
-def begun(text: str) -> bool:
-    """A table of kvci's is there. Raises UserError if one is there twice."""
-    return bool(_tables(tables.lines_of(text)))
+def is_earlier_form(text: str) -> bool:
+    """True if a table has the header or the words of an earlier kvci. Raises UserError."""
+    return _current_lines(text) != tables.lines_of(text)
+
+
+def has_tables(text: str) -> bool:
+    """True if the text has one of kvci's tables. Raises UserError if it has one twice."""
+    return bool(_tables(_current_lines(text)))
+
+
+def _current_lines(text: str) -> list[str]:
+    return migrated(tables.lines_of(text))
 
 
 def _tables(lines: list[str]) -> list[tables.Table]:
-    headers = (LOG, RERUNS, *(own.header for own in OWN), earlier.HEADER)
+    headers = (LOG, RERUNS, *(own.header for own in OWN_TABLES), earlier.HEADER)
     return [table for header in headers if (table := tables.find(lines, header))]
 
 
 def prose(text: str) -> list[str]:
-    """The lines of a text that are in none of kvci's tables. Raises UserError."""
-    lines = tables.lines_of(text)
+    """The lines of a text outside kvci's tables, after migration. Raises UserError."""
+    lines = _current_lines(text)
     ours = {number for table in _tables(lines) for number in range(table.first - 2, table.last)}
     return [line.rstrip() for number, line in enumerate(lines) if number not in ours]

@@ -1,4 +1,4 @@
-"""Rows from before kvci, read from their owner's counts alone."""
+"""Rows from before kvci: what their counts show, and no more."""
 
 import re
 from collections import Counter
@@ -6,26 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from kvci.compare.side import NOT_SHOWN
 from kvci.plan import INTERIM
 from kvci.record.schema import Imported
-from kvci.report.comparison import interval, points
+from kvci.report.formats import interval, points
 from kvci.report.tables import Cells
-from kvci.stats.power import unpaired_smallest_effect
+from kvci.stats.power import unpaired_minimum_detectable_effect
 from kvci.stats.proportion import independent, wilson
 from kvci.taxonomy import titled
 
 HEADING = "Earlier rows, as their counts read"
 WORDS = (
-    "Resolved of all, with the 95 % interval (Wilson). Had the errors resolved: the rate if every "
-    "instance whose evaluation failed had been resolved. Fewer than f16/f16: in percentage points, "
-    "as if both runs had been of instances of their own (95 %, Newcombe), since counts do not say "
-    "which instances were resolved. Smallest visible: the loss that so many instances show in 80 % "
-    "of the cases, one-sided at 5 %. Runs of other days and settings are matched at best, so none "
-    "of it is a verdict; targeted reruns are compared with nothing."
+    "Resolved: the count out of all instances, with the 95 % interval (Wilson). Had the errors "
+    "resolved: the rate if every instance whose evaluation failed had been resolved. Fewer than "
+    "f16/f16: in percentage points, computed as for two runs with different instances (95 %, "
+    "Newcombe), because counts do not say which instances were resolved. Minimum detectable "
+    "effect: the loss that this many instances show in 80 % of cases, one-sided at 5 %. These runs "
+    "have different days and settings and are matched at best, so no claim rests on them. Targeted "
+    "reruns are not compared."
 )
 HEADER = (
     "Run ID", "Resolved", "95 %", "Had the errors resolved", "Fewer than f16/f16",
-    "Smallest visible", "Reading", "Trials as kvci reads them",
+    "Minimum detectable effect", "Reading", "Trials as kvci reads them",
 )  # fmt: skip
 BASELINE = "f16/f16"
 
@@ -42,14 +44,15 @@ class Counts:
 
 
 def rows(imported: Sequence[Imported]) -> list[Cells]:
-    """One a record: the log's, newest first, then the reruns', newest last, as they stand there."""
+    """One row per record, in the order of the owner's tables: the log with the newest first, then
+    the reruns with the newest last."""
     by_date = sorted(imported, key=lambda one: (one.reported["Date"], one.row_id))
     log = [one for one in reversed(by_date) if one.table == "log"]
     reruns = [one for one in by_date if one.table == "reruns"]
     return [_row(record, imported) for record in (*log, *reruns)]
 
 
-def _row(record: Imported, all_of_them: Sequence[Imported]) -> Cells:
+def _row(record: Imported, imported: Sequence[Imported]) -> Cells:
     counts = _counts(record)
     if (derived := record.derived) and len(derived.trials) < derived.total:
         done = f"{INTERIM}: {len(derived.trials)} of {derived.total} trials"
@@ -63,67 +66,68 @@ def _row(record: Imported, all_of_them: Sequence[Imported]) -> Cells:
         f"{counts.resolved} of {counts.total}, {counts.rate:.1%}",
         f"{low:.1%} to {high:.1%}",
         f"{min(1.0, most):.1%}",
-        *_beside(counts, record, all_of_them),
+        *_against_baseline(counts, record, imported),
         _trials(record),
     )
 
 
-def _beside(
-    counts: Counts, record: Imported, all_of_them: Sequence[Imported]
+def _against_baseline(
+    counts: Counts, record: Imported, imported: Sequence[Imported]
 ) -> tuple[str, str, str]:
-    """Difference from the baseline's row, smallest visible loss, and what that means."""
+    """Difference from the baseline's row, minimum detectable effect, and what both mean."""
     if record.table == "reruns":
         return "", "", "a targeted rerun"
     if record.reported["KV Cache"] == BASELINE:
         return "", "", "a baseline"
-    base = _nearest_base(record, all_of_them)
+    base = _nearest_baseline(record, imported)
     if base is None:
-        return "", "", "without a baseline"
+        return "", "", "no baseline"
     if (first := _counts(base)) is None:
-        return "", "", "without a baseline whose counts can be read"
+        return "", "", "the baseline's counts cannot be read"
     low, high = independent(first.resolved, first.total, counts.resolved, counts.total)
-    smallest = unpaired_smallest_effect(min(first.total, counts.total), first.rate)
-    of = f"f16/f16 of {base.reported['Date']}"
+    effect = unpaired_minimum_detectable_effect(min(first.total, counts.total), first.rate)
+    name = f"f16/f16 of {base.reported['Date']}"
     return (
         f"{points(first.rate - counts.rate)} ({interval((low, high))})",
         "not even a total loss"
-        if smallest is None
-        else f"{100 * smallest:.1f} of f16/f16's {100 * first.rate:.1f} points",
-        f"not told apart from {of}"
+        if effect is None
+        else f"{100 * effect:.1f} of f16/f16's {100 * first.rate:.1f} points",
+        f"no difference from {name} shown"
         if low <= 0 <= high
-        else f"not the same as {of}, for whatever reason",
+        else f"differs from {name}; the reason is unknown",
     )
 
 
-def _nearest_base(record: Imported, all_of_them: Sequence[Imported]) -> Imported | None:
+def _nearest_baseline(record: Imported, imported: Sequence[Imported]) -> Imported | None:
     """The baseline's row of the same model and dataset that is nearest in time."""
-    alike = ("Model", "Dataset")
-    if "not shown" in (record.reported[name] for name in alike):
+    shared = ("Model", "Dataset")
+    if NOT_SHOWN in (record.reported[name] for name in shared):
         return None
-    some = [
+    baselines = [
         one
-        for one in all_of_them
+        for one in imported
         if one.table == "log"
         and one.reported["KV Cache"] == BASELINE
-        and all(one.reported[name] == record.reported[name] for name in alike)
+        and all(one.reported[name] == record.reported[name] for name in shared)
     ]
-    return min(some, key=lambda one: _days_between(one, record), default=None)
+    return min(baselines, key=lambda one: _days_between(one, record), default=None)
 
 
 def _days_between(one: Imported, other: Imported) -> float:
     try:
-        days = [date.fromisoformat(some.reported["Date"]) for some in (one, other)]
+        days = [date.fromisoformat(each.reported["Date"]) for each in (one, other)]
     except ValueError:
         return float("inf")
     return abs((days[0] - days[1]).days)
 
 
 def _counts(record: Imported) -> Counts | None:
-    told = record.reported
-    submitted = re.fullmatch(r"\d+/(\d+)", told["Submitted"])
-    if not submitted or not told["Resolved"].isdecimal() or not told["Errors"].isdecimal():
+    """The counts of a row; None if they are not numbers or contradict each other."""
+    reported = record.reported
+    submitted = re.fullmatch(r"\d+/(\d+)", reported["Submitted"])
+    if not submitted or not reported["Resolved"].isdecimal() or not reported["Errors"].isdecimal():
         return None
-    counts = Counts(int(submitted[1]), int(told["Resolved"]), int(told["Errors"]))
+    counts = Counts(int(submitted[1]), int(reported["Resolved"]), int(reported["Errors"]))
     return counts if 0 < counts.total >= counts.resolved else None
 
 

@@ -6,7 +6,7 @@ from kvci.record.schema import Record
 
 
 def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:
-    """Names are such as need no escape: arms' ids, experiments', numbers."""
+    """A bar chart of shares. Names must need no escape: ids of arms or experiments, numbers."""
     quoted = ", ".join(f'"{name}"' for name in names)
     return "\n".join(
         (
@@ -22,9 +22,12 @@ def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:
     )
 
 
-def of_run(records: Sequence[Record]) -> str:
-    """The arms' rates when all trials are done, and how far each arm is before: nobody looks every
-    night. Trials that were chosen by what became of them have no rate."""
+def run_bars(records: Sequence[Record]) -> str:
+    """The arms' rates when all trials are done; before that, the share of trials that are done.
+
+    So a nightly run shows no rate that a reader could act on early. Targeted reruns have no rate:
+    their trials were chosen by their outcomes.
+    """
     names = [record.arm for record in records]
     if all(record.complete and not record.rerun for record in records):
         return bars("Resolved, %", names, [record.resolved / record.total for record in records])

@@ -1,17 +1,17 @@
-"""What a person reads of a record in a terminal."""
+"""A record in a terminal."""
 
 from collections import Counter
 
 from kvci.plan import INTERIM
 from kvci.record.schema import Imported, Record
-from kvci.taxonomy import titled
+from kvci.report.labels import with_class_names
 
 
-def said(record: Record | Imported) -> str:
+def record_text(record: Record | Imported) -> str:
     """One line; for an imported record the owner's figures and, below them, kvci's reading."""
     if isinstance(record, Record):
-        told = f"{record.row_id}: {record.resolved} of {record.total} resolved"
-        return told if record.complete else f"{told}, {len(record.counted)} done; {INTERIM}"
+        counts = f"{record.row_id}: {record.resolved} of {record.total} resolved"
+        return counts if record.complete else f"{counts}, {len(record.counted)} done; {INTERIM}"
     reported = record.reported
     lines = [
         f"{record.row_id}: reported {reported['Submitted']} submitted, "
@@ -25,6 +25,6 @@ def said(record: Record | Imported) -> str:
             f"{sum(t.resolved for t in trials)} resolved, "
             f"{sum(not t.valid for t in trials)} that infrastructure may have ended"
         )
-        counts = Counter(trial.label for trial in trials)
-        lines += [f"  {count:4} {titled(label)}" for label, count in counts.most_common()]
+        labels = Counter(trial.label for trial in trials)
+        lines += [f"  {count:4} {with_class_names(label)}" for label, count in labels.most_common()]
     return "\n".join(lines)

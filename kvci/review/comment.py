@@ -6,12 +6,13 @@ from html import escape
 from kvci.compare.compare import compare_run
 from kvci.compare.findings import Comparison
 from kvci.record.schema import Record, by_run
-from kvci.report.comparison import markdown, unpaired, verdict
-from kvci.report.plot import of_run
+from kvci.report.claims import claim_text, without_claim
+from kvci.report.comparison import markdown
+from kvci.report.plot import run_bars
 from kvci.report.tables import table
 from kvci.review.rows import Review
 
-HEADER = ("New row", "Trials", "Resolved", "Verdict")
+HEADER = ("New row", "Trials", "Resolved", "Claim")
 
 
 def comment(found: Review, accepted: bool) -> str:
@@ -37,18 +38,18 @@ def comment(found: Review, accepted: bool) -> str:
         if made:
             name = escape(arms[0].run_id)
             lines += ["", f"<details><summary>{name}, compared</summary>", ""]
-            lines += [markdown(made), of_run(arms), "</details>"]
+            lines += [markdown(made), run_bars(arms), "</details>"]
     return "\n".join(lines)
 
 
 def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[str, ...]]:
-    words = {arm.name: verdict(made, arm) for arm in made.arms} if made else {}
+    words = {arm.name: claim_text(made, arm) for arm in made.arms} if made else {}
     for record in arms:
         yield (
             _plain(record.row_id),
             f"{len(record.counted)}/{record.total}",
             str(record.resolved),
-            words.get(record.row_id) or unpaired(record),
+            words.get(record.row_id) or without_claim(record),
         )
 
 

@@ -7,7 +7,7 @@ from difflib import ndiff
 from kvci.errors import UserError
 from kvci.record.places import BENCHMARKS
 from kvci.record.schema import Imported, Record
-from kvci.report.benchmarks import EMPTY, begun, prose, render
+from kvci.report.benchmarks import EMPTY, OLDER_FORM, has_tables, is_earlier_form, prose, render
 
 Records = Sequence[Record | Imported]
 ROW_LIKE = re.compile(r"[|<]|```|~~~|!\[")
@@ -41,6 +41,8 @@ def _table_problems(page: bytes, records: Records) -> list[str]:
     old, new = text.split("\n"), right.split("\n")
     if old == new:
         return []
+    if is_earlier_form(text):
+        return [f"{BENCHMARKS} {OLDER_FORM}"]
     wrong = next((line for line in old if line not in new), "a line is missing")
     return [f"{BENCHMARKS} does not match the records: {wrong[:300]}"]
 
@@ -63,6 +65,6 @@ def _edited_lines(base: bytes | None, head: bytes, records: Records) -> tuple[li
 def _has_tables(page: bytes) -> bool:
     """Return whether the page has a table of kvci's; True too if it cannot be read."""
     try:
-        return begun(page.decode())
+        return has_tables(page.decode())
     except (UserError, UnicodeDecodeError):
         return True

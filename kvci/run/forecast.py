@@ -13,9 +13,9 @@ from kvci.stats.power import (
     POWER,
     Design,
     instances_needed,
+    minimum_detectable_effect,
     power,
     power_of_no_harm,
-    smallest_effect,
 )
 from kvci.tasks.dataset import load
 
@@ -78,7 +78,7 @@ def forecast(
     tested = sum(arm.kv_type != spec.baseline.kv_type for arm in spec.arms)
     design = Design(count, base_rate, icc, len(spec.seeds), spec.alpha)
     corrected = replace(design, alpha=spec.alpha / max(1, tested))
-    detectable = smallest_effect(corrected)
+    detectable = minimum_detectable_effect(corrected)
     harms = [points for points in HARMS_POINTS if points / 100 <= base_rate] if tested else []
     margin, claimed, needed = spec.margin, None, None
     if margin is not None:

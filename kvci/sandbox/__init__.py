@@ -1,6 +1,6 @@
 """Runs the model's commands where they can do no harm. `protocol.py` says what a sandbox offers."""
 
-from kvci.sandbox.protocol import (
+from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
     TREE,
     Caps,

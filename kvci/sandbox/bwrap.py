@@ -19,7 +19,7 @@ from kvci.errors import UserError
 from kvci.files import make_accessible, remove_tree
 from kvci.sandbox import capped, diff
 from kvci.sandbox.cgroup import Cgroup
-from kvci.sandbox.protocol import (
+from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
     TREE,
     Caps,

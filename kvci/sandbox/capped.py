@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from kvci.sandbox.protocol import Limits, Result
+from kvci.sandbox.interface import Limits, Result
 
 WATCH_S = 0.5
 """How often `exceeded` is asked."""

@@ -30,7 +30,7 @@ from kvci.errors import UserError
 from kvci.host import process
 from kvci.sandbox import diff
 from kvci.sandbox.capped import HeadAndTail
-from kvci.sandbox.protocol import (
+from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
     TREE,
     Caps,

@@ -9,7 +9,7 @@ changes to these files are added to the diff afterwards.
 import shlex
 from collections.abc import Iterable
 
-from kvci.sandbox.protocol import TREE, DiffFailed, Limits, Result
+from kvci.sandbox.interface import TREE, DiffFailed, Limits, Result
 
 PATCH_MAX_BYTES = 16 << 20
 LIMITS = Limits(wall_s=120, cpu_s=240, output_mib=64, kept_bytes=4 * PATCH_MAX_BYTES)

@@ -1,1 +1,1 @@
-"""Pure functions of numbers; nothing here knows what a trial is."""
+"""Pure functions of numbers; they know nothing about trials."""

@@ -1,7 +1,7 @@
-"""Differences that hang together: several seeds of one instance, several instances of a repository.
+"""Clustered differences: several seeds of one instance, several instances of one repository.
 
-`Shares` are the pairs of one instance, averaged over its seeds: the share of seeds in which the
-first arm alone succeeded, and that of the second arm alone. With one seed they are 0 or 1.
+`Shares` are the pairs of one instance, averaged over its seeds: the share of seeds in which only
+the first arm succeeded, and the share in which only the second did. With one seed they are 0 or 1.
 """
 
 from collections import defaultdict
@@ -17,20 +17,24 @@ from kvci.stats.proportion import Interval
 
 Shares = tuple[Fraction, Fraction]
 UNIT_MAX = 5040
-"""Shares are counted in such parts at the smallest, where numbers of seeds have no small multiple
-in common; the sum of a sign pattern is then good to 1e-4 an instance."""
-CERTAIN = 4
-"""So many instances' worth of seeds that agree perfectly are added to what was seen. Chosen by
-simulation (ci/bench/decisions.py): with few instances that differ, how much seeds agree is hardly
-seen, and without this a claim of no harm is made too often."""
+"""The largest common denominator of shares. Numbers of seeds without a small common multiple are
+rounded to it; the sum of a sign pattern is then accurate to 1e-4 per instance."""
+AGREEING_INSTANCES = 4
+"""This many instances whose seeds agree perfectly are added to the data. Simulation chose the
+number (ci/bench/decisions.py): if few instances differ, the data hardly show how much seeds agree,
+and without this addition non-inferiority is claimed too often."""
 CONTINUITY = 0.25
-"""In pairs. Tango's interval alone claims no harm too often where few pairs differ: of 300 pairs,
-at a true harm of 2 points and none the other way, 6.0 % for a nominal 5 %. With a quarter of a pair
-it is at most 4.9 % at 50 to 300 pairs and margins of 1 to 10 points (summed over all tables)."""
+"""In pairs. Without it, Tango's interval claims non-inferiority too often where few pairs differ:
+in 6.0 % of cases for a nominal 5 %, with 300 pairs, a true harm of 2 points and no gain. With a
+quarter of a pair the rate is at most 4.9 % at 50 to 300 pairs and margins of 1 to 10 points (summed
+over all tables)."""
 
 
 def shares(first: Sequence[bool], second: Sequence[bool]) -> Shares:
-    """Of one instance, seed by seed. Raises ValueError without a pair."""
+    """The shares of one instance from its outcomes, seed by seed.
+
+    Raises ValueError without a pair.
+    """
     pairs = list(zip(first, second, strict=True))
     if not pairs:
         raise ValueError("an instance needs a pair")
@@ -41,10 +45,10 @@ def shares(first: Sequence[bool], second: Sequence[bool]) -> Shares:
 
 
 def sign_flip(instances: Sequence[Shares]) -> float:
-    """One-sided p value of harm: the first arm is no better on any instance than the second.
+    """One-sided p value of harm, under the hypothesis that the first arm is better on no instance.
 
-    Then each instance's difference is as likely to have the other sign. All sign patterns are
-    counted, not sampled, and the value is the mid-p one, so that one seed gives McNemar's.
+    Each instance's difference then has either sign with the same chance. All sign patterns are
+    counted, not sampled. The value is a mid-p value; with one seed it equals McNemar's mid-p.
     """
     differences = [only_first - only_second for only_first, only_second in instances]
     unit = min(lcm(*(d.denominator for d in differences), 1), UNIT_MAX)
@@ -63,26 +67,26 @@ def sign_flip(instances: Sequence[Shares]) -> float:
 
 
 def agreement(instances: Sequence[Shares]) -> float:
-    """How much the seeds of an instance agree: 1 if they all do, 1/R if they are independent.
+    """How much the seeds of an instance agree: 1 if all agree, 1/R if R seeds are independent.
 
     The variance of the instances' differences is at most that of differences of -1, 0 and 1 with
-    the same shares. This is the ratio of the two, drawn towards 1 by CERTAIN instances.
+    the same shares. This is the ratio of the two, drawn towards 1 by AGREEING_INSTANCES.
     """
     squares = sum(float(b - c) ** 2 for b, c in instances)
-    return ratio(squares, sum(float(b + c) for b, c in instances))
+    return agreement_of_sums(squares, sum(float(b + c) for b, c in instances))
 
 
-def ratio(squares: float, sizes: float) -> float:
+def agreement_of_sums(squares: float, sizes: float) -> float:
     """`agreement` from the sums over instances of (b - c)^2 and of b + c."""
-    return (squares + CERTAIN) / (sizes + CERTAIN)
+    return (squares + AGREEING_INSTANCES) / (sizes + AGREEING_INSTANCES)
 
 
 def score_interval(instances: Sequence[Shares], confidence: float = 0.95) -> Interval:
     """Tango's interval with the instance as cluster, two-sided.
 
     The counts are scaled by the design effect, as Rao and Scott (1992) do for clustered binary data
-    and Yang, Sun and Hardin (2012) for matched pairs; seen from one instance an observation, which
-    is what it is with one seed, the effect is `agreement`. CONTINUITY moves both limits outwards.
+    and Yang, Sun and Hardin (2012) for matched pairs. With one observation per instance as the
+    reference, that effect is `agreement`. CONTINUITY moves both limits outwards.
     """
     scale = agreement(instances)
     only_first = sum(float(b) for b, _ in instances) / scale
@@ -91,9 +95,9 @@ def score_interval(instances: Sequence[Shares], confidence: float = 0.95) -> Int
 
 
 def cluster_error(differences: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
-    """The standard error of the mean with clusters; None with fewer than two of them.
+    """The standard error of the mean of clustered values; None with fewer than two clusters.
 
-    The sums of a cluster's residuals are squared (Miller 2024, section 2.2), times G / (G - 1) for
+    It squares the sum of each cluster's residuals (Miller 2024, section 2.2), times G / (G - 1) for
     G clusters.
     """
     groups = _by_cluster(differences, clusters)
@@ -107,8 +111,8 @@ def cluster_error(differences: Sequence[float], clusters: Sequence[Hashable]) ->
 def cluster_interval(
     differences: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
 ) -> Interval | None:
-    """The mean plus and minus the quantile of t with G - 1 degrees of freedom times
-    `cluster_error`, two-sided. None where the error is zero: too little was seen to tell."""
+    """The two-sided interval of the mean: `cluster_error` times the t quantile with G - 1 degrees
+    of freedom, on both sides. None without an error or if it is zero: the data are too few."""
     error = cluster_error(differences, clusters)
     if not error:
         return None
@@ -126,7 +130,7 @@ def bootstrap_interval(
 ) -> Interval | None:
     """The percentile interval of the mean over resampled clusters; None with fewer than two.
 
-    Exploratory: where no pair differs it has no width (rules, section 3).
+    It is exploratory: if no pair differs, it has no width.
     """
     groups = _by_cluster(differences, clusters)
     if len(groups) < 2:

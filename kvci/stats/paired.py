@@ -1,36 +1,23 @@
-"""Two arms on the same instances, one seed: the pairs are a 2x2 table.
+"""Two arms on the same instances with one seed: the pairs are a 2x2 table.
 
-`only_first` are the pairs in which the first arm alone succeeded. Counts need not be whole: with
+`only_first` counts the pairs in which only the first arm succeeded. Counts need not be whole: with
 several seeds they are sums of shares (see `clustered.py`).
 """
 
 from math import sqrt
 
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, norm
 
 from kvci.stats.proportion import Interval, wilson
 
 
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """The two-sided exact p value, conditional on the pairs that differ (McNemar 1947)."""
-    differ = only_first + only_second
-    return float(binomtest(only_first, differ).pvalue) if differ else 1.0
-
-
 def mcnemar_mid_p(only_first: int, only_second: int) -> float:
-    """The two-sided mid-p value: Fagerland, Lydersen and Laake 2013, equation 3."""
+    """McNemar's two-sided mid-p value: Fagerland, Lydersen and Laake 2013, equation 3."""
     differ = only_first + only_second
     smaller = min(only_first, only_second)
     one_sided = binom.cdf(smaller, differ, 0.5) - 0.5 * binom.pmf(smaller, differ, 0.5)
     return min(1.0, float(2 * one_sided))
-
-
-def mcnemar_mid_p_harm(only_first: int, only_second: int) -> float:
-    """One-sided: how likely so many pairs only for the first arm are if neither is better."""
-    differ = only_first + only_second
-    above = binom.sf(only_first, differ, 0.5)
-    return float(above + 0.5 * binom.pmf(only_first, differ, 0.5))
 
 
 def newcombe(
@@ -61,7 +48,7 @@ def tango_z(
 ) -> float:
     """The score statistic of the hypothesis p1 - p2 = `difference`: Tango 1998, equation 10.
 
-    `shift` is added to the pairs only for the first arm less those only for the second.
+    `shift`, in pairs, is added to `only_first` - `only_second`.
     """
     b, c, d = only_first, only_second, difference
     linear = (2 * n - b + c) * d - b - c
@@ -83,7 +70,7 @@ def tango(
 ) -> Interval:
     """The score interval of the difference of paired proportions, two-sided (Tango 1998).
 
-    `continuity` moves both limits outwards by so many pairs.
+    `continuity`, in pairs, moves both limits outwards. (-1, 1) without a pair.
     """
     if n <= 0:
         return -1.0, 1.0

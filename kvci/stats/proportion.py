@@ -1,4 +1,4 @@
-"""One proportion, and two of groups that have nothing to do with each other."""
+"""The interval of one proportion, and of the difference of two independent proportions."""
 
 from scipy.stats import binomtest
 
@@ -6,13 +6,11 @@ Interval = tuple[float, float]
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval, two-sided (Wilson 1927)."""
-    return _interval(successes, trials, confidence, "wilson")
-
-
-def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """The exact interval, two-sided (Clopper and Pearson 1934)."""
-    return _interval(successes, trials, confidence, "exact")
+    """Wilson's score interval, two-sided (Wilson 1927); (0, 1) without a trial."""
+    if not trials:
+        return 0.0, 1.0
+    found = binomtest(successes, trials).proportion_ci(confidence, "wilson")
+    return float(found.low), float(found.high)
 
 
 def independent(
@@ -20,7 +18,7 @@ def independent(
 ) -> Interval:
     """The difference of two independent proportions by square-and-add, two-sided.
 
-    Newcombe 1998 (Statistics in Medicine 17:873), method 10. Without a trial nothing is known.
+    Newcombe 1998 (Statistics in Medicine 17:873), method 10; (-1, 1) if a group has no trial.
     """
     from statsmodels.stats.proportion import confint_proportions_2indep  # pandas: seconds
 
@@ -29,11 +27,3 @@ def independent(
     counts = (first, first_of, second, second_of)
     low, high = confint_proportions_2indep(*counts, method="newcomb", alpha=1 - confidence)
     return float(low), float(high)
-
-
-def _interval(successes: int, trials: int, confidence: float, method: str) -> Interval:
-    """Without a trial nothing is known."""
-    if not trials:
-        return 0.0, 1.0
-    found = binomtest(successes, trials).proportion_ci(confidence, method)
-    return float(found.low), float(found.high)

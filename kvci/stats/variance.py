@@ -1,4 +1,4 @@
-"""Between instances and between seeds."""
+"""Variance between instances and between seeds."""
 
 from collections.abc import Sequence
 from math import comb
@@ -8,8 +8,8 @@ def icc(outcomes: Sequence[Sequence[bool]]) -> float | None:
     """The share of the variance that lies between instances, from 0 to 1.
 
     One-way analysis of variance, with the mean size of unequal groups (Fleiss, Levin and Paik 2003,
-    section 15.2; ICC(1) of Shrout and Fleiss 1979). None where it cannot be told: fewer than two
-    instances, one seed, or no variance at all.
+    section 15.2; ICC(1) of Shrout and Fleiss 1979). None if it cannot be estimated: fewer than two
+    instances, one seed, or no variance.
     """
     groups = [group for group in outcomes if group]
     n, total = len(groups), sum(len(group) for group in groups)
@@ -24,23 +24,25 @@ def icc(outcomes: Sequence[Sequence[bool]]) -> float | None:
 
 
 def pass_at_k(successes: int, trials: int, k: int) -> float:
-    """The chance that at least one of k trials succeeds, without bias (Chen et al. 2021, eq. 1).
+    """Unbiased estimate of the chance that at least one of k trials succeeds (Chen et al. 2021,
+    equation 1).
 
-    Raises ValueError for fewer trials than k.
+    Raises ValueError if there are fewer than k trials.
     """
-    _enough(trials, k)
+    _check_enough(trials, k)
     return 1 - comb(trials - successes, k) / comb(trials, k)
 
 
 def pass_hat_k(successes: int, trials: int, k: int) -> float:
-    """pass^k, the chance that all of k trials succeed, without bias (Yao et al. 2024, tau-bench).
+    """pass^k: unbiased estimate of the chance that all of k trials succeed (Yao et al. 2024,
+    tau-bench).
 
-    Raises ValueError for fewer trials than k.
+    Raises ValueError if there are fewer than k trials.
     """
-    _enough(trials, k)
+    _check_enough(trials, k)
     return comb(successes, k) / comb(trials, k)
 
 
-def _enough(trials: int, k: int) -> None:
+def _check_enough(trials: int, k: int) -> None:
     if not 1 <= k <= trials:
-        raise ValueError(f"{k} of {trials} trials cannot be chosen")
+        raise ValueError(f"cannot choose {k} of {trials} trials")

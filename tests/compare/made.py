@@ -1,7 +1,10 @@
-"""Records of the arms of one run, trial by trial as told."""
+"""Records of the arms of one run, with given ends of their trials, and their comparison."""
 
 from typing import Any
 
+from kvci.compare.compare import compare
+from kvci.compare.findings import Comparison
+from kvci.compare.side import Side, side_of
 from kvci.record.schema import EvidenceFiles, Record, RecordedTrial
 from kvci.spec import Spec
 from kvci.taxonomy import Class, Exit, Verdict
@@ -36,13 +39,13 @@ ENDS: dict[str, dict[str, Any]] = {
 
 
 def run(arms: dict[str, list[str]], planned: int | None = None, **asked: Any) -> list[Record]:
-    """`arms` are K/V and flags -> the ends of its trials, instance by instance, seed by seed."""
+    """`arms` maps K/V and flags to the ends of the trials, instance by instance, seed by seed."""
     spec = Spec.model_validate(
         {"model": {"name": "small", "path": "/x"}, "arms": list(arms), "dataset": "d.jsonl"} | asked
     )
     count = planned or max(map(len, arms.values())) // len(spec.seeds)
     names = tuple(f"repo{n % 3}__project-{n}" for n in range(count))
-    made = []
+    records = []
     for position, (arm, ends) in enumerate(zip(spec.arms, arms.values(), strict=True)):
         keys = [(name, seed) for name in names for seed in spec.seeds]
         trials = [
@@ -53,7 +56,7 @@ def run(arms: dict[str, list[str]], planned: int | None = None, **asked: Any) ->
             )
             for (name, seed), end in zip(keys, ends, strict=False)
         ]
-        made.append(
+        records.append(
             Record(
                 row_id=f"d-small-kv-{arm.id}-20260101_000000",
                 run_id="r",
@@ -74,4 +77,12 @@ def run(arms: dict[str, list[str]], planned: int | None = None, **asked: Any) ->
                 evidence=EvidenceFiles(files={}),
             )
         )
-    return made
+    return records
+
+
+def sides(records: list[Record]) -> list[Side]:
+    return [side for record in records if (side := side_of(record))]
+
+
+def compared(arms: dict[str, list[str]], **asked: Any) -> Comparison:
+    return compare(sides(run(arms, **asked)))

@@ -73,7 +73,7 @@ def test_a_shard_says_how_far_it_is_and_claims_nothing(
     monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
     pack_shard(str(tmp_path), "run", "1/1")
     head, table, plot = (tmp_path / "summary.md").read_text().strip().split("\n\n")
-    assert head == "**3 of 4 trials are done** (interim, no verdict)"
+    assert head == "**3 of 4 trials are done** (interim, no claim)"
     assert "| q8_0-q8_0 | 1/2 | 1 | 0 |" in table and plot.startswith("```mermaid")
     assert "Trials done, %" in plot and "bar [100.0, 50.0]" in plot
     assert (tmp_path / "evidence-run.tar.gz").exists()

@@ -142,8 +142,8 @@ def test_dry_run_changes_nothing(origin: Path, fake: Fake, tmp_path: Path) -> No
     assert git.Repo(origin).git.for_each_ref() == before and not fake.calls
 
 
-def test_unfinished_run_has_no_verdict(origin: Path, tmp_path: Path) -> None:
-    assert "interim, no verdict" in publish(made(tmp_path / "run"), target(origin), None).body
+def test_unfinished_run_has_no_claim(origin: Path, tmp_path: Path) -> None:
+    assert "interim, no claim" in publish(made(tmp_path / "run"), target(origin), None).body
 
 
 def test_demo_is_not_published(origin: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_resumed_run_rewrites_its_one_record_per_arm(tmp_path: Path) -> None:
         "trials/q8_0-q8_0/a/0/outcome.json",
         "trials/q8_0-q8_0/a/0/trajectory.jsonl",
     }
-    assert "interim, no verdict" in file.read_text()
+    assert "interim, no claim" in file.read_text()
     put(run, outcome("q8_0-q8_0", "b", **FAILED))
     put(run, outcome("q8_0-q8_0", "b", detail="old"), "superseded/0")
     arm = record_run(run, results, file).records[1]

@@ -1,4 +1,4 @@
-"""What is shown of a run before its end: counts, and no verdict, p value or interval."""
+"""Every surface shows counts before a run's end, and no claim, p value or interval."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from kvci.publish.pull_request import Target, _body
 from kvci.record.schema import Record
 from kvci.record.store import file_name
 from kvci.report.benchmarks import EMPTY, render
-from kvci.report.show import said
+from kvci.report.show import record_text
 from kvci.run.progress import Progress
 from kvci.run.summary import infrastructure_lines, summarize, table
 from kvci.stats.decide import Claim
@@ -23,16 +23,17 @@ from tests.compare.made import run
 
 CLAIM = re.compile(
     "|".join(map(re.escape, Claim))
-    + r"|\d to [+-]\d|\(\d+%\)"
+    + r"|non-inferior|\bloses\b|\bgains\b|no difference"
+    + r"|\d to [+-]\d|\(\d+%[ )]"
     + r"|below 0\.001|\b0\.\d{3}\b|[+-]\d+\.\d\d\b|\d points|pass@k|ICC"
-    + r"|\"(p_harm|mid_p|p_holm|interval\w*|newcombe_95|repository\w*)\": [^n]"
+    + r"|\"(p_harm|mid_p|p_holm|interval\w*|newcombe_95|repository\w*|minimum\w*)\": [^n]"
 )
-"""A verdict, a difference, p, an effect, an interval, how seeds agree; or any of them in JSON."""
+"""A claim, a difference, p, an effect, an interval, how seeds agree; or any of them in JSON."""
 ARMS = {"f16/f16": ["ok"] * 40, "f16/f16 -ub 32": ["ok"] * 40, "q8_0/q8_0": ["fail"] * 40}
 
 
 def some(missing: int) -> list[Record]:
-    """`missing` trials of the last arm are not done yet."""
+    """`missing` trials of the last arm are not done."""
     last = {"q8_0/q8_0": ARMS["q8_0/q8_0"][: 40 - missing]}
     return run(ARMS | last, planned=40, margin=0.05)
 
@@ -76,16 +77,16 @@ SURFACES: dict[str, Callable[[list[Record], Path], str]] = {
     "compare, JSON": compared("json"),
     "BENCHMARKS.md": lambda records, _: render(EMPTY, records),
     "pull request": lambda records, _: _body(records, Target("o/r", "main", "b", "")),
-    "record": lambda records, _: "\n".join(map(said, records)),
+    "record": lambda records, _: "\n".join(map(record_text, records)),
     "summary": summary,
     "live view": live,
 }
 DESCRIBE = {"record", "summary", "live view"}
-"""They count, and never claim."""
+"""They count and never claim."""
 
 
 @pytest.mark.parametrize("name", SURFACES)
-def test_an_unfinished_run_has_counts_and_nothing_else(name: str, tmp_path: Path) -> None:
+def test_unfinished_run_shows_only_counts(name: str, tmp_path: Path) -> None:
     shown = SURFACES[name](some(missing=1), tmp_path)
     assert not CLAIM.search(shown), CLAIM.search(shown)
     assert "39" in shown
@@ -94,13 +95,13 @@ def test_an_unfinished_run_has_counts_and_nothing_else(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", [name for name in SURFACES if name not in DESCRIBE])
-def test_arms_that_are_left_out_do_not_finish_a_run(name: str, tmp_path: Path) -> None:
+def test_left_out_arms_withhold_claims(name: str, tmp_path: Path) -> None:
     shown = SURFACES[name](some(missing=20)[:2], tmp_path)
-    assert not CLAIM.search(shown) and "no verdict" in shown
+    assert not CLAIM.search(shown) and "no claim" in shown
 
 
 @pytest.mark.parametrize("name", SURFACES)
-def test_a_finished_one_is_told_from_it(name: str, tmp_path: Path) -> None:
+def test_finished_run_shows_claims(name: str, tmp_path: Path) -> None:
     shown = SURFACES[name](some(missing=0), tmp_path)
     assert bool(CLAIM.search(shown)) is (name not in DESCRIBE)
     assert "harm shown" in shown or name in DESCRIBE

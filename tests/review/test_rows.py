@@ -14,14 +14,14 @@ from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.record.schema import Imported, Record, spec_hash
-from kvci.record.store import read
+from kvci.record.store import read, read_all
 from kvci.report.benchmarks import EMPTY, render
 from kvci.review.comment import comment
 from kvci.review.evidence_check import Fetch
 from kvci.review.recompute import DatasetUnavailable
 from kvci.review.rows import Files, review
 from kvci.taxonomy import Class, Verdict
-from tests.conftest import ROOT
+from tests.conftest import GOLDEN, ROOT
 from tests.record.made import record
 from tests.record.test_from_run import made
 from tests.record.test_merge import shard
@@ -318,3 +318,20 @@ def test_file_names_are_inert_in_the_comment(case: Case) -> None:
     text = comment(review(BASE, head, case.fetch), accepted=False)
     (line,) = [one for one in text.splitlines() if "<img" in one]
     assert line.startswith("- `") and line.endswith("`") and line.count("`") == 2
+
+
+def test_migrated_tables_pass_review(case: Case) -> None:
+    """The base has the tables of kvci 0.1.0, and text of its owner."""
+    old = (GOLDEN / "kvci-0.1.0" / "BENCHMARKS.md").read_text() + "\nWords of the owner.\n"
+    results = GOLDEN / "kvci-0.1.0" / "results"
+    base = {f"{RESULTS}/{path.name}": path.read_bytes() for path in results.glob("*.json")}
+    records = [*read_all(results), *case.records]
+    migrated = render(old, records)
+    head = base | case.head | {BENCHMARKS: migrated.encode()}
+    base[BENCHMARKS] = old.encode()
+    found = review(base, head, case.fetch)
+    assert found.passes(accepted=False) and not found.notes and "Smallest" not in migrated
+    says(base, head | {BENCHMARKS: old.encode()}, case.fetch, "kvci record migrates it")
+    forged = migrated.replace("Each row compares", "Each row below compares")
+    notes = review(base, head | {BENCHMARKS: forged.encode()}, case.fetch).notes
+    assert any("changed by hand: Each row below" in note for note in notes)

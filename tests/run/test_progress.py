@@ -35,7 +35,7 @@ def test_terminal_gets_live_view() -> None:
         shown.outcome(outcome(ARMS[0], "a"))
         shown.outcome(outcome(ARMS[1], "a", cls=Class.I1))
     text = out.getvalue()
-    assert "Resolved so far" in text and "interim, no verdict" in text
+    assert "Resolved so far" in text and "interim, no claim" in text
     assert "500 tokens/s" in text and "1/3" in text
 
 

@@ -1,4 +1,4 @@
-"""Against simulation, and statsmodels for independent groups."""
+"""Checked against simulation, and against statsmodels for independent groups."""
 
 from dataclasses import replace
 
@@ -8,30 +8,30 @@ from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_effectsize
 
 from kvci.stats.clustered import score_interval, shares, sign_flip
-from kvci.stats.paired import mcnemar_mid_p_harm
 from kvci.stats.power import (
     Design,
+    clustered_minimum_detectable_effect,
     discordance,
     instances_needed,
+    minimum_detectable_effect,
+    observed_minimum_detectable_effect,
     paired_power,
     power,
     power_of_no_harm,
-    smallest_beside,
-    smallest_effect,
-    smallest_visible,
     unpaired_instances,
-    unpaired_smallest_effect,
+    unpaired_minimum_detectable_effect,
 )
+from tests.stats.reference import mcnemar_mid_p_harm
 
 
 @pytest.mark.parametrize(("pairs", "first", "second"), [(50, 0.12, 0.02), (300, 0.04, 0.02)])
-def test_power_is_what_a_simulation_finds(pairs: int, first: float, second: float) -> None:
+def test_power_equals_simulation(pairs: int, first: float, second: float) -> None:
     drawn = np.random.default_rng(0).multinomial(pairs, [first, second, 1 - first - second], 4000)
     found = np.mean([mcnemar_mid_p_harm(b, c) < 0.05 for b, c, _ in drawn.tolist()])
     assert paired_power(pairs, first, second) == pytest.approx(found, abs=0.025)
 
 
-def test_without_harm_the_power_is_at_most_alpha() -> None:
+def test_power_without_harm_is_at_most_alpha() -> None:
     for pairs in (50, 300, 1500):
         for rate in (0.01, 0.1, 0.24):
             assert paired_power(pairs, rate, rate) <= 0.0505
@@ -47,12 +47,10 @@ def test_discordance_of_independent_trials() -> None:
 @pytest.mark.parametrize(
     ("instances", "seeds", "base"), [(300, 1, 0.2), (300, 1, 0.05), (300, 5, 0.2), (50, 5, 0.5)]
 )
-def test_the_smallest_effect_is_shown_as_often_as_it_says(
-    instances: int, seeds: int, base: float
-) -> None:
-    """The test that decides, on rates from a beta distribution where harm takes whole instances."""
+def test_minimum_effect_is_shown_at_its_power(instances: int, seeds: int, base: float) -> None:
+    """The sign-flip test on rates from a beta distribution, where harm takes whole instances."""
     design = Design(instances, base, icc=0.5, seeds=seeds)
-    effect = smallest_effect(design)
+    effect = minimum_detectable_effect(design)
     assert effect
     rng, shown, runs = np.random.default_rng(0), 0, 500
     for _ in range(runs):
@@ -69,7 +67,7 @@ def test_the_smallest_effect_is_shown_as_often_as_it_says(
     [(300, 1, 0.3, 0.05), (300, 1, 0.03, 0.02), (50, 5, 0.5, 0.1), (50, 5, 0.2, 0.1),
      (30, 5, 0.5, 0.12), (100, 5, 0.5, 0.06)],
 )  # fmt: skip
-def test_no_harm_is_claimed_as_often_as_it_says(
+def test_non_inferiority_is_claimed_at_its_power(
     instances: int, seeds: int, base: float, margin: float
 ) -> None:
     expected = power_of_no_harm(Design(instances, base, 0.5, seeds), margin)
@@ -82,14 +80,14 @@ def test_no_harm_is_claimed_as_often_as_it_says(
     assert claimed / runs == pytest.approx(expected, abs=0.05)
 
 
-def test_no_harm_without_a_difference_between_instances_or_with_hardly_any_trial() -> None:
+def test_power_of_no_harm_at_its_limits() -> None:
     assert 0 < power_of_no_harm(Design(300, 0.3, icc=0.0), 0.05) < 1
     assert power_of_no_harm(Design(1, 0.3), 0.05) == 0.0
 
 
-def test_smallest_effect_and_instances_needed_are_two_sides_of_one() -> None:
+def test_minimum_effect_and_instances_needed_agree() -> None:
     design = Design(300, 0.5, icc=0.5)
-    effect = smallest_effect(design)
+    effect = minimum_detectable_effect(design)
     assert effect and power(design, effect) == pytest.approx(0.8, abs=0.005)
 
     def shown(instances: int) -> float:
@@ -99,40 +97,49 @@ def test_smallest_effect_and_instances_needed_are_two_sides_of_one() -> None:
     assert instances_needed(lambda n: 0.0) is None and instances_needed(lambda n: 1.0) == 1
 
 
-def test_a_low_base_rate_cannot_answer() -> None:
-    assert smallest_effect(Design(300, 0.01)) is None
-    effect = smallest_effect(Design(300, 0.0267, icc=0, alpha=0.025))
+def test_low_base_rate_detects_nothing() -> None:
+    assert minimum_detectable_effect(Design(300, 0.01)) is None
+    effect = minimum_detectable_effect(Design(300, 0.0267, icc=0, alpha=0.025))
     assert effect is None or effect > 0.024
 
 
-def test_seeds_and_agreement_help() -> None:
-    one, five = smallest_effect(Design(300, 0.2)), smallest_effect(Design(300, 0.2, seeds=5))
+def test_seeds_and_agreement_lower_the_minimum_effect() -> None:
+    one, five = (
+        minimum_detectable_effect(Design(300, 0.2)),
+        minimum_detectable_effect(Design(300, 0.2, seeds=5)),
+    )
     assert one and five and five < one / 1.3
-    less = smallest_effect(Design(300, 0.2, icc=0))
+    less = minimum_detectable_effect(Design(300, 0.2, icc=0))
     assert less and one < less
 
 
-def test_after_the_run() -> None:
-    assert smallest_visible(3, 1.0) is None
-    calm, noisy = smallest_visible(300, 1.0), smallest_visible(300, 0.9)
+def test_noise_raises_the_observed_minimum_effect() -> None:
+    assert observed_minimum_detectable_effect(3, 1.0) is None
+    calm, noisy = (
+        observed_minimum_detectable_effect(300, 1.0),
+        observed_minimum_detectable_effect(300, 0.9),
+    )
     assert calm and noisy and calm < noisy
     assert paired_power(300, calm, 0.0) == pytest.approx(0.8, abs=0.005)
 
 
-def test_independent_groups() -> None:
+def test_unpaired_instances_equal_statsmodels() -> None:
     needed = unpaired_instances(0.5, 0.05, alpha=0.025)
     peer = NormalIndPower().solve_power(
         proportion_effectsize(0.5, 0.45), alpha=0.05, power=0.8, alternative="two-sided"
     )
     assert needed == pytest.approx(peer, rel=0.01)
-    effect = unpaired_smallest_effect(needed, 0.5, alpha=0.025)
+    effect = unpaired_minimum_detectable_effect(needed, 0.5, alpha=0.025)
     assert effect == pytest.approx(0.05, abs=1e-3)
-    assert unpaired_smallest_effect(50, 0.01) is None
-    assert unpaired_smallest_effect(50, 0.0) is None
+    assert unpaired_minimum_detectable_effect(50, 0.01) is None
+    assert unpaired_minimum_detectable_effect(50, 0.0) is None
 
 
-def test_a_standard_error_shows_so_much() -> None:
-    assert smallest_beside(0.02, 10**6) == pytest.approx(0.0497, abs=1e-4)
-    few = smallest_beside(0.02, 12)
+def test_clustered_minimum_effect_from_standard_error() -> None:
+    assert clustered_minimum_detectable_effect(0.02, 10**6) == pytest.approx(0.0497, abs=1e-4)
+    few = clustered_minimum_detectable_effect(0.02, 12)
     assert few and few > 0.0525
-    assert smallest_beside(None, 12) is None and smallest_beside(0.0, 12) is None
+    assert (
+        clustered_minimum_detectable_effect(None, 12) is None
+        and clustered_minimum_detectable_effect(0.0, 12) is None
+    )

@@ -1,7 +1,6 @@
-"""Arms of one run, and what is matched only."""
+"""Comparisons of the arms of one run, and of runs that are only matched."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,13 @@ from kvci.compare.compare import compare
 from kvci.compare.findings import Comparison
 from kvci.compare.side import Side, side_of
 from kvci.importer.mini import read_run
-from kvci.record.schema import Record
 from kvci.record.store import file_name
-from kvci.report.comparison import markdown, sections
 from kvci.serve.effective import Effective
-from tests.compare.made import run
+from tests.compare.made import compared, run, sides
 from tests.importer.test_mini import F16, Q8, earlier  # noqa: F401  (a fixture)
 
 
-def sides(records: list[Record]) -> list[Side]:
-    return [side for record in records if (side := side_of(record))]
-
-
-def compared(arms: dict[str, list[str]], **asked: Any) -> Comparison:
-    return compare(sides(run(arms, **asked)))
-
-
-def test_harm_and_no_harm_of_one_run() -> None:
+def test_harm_and_non_inferiority_in_one_run() -> None:
     found = compared(
         {
             "f16/f16": ["ok"] * 100 + ["fail"] * 100,
@@ -50,7 +39,7 @@ def test_harm_and_no_harm_of_one_run() -> None:
     assert not lines["resolved"].exploratory and lines["patched"].exploratory
 
 
-def test_infrastructure_drops_the_pair_and_counts_as_failure_beside() -> None:
+def test_infrastructure_drops_pair_and_fails_in_everything() -> None:
     found = compared({"f16/f16": ["ok", "ok", "fail"], "q8_0/q8_0": ["infra", "ok", "fail"]})
     (arm,) = found.arms
     assert arm.valid.pairs == 2 and arm.everything.pairs == 3
@@ -58,7 +47,7 @@ def test_infrastructure_drops_the_pair_and_counts_as_failure_beside() -> None:
     assert arm.dropped == {"arm I3": 1}
 
 
-def test_a_pair_never_crosses_a_block() -> None:
+def test_pair_never_crosses_a_block() -> None:
     records = run({"f16/f16": ["ok", "ok"], "q8_0/q8_0": ["ok", "ok"]})
     moved = records[1].trials[0].model_copy(update={"host": "another"})
     records[1] = records[1].model_copy(update={"trials": (moved, records[1].trials[1])})
@@ -66,19 +55,19 @@ def test_a_pair_never_crosses_a_block() -> None:
     assert arm.valid.pairs == 1 and list(arm.dropped) == ["the pair crosses a block"]
 
 
-def test_the_control_arm_is_the_noise_floor_and_no_kv_arm() -> None:
+def test_control_arm_measures_noise_and_claims_nothing() -> None:
     same = {"f16/f16": ["ok", "fail"] * 20, "f16/f16 -ub 32": ["ok", "fail"] * 20}
     found = compared(same | {"q8_0/q8_0": ["fail", "ok"] * 20})
     control, arm = found.arms
     assert control.control and control.claim is None and control.identical
     assert not arm.control and arm.claim == "inconclusive"
-    assert "control f16/f16 -ub 32 identical, noise floor not measured" in found.warnings
+    assert any("f16/f16 -ub 32 gives the same answers" in line for line in found.warnings)
     assert "noise floor" not in " ".join(
         compared(same | {"f16/f16 -ub 32": ["fail", "fail"] * 20}).warnings
     )
 
 
-def test_a_control_arm_that_differs_is_a_warning_above_all() -> None:
+def test_differing_control_arm_is_the_first_warning() -> None:
     found = compared({"f16/f16": ["ok"] * 40, "f16/f16 -ub 32": ["fail"] * 20 + ["ok"] * 20})
     assert "differs from the baseline by more than chance" in found.warnings[0]
 
@@ -97,7 +86,7 @@ def test_seeds_are_clusters() -> None:
     assert arm.claim == "harm shown"
 
 
-def test_seeds_that_always_agree_see_no_more_than_one_seed() -> None:
+def test_agreeing_seeds_detect_no_more_than_one() -> None:
     ends = [["ok"] * 30 + ["fail"] * 10, ["ok"] * 24 + ["fail"] * 16]
     one = compared(dict(zip(("f16/f16", "q8_0/q8_0"), ends, strict=True)))
     three = compared(
@@ -109,17 +98,21 @@ def test_seeds_that_always_agree_see_no_more_than_one_seed() -> None:
         temperature=0.7,
     )
     seen = [found.arms[0].valid.inference for found in (one, three)]
-    assert seen[0] and seen[1] and seen[0].smallest_visible == seen[1].smallest_visible
+    assert (
+        seen[0]
+        and seen[1]
+        and seen[0].minimum_detectable_effect == seen[1].minimum_detectable_effect
+    )
 
 
-def test_what_is_matched_is_inconclusive_and_names_what_differs() -> None:
+def test_matched_runs_are_inconclusive_and_name_differences() -> None:
     first = run({"f16/f16": ["ok"] * 50}, margin=0.05)
     other = run({"q8_0/q8_0": ["fail"] * 50}, margin=0.05, max_steps=9, processes=64)
     found = compare(sides([*first, *other]))
     assert not found.paired and [arm.claim for arm in found.arms] == ["inconclusive"]
     assert "matched, not paired" in found.warnings[0]
-    assert "not the same step limit: f16/f16: 30; q8_0/q8_0: 9" in found.warnings
-    assert "not the same processes: f16/f16: 256; q8_0/q8_0: 64" in found.warnings
+    assert "different step limit: f16/f16: 30; q8_0/q8_0: 9" in found.warnings
+    assert "different processes: f16/f16: 256; q8_0/q8_0: 64" in found.warnings
 
 
 THREE = {
@@ -129,22 +122,22 @@ THREE = {
 }
 
 
-def test_the_order_and_the_baseline_are_the_specs_whatever_is_named_first() -> None:
+def test_spec_gives_baseline_and_order() -> None:
     found = compared(THREE, margin=0.08)
     assert compare(sides(run(THREE, margin=0.08)[::-1])) == found
     assert [arm.claim for arm in found.arms] == ["harm shown", "inconclusive"]
 
 
-def test_nobody_chooses_among_the_arms() -> None:
+def test_missing_arm_withholds_the_claim() -> None:
     base, q8, q4 = sides(run(THREE, margin=0.08))
     part = compare([base, q8])
     assert part.arms[0].claim is None and part.arms[0].valid.inference is None
-    assert "arms of the run are not named (q4_0-q4_0), so nothing is inferred" in part.warnings
+    assert "arms of the run are left out (q4_0-q4_0), so nothing is inferred" in part.warnings
     with pytest.raises(ValueError, match="baseline"):
         compare([q8, q4])
 
 
-def test_a_shard_is_not_the_run() -> None:
+def test_one_shard_is_not_complete() -> None:
     half = run({kv: some[:50] for kv, some in THREE.items()})
     for shards, complete in ((("1/2",), False), (("1/2", "2/2"), True)):
         records = [
@@ -161,8 +154,8 @@ def test_a_shard_is_not_the_run() -> None:
         assert compare(sides(records)).complete is complete
 
 
-def test_what_was_not_reached_counts_against_the_arm() -> None:
-    """An empty patch does not apply, tests that never ran did not pass."""
+def test_unreached_stages_count_as_failures() -> None:
+    """An empty patch does not apply; tests that never ran did not pass."""
     ends = {"f16/f16": ["ok"] * 100, "q8_0/q8_0": ["ok"] * 40 + ["empty"] * 60}
     for primary in ("applies", "tests_flipped"):
         (arm,) = compared(ends, primary=primary, margin=0.05).arms
@@ -171,19 +164,19 @@ def test_what_was_not_reached_counts_against_the_arm() -> None:
 
 
 @pytest.mark.parametrize("primary", ["no_loop", "well_formed", "no_overflow", "tests_flipped"])
-def test_a_server_that_fails_in_one_arm_reaches_no_endpoint(primary: str) -> None:
+def test_server_failure_in_one_arm_reaches_no_endpoint(primary: str) -> None:
     ends = {"f16/f16": ["ok"] * 100, "q8_0/q8_0": ["ok"] * 40 + ["unserved"] * 60}
     (arm,) = compared(ends, primary=primary, margin=0.05).arms
     assert arm.claim == "harm shown" and arm.valid.only_baseline == 60
 
 
-def test_an_overflow_is_one_whatever_its_class() -> None:
+def test_overflow_counts_under_any_class() -> None:
     ends = {"f16/f16": ["ok"] * 100, "q8_0/q8_0": ["ok"] * 40 + ["loops full"] * 60}
     (arm,) = compared(ends, primary="no_overflow").arms
     assert arm.claim == "harm shown"
 
 
-def test_a_control_arm_that_is_better_is_a_warning_too() -> None:
+def test_better_control_arm_is_a_warning() -> None:
     found = compared(
         {"f16/f16": ["fail"] * 90, "f16/f16 -ub 32": ["ok"] * 90, "q4_0/q4_0": ["fail"] * 90},
         seeds=[1, 2, 3],
@@ -192,22 +185,26 @@ def test_a_control_arm_that_is_better_is_a_warning_too() -> None:
     assert "differs from the baseline by more than chance" in found.warnings[0]
 
 
-def test_more_arms_see_less() -> None:
+def test_more_arms_raise_the_minimum_effect() -> None:
     one = compared({kv: THREE[kv] for kv in ("f16/f16", "q8_0/q8_0")}).arms[0]
     two = compared(THREE).arms[0]
-    seen = [arm.valid.inference.smallest_visible for arm in (one, two) if arm.valid.inference]
+    seen = [
+        arm.valid.inference.minimum_detectable_effect for arm in (one, two) if arm.valid.inference
+    ]
     assert seen[0] and seen[1] and seen[0] < seen[1]
 
 
-def test_repositories_never_tell_more_than_instances() -> None:
+def test_repository_interval_contains_instance_interval() -> None:
     (arm,) = compared({"f16/f16": ["ok"] * 30, "q8_0/q8_0": ["ok"] * 24 + ["fail"] * 6}).arms
     inferred = arm.valid.inference
-    assert inferred and inferred.repository_95 and inferred.repository_smallest_visible
+    assert inferred and inferred.repository_95 and inferred.repository_minimum_detectable_effect
     assert inferred.repository_95[0] <= inferred.interval_95[0]
-    assert inferred.repository_smallest_visible >= (inferred.smallest_visible or 0)
+    assert inferred.repository_minimum_detectable_effect >= (
+        inferred.minimum_detectable_effect or 0
+    )
 
 
-def test_the_users_two_runs(earlier: Path) -> None:  # noqa: F811
+def test_imported_runs_give_known_counts(earlier: Path) -> None:  # noqa: F811
     words = ["compare", str(earlier / F16), str(earlier / Q8), "--json"]
     found = Comparison.model_validate_json(CliRunner().invoke(main, words).output)
     (arm,) = found.arms
@@ -218,30 +215,30 @@ def test_the_users_two_runs(earlier: Path) -> None:  # noqa: F811
     assert inferred.newcombe_95 == pytest.approx((-0.0107, 0.0332), abs=5e-5)
     assert (arm.claim, found.paired) == ("inconclusive", False)
     warnings = " ".join(found.warnings)
-    assert "not the same step limit: f16/f16: 100; q8_0/q8_0: 250" in warnings
-    assert "not the same request timeout s: f16/f16: 7200; q8_0/q8_0: not set" in warnings
-    assert "not known of every side: threads, dataset sha256, rotation" in warnings
+    assert "different step limit: f16/f16: 100; q8_0/q8_0: 250" in warnings
+    assert "different request timeout s: f16/f16: 7200; q8_0/q8_0: not set" in warnings
+    assert "not known for all sides: threads, dataset sha256, rotation" in warnings
     assert "matched, not paired" in warnings
 
 
-def test_bad_names_are_one_sentence(tmp_path: Path) -> None:
+def test_bad_names_are_user_errors(tmp_path: Path) -> None:
     one = run({"f16/f16": ["ok"]})[0]
     one.write(path := tmp_path / file_name(one.row_id))
     for words, says in (
         ([str(path)], "needs two sides"),
         ([str(path), str(path)], "named twice"),
-        ([str(path), "nothing"], "no run folder, no record file and no row"),
+        ([str(path), "nothing"], "is not a run folder, a record file or a row id"),
     ):
         done = CliRunner().invoke(main, ["compare", *words])
         assert done.exit_code == 2 and says in done.output, done.output
 
 
 def imported(folder: Path, kv: str, names: list[str], resolved: int | None, total: int = 0) -> Side:
-    """An earlier run of these instances; `resolved` of them were, or nobody graded."""
+    """An earlier run of these instances; the first `resolved` are resolved, None: not graded."""
     folder.mkdir()
     patch = "diff --git a/x b/x\n"
-    said = {name: {"model_patch": patch} for name in names}
-    (folder / "preds.json").write_text(json.dumps(said))
+    predictions = {name: {"model_patch": patch} for name in names}
+    (folder / "preds.json").write_text(json.dumps(predictions))
     if resolved is not None:
         counts = {"total_instances": total or len(names), "submitted_instances": len(names)}
         lists = {
@@ -259,35 +256,35 @@ def imported(folder: Path, kv: str, names: list[str], resolved: int | None, tota
 NAMES = [f"a__b-{number}" for number in range(60)]
 
 
-def test_only_what_both_have_is_compared(tmp_path: Path) -> None:
+def test_only_common_instances_are_compared(tmp_path: Path) -> None:
     f16 = imported(tmp_path / "f16", "f16/f16", NAMES, 30)
     some = imported(tmp_path / "q8", "q8_0/q8_0", NAMES[:40], 30)
     found = compare([f16, some])
     (arm,) = found.arms
     assert (arm.everything.pairs, arm.everything.only_baseline) == (40, 0)
-    assert arm.dropped["in the baseline alone"] == 20
-    assert any("q8_0/q8_0 has not the same instances" in line for line in found.warnings)
+    assert arm.dropped["only in the baseline"] == 20
+    assert any("have different trials: 20 only in the baseline" in line for line in found.warnings)
     other = imported(tmp_path / "q4", "q4_0/q4_0", [f"c__d-{n}" for n in range(60)], 0)
     (arm,) = compare([f16, other]).arms
     assert arm.everything.pairs == 0 and arm.everything.inference is None
 
 
-def test_of_what_was_not_graded_nothing_is_inferred(tmp_path: Path) -> None:
+def test_ungraded_run_infers_nothing(tmp_path: Path) -> None:
     f16 = imported(tmp_path / "f16", "f16/f16", NAMES, 30)
     found = compare([f16, imported(tmp_path / "q8", "q8_0/q8_0", NAMES, None)])
     (arm,) = found.arms
     assert found.withheld and arm.claim is None
     assert arm.valid.inference is None and arm.everything.inference is None
-    assert any("of 60 trials nobody knows whether they are resolved" in w for w in found.warnings)
+    assert any("q8_0/q8_0: resolved is unknown for 60 trials" in w for w in found.warnings)
 
 
-def test_an_earlier_run_that_did_not_end_is_interim(tmp_path: Path) -> None:
+def test_unfinished_imported_run_is_interim(tmp_path: Path) -> None:
     f16 = imported(tmp_path / "f16", "f16/f16", NAMES, 30)
     found = compare([f16, imported(tmp_path / "q8", "q8_0/q8_0", NAMES, 30, total=300)])
-    assert found.withheld == "interim, no verdict" and found.arms[0].everything.inference is None
+    assert found.withheld == "interim, no claim" and found.arms[0].everything.inference is None
 
 
-def test_what_no_log_proves_is_inconclusive() -> None:
+def test_unverified_run_is_inconclusive() -> None:
     ends = {"f16/f16": ["ok"] * 40, "q8_0/q8_0": ["fail"] * 40}
     records = run(ends)
     unproved = tuple(t.model_copy(update={"verified": False}) for t in records[1].trials)
@@ -297,10 +294,10 @@ def test_what_no_log_proves_is_inconclusive() -> None:
     assert compared(ends).arms[0].claim == "harm shown"
 
 
-def test_losses_on_one_side_are_a_warning() -> None:
+def test_one_sided_infrastructure_losses_are_a_warning() -> None:
     base = ["ok"] * 60 + ["fail"] * 40
     found = compared({"f16/f16": base, "q8_0/q8_0": ["ok"] * 50 + ["infra"] * 20 + ["fail"] * 30})
-    assert "ended 20 trials of q8_0/q8_0 alone, and 0 of the baseline" in found.warnings[0]
+    assert "ended 20 trials only in q8_0/q8_0 and 0 only in the baseline" in found.warnings[0]
     even = compared({"f16/f16": ["infra", *base[1:]], "q8_0/q8_0": [*base[1:], "infra"]})
     assert not any("infrastructure" in warning for warning in even.warnings)
 
@@ -336,7 +333,7 @@ EFFECTIVE = {
         ({"rotation": "off"}, "rotation of quantized caches: q8_0/q8_0: on; q4_0/q4_0: off"),
     ],
 )
-def test_what_the_servers_did_otherwise_is_named(changed: dict[str, Any], says: str) -> None:
+def test_different_effective_configuration_is_named(changed: dict[str, Any], says: str) -> None:
     records = run({"q8_0/q8_0": ["ok"] * 9, "q4_0/q4_0": ["ok"] * 9})
     met = [EFFECTIVE, EFFECTIVE | changed]
     records = [
@@ -344,7 +341,7 @@ def test_what_the_servers_did_otherwise_is_named(changed: dict[str, Any], says: 
         for record, one in zip(records, met, strict=True)
     ]
     (warning,) = compare(sides(records)).warnings
-    assert warning.startswith(f"not the same {says}")
+    assert warning.startswith(f"different {says}")
 
 
 @pytest.mark.parametrize(
@@ -360,7 +357,7 @@ def test_what_the_servers_did_otherwise_is_named(changed: dict[str, Any], says: 
         ({"host": "another"}, "host"),
     ],
 )
-def test_what_two_runs_have_not_in_common_is_named(update: dict[str, Any], says: str) -> None:
+def test_different_settings_of_runs_are_named(update: dict[str, Any], says: str) -> None:
     first = run({"f16/f16": ["ok"] * 9})
     (other,) = run({"q8_0/q8_0": ["ok"] * 9})
     if "host" in update:
@@ -370,12 +367,10 @@ def test_what_two_runs_have_not_in_common_is_named(update: dict[str, Any], says:
         other = other.model_copy(update=update)
     else:
         other = other.model_copy(update={"spec": other.spec | update})
-    assert any(
-        w.startswith(f"not the same {says}:") for w in compare(sides([*first, other])).warnings
-    )
+    assert any(w.startswith(f"different {says}:") for w in compare(sides([*first, other])).warnings)
 
 
-def test_only_quantized_caches_are_rotated() -> None:
+def test_rotation_is_compared_between_quantized_caches() -> None:
     records = run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9})
     effective = Effective.model_validate(EFFECTIVE)
     plain = effective.model_copy(update={"rotation": None, "kv_type": "f16/f16"})
@@ -386,30 +381,7 @@ def test_only_quantized_caches_are_rotated() -> None:
     assert not compare(sides(records)).warnings
 
 
-def test_of_one_repository_it_is_said_that_nothing_is_told() -> None:
-    found = compare(
-        [
-            replace(side, trials={(f"a__b-{n}", 0): seen for n, seen in enumerate(some)})
-            for side in sides(run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9}))
-            if (some := list(side.trials.values()))
-        ]
-    )
-    (section,) = [one for one in sections(found) if one.heading == "By repository"]
-    assert section.rows[0] == ("q8_0/q8_0, valid", "not told", "not told", "not told")
-
-
-def test_the_text_says_what_is_exploratory_and_what_classes_are_called() -> None:
-    found = compared({"f16/f16": ["ok"] * 40, "q8_0/q8_0": ["empty"] * 20 + ["infra"] * 20})
-    text = markdown(found)
-    assert "| q8_0/q8_0 | resolved (primary) |" in text and "are exploratory" in text
-    assert "Classes: I3 grading." in text and "A6 empty patch" in text
-    assert "deepest context, tokens" in text
-    (arm,) = found.arms
-    assert all(line.exploratory is (line.name != "resolved") for line in arm.endpoints)
-    assert all(line.exploratory for line in arm.measures)
-
-
-def test_measures_are_baseline_less_arm_with_instances_as_clusters() -> None:
+def test_measures_use_instances_as_clusters() -> None:
     base, arm = run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9})
     grown = tuple(
         trial.model_copy(update={"steps": trial.steps + 2 + n % 2, "depth_tokens": 77})
@@ -422,7 +394,7 @@ def test_measures_are_baseline_less_arm_with_instances_as_clusters() -> None:
     assert {line.name: line for line in found.measures}["deepest context, tokens"].arm_mean == 77
 
 
-def test_tests_flipped_is_all_of_them_and_well_formed_is_of_words() -> None:
+def test_tests_flipped_needs_all_tests() -> None:
     base, arm = run({"f16/f16": ["ok"] * 9, "q8_0/q8_0": ["ok"] * 9})
     half = {"fail_to_pass": (1, 2), "malformed": 1}
     changed = tuple(trial.model_copy(update=half) for trial in arm.trials)
@@ -431,19 +403,26 @@ def test_tests_flipped_is_all_of_them_and_well_formed_is_of_words() -> None:
     assert (lines["tests_flipped"], lines["well_formed"], lines["no_loop"]) == (0, 0, 9)
 
 
-def test_flips_are_those_of_the_endpoint_and_the_first_are_listed() -> None:
-    found = compared({"f16/f16": ["ok"] * 60 + ["fail"], "q8_0/q8_0": ["fail"] * 60 + ["empty"]})
-    (arm,) = found.arms
-    assert len(arm.flips) == 60
-    (section,) = [one for one in sections(found) if one.heading == "Flips"]
-    assert len(section.rows) == 40 and "The first 40 of 60; the JSON has all." in section.words
-
-
-def test_repositories_are_the_clusters() -> None:
-    """One of three loses everything: by instance that is clear, by repository it is not."""
+def test_repositories_are_clusters() -> None:
+    """One of three repositories loses everything: clear by instance, not by repository."""
     ends = ["fail" if n % 3 == 0 else "ok" for n in range(90)]
     (arm,) = compared({"f16/f16": ["ok"] * 90, "q8_0/q8_0": ends}).arms
     seen = arm.valid.inference
     assert seen and seen.repository_95 and seen.repository_bootstrap_95
     assert seen.interval_95[0] > 0.2 and seen.repository_95[0] < -0.5
     assert seen.repository_bootstrap_95 == (0.0, 1.0)
+
+
+def test_arm_without_trials_causes_no_warning() -> None:
+    effective = Effective.model_validate(EFFECTIVE)
+    records = run({"q8_0/q8_0": ["ok"] * 9, "q4_0/q4_0": [], "iq4_nl/iq4_nl": []}, planned=9)
+    started = records[0].model_copy(update={"effective": (effective,)})
+    found = compare(sides([started, *records[1:]]))
+    assert not found.complete and not found.warnings
+
+
+def test_arm_with_trials_but_no_log_is_a_warning() -> None:
+    effective = Effective.model_validate(EFFECTIVE)
+    first, second = run({"q8_0/q8_0": ["ok"] * 9, "q4_0/q4_0": ["ok"]}, planned=9)
+    found = compare(sides([first.model_copy(update={"effective": (effective,)}), second]))
+    assert "different server build: q8_0/q8_0: b1; q4_0/q4_0: not shown" in found.warnings

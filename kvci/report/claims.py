@@ -1,0 +1,106 @@
+"""What a comparison claims about its arms, in words."""
+
+from kvci.compare.findings import ArmComparison, Comparison, Inference
+from kvci.record.schema import Record
+from kvci.report.formats import confidence, detectable, interval, p_value, points
+from kvci.stats.decide import Claim
+
+NO_BASELINE = "no record of its baseline"
+NO_PAIR = "no valid pair"
+RERUN = "targeted rerun"
+NOT_ESTIMABLE = "not estimable"
+WIDE = 0.2
+"""An interval of at least this width, as a share, is quoted in whole points."""
+
+
+def claim_text(found: Comparison, arm: ArmComparison) -> str:
+    """The claim, the control arm's result, or why neither exists."""
+    if found.withheld:
+        return found.withheld
+    if not arm.valid.pairs:
+        return NO_PAIR
+    if arm.control:
+        return f"control: {_pairs_that_differ(arm)}"
+    margin = "" if found.margin is None else f"{100 * found.margin:g} points"
+    if arm.claim == Claim.NON_INFERIOR:
+        return f"non-inferior within {margin}"
+    if arm.claim == Claim.HARM_WITHIN:
+        return f"harm shown, smaller than the margin of {margin}"
+    return str(arm.claim)
+
+
+def without_claim(record: Record) -> str:
+    """The words in place of a claim for a record that is not compared."""
+    if record.rerun:
+        return RERUN
+    return NO_BASELINE if record.position else "the baseline"
+
+
+def headlines(found: Comparison) -> list[str]:
+    """One line per arm that a person can quote; one line for all arms if nothing is inferred."""
+    if found.withheld:
+        arms = ", ".join(map(_name, found.arms))
+        done = "" if found.complete else f"{found.done} of {found.planned} trials done; "
+        return [f"{arms}: {done}{found.withheld}"]
+    return [_headline(found, arm) for arm in found.arms]
+
+
+def _headline(found: Comparison, arm: ArmComparison) -> str:
+    inference = arm.valid.inference
+    if inference is None:
+        return f"{_name(arm)}: {NO_PAIR}, no claim"
+    if arm.control:
+        return f"{_name(arm)}: {_pairs_that_differ(arm)}"
+    return f"{arm.kv}{_change(found, inference)}: {claim_text(found, arm)}"
+
+
+def _name(arm: ArmComparison) -> str:
+    return f"{arm.kv} (control)" if arm.control else arm.kv
+
+
+def _pairs_that_differ(arm: ArmComparison) -> str:
+    return f"{arm.valid.only_baseline + arm.valid.only_arm} of {arm.valid.pairs} pairs differ"
+
+
+def _change(found: Comparison, inference: Inference) -> str:
+    """For example " loses 75 points (90% interval 52 to 88)"; a gain has its interval turned."""
+    difference, (low, high) = inference.difference, inference.interval
+    digits = 0 if high - low >= WIDE else 1
+    while difference and not round(100 * abs(difference), digits):
+        digits += 1
+    if difference < 0:
+        low, high = -high, -low
+    sign = "" if low >= 0 else "+"
+    limits = (round(100 * limit, digits) + 0.0 for limit in (low, high))  # + 0.0: never "-0"
+    shown = " to ".join(f"{limit:{sign}.{digits}f}" for limit in limits)
+    shown = f"({confidence(found.alpha)} interval {shown})"
+    place = "" if found.primary == "resolved" else f" in {found.primary}"
+    if not difference:
+        return f": no difference seen{place} {shown}"
+    size = f"{100 * abs(difference):.{digits}f}"
+    unit = "point" if size == "1" else "points"
+    return f" {'gains' if difference < 0 else 'loses'} {size} {unit}{place} {shown}"
+
+
+def inference_cells(found: Comparison, arm: ArmComparison) -> tuple[str, str, str, str]:
+    """Difference, interval, p and minimum detectable effect; empty if nothing is inferred."""
+    inference = arm.valid.inference
+    if inference is None:
+        return ("", "", "", "")
+    return (
+        points(inference.difference),
+        f"{interval(inference.interval)} ({confidence(found.alpha)})",
+        "" if arm.p_holm is None else p_value(arm.p_holm),
+        detectable(inference.minimum_detectable_effect),
+    )
+
+
+def repository_cells(inference: Inference) -> tuple[str, str, str]:
+    """Both intervals by repository and the minimum detectable effect."""
+    if inference.repository_95 is None:
+        return (NOT_ESTIMABLE, NOT_ESTIMABLE, NOT_ESTIMABLE)
+    return (
+        interval(inference.repository_95),
+        interval(inference.repository_bootstrap_95),
+        detectable(inference.repository_minimum_detectable_effect),
+    )
