@@ -37,7 +37,7 @@ def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out
         }
         name = f"twin-{strength}-{split}-{functions}-{count}"
         folder, summary = run(load(None, fields), name, Console(stderr=True, soft_wrap=True))
-        if not summary.happened:
+        if not summary.succeeded:
             raise click.ClickException(f"{folder} is not finished; run the same command again.")
         for record in build(folder, row=False):
             low, high = wilson(record.resolved, record.total)

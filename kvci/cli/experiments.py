@@ -43,7 +43,7 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
 
     path, summary = run_spec(spec, run_id, Console(soft_wrap=True))
     click.echo(f"Full results: {path}. Next: kvci compare {path}")
-    if not summary.happened:
+    if not summary.succeeded:
         ctx.exit(1)
 
 

@@ -279,10 +279,11 @@ def grade(
       kvci grade runs/RUN-ID --with-harness
       kvci grade --dataset lite --predictions preds.jsonl
     """
-    from kvci.run.cross_check import beside_harness
+    from kvci.run.cross_check import cross_check
     from kvci.run.predictions import grade_patches
     from kvci.run.regrade import regrade
     from kvci.spec import without_model
+    from kvci.taxonomy import titled
 
     if bool(folder) == bool(dataset):
         raise UserError("Give a run's folder or --dataset.")
@@ -296,11 +297,12 @@ def grade(
         failed = bool(left)
         for before, after in changed:
             failed |= after.cls in ("I3", "I4")
-            click.echo(f"{after.arm} {after.instance}: {after.cls}, was {before.cls}")
-        for late in left:
-            click.echo(f"{late.arm} {late.instance}: not graded, and still {late.cls}")
+            classes = f"{titled(after.cls)}, was {titled(before.cls)}"
+            click.echo(f"{after.arm} {after.instance}: {classes}")
+        for trial in left:
+            click.echo(f"{trial.arm} {trial.instance}: not graded, still {titled(trial.cls)}")
         if with_harness:
-            count, lines = beside_harness(folder)
+            count, lines = cross_check(folder)
             for line in lines:
                 click.echo(line)
             click.echo(f"{count} patches graded by the harness too, {len(lines)} differences")

@@ -85,7 +85,7 @@ def demo(out: str, instances: int | None, console: Console, strong: bool = False
             console,
             demo=True,
         )
-        if not summary.happened:
+        if not summary.succeeded:
             return False
         records = record_run(path, path, path).records
         found[model] = (path, compare([own_side(record) for record in records]))

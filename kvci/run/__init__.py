@@ -1,1 +1,1 @@
-"""All trials of one spec: the run directory, the scheduler, what it shows."""
+"""Runs all trials of one specification, grades patches, and forecasts what a run can show."""

@@ -1,4 +1,4 @@
-"""One patch graded, here and now; what infrastructure spoiled is tried again."""
+"""Grade one patch in this process, and retry what infrastructure spoiled."""
 
 import contextlib
 import traceback
@@ -12,7 +12,7 @@ from kvci.tasks.instance import Instance
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 
-def once(
+def grade_once(
     sandboxes: Sandboxes,
     instance: Instance,
     patch: bytes | None,
@@ -20,6 +20,10 @@ def once(
     test_s: float,
     network: bool = False,
 ) -> Graded:
+    """The grading of one patch, or of the base if `patch` is None; an exception becomes a verdict.
+
+    The tests may take `test_s` seconds. Logs are written into `folder`.
+    """
     from kvci.grade.patch import grade  # swebench: seconds, and memory only the child needs
 
     def make() -> Sandbox:
@@ -35,37 +39,42 @@ def once(
         return Graded(verdict=Verdict.NOT_GRADED, detail=traceback.format_exc())
 
 
-def graded(
-    sandboxes: Sandboxes, instance: Instance, patch: bytes, folder: Path, test_s: float, gold: bool
+def grade_with_retries(
+    sandboxes: Sandboxes,
+    instance: Instance,
+    patch: bytes,
+    folder: Path,
+    test_s: float,
+    gold_resolved: bool,
 ) -> Graded:
-    """Infrastructure failures of grading are graded again, twice.
+    """The grading of one patch; infrastructure failures are retried twice.
 
-    `gold` says that the gold patch resolved here. Then a patch whose tests never once reach their
-    end kills them itself.
+    If the gold patch resolved on this machine, a patch whose test log lacks a marker in every
+    attempt kills the tests itself, and its verdict is tests_fail.
     """
-    tries = []
+    attempts = []
     for _ in range(ATTEMPTS_MAX):
-        tries.append(once(sandboxes, instance, patch, folder, test_s))
-        if tries[-1].verdict is not Verdict.GRADING_FAILED:
+        attempts.append(grade_once(sandboxes, instance, patch, folder, test_s))
+        if attempts[-1].verdict is not Verdict.GRADING_FAILED:
             break
-    last = tries[-1]
-    if gold and len(tries) == ATTEMPTS_MAX and all(unmarked(graded) for graded in tries):
-        why = f"{last.detail}, {ATTEMPTS_MAX} times, while the gold patch's has both"
+    last = attempts[-1]
+    if gold_resolved and len(attempts) == ATTEMPTS_MAX and all(map(lacks_marker, attempts)):
+        why = f"{last.detail}, in {ATTEMPTS_MAX} attempts; the gold patch's log has both markers"
         return last.model_copy(update={"verdict": Verdict.TESTS_FAIL, "detail": why})
     return last
 
 
-def limit_s(test_s: float, gold: Graded | None) -> float:
-    """For the tests of a patch: at least twice the gold patch's time, where that is known."""
+def time_limit_s(test_s: float, gold: Graded | None) -> float:
+    """Seconds that a patch's tests may take: at least twice the gold patch's time, if known."""
     return max(test_s, 2 * gold.eval_s) if gold else test_s
 
 
-def unmarked(graded: Graded) -> bool:
-    """The tests ran, but their log lacks a marker."""
+def lacks_marker(graded: Graded) -> bool:
+    """True if the tests ran, but their log lacks a marker."""
     return graded.verdict is Verdict.GRADING_FAILED and graded.applies is True
 
 
-def unknown(graded: Graded) -> bool:
-    """Infrastructure or kvci itself failed before a test ran: it says nothing of the patch."""
+def no_test_ran(graded: Graded) -> bool:
+    """True if infrastructure or kvci itself failed first, so that the patch is not judged."""
     failed = graded.verdict is Verdict.GRADING_FAILED and graded.applies is None
     return failed or graded.verdict is Verdict.NOT_GRADED

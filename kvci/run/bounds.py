@@ -1,4 +1,4 @@
-"""What every sandbox of a run is made with."""
+"""The settings that all sandboxes of a run share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from kvci.sandbox import Caps
 @dataclass(frozen=True)
 class Bounds:
     scratch: Path
-    """The folder that work trees are made in."""
+    """The folder for work trees."""
     caps: Caps
     run: str = ""
-    """The run's id, for people who look at containers."""
+    """The run's id; it labels containers for people who list them."""

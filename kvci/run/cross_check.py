@@ -1,4 +1,4 @@
-"""A run's patches graded by the official harness too, and each difference."""
+"""Grade a run's patches with the official harness too, and list each difference."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 from kvci.errors import UserError
 from kvci.grade.harness import differences, evaluate
 from kvci.plan import Trial
-from kvci.run.attempt import limit_s
+from kvci.run.attempt import time_limit_s
 from kvci.run.stop import Stopped, stopping
 from kvci.run.supplies import waves
 from kvci.rundir.directory import RunDirectory
@@ -18,23 +18,23 @@ from kvci.tasks.dataset import load
 from kvci.taxonomy import Verdict
 
 UNREPORTED = {Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT}
-"""The harness writes no report of such patches."""
+"""The harness writes no report for patches with these verdicts."""
 
 
-def beside_harness(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:
-    """How many trials' patches the harness graded too, and a line for each thing that it says
-    otherwise. The same patch of several trials it grades once.
+def cross_check(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:
+    """How many trials' patches the harness graded too, and one line for each difference.
 
-    Where it writes no report, kvci must have said that there is none to write. Raises UserError.
+    The harness grades a patch once, even if several trials have it. A patch without a report is a
+    difference unless kvci's grading explains why there is none. Raises UserError.
     """
     try:
-        found = [_beside_harness(part.path, say) for part in Run(folder).parts]
+        found = [_cross_check(part.path, say) for part in Run(folder).parts]
     except Stopped:
-        raise UserError("Stopped; the same command begins the comparison anew.") from None
+        raise UserError("Stopped. The same command starts the cross-check again.") from None
     return sum(count for count, _ in found), [line for _, lines in found for line in lines]
 
 
-def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
+def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
     from kvci.grade.patch import has_markers  # swebench: seconds
 
     spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
@@ -43,37 +43,46 @@ def _beside_harness(folder: Path, say: Callable[[str], None]) -> tuple[int, list
     with RunDirectory(folder.resolve()) as directory, stopping():
         outcomes = [one for one in directory.outcomes() if one.has_patch and one.patch_bytes]
         count, lines, left = 0, [], {one.instance for one in outcomes}
-        known: dict[tuple[str, str], dict[str, Any] | None] = {}
+        reports: dict[tuple[str, str], dict[str, Any] | None] = {}
+        """By instance and patch; None if the harness wrote none."""
         for wave in waves(spec, instances, set(left), folder, say):
             left -= wave
             for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
-                mine_of = (one for one in outcomes if (one.arm, one.seed) == (arm, seed))
-                trials = {one.instance: one for one in mine_of if one.instance in wave}
+                trials = {
+                    one.instance: one
+                    for one in outcomes
+                    if (one.arm, one.seed) == (arm, seed) and one.instance in wave
+                }
                 if not trials:
                     continue
-                places = {name: directory.trial(Trial(arm, name, seed)) for name in trials}
+                folders = {name: directory.trial(Trial(arm, name, seed)) for name in trials}
                 patches = {
                     name: (place / "patch.diff").read_bytes().decode(errors="replace")
-                    for name, place in places.items()
+                    for name, place in folders.items()
                 }
-                new = {name: patch for name, patch in patches.items() if (name, patch) not in known}
-                limits = {name: limit_s(spec.test_s, directory.gold(name)) for name in new}
-                for limit in sorted(set(limits.values())):
-                    some = {name: patch for name, patch in new.items() if limits[name] == limit}
-                    reports = evaluate(rows, some, folder / "harness" / arm / str(seed), limit)
-                    known |= {(name, patch): reports.get(name) for name, patch in some.items()}
+                new = {
+                    name: patch for name, patch in patches.items() if (name, patch) not in reports
+                }
+                limits_s = {name: time_limit_s(spec.test_s, directory.gold(name)) for name in new}
+                for limit_s in sorted(set(limits_s.values())):
+                    batch = {
+                        name: patch for name, patch in new.items() if limits_s[name] == limit_s
+                    }
+                    made = evaluate(rows, batch, folder / "harness" / arm / str(seed), limit_s)
+                    reports |= {(name, patch): made.get(name) for name, patch in batch.items()}
                 count += len(patches)
                 for name, outcome in trials.items():
-                    report = known[name, patches[name]]
-                    log = places[name] / "grade" / "test_output.txt"
+                    report = reports[name, patches[name]]
+                    log = folders[name] / "grade" / "test_output.txt"
                     unmarked = log.exists() and not has_markers(log.read_bytes())
                     if report is None and outcome.verdict not in UNREPORTED and not unmarked:
-                        lines.append(f"{arm} {name}: the harness did not grade it")
+                        lines.append(f"{arm} {name}: the harness wrote no report for it")
                         continue
-                    theirs = report or {"resolved": False}
-                    mine = {"resolved": outcome.verdict is Verdict.RESOLVED}
-                    graded = places[name] / "grade" / "report.json"
-                    if report is not None and graded.exists():
-                        mine = json.loads(graded.read_text())
-                    lines += [f"{arm} {name}: {line}" for line in differences(mine, theirs)]
-    return count, [*lines, *(f"{name}: its image is not here" for name in sorted(left))]
+                    by_harness = report or {"resolved": False}
+                    by_kvci = {"resolved": outcome.verdict is Verdict.RESOLVED}
+                    kvci_report = folders[name] / "grade" / "report.json"
+                    if report is not None and kvci_report.exists():
+                        by_kvci = json.loads(kvci_report.read_text())
+                    lines += [f"{arm} {name}: {line}" for line in differences(by_kvci, by_harness)]
+    missing = [f"{name}: not cross-checked, its image is not available" for name in sorted(left)]
+    return count, [*lines, *missing]

@@ -1,4 +1,4 @@
-"""From a spec to a finished run: the whole way of the data in one function."""
+"""From a specification to a finished run; `run` shows the whole data flow."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.scheduler import Scheduler
 from kvci.run.stop import Stopped, stopping
-from kvci.run.summary import Summary, infrastructure, summarize, table
+from kvci.run.summary import Summary, infrastructure_lines, summarize, table
 from kvci.run.supplies import supplies
 from kvci.rundir.directory import RunDirectory, shard_name
 from kvci.rundir.documents import RUN_ID, SHARD
@@ -27,63 +27,67 @@ from kvci.spec import Spec
 from kvci.tasks.dataset import dataset_sha256, load_with_revision
 
 
-def _named(text: str | None, spec: Spec) -> str:
-    """The run's id."""
+def _default_run_id(spec: Spec) -> str:
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-    return text or f"{spec.dataset_name}-{spec.model.name}-{start}"
+    return f"{spec.dataset_name}-{spec.model.name}-{start}"
 
 
-def folder_of(out: str, name: str, shard: str) -> Path:
-    """Shards of one run lie side by side in its folder, each a run directory of its own.
+def folder_of(out: str, run_id: str, shard: str) -> Path:
+    """The run directory of one shard, OUT/RUN-ID/shard-I-of-N, or of a whole run, OUT/RUN-ID.
 
-    Raises UserError for a run's id that is no folder's name, or a shard that is none.
+    Raises UserError for an invalid run id or shard.
     """
-    if not re.fullmatch(RUN_ID, name):
+    if not re.fullmatch(RUN_ID, run_id):
         raise UserError(
-            f"'{name[:80]}' cannot name a run; use letters, digits and . _ + -, at most 200."
+            f"'{run_id[:80]}' cannot name a run; use at most 200 letters, digits and . _ + -, and "
+            "start with a letter or a digit."
         )
     if not re.fullmatch(SHARD, shard):
-        raise UserError(f"'{shard[:80]}' is not a shard; give one as 1/4.")
-    whole = Path(out) / name
-    return whole if shard == "1/1" else whole / shard_name(shard)
+        raise UserError(f"'{shard[:80]}' is not a shard; write I/N, for example 1/4.")
+    run_folder = Path(out) / run_id
+    return run_folder if shard == "1/1" else run_folder / shard_name(shard)
 
 
-def _hold_division(whole: Path, shard: str) -> None:
-    """Raises UserError if the run lies there divided in another way: of two divisions nobody would
-    know which trials are its."""
-    there = {int(part.path.name.rpartition("-")[2]) for part in Run(whole).shards}
-    there |= {1} if RunDirectory(whole).exists else set()
-    if other := there - {int(shard.partition("/")[2])}:
+def _check_shard_count(run_folder: Path, shard: str) -> None:
+    """Raises UserError if the run was started with another number of shards, because the trials
+    of both would overlap."""
+    counts = {int(part.path.name.rpartition("-")[2]) for part in Run(run_folder).shards}
+    counts |= {1} if RunDirectory(run_folder).exists else set()
+    if other := counts - {int(shard.partition("/")[2])}:
+        count = max(other)
         raise UserError(
-            f"{whole} is a run of {max(other)} shards; go on with it in as many, or give another "
-            "--run-id."
+            f"{run_folder} is a run of {count} shard{'s' if count > 1 else ''}; resume it with the "
+            "same number, or give another --run-id."
         )
 
 
-def _revision(spec: Spec, path: Path) -> str:
-    """The commit of the hub that a run of this dataset began with; empty if none did."""
-    began = RunDirectory(path)
-    if not began.exists or began.spec.dataset != spec.dataset:
+def _dataset_revision(spec: Spec, path: Path) -> str:
+    """The hub's commit with which a run of this dataset started; empty if none started."""
+    directory = RunDirectory(path)
+    if not directory.exists or directory.spec.dataset != spec.dataset:
         return ""
-    return began.manifest.dataset_revision
+    return directory.manifest.dataset_revision
 
 
-def _start(spec: Spec, path: Path) -> str:
-    """When the run began, if not now: as the spec says, or as a shard of it beside says."""
+def _earlier_start(spec: Spec, path: Path) -> str:
+    """The run's start as the specification or another shard states it; empty if it starts now."""
     if spec.start or spec.shard == "1/1":
         return spec.start or ""
-    begun = [one.manifest.start for one in Run(path.parent).shards if one.exists]
-    return min(begun, default="")
+    starts = [one.manifest.start for one in Run(path.parent).shards if one.exists]
+    return min(starts, default="")
 
 
 def run(
     spec: Spec, run_id: str | None, console: Console, demo: bool = False
 ) -> tuple[Path, Summary]:
-    """Run what is not done yet, and say what came out. Bad input is a UserError before writing."""
-    name = _named(run_id, spec)
-    path = folder_of(spec.out, name, spec.shard)
-    _hold_division(Path(spec.out) / name, spec.shard)
-    loaded, revision = load_with_revision(spec.dataset, _revision(spec, path))
+    """Run the trials that are not done, and print a summary; the run directory and the summary.
+
+    Bad input raises UserError before anything is written.
+    """
+    run_id = run_id or _default_run_id(spec)
+    path = folder_of(spec.out, run_id, spec.shard)
+    _check_shard_count(Path(spec.out) / run_id, spec.shard)
+    loaded, revision = load_with_revision(spec.dataset, _dataset_revision(spec, path))
     instances = {instance.row.instance_id: instance for instance in loaded}
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})
     planned = blocks(list(instances), spec)
@@ -96,12 +100,12 @@ def run(
     if spec.rerun:
         spec.rerun.check(model_sha256, digest)
     spec = spec.model_copy(update={"sandbox": kind})
-    alone = lock_gpus() if spec.verified and gpu() else contextlib.nullcontext()
-    with alone, RunDirectory(path.resolve()) as directory, stopping():
-        sandboxes = Sandboxes.of(spec, kind, directory.scratch, name)
+    gpu_lock = lock_gpus() if spec.verified and gpu() else contextlib.nullcontext()
+    with gpu_lock, RunDirectory(path.resolve()) as directory, stopping():
+        sandboxes = Sandboxes.of(spec, kind, directory.scratch, run_id)
         sandboxes.sweep()
         manifest = directory.open(
-            name,
+            run_id,
             spec,
             model_sha256,
             digest,
@@ -109,12 +113,12 @@ def run(
             demo,
             names,
             revision,
-            _start(spec, path),
+            _earlier_start(spec, path),
         )
         trials = spec.trials_of_arms(names)
         progress = Progress(console, trials, spec.slots, directory.outcomes())
-        mine = [instances[name] for name in names]
-        supply = supplies(spec, mine, directory.path / "images.json", console.print)
+        selected = [instances[name] for name in names]
+        supply = supplies(spec, selected, directory.path / "images.json", console.print)
         late = False
         try:
             with progress:
@@ -122,9 +126,12 @@ def run(
                     spec, model, instances, directory, sandboxes, progress, supply
                 )
                 scheduler.run(planned)
-                late = scheduler.late
+                late = scheduler.out_of_time
         except Stopped:
-            console.print(f"Stopped; kvci run with --run-id {manifest.run_id} goes on.")
+            console.print(
+                "Stopped. Finished trials are kept. To resume, repeat the command with "
+                f"--run-id {manifest.run_id}."
+            )
         finally:
             sandboxes.sweep(own=True)
         outcomes = settle(directory.outcomes())
@@ -132,6 +139,6 @@ def run(
         summary = summary.model_copy(update={"late": late})
         summary.write(directory.path / "summary.json")
         console.print(table(summary))
-        for line in [*infrastructure(outcomes), *supply.missing()]:
+        for line in [*infrastructure_lines(outcomes), *supply.missing()]:
             console.print(line)
         return directory.path, summary

@@ -1,4 +1,4 @@
-"""What a spec will run, what it can show and what it will cost, before it is run."""
+"""What a specification will run, what that can show, and what it will cost."""
 
 from dataclasses import replace
 from math import isfinite
@@ -29,25 +29,25 @@ class Forecast(Document):
     trials: int
     blocks: int
     shards: tuple[str, ...]
-    """For a workflow's matrix; as many as are asked for, if there is an instance for each."""
+    """For a workflow's matrix: as many as asked for, but at most one for each instance."""
     base_rate: float
     icc: float
     alpha: float
     margin: float | None
-    smallest_effect: float | None
-    """The harm shown with 80 % power where all KV arms but one are harmless, so that Holm's
-    correction is Bonferroni's; None if not even a total loss would be."""
+    minimum_detectable_effect: float | None
+    """The smallest harm, as a share, that is shown with 80 % power if only one KV arm does harm, so
+    that Holm's correction is Bonferroni's; None if even a total loss is not shown so often."""
     power_of_harm: dict[str, float]
-    """Harm in points -> the chance to show it, of an arm alone in doing any."""
+    """Harm in points -> the chance to show it if only one KV arm does harm."""
     power_of_no_harm: float | None
-    """The chance to claim non-inferiority of the first KV arm, if it is harmless; the arms after it
-    are asked only if it is."""
+    """The chance to claim non-inferiority of the first KV arm if it is harmless. Later arms are
+    tested only after that claim. None without a margin."""
     instances_for_margin: int | None
-    """With which that chance is 80 %; None without a margin, or where 100,000 are too few."""
+    """Instances that raise that chance to 80 %; None without a margin, or above 100,000."""
     hours: float | None
-    """Of one machine, with the spec's slots; None where no speed is known."""
+    """Hours on one machine with the specification's slots; None if the speed is not known."""
     answer: str
-    """What can be said of the question, plainly."""
+    """What the run can show, in words."""
 
 
 def forecast(
@@ -57,26 +57,28 @@ def forecast(
     trial_s: float | None = None,
     measured: Path | None = None,
 ) -> Forecast:
-    """`trial_s` are the seconds of one trial in its slot, or `measured` a run to take them from.
+    """The forecast for an assumed base rate and intra-class correlation.
 
+    `trial_s` is the seconds of one trial in its slot; `measured` is a run folder to take them from.
     Raises UserError.
     """
-    for name, number in (("--base-rate", base_rate), ("--icc", icc), ("--trial-s", trial_s)):
+    for name, number in (("--base-rate", base_rate), ("--icc", icc), ("--expected-trial", trial_s)):
         if number is not None and not isfinite(number):
-            raise UserError(f"{name} is no number; give one.")
+            raise UserError(f"{name} is not a finite number; give one.")
     if measured:
         trial_s = _measured_s(measured)
     whole = spec.model_copy(update={"shard": "1/1"})
     ids = [instance.row.instance_id for instance in load(spec.dataset)]
     count = sum(len(block.instances) for block in blocks(ids, whole))
-    divided = min(int(spec.shard.split("/")[1]), count)  # a shard without an instance never ends
-    shards = [f"{number}/{divided}" for number in range(1, divided + 1)]
+    # A shard without an instance would never be complete.
+    shard_count = min(int(spec.shard.split("/")[1]), count)
+    shards = [f"{number}/{shard_count}" for number in range(1, shard_count + 1)]
     planned = [blocks(ids, spec.model_copy(update={"shard": shard})) for shard in shards]
     trials = count * len(spec.arms) * len(spec.seeds)
     tested = sum(arm.kv_type != spec.baseline.kv_type for arm in spec.arms)
     design = Design(count, base_rate, icc, len(spec.seeds), spec.alpha)
     corrected = replace(design, alpha=spec.alpha / max(1, tested))
-    effect = minimum_detectable_effect(corrected)
+    detectable = minimum_detectable_effect(corrected)
     harms = [points for points in HARMS_POINTS if points / 100 <= base_rate] if tested else []
     margin, claimed, needed = spec.margin, None, None
     if margin is not None:
@@ -93,12 +95,12 @@ def forecast(
         icc=icc,
         alpha=spec.alpha,
         margin=margin,
-        smallest_effect=effect,
+        minimum_detectable_effect=detectable,
         power_of_harm={str(points): power(corrected, points / 100) for points in harms},
         power_of_no_harm=claimed,
         instances_for_margin=needed,
         hours=None if trial_s is None else trials * trial_s / spec.slots / 3600,
-        answer=_answer(spec, tested, count, base_rate, effect, claimed, needed),
+        answer=_answer(spec, tested, count, base_rate, detectable, claimed, needed),
     )
 
 
@@ -107,42 +109,52 @@ def _answer(
     tested: int,
     count: int,
     base_rate: float,
-    effect: float | None,
+    detectable: float | None,
     claimed: float | None,
     needed: int | None,
 ) -> str:
-    does = "resolves" if spec.primary == "resolved" else f"reaches {spec.primary} in"
+    resolves = "resolves" if spec.primary == "resolved" else f"reaches {spec.primary} in"
+    baseline = f"if the baseline {resolves} {base_rate:.1%} of the instances"
     if not tested:
-        return "It cannot answer: no arm has another KV type than the baseline; give a second --kv."
-    if effect is None:
         return (
-            f"It cannot answer: where the baseline {does} {base_rate:.1%}, {count} instances "
-            f"would not even show a total loss with {POWER:.0%} power; take a stronger model, "
-            "easier instances, or more of them."
+            "This run cannot answer: no arm has another KV type than the baseline; give a second "
+            "--kv."
+        )
+    if detectable is None:
+        return (
+            f"This run cannot answer: {baseline}, {count} instances do not show even a total loss "
+            f"with {POWER:.0%} power; take a stronger model, easier instances, or more instances."
         )
     harm = (
-        f"It shows harm of {100 * effect:.1f} points or more with {POWER:.0%} power, where the "
-        f"baseline {does} {base_rate:.1%}; smaller harm less often."
+        f"Minimum detectable effect: {100 * detectable:.1f} points of harm with {POWER:.0%} power, "
+        f"{baseline}."
     )
     if spec.margin is None or claimed is None:
         return harm
     margin = f"the margin of {100 * spec.margin:.1f} points"
     if spec.margin >= base_rate:
-        return f"{harm} It cannot answer for {margin}: a total loss would be within it; lower it."
-    if claimed < POWER:
-        more = "over 100,000" if needed is None else str(needed)
         return (
-            f"{harm} It cannot answer for {margin}: of an arm that does no harm it would say so in "
-            f"{claimed:.0%} of the cases; {more} instances would in {POWER:.0%}."
+            f"{harm} This run cannot answer for {margin}: even a total loss is within it; give a "
+            "lower margin."
         )
-    return f"{harm} Of an arm that does no harm it says, for {margin}, so in {claimed:.0%}."
+    claim = f"non-inferiority of a harmless arm in {claimed:.0%} of cases"
+    if claimed < POWER:
+        more = "more than 100,000" if needed is None else str(needed)
+        return (
+            f"{harm} This run cannot answer for {margin}: it claims {claim}; for {POWER:.0%} it "
+            f"needs {more} instances."
+        )
+    return f"{harm} With {margin}, it claims {claim}."
 
 
 def _measured_s(run: Path) -> float:
-    """The mean time of a trial in its slot."""
+    """The mean seconds of a trial in its slot. Raises UserError if no trial is finished."""
     times = [outcome.solve_s for outcome in Run(run).outcomes() if outcome.steps]
     if not times:
-        raise UserError(f"{run} has no finished trial to take a speed from; give --trial-s.")
+        raise UserError(
+            f"{run} has no finished trial to measure the speed of; give --expected-trial, for "
+            "example 3m."
+        )
     return sum(times) / len(times)
 
 
@@ -151,21 +163,22 @@ def _count(number: int, word: str) -> str:
 
 
 def lines(found: Forecast) -> list[str]:
-    """For a person."""
+    """Four lines for a person: the trials, the answer, the assumptions, the cost."""
     arms = f"{_count(len(found.arms), 'arm')} ({', '.join(found.arms)})"
     made = [
         f"{_count(found.instances, 'instance')} x {arms} x {_count(found.seeds, 'seed')}: "
         f"{_count(found.trials, 'trial')} in {_count(found.blocks, 'block')}",
         found.answer,
-        f"assumed: ICC {found.icc:g}, {100 * found.alpha:g} % one-sided, Holm over the KV arms",
+        f"assumed: ICC {found.icc:g}; one-sided tests at {100 * found.alpha:g} %, with Holm's "
+        "correction over the KV arms",
     ]
     if found.hours is None:
-        made.append("cost: not known; give --trial-s, or --measured with an earlier run's folder")
+        made.append("cost: not known; give --expected-trial, for example 3m, or --measured RUN")
     else:
         shards = len(found.shards)
-        each = f", {found.hours / shards:.1f} h on each of {shards}" if shards > 1 else ""
+        each = f", or {found.hours / shards:.1f} h on each of {shards}" if shards > 1 else ""
         made.append(
-            f"cost: {found.hours:.3g} h of one machine{each}; grading, preflight and the starts of "
-            "servers come on top"
+            f"cost: {found.hours:.3g} h on one machine{each}, plus preflight, server starts and "
+            "grading"
         )
     return made

@@ -1,4 +1,4 @@
-"""Grading in a child process of its own, while conversations go on."""
+"""Grading in a separate child process, while conversations continue."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvci import children
 from kvci.children import worker
-from kvci.run.attempt import graded, limit_s
+from kvci.run.attempt import grade_with_retries, time_limit_s
 from kvci.run.preflight import preflight
 from kvci.run.sandboxes import Sandboxes
 from kvci.rundir.documents import Graded
@@ -19,7 +19,7 @@ from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 @dataclass(eq=False)
 class _Task:
-    """What is to be graded, and who hears of it before `result` is there."""
+    """One grading: `then` is called with its result before `result` is set."""
 
     work: Callable[[], Graded]
     then: Callable[[Graded], None] = lambda graded: None
@@ -39,9 +39,10 @@ class _Task:
 
 
 class Grader:
-    """One worker process; `submit` and `preflight` return at once.
+    """One worker process; `submit` and `preflight` return futures at once.
 
-    A worker that ends, as when memory runs out, is replaced, and what it had is graded again.
+    A worker that ends, for example because memory ran out, is replaced, and its gradings are
+    repeated.
     """
 
     def __init__(self, sandboxes: Sandboxes, test_s: float) -> None:
@@ -50,7 +51,7 @@ class Grader:
         self._lock = threading.Lock()
         self._closed = False
         self._waiting: list[_Task] = []
-        """In the worker's order: of a worker that ends, the first one was begun."""
+        """In the worker's order: when a worker ends, it was working on the first one."""
 
     def submit(
         self,
@@ -60,13 +61,16 @@ class Grader:
         then: Callable[[Graded], None],
         gold: Graded | None,
     ) -> Future[Graded]:
-        limit = limit_s(self._test_s, gold)
-        task = partial(graded, self._sandboxes, instance, patch, folder, limit, bool(gold))
-        return self._send(_Task(task, then))
+        """Grade one patch. `gold` is the gold patch's grading, or None if it did not resolve."""
+        limit_s = time_limit_s(self._test_s, gold)
+        work = partial(
+            grade_with_retries, self._sandboxes, instance, patch, folder, limit_s, bool(gold)
+        )
+        return self._send(_Task(work, then))
 
     def preflight(self, instance: Instance, folder: Path) -> Future[Graded]:
-        task = partial(preflight, self._sandboxes, instance, folder, self._test_s)
-        return self._send(_Task(task))
+        work = partial(preflight, self._sandboxes, instance, folder, self._test_s)
+        return self._send(_Task(work))
 
     def _send(self, task: "_Task") -> Future[Graded]:
         pool = self._pool
@@ -76,7 +80,7 @@ class Grader:
         try:
             sent = pool.submit(task.work)
         except BrokenExecutor:
-            self._again(pool, task)
+            self._resend(pool, task)
         else:
             sent.add_done_callback(partial(self._done, pool, task))
             task.result.add_done_callback(lambda ended: ended.cancelled() and sent.cancel())
@@ -86,7 +90,7 @@ class Grader:
         if sent.cancelled():
             task.result.cancel()
         elif isinstance(sent.exception(), BrokenExecutor):
-            self._again(pool, task)
+            self._resend(pool, task)
         else:
             self._end(task, sent)
 
@@ -95,8 +99,8 @@ class Grader:
             self._waiting.remove(task)
         task.end(sent)
 
-    def _again(self, pool: Executor, task: "_Task") -> None:
-        """The worker is gone. A stop ends it too, and then nothing is begun anew."""
+    def _resend(self, pool: Executor, task: "_Task") -> None:
+        """Send the task to a new worker, unless it was a stop that ended the old one."""
         with self._lock:
             if self._closed or children.ENDING.is_set():
                 task.result.cancel()
@@ -108,11 +112,12 @@ class Grader:
             self._send(task)
         else:
             why = f"the grading process ended {ATTEMPTS_MAX} times"
-            gone: Future[Graded] = Future()
-            gone.set_result(Graded(verdict=Verdict.GRADING_FAILED, detail=why))
-            self._end(task, gone)
+            failed: Future[Graded] = Future()
+            failed.set_result(Graded(verdict=Verdict.GRADING_FAILED, detail=why))
+            self._end(task, failed)
 
     def close(self, wait: bool) -> None:
+        """End the worker, after all gradings with `wait`, at once without."""
         with self._lock:
             self._closed = not wait
         self._pool.shutdown(wait=wait, cancel_futures=not wait)

@@ -1,4 +1,4 @@
-"""Trials in bubblewrap, for instances whose files kvci has itself."""
+"""Trials in bubblewrap, for instances whose files come with kvci."""
 
 import subprocess
 from collections.abc import Sequence
@@ -18,12 +18,15 @@ def unfit(instances: Sequence[Instance]) -> str:
 
 
 def check(instances: Sequence[Instance]) -> str:
-    """What limits the sandbox here, for the manifest. Raises UserError if it cannot be made."""
+    """The manifest's text: how this machine limits the sandbox.
+
+    Raises UserError if bubblewrap cannot make one.
+    """
     return f"bwrap, {bwrap.check()}"
 
 
 def identity(instance: Instance) -> str:
-    """Empty: no image is involved."""
+    """Empty: these instances have no image."""
     return ""
 
 
@@ -32,18 +35,18 @@ def lacks(instance: Instance) -> bool:
 
 
 def make(instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
-    """Raises SandboxFailed. There is no network to give."""
+    """A fresh sandbox, always without a network. Raises SandboxFailed."""
     try:
         return Bwrap(instance.files, bounds.scratch, bounds.caps)
     except (OSError, subprocess.SubprocessError) as error:
-        raise SandboxFailed(f"the work tree could not be made: {error}") from None
+        raise SandboxFailed(f"cannot make the work tree: {error}") from None
 
 
 def wait(bounds: Bounds) -> None:
-    """Return when sandboxes can be made again. Raises UserError if that takes too long."""
+    """Return as soon as sandboxes can be made again. Raises UserError if that takes too long."""
     bwrap.wait(bounds.scratch)
 
 
 def sweep(own: bool) -> None:
-    """End what killed kvci processes left running."""
+    """End processes that killed kvci processes left running."""
     cgroup.sweep()

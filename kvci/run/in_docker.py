@@ -1,4 +1,4 @@
-"""Trials in Docker: in the instance's image, or in one that kvci's own files are put into."""
+"""Trials in Docker: in the instance's image, or in a base image that gets the instance's files."""
 
 from collections.abc import Sequence
 
@@ -17,26 +17,28 @@ def unfit(instances: Sequence[Instance]) -> str:
 
 
 def check(instances: Sequence[Instance]) -> str:
-    """The engine's version, for the manifest. Raises UserError if it does not answer, or lacks the
-    image that kvci's own files are put into."""
+    """The manifest's text: the version of the Docker engine.
+
+    Raises UserError if the engine does not answer or lacks a base image.
+    """
     version = engine.check()
     for image in {instance.row.image for instance in instances if instance.files}:
         if not engine.has(image):
             raise UserError(
-                f"Docker has no image {image}; make it with "
+                f"Docker has no image {image}; build it with "
                 f"docker build -t {image} ci/images/calibration."
             )
     return f"docker {version}"
 
 
 def identity(instance: Instance) -> str:
-    """What tells the instance's image from all others; empty where it has none of its own."""
+    """A text that identifies the instance's image; empty if it has no image of its own."""
     return "" if instance.files else history.identity(instance.row.image)
 
 
 def lacks(instance: Instance) -> bool:
-    """True if the instance's image is not on this machine. An engine that does not answer tells
-    nothing about that."""
+    """True if the engine reports that the instance's image is not on this machine; False if the
+    engine does not answer."""
     try:
         return not engine.has(instance.row.image)
     except (*engine.ENGINE_ERRORS, UserError):
@@ -44,18 +46,18 @@ def lacks(instance: Instance) -> bool:
 
 
 def make(instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
-    """Raises SandboxFailed."""
+    """A fresh sandbox. Raises SandboxFailed."""
     image, base = instance.row.image, instance.row.base_commit
     name = image if instance.files else history.without_future(image, base)
     return Docker(name, instance.files, bounds.caps, network, bounds.run)
 
 
 def wait(bounds: Bounds) -> None:
-    """Return when sandboxes can be made again. Raises UserError if that takes too long."""
+    """Return as soon as sandboxes can be made again. Raises UserError if that takes too long."""
     engine.wait()
 
 
 def sweep(own: bool) -> None:
-    """Remove what killed kvci processes left, and with `own` what this one still has."""
+    """Remove containers that killed kvci processes left, and with `own` those of this process."""
     cgroup.sweep()
     engine.sweep(own)

@@ -1,4 +1,4 @@
-"""Patches of others, or the gold ones, through kvci's grading."""
+"""Grade the patches of a predictions file, or the gold patches of a dataset."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from kvci.taxonomy import Verdict
 
 
 class Prediction(Document):
-    """A line of a predictions file, as the harness takes it."""
+    """One line of a predictions file, in the harness's format."""
 
     instance_id: str
     model_patch: str | None
@@ -30,45 +30,45 @@ class Prediction(Document):
 
 
 def grade_patches(
-    asked: Spec, predictions: Path | None, out: Path, say: Callable[[str], None] = print
+    spec: Spec, predictions: Path | None, out: Path, say: Callable[[str], None] = print
 ) -> dict[str, Graded]:
-    """Instance id -> what grading said; without predictions, of the gold patches.
+    """Instance id -> the grading of its patch; without predictions, of its gold patch.
 
-    Their images are fetched, a wave at a time. Logs and patches lie in `out` by instance. Raises
-    UserError.
+    Images are pulled a wave at a time. Logs and patches are written to `out`, a folder for each
+    instance. Raises UserError.
     """
-    instances = {instance.row.instance_id: instance for instance in load(asked.dataset)}
+    instances = {instance.row.instance_id: instance for instance in load(spec.dataset)}
     if predictions:
         patches = _read(predictions)
         unknown = sorted(patches.keys() - instances.keys())
         if unknown:
-            raise UserError(f"{unknown[0]} of {predictions} is no instance of {asked.dataset}.")
+            raise UserError(f"{unknown[0]} in {predictions} is not an instance of {spec.dataset}.")
     else:
         patches = {name: instance.row.patch for name, instance in instances.items()}
     with_patch = [name for name in instances if name in patches]
     if not with_patch:
-        raise UserError(f"{predictions} holds no patch.")
-    some = {name: instances[name] for name in select(with_patch, asked)}
-    kind, _ = choose(asked, some.values())
+        raise UserError(f"{predictions} contains no prediction; write one JSON object a line.")
+    selected = {name: instances[name] for name in select(with_patch, spec)}
+    kind, _ = choose(spec, selected.values())
     try:
         with RunDirectory(out.resolve()) as directory, stopping():
-            return _grade(kind, directory, asked, some, patches, say)
+            return _grade(kind, directory, spec, selected, patches, say)
     except Stopped:
-        raise UserError(f"Stopped; what was graded until then lies in {out}.") from None
+        raise UserError(f"Stopped; the results so far are in {out}.") from None
 
 
 def _grade(
     kind: str,
     directory: RunDirectory,
-    asked: Spec,
+    spec: Spec,
     instances: dict[str, Instance],
     patches: dict[str, str],
     say: Callable[[str], None],
 ) -> dict[str, Graded]:
-    sandboxes = Sandboxes.of(asked, kind, directory.scratch, directory.path.name)
+    sandboxes = Sandboxes.of(spec, kind, directory.scratch, directory.path.name)
     sandboxes.sweep()
-    each = asked.model_copy(update={"block_size": 1})  # no pair has to be kept together
-    grader = Grader(sandboxes, asked.test_s)
+    one_each = spec.model_copy(update={"block_size": 1})  # there are no pairs to keep together
+    grader = Grader(sandboxes, spec.test_s)
     graded: dict[str, Graded] = {}
     ended = False
 
@@ -77,7 +77,7 @@ def _grade(
         return grader.submit(instances[name], patch, folder, lambda _: None, None)
 
     empty = {name for name in instances if not patches[name].strip()}  # these need no image
-    rest = waves(each, instances, instances.keys() - empty, directory.path, say)
+    rest = waves(one_each, instances, instances.keys() - empty, directory.path, say)
     try:
         for wave in chain([empty], rest):
             futures = {name: submit(name) for name in instances if name in wave}
@@ -88,8 +88,8 @@ def _grade(
     finally:
         grader.close(wait=ended)
         sandboxes.sweep(own=True)
-    lacking = Graded(verdict=Verdict.GRADING_FAILED, detail="its image could not be had")
-    return {name: graded.get(name, lacking) for name in instances}
+    no_image = Graded(verdict=Verdict.GRADING_FAILED, detail="its image is not available")
+    return {name: graded.get(name, no_image) for name in instances}
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -103,9 +103,11 @@ def _read(path: Path) -> dict[str, str]:
             one = Prediction.model_validate(json.loads(line))
             (one.model_patch or "").encode(errors="surrogateescape")
         except ValueError as error:
-            what = first_problem(error)
-            raise UserError(f"Line {number} of {path} is no prediction: {what}.") from None
+            problem = first_problem(error)
+            raise UserError(f"Line {number} of {path} is not a prediction: {problem}.") from None
         if one.instance_id in found:
-            raise UserError(f"{path} has {one.instance_id} twice; one patch an instance.")
+            raise UserError(
+                f"{path} has two patches for {one.instance_id}; give one for each instance."
+            )
         found[one.instance_id] = one.model_patch or ""
     return found

@@ -1,4 +1,4 @@
-"""What a person sees of a run as it goes on: a live view on a terminal, elsewhere some lines."""
+"""The progress of a run: a live view on a terminal, one line now and then elsewhere."""
 
 import threading
 import time
@@ -16,22 +16,22 @@ from kvci.rundir.documents import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 LINE_S = 10.0
-"""At least so long between two lines."""
+"""The shortest time between two lines."""
 WINDOW_S = 60.0
-"""Tokens per second are those of the last minute."""
+"""The time over which tokens per second are averaged."""
 
 
 class Progress:
-    """A context manager that hears of outcomes, tokens and slots from any thread."""
+    """A context manager that counts outcomes, tokens and busy slots; threads may share it."""
 
     def __init__(
         self,
         console: Console,
         planned: Mapping[str, int],
         slots: int,
-        before: Iterable[Outcome] = (),
+        earlier: Iterable[Outcome] = (),
     ) -> None:
-        """`planned` has each arm's trials; `before` are the outcomes of earlier sessions."""
+        """`planned` maps each arm to its trials; `earlier` has outcomes from before a resume."""
         self._console, self._planned, self._slots = console, planned, slots
         self._lock = threading.Lock()
         self._done: Counter[str] = Counter()
@@ -39,7 +39,7 @@ class Progress:
         self._infrastructure: Counter[str] = Counter()
         self._tokens: deque[tuple[float, int]] = deque()
         self._busy = 0
-        for outcome in before:
+        for outcome in earlier:
             self._count(outcome)
         self._started = self._line_at = time.monotonic()
         self._earlier = self._done.total()
@@ -72,22 +72,24 @@ class Progress:
             self._tokens.append((time.monotonic(), count))
 
     def slot(self, change: int) -> None:
-        """+1 when a conversation begins, -1 when it ends."""
+        """Count a conversation: +1 at its start, -1 at its end."""
         with self._lock:
             self._busy += change
 
     def line(self) -> str:
+        """All counts in one line, for a log."""
         done, planned = self._done.total(), sum(self._planned.values())
         arms = ", ".join(
             f"{arm} {self._done[arm]}/{count} ({self._resolved[arm]} resolved)"
             for arm, count in self._planned.items()
         )
         interim = f" ({INTERIM})" if done < planned else ""
-        return f"{done}/{planned} trials{interim}: {arms}; {self._pace()}"
+        return f"{done}/{planned} trials done{interim}: {arms}; {self._pace()}"
 
     def view(self) -> Group:
+        """A table with a row for each arm, for a terminal."""
         table = Table(box=None, pad_edge=False)
-        for column in ("Arm", "Done", "Resolved so far", "Infrastructure"):
+        for column in ("Arm", "Trials done", "Resolved so far", "Infrastructure failures"):
             table.add_column(column, justify="left" if column == "Arm" else "right")
         for arm, count in self._planned.items():
             cells = (self._resolved[arm], self._infrastructure[arm])
@@ -101,11 +103,11 @@ class Progress:
                 self._tokens.popleft()
             span_s = min(WINDOW_S, max(1.0, now - self._started))
             tokens = sum(count for _, count in self._tokens) / span_s
-            here = self._done.total() - self._earlier
+            new = self._done.total() - self._earlier
             left = sum(self._planned.values()) - self._done.total()
-            left_s = (now - self._started) / here * left if here else None
+            left_s = (now - self._started) / new * left if new else None
         shown = "" if left_s is None else f", about {_duration(left_s)} left"
-        return f"{tokens:.0f} tokens/s, {self._busy} of {self._slots} slots in use{shown}"
+        return f"{tokens:.0f} tokens/s, {self._busy} of {self._slots} slots busy{shown}"
 
     def _count(self, outcome: Outcome) -> None:
         self._done[outcome.arm] += 1

@@ -1,4 +1,4 @@
-"""Trials graded again from their stored patches: no GPU, no model, no server."""
+"""Grade trials again from their stored patches, without a GPU, a model or a server."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from kvci.tasks.row import patched_files
 from kvci.taxonomy import Observed, Verdict, classify
 
 
-def again(
+def regrade_trial(
     outcome: Outcome,
     directory: RunDirectory,
     instance: Instance,
@@ -35,15 +35,15 @@ def again(
     gold: Graded | None,
     then: Callable[[Outcome], None],
 ) -> Future[Graded]:
-    """Grade the trial's stored patch; its outcome is written anew, and `then` hears of it.
+    """Grade the trial's stored patch, rewrite its outcome, and call `then` with the new outcome.
 
-    A verdict that it has stays if grading fails now, and `then` hears nothing.
+    If grading fails now, a verdict that the trial already has stays, and `then` is not called.
     """
     folder = directory.trial(Trial(outcome.arm, outcome.instance, outcome.seed))
     patch = (folder / "patch.diff").read_bytes()
-    # What proves the verdict that it has stays until there is another.
-    place = directory.scratch / f"grade-{outcome.arm}-{outcome.instance}-{outcome.seed}"
-    evidence = Observed(
+    # The logs of an existing verdict stay until there is a new one.
+    logs = directory.scratch / f"grade-{outcome.arm}-{outcome.instance}-{outcome.seed}"
+    observed = Observed(
         exit=outcome.exit,
         verdict=Verdict.NOT_GRADED,
         last_actions=actions(folder / "trajectory.jsonl", prompt, outcome.exit),
@@ -53,7 +53,7 @@ def again(
     )
 
     def write(graded: Graded) -> None:
-        cls, why = classify(replace(evidence, verdict=graded.verdict))
+        cls, why = classify(replace(observed, verdict=graded.verdict))
         changed = outcome.model_copy(
             update={
                 "verdict": graded.verdict,
@@ -69,27 +69,28 @@ def again(
         if graded.verdict in UNGRADED and outcome.verdict not in UNGRADED:
             return
         shutil.rmtree(folder / "grade", ignore_errors=True)
-        if place.exists():
-            shutil.move(place, folder / "grade")
+        if logs.exists():
+            shutil.move(logs, folder / "grade")
         changed.write(folder / "outcome.json")
         then(changed)
 
-    return grader.submit(instance, patch, place, write, gold)
+    return grader.submit(instance, patch, logs, write, gold)
 
 
 def regrade(
     folder: Path, everything: bool, say: Callable[[str], None] = print
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
-    """Each trial before and after: those that could not be graded, or all that have a patch.
+    """Each regraded trial before and after, and the trials that were not graded.
 
-    And those that could not be begun, because their images, which are fetched, cannot be had, or
-    because they were on another machine. Raises UserError if the dataset is not the one of the run.
+    With `everything` all trials that have a patch are graded, else those whose grading failed.
+    Images are pulled. A trial is not graded if its image is not available or if it ran on another
+    machine. Raises UserError if the dataset is not the run's.
     """
     changed, left = [], []
     for part in Run(folder).parts:
-        some, late = _regrade(part.path, everything, say)
-        changed += some
-        left += late
+        part_changed, part_left = _regrade(part.path, everything, say)
+        changed += part_changed
+        left += part_left
     return changed, left
 
 
@@ -99,7 +100,9 @@ def _regrade(
     spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     if dataset_sha256(instances.values()) != manifest.dataset_sha256:
-        raise UserError(f"{spec.dataset} is not what it was when {folder} was made.")
+        raise UserError(
+            f"The dataset {spec.dataset} changed after {folder} was made; restore its old version."
+        )
     kind, _ = choose(spec, (instances[name] for name in manifest.planned))
     with RunDirectory(folder.resolve()) as directory, stopping():
         sandboxes = Sandboxes.of(spec, kind, directory.scratch, manifest.run_id)
@@ -111,11 +114,11 @@ def _regrade(
         foreign = [one for one in left if one.host != host()]
         if foreign:
             say(
-                f"{len(foreign)} trials of {folder} were on {foreign[0].host}: grade them there, "
-                "so that a pair has one machine"
+                f"{len(foreign)} trials of {folder} ran on machine {foreign[0].host}: grade them "
+                "there, because both trials of a pair need the same machine"
             )
             left = [one for one in left if one not in foreign]
-        late, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
+        ungraded, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
         ended = False
         try:
             empty = [one for one in left if not one.patch_bytes]  # these need no image
@@ -123,27 +126,29 @@ def _regrade(
             names = {one.instance for one in rest}
             supplied = waves(spec, instances, names, folder, say)
             parts = ([one for one in rest if one.instance in wave] for wave in supplied)
-            for some in chain([empty], parts):
-                for one in some:
-                    gold, heard = directory.gold(one.instance), _hear(changed, one)
+            for part in chain([empty], parts):
+                for one in part:
+                    gold, then = directory.gold(one.instance), _append_to(changed, one)
                     instance = instances[one.instance]
                     futures.append(
-                        again(one, directory, instance, grader, spec.prompt, gold, heard)
+                        regrade_trial(one, directory, instance, grader, spec.prompt, gold, then)
                     )
                 for future in futures:
                     future.result()
             ended = True
         except Stopped:
-            say("Stopped; the same command goes on with what is left.")
+            say("Stopped. The same command continues with the remaining trials.")
         finally:
             grader.close(wait=ended)
             sandboxes.sweep(own=True)
         trials, outcomes = spec.trials_of_arms(manifest.planned), settle(directory.outcomes())
         summarize(manifest.run_id, trials, outcomes).write(directory.path / "summary.json")
     for before, _ in changed:
-        late.pop((before.arm, before.instance, before.seed))
-    return changed, [*late.values(), *foreign]
+        ungraded.pop((before.arm, before.instance, before.seed))
+    return changed, [*ungraded.values(), *foreign]
 
 
-def _hear(changed: list[tuple[Outcome, Outcome]], before: Outcome) -> Callable[[Outcome], None]:
+def _append_to(
+    changed: list[tuple[Outcome, Outcome]], before: Outcome
+) -> Callable[[Outcome], None]:
     return lambda after: changed.append((before, after))

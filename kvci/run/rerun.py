@@ -1,4 +1,4 @@
-"""A new run of some of a run's instances: to look closer, and never to compare."""
+"""The specification of a targeted rerun: some instances of a run again, to look closer."""
 
 import re
 from pathlib import Path
@@ -10,25 +10,27 @@ from kvci.files import first_problem
 from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.spec import Rerun, Spec
-from kvci.taxonomy import INFRASTRUCTURE, Class
+from kvci.taxonomy import INFRASTRUCTURE, Class, titled
 
 
 def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bool) -> Spec:
-    """The spec of a new run of the trials that match, on the rows that the run had.
+    """The specification of a new run of the matching trials, on the dataset rows of the old run.
 
-    `classes` are names with commas between; `errors` are those of infrastructure. With several
-    seeds an instance is run with each that matched anywhere. Raises UserError.
+    `classes` are class codes separated by commas; `errors` adds the infrastructure classes. With
+    several seeds, each instance is run with every seed that matched for any trial. A rerun is never
+    compared. Raises UserError.
     """
     run = Run(folder)
     manifest, spec = run.manifest, run.spec
     if spec.rerun:
-        raise UserError(f"{folder} is a rerun itself; rerun {spec.rerun.of}.")
+        raise UserError(f"{folder} is a rerun itself; rerun the run {spec.rerun.of}.")
     wanted = {each.strip() for each in (classes or "").split(",") if each.strip()}
     if unknown := sorted(wanted - set(Class)):
-        raise UserError(f"{unknown[0]} is no class; use {', '.join(Class)}.")
+        known = ", ".join(titled(cls) for cls in Class)
+        raise UserError(f"{unknown[0]} is not a class; use the codes of: {known}.")
     wanted |= set(INFRASTRUCTURE) if errors else set()
     if not wanted and filter is None:
-        raise UserError("Say which trials: give --class, --filter or --errors.")
+        raise UserError("No trials are selected; give --class, --filter or --errors.")
     try:
         chosen = [
             one
@@ -38,23 +40,23 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     except re.error as error:
         raise UserError(f"--filter {filter} is not a regular expression: {error}.") from None
     if not chosen:
-        raise UserError(f"No trial of {folder} is of that kind.")
+        raise UserError(f"No trial of {folder} matches; widen --class or --filter.")
     words = [word for word in (",".join(sorted(wanted)), filter) if word]
-    of_arms = {
+    instances_by_arm = {
         arm.id: tuple(sorted({one.instance for one in chosen if one.arm == arm.id}))
         for arm in spec.arms
     }
     dataset, revision = spec.dataset, manifest.dataset_revision
-    of = Rerun(
+    rerun = Rerun(
         of=manifest.run_id,
         filter=" ".join(words),
-        instances=of_arms,
+        instances=instances_by_arm,
         model_sha256=manifest.model_sha256,
         dataset_sha256=manifest.dataset_sha256,
     )
-    again = {
+    changes = {
         "dataset": f"{dataset.partition('@')[0]}@{revision}" if revision else dataset,
-        "arms": tuple(arm for arm in spec.arms if of_arms[arm.id]),
+        "arms": tuple(arm for arm in spec.arms if instances_by_arm[arm.id]),
         "instances": tuple(sorted({one.instance for one in chosen})),
         "seeds": tuple(seed for seed in spec.seeds if seed in {one.seed for one in chosen}),
         "filter": "",
@@ -62,9 +64,9 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
         "shard": "1/1",
         "start": None,
         "time_budget_s": None,
-        "rerun": of,
+        "rerun": rerun,
     }
     try:
-        return Spec.model_validate(spec.model_dump() | again)
+        return Spec.model_validate(spec.model_dump() | changes)
     except ValidationError as error:
         raise UserError(f"{folder} cannot be rerun: {first_problem(error)}.") from None

@@ -1,4 +1,4 @@
-"""The registry of sandboxes. A new one is a file with these functions, and a line in KINDS."""
+"""The registry of sandboxes. A new one is a module with these functions and a line in KINDS."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from kvci.tasks.instance import Instance
 
 
 class Kind(Protocol):
-    """What a module of a sandbox offers."""
+    """The functions that a sandbox's module has."""
 
     def unfit(self, instances: Sequence[Instance]) -> str:
-        """Why it cannot run these instances; empty if it can."""
+        """Why this sandbox cannot run these instances; empty if it can."""
 
     def check(self, instances: Sequence[Instance]) -> str:
-        """What it is here, for the manifest. Raises UserError if it cannot be used."""
+        """The manifest's text about this sandbox. Raises UserError if it cannot be used."""
 
     def identity(self, instance: Instance) -> str:
-        """What tells the instance's image from all others; empty where it has none of its own."""
+        """A text that identifies the instance's image; empty if it has no image of its own."""
 
     def lacks(self, instance: Instance) -> bool:
         """True if the instance's image is not on this machine."""
@@ -32,10 +32,10 @@ class Kind(Protocol):
         """A fresh sandbox. Raises SandboxFailed."""
 
     def wait(self, bounds: Bounds) -> None:
-        """Return when sandboxes can be made again. Raises UserError if that takes too long."""
+        """Return as soon as sandboxes can be made again. Raises UserError after too long."""
 
     def sweep(self, own: bool) -> None:
-        """End what killed kvci processes left, and with `own` what this one still has."""
+        """End what killed kvci processes left, and with `own` what this process still has."""
 
 
 KINDS: dict[str, Kind] = {"bwrap": in_bwrap, "docker": in_docker}
@@ -44,18 +44,18 @@ KINDS: dict[str, Kind] = {"bwrap": in_bwrap, "docker": in_docker}
 
 @dataclass(frozen=True)
 class Sandboxes:
-    """Makes a fresh sandbox for each trial; goes to the grading child as it is."""
+    """Makes a fresh sandbox for each trial; it is pickled for the grading process."""
 
     kind: str
     scratch: Path
     caps: Caps
     grade_network: bool = False
-    """Grading has a network; trials never have."""
+    """Grading has a network. Trials never have one."""
     run: str = ""
 
     @classmethod
     def of(cls, spec: Spec, kind: str, scratch: Path, run: str) -> Self:
-        """With the limits of the specification."""
+        """The sandboxes of one kind, with the specification's limits."""
         caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
         return cls(kind, scratch, caps, spec.grade_network, run)
 
@@ -70,11 +70,11 @@ class Sandboxes:
         return KINDS[self.kind].lacks(instance)
 
     def make(self, instance: Instance, network: bool = False) -> Sandbox:
-        """Raises SandboxFailed."""
+        """A fresh sandbox. Raises SandboxFailed."""
         return KINDS[self.kind].make(instance, self._bounds, network)
 
     def wait(self) -> None:
-        """Raises UserError if sandboxes cannot be made for too long."""
+        """Return as soon as sandboxes can be made again. Raises UserError after too long."""
         KINDS[self.kind].wait(self._bounds)
 
     def sweep(self, own: bool = False) -> None:
@@ -82,9 +82,12 @@ class Sandboxes:
 
 
 def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[str, str]:
-    """The sandbox for these instances, and what the manifest says about it. Raises UserError."""
-    some, why = list(instances), ""
+    """The kind of sandbox for these instances, and the manifest's text about it.
+
+    Raises UserError if no allowed kind can run them.
+    """
+    selected, why = list(instances), ""
     for name in KINDS if spec.sandbox == "auto" else (spec.sandbox,):
-        if not (why := KINDS[name].unfit(some)):
-            return name, KINDS[name].check(some)
+        if not (why := KINDS[name].unfit(selected)):
+            return name, KINDS[name].check(selected)
     raise UserError(f"{why}.")

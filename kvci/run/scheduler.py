@@ -1,4 +1,4 @@
-"""Blocks -> arms in the block's order -> one server -> as many conversations as slots."""
+"""For each block, for each arm in random order: one server, as many conversations as slots."""
 
 import itertools
 import json
@@ -20,12 +20,12 @@ from kvci.errors import UserError
 from kvci.files import disk_full_error, is_disk_full, sha256_of, write_atomic
 from kvci.host import host
 from kvci.plan import Block, Trial
-from kvci.run.attempt import unknown
+from kvci.run.attempt import no_test_ran
 from kvci.run.grader import Grader
 from kvci.run.progress import Progress
-from kvci.run.regrade import again
+from kvci.run.regrade import regrade_trial
 from kvci.run.sandboxes import Sandboxes
-from kvci.run.supplies import AllHere, Supplies
+from kvci.run.supplies import NothingToFetch, Supplies
 from kvci.rundir.directory import RunDirectory, resolved
 from kvci.rundir.documents import WAITS, Ceiling, Graded, Outcome, now
 from kvci.sandbox import SandboxFailed
@@ -49,19 +49,19 @@ BLOCK_MAX = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
-class Ran:
-    """Under what a trial ran: the server's build, and the name of its log."""
+class ServerOfTrial:
+    """The server of a trial: its build, and the name of its log."""
 
     build: str = ""
     server: str = ""
 
 
-class OtherBuild(Exception):
-    """The server is of another build than the trials that the block already has."""
+class BuildChanged(Exception):
+    """The server's build differs from that of trials that the block already has."""
 
 
 class Scheduler:
-    """Runs what is not done yet. `progress` hears what happens."""
+    """Runs the trials that are not done, and reports them to `progress`."""
 
     def __init__(
         self,
@@ -83,40 +83,41 @@ class Scheduler:
         self._gold: dict[str, Graded] = {}
         self._attempts: dict[Trial, int] = {}
         self._server_failures: dict[Trial, int] = {}
-        self._unasked: set[str] = set()
-        """Instances without an image when their gold patch was to be graded."""
-        self._lost: set[str] = set()
-        """Instances whose images somebody removed while they were needed."""
+        self._without_image: set[str] = set()
+        """Instances that had no image when their gold patch should have been graded."""
+        self._image_removed: set[str] = set()
+        """Instances whose images were removed by hand while they were needed."""
         self._stop = threading.Event()
-        self._supply = supply or AllHere()
+        self._supply = supply or NothingToFetch()
         self._longest_s = 0.0
-        self.late = False
+        self.out_of_time = False
         """The time budget ended the run."""
 
     def run(self, blocks: list[Block]) -> None:
-        """Raises UserError if a server does not prove what was asked, or a block takes a day.
+        """Run these blocks; no block starts that may exceed the time budget.
 
-        Near the time budget no new block begins.
+        Raises UserError if a server's log does not prove the arm's configuration, or if a block
+        takes longer than a day.
         """
         started = time.monotonic()
-        self._put_aside_unproved()
+        self._supersede_unproven()
         todo = [block for block in blocks if not self._complete(block)]
         try:
             in_time = not self._spec.preflight_first or self._validate(blocks, started)
             for _ in range(ATTEMPTS_MAX):
-                self._lost.clear()
+                self._image_removed.clear()
                 for wave in self._supply.waves(todo) if in_time else ():
                     in_time = self._wave(wave, started)
                     for future in self._graded:
                         future.result()
-                    self._note_lost_in_grading(wave)
+                    self._note_images_removed_in_grading(wave)
                     if not in_time:
                         break
                 todo = [block for block in todo if not self._complete(block)]
-                if not in_time or not self._lost:
+                if not in_time or not self._image_removed:
                     break
             cut = self._supply.stopped() and not all(map(self._complete, todo))
-            self.late = not in_time or bool(cut)
+            self.out_of_time = not in_time or bool(cut)
         except BaseException:
             self._stop.set()
             self._grader.close(wait=False)
@@ -126,7 +127,7 @@ class Scheduler:
         self._grader.close(wait=True)
 
     def _validate(self, blocks: list[Block], started: float) -> bool:
-        """Every preflight before the first server starts; what is left is the ceiling.
+        """Grade all gold patches before the first server starts, and write ceiling.json.
 
         False if the time budget ended it.
         """
@@ -139,9 +140,9 @@ class Scheduler:
             for block in wave:
                 self._preflight(block)
             for block in wave:
-                if self._late(started):
+                if self._over_budget(started):
                     return False
-                self._preflighted(block)
+                self._await_preflight(block)
         if self._supply.stopped() and not self._gold.keys() >= set(names):
             return False
         asked, names = len(names), [name for name in names if name in self._gold]
@@ -158,15 +159,15 @@ class Scheduler:
         self._progress.say(ceiling.line())
         return True
 
-    def _late(self, started: float, ahead_s: float = 0.0) -> bool:
-        """What takes so long would go beyond the time budget."""
+    def _over_budget(self, started: float, ahead_s: float = 0.0) -> bool:
+        """True if work of `ahead_s` seconds would exceed the time budget."""
         budget_s = self._spec.time_budget_s
         return budget_s is not None and time.monotonic() - started + ahead_s > budget_s
 
     def _wave(self, wave: list[Block], started: float) -> bool:
-        """Blocks whose images are here; False if the time budget ended it."""
+        """Run blocks whose images are on this machine; False if the time budget ended it."""
         for block, following in itertools.zip_longest(wave, wave[1:]):
-            if self._late(started, self._longest_s):
+            if self._over_budget(started, self._longest_s):
                 return False
             began = time.monotonic()
             self._preflight(block)
@@ -176,8 +177,11 @@ class Scheduler:
             self._longest_s = max(self._longest_s, time.monotonic() - began)
         return True
 
-    def _put_aside_unproved(self) -> None:
-        """The third judgement, of whole logs: what ran under one that fails it never counts."""
+    def _supersede_unproven(self) -> None:
+        """Supersede trials whose server's whole log does not prove the arm's configuration.
+
+        This is the third check, after those of the start and of the warm-up.
+        """
         problems = self._directory.judge(self._spec)
         trials = [
             Trial(outcome.arm, outcome.instance, outcome.seed)
@@ -191,22 +195,25 @@ class Scheduler:
         return [trial for arm in block.arms for trial in block.trials(arm)]
 
     def _complete(self, block: Block) -> bool:
-        """Every trial has its outcome, and none waits to be graded again on this machine, or was
-        never graded on another, which may not come back."""
-        there = self._there(block)
-        waits = any(one.waits or (one.ungraded and one.host == self._host) for one in there)
-        return len(there) == len(self._trials(block)) and not waits
+        """True if every trial has an outcome, and no patch has to be graded again.
 
-    def _left(self, block: Block) -> bool:
-        """Another machine ended before it graded all that the block has."""
-        return any(one.waits and one.host != self._host for one in self._there(block))
+        A grading that failed on another machine is not repeated here. A trial that still waits to
+        be graded there is run again, because that machine may not come back.
+        """
+        outcomes = self._outcomes_of(block)
+        waits = any(one.waits or (one.ungraded and one.host == self._host) for one in outcomes)
+        return len(outcomes) == len(self._trials(block)) and not waits
+
+    def _waits_elsewhere(self, block: Block) -> bool:
+        """True if another machine ended before it graded all patches of the block."""
+        return any(one.waits and one.host != self._host for one in self._outcomes_of(block))
 
     def _preflight(self, block: Block) -> None:
-        """Have the gold patches of a block graded, beside whatever else goes on."""
+        """Start to grade the gold patches of a block in the background."""
         for name in block.instances:
             folder = self._directory.preflight(name)
-            if name in self._unasked and not self._supply.absent(name):
-                self._unasked.remove(name)
+            if name in self._without_image and not self._supply.absent(name):
+                self._without_image.remove(name)
                 self._gold.pop(name, None)
             if name in self._gold or name in self._preflights:
                 continue
@@ -215,125 +222,136 @@ class Scheduler:
             else:
                 self._preflights[name] = self._grader.preflight(self._instances[name], folder)
 
-    def _preflighted(self, block: Block) -> None:
+    def _await_preflight(self, block: Block) -> None:
+        """Wait for the gradings that `_preflight` started, and keep their results."""
         for name in block.instances:
             if future := self._preflights.pop(name, None):
                 graded, folder = future.result(), self._directory.preflight(name)
-                if unknown(graded) and not self._supply.absent(name):
-                    if self._is_lost(name):
+                if no_test_ran(graded) and not self._supply.absent(name):
+                    if self._note_removed_image(name):
                         continue
-                    # Its image may have been gone for a while; what is known now counts.
+                    # Its image may have been missing for a while; only the new result counts.
                     graded = self._grader.preflight(self._instances[name], folder).result()
                 self._gold[name] = graded
-                if unknown(graded) and self._supply.absent(name):
-                    self._unasked.add(name)  # it may come another time
+                if no_test_ran(graded) and self._supply.absent(name):
+                    self._without_image.add(name)  # a later wave may bring it
                 else:
                     graded.write(folder / "graded.json")
 
-    def _is_lost(self, name: str) -> bool:
-        """Its image was here and is gone: what it was needed for is undone, and it is fetched
-        again when all other blocks have run."""
+    def _note_removed_image(self, name: str) -> bool:
+        """True if an image that was pulled for this instance is not on this machine any more.
+
+        Then the instance's trials stay undone until all other blocks have run, and the image is
+        pulled again.
+        """
         instance = self._instances[name]
         if self._supply.absent(name) or not self._sandboxes.lacks(instance):
             return False
-        if name not in self._lost:
-            self._lost.add(name)
-            self._progress.say(f"{instance.row.image} was removed while it was needed")
+        if name not in self._image_removed:
+            self._image_removed.add(name)
+            self._progress.say(f"image {instance.row.image} was removed while it was needed")
         return True
 
     def _block(self, block: Block) -> None:
-        """All arms of a block; what is left of a block that broke is put aside first."""
-        self._preflighted(block)
+        """Run all arms of a block. Trials that new ones cannot be paired with are superseded."""
+        self._await_preflight(block)
         done = all(self._directory.done(trial) for trial in self._trials(block))
-        if done and not self._left(block):
-            self._grade_again(block)
+        if done and not self._waits_elsewhere(block):
+            self._regrade(block)
             return
-        if unserved := self._unserved(block):
+        if unserved := self._never_served(block):
             self._directory.supersede(unserved)
-        # Before anything is graded again, which would write a trial that was put aside anew.
-        if self._broken(block, ""):
+        # Before anything is graded again: grading would write a superseded trial's outcome.
+        if self._cannot_pair(block, ""):
             self._directory.supersede(self._trials(block))
-        self._grade_again(block)
+        self._regrade(block)
         for _ in range(ATTEMPTS_MAX):
             try:
                 for arm in block.arms:
-                    if self._old(block):
+                    if self._over_a_day(block):
                         raise UserError(
-                            f"Block {block.number} takes longer than a day; give a smaller "
-                            "block_size and another --run-id."
+                            f"Block {block.number} takes longer than a day; set a smaller "
+                            "block_size and give another --run-id."
                         )
                     self._arm(block, self._arms[arm])
                 return
-            except OtherBuild:
+            except BuildChanged:
                 for future in self._graded:
                     future.result()
                 self._directory.supersede(self._trials(block))
-        raise UserError("The server changes its build from one start to the next; hold it still.")
+        raise UserError("llama-server's build changed between restarts; pin it with --engine PATH.")
 
-    def _note_lost_in_grading(self, wave: list[Block]) -> None:
-        """While its images are held: what makes room for the next wave was not removed by hand."""
-        for one in [one for block in wave for one in self._there(block)]:
+    def _note_images_removed_in_grading(self, wave: list[Block]) -> None:
+        """Note images removed by hand, while the wave's images are still locked from eviction."""
+        for one in [one for block in wave for one in self._outcomes_of(block)]:
             if one.ungraded and one.host == self._host:
-                self._is_lost(one.instance)
+                self._note_removed_image(one.instance)
 
-    def _grade_again(self, block: Block) -> None:
-        """What infrastructure kept from being graded is graded from its stored patch, on the
-        machine that its pair has."""
-        for outcome in (one for one in self._there(block) if one.host == self._host):
-            if not outcome.ungraded or outcome.instance in self._lost:
+    def _regrade(self, block: Block) -> None:
+        """Grade stored patches whose grading failed on this machine.
+
+        Both trials of a pair must be graded on one machine.
+        """
+        for outcome in (one for one in self._outcomes_of(block) if one.host == self._host):
+            if not outcome.ungraded or outcome.instance in self._image_removed:
                 continue
             gold = resolved(self._gold[outcome.instance])
             instance, prompt = self._instances[outcome.instance], self._spec.prompt
             self._graded.append(
-                again(outcome, self._directory, instance, self._grader, prompt, gold, _heard)
+                regrade_trial(
+                    outcome, self._directory, instance, self._grader, prompt, gold, _ignore
+                )
             )
 
-    def _there(self, block: Block) -> list[Outcome]:
+    def _outcomes_of(self, block: Block) -> list[Outcome]:
         found = [self._directory.outcome(trial) for trial in self._trials(block)]
         return [outcome for outcome in found if outcome]
 
-    def _unserved(self, block: Block) -> list[Trial]:
-        """Of a block that goes on, trials whose server never started: of which build it was nobody
-        knows, and another one may start."""
+    def _never_served(self, block: Block) -> list[Trial]:
+        """Trials of a resumed block whose server never started: its build is unknown, and the
+        server may start now."""
         return [
             Trial(one.arm, one.instance, one.seed)
-            for one in self._there(block)
+            for one in self._outcomes_of(block)
             if one.exit is Exit.SERVER_FAILED and not one.server_build
         ]
 
-    def _old(self, block: Block) -> bool:
-        starts = [datetime.fromisoformat(outcome.start) for outcome in self._there(block)]
+    def _over_a_day(self, block: Block) -> bool:
+        """True if the block's first trial started too long ago to be paired with a new one."""
+        starts = [datetime.fromisoformat(outcome.start) for outcome in self._outcomes_of(block)]
         return bool(starts) and datetime.fromisoformat(now()) - min(starts) > BLOCK_MAX
 
-    def _broken(self, block: Block, build: str) -> bool:
-        """What the block has cannot be paired with what would come now."""
-        there = self._there(block)
-        builds = {outcome.server_build for outcome in there} | {build}
-        foreign = any(outcome.host != self._host for outcome in there)
-        return foreign or len(builds - {""}) > 1 or self._old(block)
+    def _cannot_pair(self, block: Block, build: str) -> bool:
+        """True if the block's trials cannot be paired with new trials on this host and build."""
+        outcomes = self._outcomes_of(block)
+        builds = {outcome.server_build for outcome in outcomes} | {build}
+        foreign = any(outcome.host != self._host for outcome in outcomes)
+        return foreign or len(builds - {""}) > 1 or self._over_a_day(block)
 
     def _invalid(self, name: str) -> bool:
-        """Its gold patch does not resolve here, or could not be graded at all. One whose image is
-        nowhere says nothing of that."""
+        """True if the gold patch does not resolve on this host, or could not be graded.
+
+        An instance whose image does not exist is not invalid; its trials get class I1.
+        """
         return not self._supply.absent(name) and self._gold[name].verdict is not Verdict.RESOLVED
 
     def _arm(self, block: Block, arm: Arm) -> None:
-        """All trials of one arm in one block; infrastructure failures are tried again, twice.
+        """Run all trials of one arm in one block; infrastructure failures are retried twice.
 
-        What is tried again runs alone, so that one trial that ends the server takes no other
-        with it more than once.
+        Retries use one slot, so that a trial that ends the server spoils another trial only once.
         """
         pending = [t for t in block.trials(arm.id) if not self._directory.done(t)]
-        pending = [t for t in pending if t.instance not in self._lost]
+        pending = [t for t in pending if t.instance not in self._image_removed]
         for trial in [t for t in pending if self._invalid(t.instance)]:
-            never = Conversation(exit=Exit.NOT_STARTED)
-            self._write(block, trial, never, Ran(), now(), now(), 0, self._gold[trial.instance])
+            not_started = Conversation(exit=Exit.NOT_STARTED)
+            gold = self._gold[trial.instance]
+            self._write(block, trial, not_started, ServerOfTrial(), now(), now(), 0, gold)
         pending = [t for t in pending if not self._invalid(t.instance)]
         for trial in [t for t in pending if self._supply.absent(t.instance)]:
             why = self._supply.absent(trial.instance)
-            never = Conversation(exit=Exit.SANDBOX_FAILED, detail=why)
+            no_sandbox = Conversation(exit=Exit.SANDBOX_FAILED, detail=why)
             ungraded = Graded(verdict=Verdict.NOT_GRADED)
-            self._write(block, trial, never, Ran(), now(), now(), 0, ungraded)
+            self._write(block, trial, no_sandbox, ServerOfTrial(), now(), now(), 0, ungraded)
         pending = [t for t in pending if not self._supply.absent(t.instance)]
         workers = self._spec.slots
         while pending:
@@ -344,21 +362,23 @@ class Scheduler:
                     effective = server.effective
                     effective.write(log.with_suffix(".json"))
                     build = effective.build or ""
-                    if self._broken(block, build):
-                        raise OtherBuild
-                    pending = self._serve(block, pending, server, Ran(build, log.stem), workers)
+                    if self._cannot_pair(block, build):
+                        raise BuildChanged
+                    used = ServerOfTrial(build, log.stem)
+                    pending = self._serve(block, pending, server, used, workers)
                 if self._spec.verified:
                     server.prove()
                 if pending and sum(self._attempts.values()) == attempts:
-                    raise ServerFailed("the server ended before any trial began")
+                    raise ServerFailed("the server ended before any trial started")
             except NotProven:
                 for future in self._graded:
                     future.result()
-                self._put_aside_unproved()
+                self._supersede_unproven()
                 raise
             except ServerFailed as error:
                 failed = Conversation(exit=Exit.SERVER_FAILED, detail=str(error))
-                pending = [t for t in pending if self._ended(block, t, failed, Ran(), now())]
+                no_server = ServerOfTrial()
+                pending = [t for t in pending if self._finish(block, t, failed, no_server, now())]
             workers = 1
 
     def _server(self, arm: Arm, log: Path, scratch: Path) -> Server:
@@ -367,45 +387,54 @@ class Scheduler:
         return Server(self._spec, arm, self._model, log, scratch)
 
     def _serve(
-        self, block: Block, trials: list[Trial], server: Server, ran: Ran, workers: int
+        self,
+        block: Block,
+        trials: list[Trial],
+        server: Server,
+        used: ServerOfTrial,
+        workers: int,
     ) -> list[Trial]:
-        """The trials that have to be tried again. What goes on when it raises, ends unheard."""
+        """Run the trials on this server; the trials to retry.
+
+        If it raises, conversations in flight end without an outcome.
+        """
         client, todo = Client(server.url, server.healthy), iter(trials)
 
-        def one(trial: Trial, slot: int) -> bool:
+        def retries(trial: Trial, slot: int) -> bool:
+            """Run one trial; True if it must be retried."""
             self._progress.slot(+1)
             started = now()
             try:
                 if not server.healthy():
-                    return True  # ended by another trial; this one has not begun
+                    return True  # another trial ended the server; this one has not started
                 talk = self._solve(trial, server, client, slot)
                 if talk.exit is Exit.SANDBOX_FAILED:
                     self._sandboxes.wait()
-                    if self._is_lost(trial.instance):
+                    if self._note_removed_image(trial.instance):
                         return False
             except UserError:
                 self._stop.set()
                 raise
             except Exception as error:
                 if is_disk_full(error):
-                    self._stop.set()  # the trial has no outcome, and is run again
+                    self._stop.set()  # the trial gets no outcome, so a resume runs it again
                     raise disk_full_error(self._directory.path) from None
                 talk = Conversation(exit=Exit.KVCI_FAILED, detail=traceback.format_exc())
             finally:
                 self._progress.slot(-1)
-            return self._ended(block, trial, talk, ran, started)
+            return self._finish(block, trial, talk, used, started)
 
-        def converse_in(slot: int) -> list[Trial]:
-            mine = itertools.takewhile(lambda _: not self._stop.is_set(), todo)
-            return [trial for trial in mine if one(trial, slot)]
+        def run_slot(slot: int) -> list[Trial]:
+            trials_of_slot = itertools.takewhile(lambda _: not self._stop.is_set(), todo)
+            return [trial for trial in trials_of_slot if retries(trial, slot)]
 
         try:
-            slots = [background(converse_in, slot) for slot in range(workers)]
-            again = {trial for slot in slots for trial in slot.result()}
+            slots = [background(run_slot, slot) for slot in range(workers)]
+            to_retry = {trial for slot in slots for trial in slot.result()}
         except BaseException:
             self._stop.set()
             raise
-        return [trial for trial in trials if trial in again]
+        return [trial for trial in trials if trial in to_retry]
 
     def _solve(self, trial: Trial, server: Server, client: Client, slot: int) -> Conversation:
         instance = self._instances[trial.instance]
@@ -431,10 +460,10 @@ class Scheduler:
         finally:
             sandbox.close()
 
-    def _ended(
-        self, block: Block, trial: Trial, talk: Conversation, ran: Ran, started: str
+    def _finish(
+        self, block: Block, trial: Trial, talk: Conversation, used: ServerOfTrial, started: str
     ) -> bool:
-        """True if the trial must be tried again; otherwise its patch goes to grading."""
+        """True if the trial must be retried; otherwise its patch goes to grading."""
         if self._stop.is_set():
             return False
         self._attempts[trial] = attempts = self._attempts.get(trial, 0) + 1
@@ -443,15 +472,15 @@ class Scheduler:
         found, _ = classify(self._evidence(trial, talk, Verdict.NOT_GRADED))
         if found in GENERATED_AGAIN and attempts < ATTEMPTS_MAX:
             return True
-        write = partial(self._write, block, trial, talk, ran, started, now(), attempts)
+        write = partial(self._write, block, trial, talk, used, started, now(), attempts)
         if found in GENERATED_AGAIN:
             write(Graded(verdict=Verdict.NOT_GRADED))
             return False
         folder = self._directory.trial(trial)
         write_atomic(folder / "patch.diff", talk.patch)
-        # Whatever ends kvci now, what the model did is not done again.
+        # If kvci ends now, a resume grades this patch and does not repeat the conversation.
         waits = Graded(verdict=Verdict.GRADING_FAILED, detail=WAITS)
-        write(waits, told=False)
+        write(waits, show=False)
         instance, gold = self._instances[trial.instance], self._gold[trial.instance]
         self._graded.append(
             self._grader.submit(instance, talk.patch, folder / "grade", write, resolved(gold))
@@ -475,12 +504,12 @@ class Scheduler:
         block: Block,
         trial: Trial,
         talk: Conversation,
-        ran: Ran,
+        used: ServerOfTrial,
         started: str,
         ended: str,
         attempts: int,
         graded: Graded,
-        told: bool = True,
+        show: bool = True,
     ) -> None:
         if self._stop.is_set() and graded.verdict is Verdict.GRADING_FAILED:
             return
@@ -496,8 +525,8 @@ class Scheduler:
             end=ended,
             attempts=attempts,
             server_failures=self._server_failures.get(trial, 0),
-            server_build=ran.build,
-            server=ran.server,
+            server_build=used.build,
+            server=used.server,
             verified=self._spec.verified,
             exit=talk.exit,
             detail=talk.detail or graded.detail,
@@ -522,9 +551,9 @@ class Scheduler:
             answers_sha256=sha256_of(json.dumps(talk.answers, sort_keys=True).encode()),
         )
         outcome.write(self._directory.trial(trial) / "outcome.json")
-        if told:
+        if show:
             self._progress.outcome(outcome)
 
 
-def _heard(_: Outcome) -> None:
-    """The view counts trials, and this one was counted."""
+def _ignore(_: Outcome) -> None:
+    """The progress view already counted this trial."""

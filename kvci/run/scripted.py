@@ -1,4 +1,4 @@
-"""A run whose table is known beforehand: the test of everything but the model."""
+"""A run with scripted answers and known classes: a test of everything except the model."""
 
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from kvci.rundir.directory import RunDirectory
 from kvci.spec import load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import EXPECTED, script
+from kvci.taxonomy import titled
 
 DATASET = f"calibration:split=test,functions=4,count={len(EXPECTED)}"
 
 
 def run_scripted(out: Path, run_id: str, sandbox: str = "auto") -> bool:
-    """Run every behaviour under two arms; True if each trial got the class it must get."""
+    """Run every scripted behaviour under two arms; True if each trial has the expected class."""
     answers, expected = script(suite(DATASET))
     path = out / f"{run_id}.script.json"
     answers.write(path)
@@ -38,13 +39,15 @@ def run_scripted(out: Path, run_id: str, sandbox: str = "auto") -> bool:
     console = Console(soft_wrap=True)
     folder, summary = run(spec, run_id, console)
     wrong = [
-        f"{o.arm} {o.instance}: {o.cls}, not {expected[o.instance]} ({o.why}; {o.detail})"
+        f"{o.arm} {o.instance}: {titled(o.cls)}, expected {titled(expected[o.instance])} "
+        f"({o.why}; {o.detail})"
         for o in RunDirectory(folder).outcomes()
         if o.cls != expected[o.instance]
     ]
     for line in wrong:
         console.print(line)
     if not summary.complete:
-        raise UserError(f"The scripted run in {folder} is not complete; run it again.")
-    console.print("Not the known table." if wrong else "The known table, exactly.")
+        raise UserError(f"The scripted run in {folder} is not complete; repeat the command.")
+    unexpected = f"{len(wrong)} trials have an unexpected class."
+    console.print(unexpected if wrong else "Every trial has the expected class.")
     return not wrong

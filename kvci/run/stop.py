@@ -1,4 +1,4 @@
-"""A stop from outside: what is finished is on disk, and the rest is for the next time."""
+"""Stop on a signal. Finished trials are on disk; the rest runs after a resume."""
 
 import contextlib
 import signal
@@ -10,16 +10,19 @@ import psutil
 from kvci.children import ENDING
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The last one comes when a terminal is closed."""
+"""SIGHUP arrives when a terminal is closed."""
 
 
 class Stopped(BaseException):
-    """One of STOPS."""
+    """One of the signals in STOPS arrived."""
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[None]:
-    """A stop ends all children at once and raises Stopped; a second one changes nothing."""
+    """A context in which a signal kills all child processes and raises Stopped.
+
+    Later signals are ignored.
+    """
     before = {number: signal.signal(number, _stop) for number in STOPS}
     try:
         yield
@@ -29,9 +32,9 @@ def stopping() -> Iterator[None]:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    """Whatever a thread waits for is a child of ours, so its end sets the thread free.
+    """Kill all child processes; every thread waits for one of them and so ends too.
 
-    Python's resource tracker ends by itself, and complains when it is killed.
+    Python's resource tracker ends by itself and prints a warning when it is killed.
     """
     for again in STOPS:
         signal.signal(again, signal.SIG_IGN)

@@ -1,14 +1,15 @@
-"""Outcomes -> counts per arm. Counts only: what they mean is for the comparison to say."""
+"""Outcomes -> counts for each arm. Only the comparison interprets the counts."""
 
 from collections import Counter
 from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kvci.files import Document
 from kvci.plan import INTERIM
 from kvci.rundir.documents import Outcome
-from kvci.taxonomy import INFRASTRUCTURE, NAMES, Class
+from kvci.taxonomy import INFRASTRUCTURE, Class, titled
 
 
 class ArmSummary(Document):
@@ -29,59 +30,61 @@ class Summary(Document):
     complete: bool
     arms: tuple[ArmSummary, ...]
     late: bool = False
-    """The time budget ended it; another job goes on."""
+    """The time budget ended the run; another job resumes it."""
 
     @property
-    def happened(self) -> bool:
-        """What was asked for happened: all trials are done, or as many as the time budget let, none
-        by a fault of kvci's own, and no arm has infrastructure failures alone."""
+    def succeeded(self) -> bool:
+        """True if the run is complete or its time budget ended it, no trial has class I4 (kvci),
+        and every arm has a trial that infrastructure did not spoil."""
         faults = any(arm.classes.get(Class.I4) for arm in self.arms)
         enough = self.complete or self.late
         return enough and not faults and all(a.done > a.infrastructure for a in self.arms)
 
 
 def summarize(run_id: str, planned: Mapping[str, int], outcomes: list[Outcome]) -> Summary:
-    """`planned` has each arm's trials."""
+    """The counts of each arm; `planned` maps each arm to its number of trials."""
     made = []
     for arm, count in planned.items():
-        mine = [outcome for outcome in outcomes if outcome.arm == arm]
-        classes = Counter(outcome.cls for outcome in mine)
+        of_arm = [outcome for outcome in outcomes if outcome.arm == arm]
+        classes = Counter(outcome.cls for outcome in of_arm)
         made.append(
             ArmSummary(
                 arm=arm,
                 planned=count,
-                done=len(mine),
-                submitted=sum(outcome.patch_bytes > 0 for outcome in mine),
+                done=len(of_arm),
+                submitted=sum(outcome.patch_bytes > 0 for outcome in of_arm),
                 resolved=classes[Class.OK],
                 infrastructure=sum(classes[found] for found in INFRASTRUCTURE),
                 classes={str(found): classes[found] for found in Class if classes[found]},
-                answer_tokens=sum(outcome.answer_tokens for outcome in mine),
-                solve_s=round(sum(outcome.solve_s for outcome in mine), 3),
+                answer_tokens=sum(outcome.answer_tokens for outcome in of_arm),
+                solve_s=round(sum(outcome.solve_s for outcome in of_arm), 3),
             )
         )
     complete = all(arm.done == arm.planned for arm in made)
     return Summary(run_id=run_id, complete=complete, arms=tuple(made))
 
 
-def infrastructure(outcomes: list[Outcome]) -> list[str]:
-    """A line for each trial that infrastructure ended, or this arm's server alone."""
+def infrastructure_lines(outcomes: list[Outcome]) -> list[str]:
+    """A line for each trial that infrastructure ended, or that has class A12."""
     return [
-        f"{outcome.cls} {NAMES[outcome.cls]}: {outcome.arm} {outcome.instance} seed "
-        f"{outcome.seed}: {' '.join((outcome.detail or outcome.why).split())[-300:]}"
+        f"{titled(outcome.cls)}: {outcome.arm} {outcome.instance} seed {outcome.seed}: "
+        f"{' '.join((outcome.detail or outcome.why).split())[-300:]}"
         for outcome in outcomes
         if outcome.cls in INFRASTRUCTURE | {Class.A12}
     ]
 
 
 def table(summary: Summary) -> Table:
+    """The counts for a terminal of 80 columns, a row for each arm."""
     interim = "" if summary.complete else f" ({INTERIM})"
-    shown = Table(title=summary.run_id + interim, title_justify="left")
-    for column in ("Arm", "Trials", "Submitted", "Resolved", "Infrastructure", "How they ended"):
-        shown.add_column(column, justify="left" if column[0] in "AH" else "right")
+    title = f"Run {summary.run_id}{interim}"
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("Arm")
+    for column in ("Trials\ndone", "With\npatch", "Resolved", "Infrastructure\nfailures"):
+        shown.add_column(column, justify="right")
+    shown.add_column("How trials ended")
     for arm in summary.arms:
-        ended = ", ".join(
-            f"{count} {NAMES[Class(found)]} ({found})" for found, count in arm.classes.items()
-        )
+        ended = "\n".join(f"{count} {titled(found)}" for found, count in arm.classes.items())
         cells = (f"{arm.done}/{arm.planned}", arm.submitted, arm.resolved, arm.infrastructure)
         shown.add_row(arm.arm, *(str(cell) for cell in cells), ended)
     return shown

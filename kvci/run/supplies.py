@@ -1,4 +1,4 @@
-"""Which images a run needs on this machine before its sandboxes can be made."""
+"""The images that must be on this machine before a run's sandboxes can be made."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -11,22 +11,23 @@ from kvci.tasks.instance import Instance
 
 
 class Supplies(Protocol):
-    """Sees to it that the sandboxes of a wave of blocks can be made without waiting."""
+    """Fetches images, so that the sandboxes of a wave of blocks can be made at once."""
 
-    def waves(self, blocks: list[Block]) -> Iterator[list[Block]]: ...
+    def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
+        """The blocks, in groups whose images are on this machine at the same time."""
 
     def absent(self, instance: str) -> str:
-        """Why this instance's sandbox can never be made; empty if it can."""
+        """Why this instance's image can never be fetched; empty if it can."""
 
     def missing(self) -> list[str]:
-        """A line for each thing that could not be had."""
+        """A line for each image that could not be fetched."""
 
     def stopped(self) -> str:
-        """Why nothing more is fetched, such as a time budget; empty if it is."""
+        """Why fetching has stopped, for example the time budget; empty if it has not."""
 
 
-class AllHere:
-    """Nothing has to be fetched."""
+class NothingToFetch:
+    """For instances whose files come with kvci."""
 
     def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
         yield blocks
@@ -44,13 +45,13 @@ class AllHere:
 def supplies(
     spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
 ) -> Supplies:
-    """Of these instances; those that kvci has the files of need no image of their own."""
-    some = [instance for instance in instances if not instance.files]
-    if not some:
-        return AllHere()
+    """The supply of images for these instances; those whose files come with kvci need none."""
+    with_image = [instance for instance in instances if not instance.files]
+    if not with_image:
+        return NothingToFetch()
     from kvci.images.supply import supply_of
 
-    return supply_of(spec, some, ledger, say)
+    return supply_of(spec, with_image, ledger, say)
 
 
 def waves(
@@ -60,11 +61,13 @@ def waves(
     folder: Path,
     say: Callable[[str], None],
 ) -> Iterator[set[str]]:
-    """For grading alone: those of the names whose images are here, a wave at a time, whatever the
-    run's time budget; `say` hears what is missing."""
-    some = [instances[name] for name in names]
-    endless = spec.model_copy(update={"time_budget_s": None})
-    supply = supplies(endless, some, folder / "images.json", say)
+    """The named instances in groups whose images are on this machine, for grading without trials.
+
+    The run's time budget does not apply. `say` gets a line for each image that is missing.
+    """
+    selected = [instances[name] for name in names]
+    without_budget = spec.model_copy(update={"time_budget_s": None})
+    supply = supplies(without_budget, selected, folder / "images.json", say)
     planned = [block for block in blocks(list(instances), spec) if names & set(block.instances)]
     for wave in supply.waves(planned) if planned else ():
         yield {name for block in wave for name in block.instances} & names

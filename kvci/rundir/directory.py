@@ -1,4 +1,4 @@
-"""The run directory: what was asked, what was found, and each trial's outcome."""
+"""The run directory: specification, manifest, server logs and the outcome of each trial."""
 
 import fcntl
 import platform
@@ -19,23 +19,23 @@ from kvci.taxonomy import Verdict
 
 
 def shard_name(shard: str) -> str:
-    """Of its folder beside those of the other shards."""
+    """The name of a shard's folder in the run's folder."""
     return f"shard-{shard.replace('/', '-of-')}"
 
 
 def shards(run: Path) -> list[Path]:
-    """The run directories of a run's shards, the first shard first; none if it has no shards."""
+    """The run directories of a run's shards, first shard first; empty if it has no shards."""
     return sorted(run.glob("shard-*-of-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 class RunDirectory:
-    """A context manager that holds the directory's lock."""
+    """One run directory; as a context manager it holds the directory's lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __enter__(self) -> "RunDirectory":
-        """Raises UserError if another process works on this directory, or it cannot be made."""
+        """Raises UserError if another process holds the lock, or the folder cannot be made."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
@@ -46,7 +46,8 @@ class RunDirectory:
         except BlockingIOError:
             self._lock.close()
             raise UserError(
-                f"Another kvci works on {self.path}; wait for it or give another --run-id."
+                f"Another kvci process works on {self.path}; wait until it ends, or give another "
+                "--run-id."
             ) from None
         remove_tree(self.scratch)
         self.scratch.mkdir()
@@ -72,13 +73,13 @@ class RunDirectory:
 
     @property
     def spec(self) -> Spec:
-        """Raises UserError if the folder holds none, or one that this kvci cannot read."""
+        """Raises UserError if spec.json is missing, or this version of kvci cannot read it."""
         return Spec.read(self.path / "spec.json")
 
     @property
     def scratch(self) -> Path:
-        """Work trees of trials in flight; whoever takes the lock removes it, and by its name it is
-        kvci's own."""
+        """The folder for work trees of trials in flight. The process that takes the lock deletes
+        it, so the name is one that only kvci uses."""
         return self.path / ".kvci-scratch"
 
     def open(
@@ -93,19 +94,21 @@ class RunDirectory:
         dataset_revision: str = "",
         start: str = "",
     ) -> Manifest:
-        """Create the run, or take it up. Raises UserError if it was made for another spec.
+        """Create the run or resume it; its manifest.
 
-        Of what the hash leaves out, what is asked now counts: another machine may have written what
-        lies there. `start` is that of the run where it began elsewhere, and all its shards have the
-        same.
+        Fields that the specification's hash leaves out are replaced with the new ones, because
+        another machine may have written the folder. `start` is the time when the run started, if
+        it started elsewhere; all shards have the same. Raises UserError if the run was made for
+        another specification.
         """
         spec_sha256 = spec.hash(model_sha256, dataset_sha256)
         if self.exists:
             found = self.manifest
             if found.spec_sha256 != spec_sha256:
                 raise UserError(
-                    f"{self.path} was made for another spec ({found.spec_sha256[:12]}, not "
-                    f"{spec_sha256[:12]}); give another --run-id."
+                    f"{self.path} was made for another specification "
+                    f"({found.spec_sha256[:12]}, not {spec_sha256[:12]}); give the options of "
+                    "that run, or another --run-id."
                 )
             if start and start != found.start:
                 found = found.model_copy(update={"start": start})
@@ -135,6 +138,7 @@ class RunDirectory:
         return self.path / "trials" / trial.arm / trial.instance / str(trial.seed)
 
     def done(self, trial: Trial) -> bool:
+        """True if the trial has an outcome."""
         return (self.trial(trial) / "outcome.json").exists()
 
     def preflight(self, instance: str) -> Path:
@@ -142,52 +146,55 @@ class RunDirectory:
         return self.path / "preflight" / host() / instance
 
     def gold(self, instance: str) -> Graded | None:
-        """The gold patch's grading on this machine; None if it did not resolve, and so says nothing
-        about the time that the tests take."""
-        known = self.preflight(instance) / "graded.json"
-        return resolved(Graded.read(known)) if known.exists() else None
+        """The gold patch's grading on this machine.
+
+        None if it did not resolve, because then its test time has no meaning.
+        """
+        file = self.preflight(instance) / "graded.json"
+        return resolved(Graded.read(file)) if file.exists() else None
 
     def supersede(self, trials: Iterable[Trial]) -> None:
-        """Put these trials aside; they are kept, and no longer done."""
-        kept = self.path / "superseded"
-        kept.mkdir(exist_ok=True)
-        used = [int(folder.name) for folder in kept.iterdir() if folder.name.isdecimal()]
+        """Move these trials to superseded/<n>/: they are kept, but are not done any more."""
+        superseded = self.path / "superseded"
+        superseded.mkdir(exist_ok=True)
+        used = [int(folder.name) for folder in superseded.iterdir() if folder.name.isdecimal()]
         number = str(max(used, default=-1) + 1)
         for trial in trials:
             if self.trial(trial).exists():
-                place = kept / number / trial.arm / trial.instance / str(trial.seed)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                self.trial(trial).rename(place)
+                target = superseded / number / trial.arm / trial.instance / str(trial.seed)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.trial(trial).rename(target)
 
     def outcome(self, trial: Trial) -> Outcome | None:
         return Outcome.read(self.trial(trial) / "outcome.json") if self.done(trial) else None
 
     def server_log(self, arm: str) -> Path:
-        """A name not used before: servers/<arm>.<n>.log."""
+        """An unused path for a new log: servers/<arm>.<n>.log."""
         used = [int(log.stem.rpartition(".")[2]) for log in self.server_logs(arm)]
         (self.path / "servers").mkdir(exist_ok=True)
         return self.path / "servers" / f"{arm}.{max(used, default=-1) + 1}.log"
 
     def server_logs(self, arm: str) -> list[Path]:
-        """In no order. An arm's id may begin with another's and a dot."""
+        """The arm's logs, in no order."""
+        # An arm's id may start with another arm's id and a dot.
         name = re.compile(re.escape(arm) + r"\.\d+")
         return [log for log in (self.path / "servers").glob("*.log") if name.fullmatch(log.stem)]
 
     def judge(self, spec: Spec) -> dict[str, tuple[str, ...]]:
-        """Server -> the problems that its whole log shows, of those under which trials ran.
+        """Server -> the problems in its whole log, for servers with trials and problems.
 
-        What each log shows is written beside it, where that is not there.
+        The effective configuration of each log is written next to it as JSON, if it changed.
         """
-        ran = {outcome.server for outcome in self.outcomes()}
+        with_trials = {outcome.server for outcome in self.outcomes()}
         found: dict[str, tuple[str, ...]] = {}
         for arm in spec.arms if spec.verified else ():
             for log in self.server_logs(arm.id):
-                if log.stem in ran:
+                if log.stem in with_trials:
                     effective = judge(read(log.read_text(errors="replace")), expected_of(spec, arm))
-                    known = log.with_suffix(".json")
-                    # Else evidence would change while it is looked at, if but in a space.
-                    if not known.exists() or Effective.read(known) != effective:
-                        effective.write(known)
+                    file = log.with_suffix(".json")
+                    # Reading a run must not change the bytes of its evidence.
+                    if not file.exists() or Effective.read(file) != effective:
+                        effective.write(file)
                     if effective.problems:
                         found[log.stem] = effective.problems
         return found
@@ -198,5 +205,5 @@ class RunDirectory:
 
 
 def resolved(gold: Graded | None) -> Graded | None:
-    """The gold patch's grading, if it resolved."""
+    """The gold patch's grading if it resolved, else None."""
     return gold if gold and gold.verdict is Verdict.RESOLVED else None

@@ -1,4 +1,4 @@
-"""The documents of a run directory: what was found, what a trial left, what a patch got."""
+"""The documents of a run directory: manifest, outcomes of trials, gradings of patches."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Self
@@ -6,17 +6,17 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from kvci.files import Document
-from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict
+from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict, titled
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
 ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 SHARD = r"^[1-9]\d{0,3}/[1-9]\d{0,3}$"
 WITHOUT_PATCH = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED, Exit.REQUEST_FAILED}
 WITHOUT_PATCH |= {Exit.KVCI_FAILED}
-"""A conversation that ended so left no patch."""
+"""A conversation with one of these exits left no patch."""
 UNGRADED = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED}
 WAITS = "it waits to be graded"
-"""An outcome's detail."""
+"""The detail of an outcome whose patch is not graded yet; part of the file format."""
 
 
 def _is_a_time(text: str) -> str:
@@ -30,7 +30,7 @@ Instant = Annotated[
 
 
 class Manifest(Document):
-    """What was found when the run was created."""
+    """What kvci found when it created the run: machine, versions and hashes."""
 
     run_id: str = Field(pattern=RUN_ID)
     start: Instant
@@ -38,24 +38,25 @@ class Manifest(Document):
     model_sha256: str
     dataset_sha256: str
     dataset_revision: str = ""
-    """The hub's commit; a file has none."""
+    """The hub's commit; empty for a file."""
     kvci: str
     host: str
-    """Not the machine's name, which is nobody's business, but a digest that tells two apart."""
+    """A digest that identifies the machine without its name, which stays private."""
     gpu: str
-    """Name and driver version as nvidia-smi says them; empty without a GPU."""
+    """Name and driver version as nvidia-smi reports them; empty without a GPU."""
     python: str
     sandbox: str
     demo: bool
-    """A demo never becomes a row of the repository's BENCHMARKS.md."""
+    """True for `kvci demo`; a demo never becomes a row of the repository's BENCHMARKS.md."""
     planned: tuple[Annotated[str, Field(pattern=INSTANCE)], ...]
     """Instance ids, in the dataset's order."""
     redacted: bool = False
-    """This is published evidence: what must not be told is out of it already."""
+    """True in published evidence: private text is already removed."""
 
 
 class Graded(Document):
-    """A verdict with its evidence; counts are passed tests of all tests."""
+    """A verdict with its evidence. The counts are (passed tests, all tests); None for `applies`
+    means that the patch was not tried."""
 
     verdict: Verdict
     detail: str = ""
@@ -66,16 +67,20 @@ class Graded(Document):
 
 
 class Ceiling(Document):
-    """What a perfect model could resolve on this host."""
+    """The instances that a perfect model could resolve on this host."""
 
     asked: int
     valid: tuple[str, ...]
     invalid: dict[str, str]
-    """Instance -> why it is dropped for all arms; an instance in neither was not graded."""
+    """Instance -> why all arms drop it. An instance in neither field was not graded."""
 
     def line(self) -> str:
+        """One line for a person."""
         dropped = "".join(f"; {name} is dropped: {why}" for name, why in self.invalid.items())
-        return f"{len(self.valid)} of {self.asked} instances can be resolved here{dropped}"
+        return (
+            f"The gold patch resolves {len(self.valid)} of {self.asked} instances on this "
+            f"machine{dropped}"
+        )
 
 
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -83,7 +88,7 @@ Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 
 
 class Outcome(Document):
-    """One trial, finished. Times are UTC; `attempts` counts this one."""
+    """A trial whose conversation has ended. Times are UTC; `attempts` includes the last one."""
 
     arm: str = Field(pattern=ARM)
     instance: str = Field(pattern=INSTANCE)
@@ -95,10 +100,10 @@ class Outcome(Document):
     end: Instant
     attempts: Count
     server_failures: Count = 0
-    """Attempts, this one included, that ended with the server failing."""
+    """Attempts, including the last one, that ended because the server failed."""
     server_build: str
     server: str = ""
-    """The log that proves what it ran under, as in servers/<server>.log."""
+    """The log that proves the server's configuration, as in servers/<server>.log."""
     verified: bool
     exit: Exit
     detail: str
@@ -107,14 +112,14 @@ class Outcome(Document):
     why: str
     steps: Count
     prefill_tokens: Count
-    """Tokens that the server computed for prompts; what its cache held is not among them."""
+    """Prompt tokens that the server computed; tokens from its cache are not counted."""
     prefill_s: Seconds
     answer_tokens: Count
     decode_s: Seconds
     depth_tokens: Count
-    """The deepest context reached, prompt and answer."""
+    """The largest context, prompt and answer together."""
     loops: Count
-    """Steps at which the last actions repeated."""
+    """Steps at which the last actions were repetitions."""
     malformed: Count
     solve_s: Seconds
     eval_s: Seconds
@@ -124,31 +129,34 @@ class Outcome(Document):
     patch_sha256: str
     patch_bytes: Count
     answers_sha256: str = ""
-    """Of all that the model said, so that it can be told whether a token differs."""
+    """The digest of all answers of the model; it shows whether any token differs."""
 
     @property
     def waits(self) -> bool:
-        """Its conversation has ended, and its patch was not graded yet: it is not done."""
+        """True if the patch was not graded yet; then the trial is not done."""
         return self.detail == WAITS and self.verdict is Verdict.GRADING_FAILED
 
     @property
     def has_patch(self) -> bool:
-        """There is a patch to grade again, if only an empty one."""
+        """True if there is a patch, even an empty one, that can be graded again."""
         return self.exit not in WITHOUT_PATCH and self.cls is not Class.I0
 
     @property
     def ungraded(self) -> bool:
-        """Infrastructure, or a fault of kvci's own, kept its patch from being graded."""
+        """True if infrastructure or a fault in kvci prevented the patch from being graded."""
         return self.verdict in UNGRADED and self.has_patch
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
+    def _class_fits_verdict(self) -> Self:
         if (self.cls is Class.OK) != (
             self.verdict is Verdict.RESOLVED and self.cls not in INFRASTRUCTURE | {Class.A12}
         ):
-            raise ValueError(f"class {self.cls} and verdict {self.verdict} do not go together")
+            raise ValueError(
+                f"class {titled(self.cls)} and verdict {self.verdict} do not go together"
+            )
         return self
 
 
 def now() -> str:
+    """The time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

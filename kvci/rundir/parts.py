@@ -1,4 +1,4 @@
-"""A run as it lies on a disk: one run directory, or those of its shards side by side."""
+"""A run on disk: one run directory, or one for each shard."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from kvci.spec import Spec
 
 
 class Run:
-    """All of a run that lies in this folder."""
+    """The whole run in this folder, with all its shards."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -17,7 +17,7 @@ class Run:
 
     @property
     def parts(self) -> list[RunDirectory]:
-        """The shards' directories, or the one of the run."""
+        """The run directories of the shards, or the one of an undivided run."""
         return self.shards or [RunDirectory(self.path)]
 
     @property
@@ -26,17 +26,17 @@ class Run:
 
     @property
     def manifest(self) -> Manifest:
-        """The first part's. Raises UserError if there is no run."""
+        """The first part's manifest. Raises UserError if the folder holds no run."""
         return self.parts[0].manifest
 
     @property
     def spec(self) -> Spec:
-        """The first part's. Raises UserError if there is no run."""
+        """The first part's specification. Raises UserError if the folder holds no run."""
         return self.parts[0].spec
 
     @property
     def demo(self) -> bool:
-        """A demo is never published and never becomes a row."""
+        """True if every part is a demo, which is never published and never becomes a row."""
         return all(part.manifest.demo for part in self.parts)
 
     def outcomes(self) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""What only all arms together can tell: a server that fails in one arm alone (class A12)."""
+"""Class A12, a server that fails in only one arm, which only all arms together can show."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,10 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Observed, classify
 
 
 def settle(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes of what is done, with I2 turned into A12 where another arm completed the same
-    trial."""
+    """The outcomes of done trials, with I2 changed to A12 if the server fails in only this arm.
+
+    That is so if another arm completed the same instance and seed, and the failure recurs.
+    """
     outcomes = [outcome for outcome in outcomes if not outcome.waits]
     completed = {(o.instance, o.seed, o.arm) for o in outcomes if o.cls not in INFRASTRUCTURE}
     settled = []

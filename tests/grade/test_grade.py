@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvci.grade.patch import grade
-from kvci.run.attempt import unmarked
+from kvci.run.attempt import lacks_marker
 from kvci.sandbox import Limits, Result, SandboxFailed
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import generate
@@ -93,7 +93,7 @@ def test_an_unreadable_log_gives_no_verdict(
     monkeypatch.setattr("kvci.grade.patch.get_eval_report", endless)
     monkeypatch.setattr("kvci.grade.patch.READ_S", 1.0)
     found = grade(BUGGY.row, GOLD, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
-    assert unmarked(found) and "takes more than 1 s to read" in found.detail
+    assert lacks_marker(found) and "takes more than 1 s to read" in found.detail
 
 
 def test_a_log_that_is_not_utf8_is_read(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_an_empty_patch_needs_no_image(tmp_path: Path, monkeypatch: pytest.Monke
     _, text = grade(
         "--dataset", DATASET, "--predictions", str(file), "--out", str(tmp_path / "out")
     )
-    assert f"{FIRST.row.instance_id}: grading_failed" in text and "image could not be had" in text
+    assert f"{FIRST.row.instance_id}: grading_failed" in text and "image is not available" in text
     assert f"{SECOND.row.instance_id}: empty_patch" in text
 
 
@@ -91,10 +91,10 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     file.write_text('{"instance_id": "x"}')
     assert "Line 1" in grade(*words)[1]
     file.write_text('{"instance_id": "x", "model_patch": ""}')
-    assert "is no instance of" in grade(*words)[1]
+    assert "is not an instance of" in grade(*words)[1]
     line = json.dumps({"instance_id": FIRST.row.instance_id, "model_patch": ""})
     file.write_text(f"{line}\n{line}")
-    assert "twice" in grade(*words)[1]
+    assert "has two patches for" in grade(*words)[1]
     file.write_text(line.replace('""', r'"\ud83d"'))
     code, text = grade(*words)
     assert code == 2 and "Line 1" in text and "surrogates" in text

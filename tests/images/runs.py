@@ -83,7 +83,7 @@ def ran(
     spec = load(None, asked(rows, instances, out, other))
     folder, summary = run(spec, "r", Console(soft_wrap=True))
     found = {(o.instance, o.arm): str(o.cls) for o in RunDirectory(folder).outcomes()}
-    return folder, summary.happened, found
+    return folder, summary.succeeded, found
 
 
 def table(instances: list[Instance]) -> Found:

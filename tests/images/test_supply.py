@@ -405,7 +405,7 @@ def test_an_image_that_is_removed_by_hand_is_fetched_again(
 
     def at_block(self: Scheduler, one: Block) -> None:
         if before == "its trials" and second.instance_id in one.instances:
-            self._preflighted(one)
+            self._await_preflight(one)
             prune()
         block(self, one)
 
@@ -569,7 +569,7 @@ def test_a_stop_while_images_are_pulled(
         stopped.send_signal(signal.SIGINT)
         said, _ = stopped.communicate(timeout=60)
     assert time.monotonic() - began < 5
-    assert b"goes on" in said and b"Traceback" not in said, said
+    assert b"To resume" in said and b"Traceback" not in said, said
     registry.fault = None
     _, happened, found = ran(rows, instances, tmp_path)
     assert happened and found == table(instances)

@@ -17,7 +17,7 @@ from kvci.record.store import file_name
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.show import record_text
 from kvci.run.progress import Progress
-from kvci.run.summary import infrastructure, summarize, table
+from kvci.run.summary import infrastructure_lines, summarize, table
 from kvci.stats.decide import Claim
 from tests.compare.made import run
 
@@ -61,7 +61,7 @@ def console(shown: Iterable[object]) -> str:
 def summary(records: list[Record], _: Path) -> str:
     outcomes = [trial for record in records for trial in record.counted]
     made = summarize("run", {record.arm: 40 for record in records}, list(outcomes))
-    return console([table(made), *infrastructure(list(outcomes))]) + made.model_dump_json()
+    return console([table(made), *infrastructure_lines(list(outcomes))]) + made.model_dump_json()
 
 
 def live(records: list[Record], _: Path) -> str:

@@ -1,4 +1,4 @@
-"""Outcomes for tests that look at what follows from them."""
+"""Outcomes for tests."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from kvci.taxonomy import Class, Exit, Verdict
 
 
 def outcome(arm: str, instance: str, **other: Any) -> Outcome:
-    """A trial that resolved, but for what is said otherwise."""
+    """A resolved trial with `other` fields changed."""
     fields: dict[str, Any] = {
         "arm": arm,
         "instance": instance,

@@ -1,4 +1,4 @@
-"""Blocks that broke, instances whose gold patch fails, time budgets: the scheduler itself."""
+"""The scheduler: blocks that cannot be paired, failing gold patches, time budgets, resuming."""
 
 import errno
 import shutil
@@ -22,7 +22,7 @@ from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes
 from kvci.run.scheduler import Scheduler
 from kvci.run.summary import summarize
-from kvci.run.supplies import AllHere, Supplies
+from kvci.run.supplies import NothingToFetch, Supplies
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WAITS, Graded, Outcome, now
 from kvci.sandbox import Caps
@@ -89,7 +89,7 @@ def put(path: Path, found: Outcome) -> None:
     [{"host": "another"}, {"start": "2026-01-01T00:00:00Z"}],
     ids=["another host", "an older day"],
 )
-def test_a_block_that_broke_is_run_again_for_all_arms_and_the_old_is_kept(
+def test_unpairable_block_reruns_all_arms_and_keeps_old(
     tmp_path: Path, run: Callable[..., list[Outcome]], other: dict[str, str]
 ) -> None:
     fresh = {"host": host(), "start": now(), "end": now(), "server_build": ""}
@@ -100,10 +100,10 @@ def test_a_block_that_broke_is_run_again_for_all_arms_and_the_old_is_kept(
     assert [Outcome.read(path).detail for path in kept] == ["old"]
 
 
-def test_a_server_that_never_started_is_of_no_build(
+def test_trials_of_never_started_server_are_rerun(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
-    """Another build's defect became the arm's own, beside what the next build did."""
+    """Once, a failure of another build counted against the arm."""
     first, late = blocks(list(INSTANCES), spec(tmp_path))[0].arms
     fresh = {"host": host(), "start": now(), "end": now()}
     failed = {"exit": Exit.SERVER_FAILED, "verdict": Verdict.NOT_GRADED, "cls": Class.I2}
@@ -113,10 +113,10 @@ def test_a_server_that_never_started_is_of_no_build(
     assert (tmp_path / "run" / "superseded" / "0" / first / FIRST / "0").exists()
 
 
-def test_what_another_machine_never_graded_is_run_again(
+def test_trial_ungraded_on_another_machine_is_rerun(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
-    """It may not come back; what it tried to grade, and could not, stays its own."""
+    """That machine may not come back. A grading that failed there stays with it."""
     lost = {"host": "another", "verdict": Verdict.GRADING_FAILED, "cls": Class.I3}
     for name, detail in ((FIRST, WAITS), (SECOND, "gone")):
         put(tmp_path, outcome(ARMS[0], name, **lost, detail=detail))
@@ -127,10 +127,10 @@ def test_what_another_machine_never_graded_is_run_again(
     assert len(list((tmp_path / "run" / "superseded" / "0").glob("*/*/*/outcome.json"))) == 2
 
 
-def test_a_conversation_that_ended_is_not_held_again(
+def test_resume_grades_ended_conversation_without_repeating_it(
     tmp_path: Path, run: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever ended kvci while its patch waited to be graded lost it."""
+    """Once, a stop before the grading lost the conversation."""
 
     def stopped(*_: object) -> Future[Graded]:
         raise KeyboardInterrupt
@@ -148,10 +148,10 @@ def test_a_conversation_that_ended_is_not_held_again(
     assert not (tmp_path / "run" / "superseded").exists()
 
 
-def test_what_waits_to_be_graded_again_stays_with_its_machine(
+def test_failed_grading_is_repeated_only_on_its_machine(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
-    """A block that broke is put aside, and none of it comes back; a whole one is left alone."""
+    """An unpairable block is superseded for good; a complete block of another machine stays."""
     lost = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED, "host": "another", "detail": "old"}
     lost |= {"start": now(), "end": now(), "server_build": ""}
     late = blocks(list(INSTANCES), spec(tmp_path))[0].arms[1]
@@ -170,7 +170,7 @@ def test_what_waits_to_be_graded_again_stays_with_its_machine(
     assert (tmp_path / "run" / "trials" / late / FIRST / "0" / "trajectory.jsonl").exists()
 
 
-def test_a_block_in_one_piece_goes_on(tmp_path: Path, run: Callable[..., list[Outcome]]) -> None:
+def test_resume_keeps_pairable_trials(tmp_path: Path, run: Callable[..., list[Outcome]]) -> None:
     fresh = {"host": host(), "start": now(), "end": now(), "server_build": ""}
     put(tmp_path, outcome(ARMS[0], FIRST, **fresh, detail="kept"))
     for arm in ARMS:  # complete, so its age does not matter
@@ -180,7 +180,7 @@ def test_a_block_in_one_piece_goes_on(tmp_path: Path, run: Callable[..., list[Ou
     assert not (tmp_path / "run" / "superseded").exists()
 
 
-def test_an_instance_whose_gold_patch_fails_is_dropped_for_all_arms_before_any_trial(
+def test_failing_gold_patch_drops_instance_for_all_arms(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
     good = INSTANCES[FIRST]
@@ -191,7 +191,7 @@ def test_an_instance_whose_gold_patch_fails_is_dropped_for_all_arms_before_any_t
     assert {classes[arm, SECOND] for arm in ARMS} == {(Class.OK, Exit.SUBMITTED)}
 
 
-def test_near_the_time_budget_no_new_block_begins(
+def test_no_block_starts_near_the_time_budget(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
     found = run(spec(tmp_path, time_budget_s=0.1))
@@ -199,16 +199,16 @@ def test_near_the_time_budget_no_new_block_begins(
     assert len(run(spec(tmp_path))) == 4
 
 
-def test_a_night_that_ended_in_time_is_no_failure_and_one_that_did_nothing_is() -> None:
-    some = [outcome(arm, FIRST) for arm in ARMS]
-    unfinished = summarize("r", dict.fromkeys(ARMS, 2), some)
-    assert not unfinished.happened
-    assert unfinished.model_copy(update={"late": True}).happened
+def test_late_run_succeeds_unless_it_did_nothing() -> None:
+    outcomes = [outcome(arm, FIRST) for arm in ARMS]
+    unfinished = summarize("r", dict.fromkeys(ARMS, 2), outcomes)
+    assert not unfinished.succeeded
+    assert unfinished.model_copy(update={"late": True}).succeeded
     nothing = summarize("r", dict.fromkeys(ARMS, 2), [])
-    assert not nothing.model_copy(update={"late": True}).happened
-    broken = [*some[:1], outcome(ARMS[1], FIRST, verdict=Verdict.GRADING_FAILED, cls=Class.I3)]
+    assert not nothing.model_copy(update={"late": True}).succeeded
+    broken = [*outcomes[:1], outcome(ARMS[1], FIRST, verdict=Verdict.GRADING_FAILED, cls=Class.I3)]
     infra = summarize("r", dict.fromkeys(ARMS, 2), broken)
-    assert not infra.model_copy(update={"late": True}).happened
+    assert not infra.model_copy(update={"late": True}).succeeded
 
 
 def test_superseded_trials_are_numbered(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_superseded_trials_are_numbered(tmp_path: Path) -> None:
         assert len(list((tmp_path / "run" / "superseded").glob("*/*/*/0/outcome.json"))) == 2
 
 
-def test_a_budget_that_is_over_while_images_are_pulled_is_late(tmp_path: Path) -> None:
-    """The wave that never came was taken for a failure, not for the night's end."""
+def test_time_budget_can_end_during_pulls(tmp_path: Path) -> None:
+    """Once, blocks without images counted as a failure, not as the end of the budget."""
 
-    class Pulls(AllHere):
+    class Pulls(NothingToFetch):
         def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
             yield blocks[:1]
 
@@ -235,16 +235,16 @@ def test_a_budget_that_is_over_while_images_are_pulled_is_late(tmp_path: Path) -
     with RunDirectory(tmp_path / "run") as directory:
         sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
         progress = Progress(Console(quiet=True), dict.fromkeys(ARMS, 2), 1)
-        words = (asked, Path("none"), INSTANCES, directory, sandboxes, progress, Pulls())
-        scheduler = Scheduler(*words)
+        arguments = (asked, Path("none"), INSTANCES, directory, sandboxes, progress, Pulls())
+        scheduler = Scheduler(*arguments)
         scheduler.run(blocks([FIRST, SECOND], asked))
-        assert scheduler.late and len(directory.outcomes()) == 2
+        assert scheduler.out_of_time and len(directory.outcomes()) == 2
 
 
-def test_a_full_disk_of_the_run_folder_leaves_the_trial_for_the_next_time(
+def test_full_disk_leaves_trial_for_resume(
     run: Callable[..., list[Outcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was a fault of kvci's for ever."""
+    """Once, the trial kept class I4."""
     written = loop._append
 
     def full(*_: object) -> None:
@@ -256,22 +256,22 @@ def test_a_full_disk_of_the_run_folder_leaves_the_trial_for_the_next_time(
     assert not RunDirectory(tmp_path / "run").outcomes()
     monkeypatch.setattr(loop, "_append", written)
     scratch = RunDirectory(tmp_path / "run").scratch
-    while scratch.exists():  # the grading of its gold patch ends with the process, which goes on
+    while scratch.exists():  # the gold patch's grading may still write there
         shutil.rmtree(scratch, ignore_errors=True)
     assert {one.cls for one in run(spec(tmp_path))} == {Class.OK}
 
 
-class Waves(AllHere):
-    """One wave each time, and an image that is absent the first time, if that is asked for."""
+class Waves(NothingToFetch):
+    """One wave for each call; the image of `lacking` is absent in the first."""
 
     def __init__(self, lacking: str = "") -> None:
-        self.asked, self.held, self._lacking = 0, False, lacking
+        self.asked, self.wave_out, self._lacking = 0, False, lacking
 
     def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
         self.asked += 1
-        self.held = True
+        self.wave_out = True
         yield blocks
-        self.held = False
+        self.wave_out = False
 
     def absent(self, instance: str) -> str:
         return "nowhere" if instance == self._lacking and self.asked < 2 else ""
@@ -286,10 +286,10 @@ def done(result: Graded) -> Future[Graded]:
 UNKNOWN = Graded(verdict=Verdict.GRADING_FAILED, detail="Docker has no image")
 
 
-def test_what_is_let_go_after_its_wave_was_not_removed_by_hand(
+def test_evicted_image_is_not_taken_for_removed(
     tmp_path: Path, run: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A trial whose grading failed had its image, and all the others', pulled twice more."""
+    """Once, a failed grading caused all images to be pulled twice more."""
     supply = Waves()
 
     def failing(_: Grader, *asked: Any) -> Future[Graded]:
@@ -297,19 +297,19 @@ def test_what_is_let_go_after_its_wave_was_not_removed_by_hand(
         return done(UNKNOWN)
 
     monkeypatch.setattr(Grader, "submit", failing)
-    monkeypatch.setattr(Sandboxes, "lacks", lambda *_: not supply.held)
+    monkeypatch.setattr(Sandboxes, "lacks", lambda *_: not supply.wave_out)
     assert {one.cls for one in run(spec(tmp_path), supply=supply)} == {Class.I3}
     assert supply.asked == 1
 
 
 @pytest.mark.parametrize("lacking", [FIRST, ""], ids=["absent at first", "back again"])
-def test_a_gold_patch_that_was_not_asked_for_is_no_invalid_instance(
+def test_missing_image_does_not_make_instance_invalid(
     lacking: str,
     tmp_path: Path,
     run: Callable[..., list[Outcome]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its image was nowhere, or gone, when it was to be graded, and had come when that was read."""
+    """Its image was absent, or removed, at the first grading, and available afterwards."""
     asks, asked = Grader.preflight, list[str]()
 
     def preflight(self: Grader, instance: Instance, folder: Path) -> Future[Graded]:
@@ -322,10 +322,10 @@ def test_a_gold_patch_that_was_not_asked_for_is_no_invalid_instance(
     assert {one.cls for one in found} == {Class.OK} and asked.count(FIRST) == 2
 
 
-def test_an_engine_that_does_not_answer_says_nothing_of_an_image(
+def test_silent_engine_does_not_mean_missing_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it raised made the trial a fault of kvci's, for good."""
+    """Once, the engine's exception gave the trial class I4."""
 
     def silent(_: str) -> bool:
         raise requests.ReadTimeout("no answer")

@@ -1,4 +1,4 @@
-"""Docker fails in the middle of a run, and the table is the known one all the same."""
+"""Docker fails during a run, and every trial still has its expected class."""
 
 import contextlib
 import os
@@ -40,22 +40,22 @@ class Running:
         )
 
     def until(self, trials: int) -> None:
-        """Return when so many trials are finished."""
+        """Return as soon as so many trials are finished."""
         end = time.monotonic() + 300
         while len(list(self.folder.glob("trials/*/*/*/outcome.json"))) < trials:
             assert self.process.poll() is None, self.process.communicate()[0]
-            assert time.monotonic() < end, "the run does not go on"
+            assert time.monotonic() < end, "the run makes no progress"
             time.sleep(0.1)
 
     def end(self) -> None:
-        """It completed with the known table, no trial was lost, and nothing of it is left."""
-        said, _ = self.process.communicate(timeout=900)
-        assert self.process.returncode == 0, said
+        """Check that the run completed with the expected classes and left no container."""
+        output, _ = self.process.communicate(timeout=900)
+        assert self.process.returncode == 0, output
         assert len(RunDirectory(self.folder).outcomes()) == 2 * len(EXPECTED)
         assert not engine.client().containers.list(all=True, filters={"label": OWNER})
 
 
-def test_a_daemon_that_is_killed_and_comes_back(daemon: Daemon, tmp_path: Path) -> None:
+def test_killed_daemon_that_restarts(daemon: Daemon, tmp_path: Path) -> None:
     run = Running(tmp_path)
     for trials in (3, 12):
         run.until(trials)
@@ -65,7 +65,7 @@ def test_a_daemon_that_is_killed_and_comes_back(daemon: Daemon, tmp_path: Path) 
     run.end()
 
 
-def test_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
+def test_hanging_daemon(daemon: Daemon, tmp_path: Path) -> None:
     run = Running(tmp_path)
     run.until(3)
     daemon.signal(signal.SIGSTOP)
@@ -74,7 +74,7 @@ def test_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
     run.end()
 
 
-def test_a_stop_while_the_daemon_hangs(daemon: Daemon, tmp_path: Path) -> None:
+def test_stop_while_daemon_hangs(daemon: Daemon, tmp_path: Path) -> None:
     run = Running(tmp_path)
     run.until(3)
     daemon.signal(signal.SIGSTOP)
@@ -82,15 +82,15 @@ def test_a_stop_while_the_daemon_hangs(daemon: Daemon, tmp_path: Path) -> None:
         time.sleep(3)
         began = time.monotonic()
         run.process.send_signal(signal.SIGINT)
-        said, _ = run.process.communicate(timeout=120)
+        output, _ = run.process.communicate(timeout=120)
         assert time.monotonic() - began < 5
-        assert "goes on" in said and "Traceback" not in said, said
+        assert "To resume" in output and "Traceback" not in output, output
     finally:
         daemon.signal(signal.SIGCONT)
     Running(tmp_path).end()
 
 
-def test_a_disk_that_is_full(daemon: Daemon, tmp_path: Path) -> None:
+def test_full_disk(daemon: Daemon, tmp_path: Path) -> None:
     run = Running(tmp_path)
     run.until(3)
     with daemon.filled():
@@ -98,21 +98,21 @@ def test_a_disk_that_is_full(daemon: Daemon, tmp_path: Path) -> None:
     run.end()
 
 
-def test_containers_that_are_removed_by_hand(daemon: Daemon, tmp_path: Path) -> None:
+def test_containers_removed_by_hand(daemon: Daemon, tmp_path: Path) -> None:
     run = Running(tmp_path)
     removed = 0
     while removed < 5:
         run.until(0)
         listed = engine.client().containers.list(filters={"label": OWNER}, ignore_removed=True)
         for container in listed[:1]:
-            with contextlib.suppress(APIError):  # kvci itself removes it at this moment
+            with contextlib.suppress(APIError):  # kvci may remove it at the same time
                 container.remove(force=True)
                 removed += 1
         time.sleep(4)
     run.end()
 
 
-def test_kvci_killed_while_the_daemon_is_gone(daemon: Daemon, tmp_path: Path) -> None:
+def test_kvci_killed_while_daemon_is_down(daemon: Daemon, tmp_path: Path) -> None:
     run = Running(tmp_path)
     run.until(4)
     daemon.signal(signal.SIGKILL)

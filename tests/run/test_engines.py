@@ -1,4 +1,4 @@
-"""Live: the embedded engine and a llama-server binary, and kill -9 with a real model."""
+"""Live runs with the embedded engine and a llama-server binary, and kill -9 with a real model."""
 
 import json
 import os
@@ -16,7 +16,7 @@ DEMO = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
 
 
 def live(out: Path, engine: str = "embedded") -> "subprocess.Popen[str]":
-    """Two arms, two instances, one slot, temperature 0; the run is `scripted` by name only."""
+    """Two arms, two instances, one slot, temperature 0; only the run's id is `scripted`."""
     words = ["run", DEMO, "--out", str(out), "--run-id", "scripted", "--limit", "2"]
     words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0", "--max-steps", "3", "--max-tokens", "64"]
     return subprocess.Popen(
@@ -29,8 +29,8 @@ def live(out: Path, engine: str = "embedded") -> "subprocess.Popen[str]":
     )
 
 
-def said(out: Path) -> dict[str, list[object]]:
-    """Trial -> its messages, without what the clock says of them."""
+def messages(out: Path) -> dict[str, list[object]]:
+    """Trial -> its messages, without their times."""
     return {
         str(path.relative_to(out)): [json.loads(line).get("message") for line in path.open()]
         for path in out.glob("scripted/trials/*/*/*/trajectory.jsonl")
@@ -49,11 +49,11 @@ def test_kill_9_with_the_embedded_engine(tmp_path: Path) -> None:
     undisturbed = finish(tmp_path / "undisturbed")
     assert len(undisturbed) == 4
     kill_and_resume(tmp_path / "killed", undisturbed, kills=2, seed=3, start=live, within_s=20)
-    assert said(tmp_path / "killed") == said(tmp_path / "undisturbed")
+    assert messages(tmp_path / "killed") == messages(tmp_path / "undisturbed")
 
 
-def test_the_same_spec_through_both_engines(tmp_path: Path) -> None:
-    """The same effective configuration; the same patches where the builds agree."""
+def test_both_engines_give_same_effective_configuration(tmp_path: Path) -> None:
+    """If their builds are the same, the patches are the same too."""
     binary = os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server")
     if not binary:
         pytest.skip("no llama-server on PATH or in KVCI_LLAMA_SERVER")

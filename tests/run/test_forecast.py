@@ -1,4 +1,4 @@
-"""What `kvci plan` says beforehand."""
+"""The forecast of `kvci plan`."""
 
 import json
 from pathlib import Path
@@ -19,55 +19,58 @@ def plan(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_it_says_what_will_run_and_what_that_can_show() -> None:
+def test_plan_shows_trials_detectable_effect_and_cost() -> None:
     code, text = plan("--base-rate", "0.5", "--trial-s", "60", "--slots", "4")
     assert code == 0
     assert "300 instances x 2 arms (f16-f16, q8_0-q8_0) x 1 seed: 600 trials in 75 blocks" in text
-    assert "It shows harm of 7.7 points or more with 80% power" in text
-    assert "cost: 2.5 h of one machine" in text
-    assert "assumed: ICC 0.5, 5 % one-sided, Holm over the KV arms" in text
+    assert "Minimum detectable effect: 7.7 points of harm with 80% power" in text
+    assert "cost: 2.5 h on one machine" in text
+    assert (
+        "assumed: ICC 0.5; one-sided tests at 5 %, with Holm's correction over the KV arms" in text
+    )
 
 
-def test_it_says_plainly_when_it_cannot_answer() -> None:
-    assert "It cannot answer: where the baseline resolves 1.0%" in plan("--base-rate", "0.01")[1]
+def test_plan_states_when_run_cannot_answer() -> None:
+    hopeless = plan("--base-rate", "0.01")[1]
+    assert "This run cannot answer: if the baseline resolves 1.0% of the instances" in hopeless
     text = plan("--base-rate", "0.5", "--margin", "0.03")[1]
-    assert "It cannot answer for the margin of 3.0 points" in text
+    assert "This run cannot answer for the margin of 3.0 points" in text
     needed = json.loads(plan("--base-rate", "0.5", "--margin", "0.03", "--json")[1])
-    assert f"{needed['instances_for_margin']} instances would" in text
-    alone = CliRunner().invoke(main, [*BASE, "--dataset", "calibration", "--base-rate", "0.5"])
-    assert "no arm has another KV type" in alone.output
+    assert f"for 80% it needs {needed['instances_for_margin']} instances" in text
+    one_arm = CliRunner().invoke(main, [*BASE, "--dataset", "calibration", "--base-rate", "0.5"])
+    assert "no arm has another KV type" in one_arm.output
 
 
-def test_a_margin_asks_for_no_harm_and_not_for_harm() -> None:
-    """So many KV arms see harm of 5 points late, and still claim that there is none."""
+def test_margin_needs_power_for_non_inferiority_only() -> None:
+    """Many KV arms have low power for harm of 5 points, but enough for non-inferiority."""
     arms = [word for kv in ("q5_1/q5_1", "q5_0/q5_0", "q4_1/q4_1", "q4_0/q4_0") for word in
             ("--kv", kv)]  # fmt: skip
     words = ("--base-rate", "0.5", "--margin", "0.05", *arms)
     words += ("--dataset", "calibration:functions=2,count=700")
     found = json.loads(plan(*words, "--json")[1])
-    assert found["smallest_effect"] > 0.05 and found["power_of_no_harm"] > 0.8
-    assert "Of an arm that does no harm it says" in plan(*words)[1]
-    assert "a total loss would be within it" in plan("--base-rate", "0.2", "--margin", "0.3")[1]
-    assert "over 100,000 instances" in plan("--base-rate", "0.5", "--margin", "0.0001")[1]
+    assert found["minimum_detectable_effect"] > 0.05 and found["power_of_no_harm"] > 0.8
+    assert "With the margin of 5.0 points, it claims non-inferiority of" in plan(*words)[1]
+    assert "even a total loss is within it" in plan("--base-rate", "0.2", "--margin", "0.3")[1]
+    assert "more than 100,000 instances" in plan("--base-rate", "0.5", "--margin", "0.0001")[1]
 
 
-def test_numbers_that_are_none() -> None:
+def test_nan_is_refused() -> None:
     for words in (("--base-rate", "nan"), ("--base-rate", "0.5", "--trial-s", "nan")):
         code, text = plan(*words)
-        assert code == 2 and "is no number" in text
+        assert code == 2 and "is not a finite number" in text
 
 
-def test_a_run_is_divided_into_no_more_shards_than_it_has_instances() -> None:
+def test_there_are_at_most_as_many_shards_as_instances() -> None:
     words = ("--dataset", "calibration:functions=2,count=5", "--shard", "1/7", "--json")
     found = json.loads(plan("--base-rate", "0.5", *words)[1])
     assert found["shards"] == [f"{number}/5" for number in range(1, 6)] and found["blocks"] == 5
 
 
-def test_more_kv_arms_see_less_and_a_control_arm_costs_only_time() -> None:
+def test_only_kv_arms_raise_minimum_detectable_effect() -> None:
     def effect(*arms: str) -> float:
         words = [word for arm in arms for word in ("--kv", arm)]
         found: float = json.loads(plan("--base-rate", "0.5", "--json", *words)[1])[
-            "smallest_effect"
+            "minimum_detectable_effect"
         ]
         return found
 
@@ -75,7 +78,7 @@ def test_more_kv_arms_see_less_and_a_control_arm_costs_only_time() -> None:
     assert effect("f16/f16 -ub 32") == effect()
 
 
-def test_shards_are_a_matrix_and_a_measured_run_gives_the_cost(tmp_path: Path) -> None:
+def test_shards_make_matrix_and_measured_run_gives_cost(tmp_path: Path) -> None:
     for name, solve_s in (("a", 30.0), ("b", 90.0)):
         path = tmp_path / "trials" / "f16-f16" / name / "0" / "outcome.json"
         write_atomic(path, outcome("f16-f16", name, solve_s=solve_s).model_dump_json())

@@ -1,4 +1,4 @@
-"""The grading worker: one that ends is replaced."""
+"""A grading worker that ends is replaced."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from kvci.tasks.calibration import suite
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 
-def test_only_the_patch_that_was_begun_counts_a_worker_s_end(tmp_path: Path) -> None:
+def test_worker_end_counts_only_for_started_patch(tmp_path: Path) -> None:
     grader = Grader(Sandboxes("bwrap", tmp_path, Caps()), 20.0)
     started, ended = tmp_path / "started", [Graded(verdict=Verdict.RESOLVED, detail="here")]
     tasks = [_Task(partial(_kill, started)), *(_Task(partial(_give, ended[0])) for _ in range(3))]
@@ -36,19 +36,19 @@ def _give(graded: Graded) -> Graded:
     return graded
 
 
-def test_a_worker_that_ends_is_replaced_and_its_patches_graded(tmp_path: Path) -> None:
-    some = suite("calibration:functions=3,count=3")
+def test_killed_worker_is_replaced_and_patches_graded(tmp_path: Path) -> None:
+    instances = suite("calibration:functions=3,count=3")
     grader = Grader(Sandboxes("bwrap", tmp_path, Caps()), 20.0)
-    heard: list[Verdict] = []
+    verdicts: list[Verdict] = []
     futures = [
         grader.submit(
             instance,
             instance.row.patch.encode(),
             tmp_path / instance.row.instance_id,
-            lambda graded: heard.append(graded.verdict),
+            lambda graded: verdicts.append(graded.verdict),
             None,
         )
-        for instance in some
+        for instance in instances
     ]
     workers = [
         child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())
@@ -58,4 +58,4 @@ def test_a_worker_that_ends_is_replaced_and_its_patches_graded(tmp_path: Path) -
     assert workers
     assert [future.result(120).verdict for future in futures] == [Verdict.RESOLVED] * 3
     grader.close(wait=True)
-    assert heard == [Verdict.RESOLVED] * 3
+    assert verdicts == [Verdict.RESOLVED] * 3

@@ -1,4 +1,4 @@
-"""What is known of an instance before any trial of it."""
+"""The preflight: gold patch and base of each instance, before any trial."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from kvci.errors import UserError
 from kvci.run import preflight as preflight_module
 from kvci.run.experiment import run
-from kvci.run.preflight import _asked, preflight
+from kvci.run.preflight import _grade_gold_and_base, preflight
 from kvci.run.sandboxes import Sandboxes
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Ceiling, Graded, Manifest
@@ -27,7 +27,7 @@ def changed(instance: Instance, **columns: object) -> Instance:
     return Instance(instance.row.model_copy(update=columns), instance.files, instance.kind)
 
 
-def test_a_row_whose_tests_pass_without_a_patch_can_tell_nothing(tmp_path: Path) -> None:
+def test_tests_that_pass_without_patch_are_invalid(tmp_path: Path) -> None:
     sandboxes = Sandboxes("bwrap", tmp_path, Caps())
     assert preflight(sandboxes, GOOD, tmp_path / "a", 20.0).verdict is Verdict.RESOLVED
     passing = changed(GOOD, FAIL_TO_PASS=GOOD.row.PASS_TO_PASS[:1])
@@ -38,43 +38,43 @@ def test_a_row_whose_tests_pass_without_a_patch_can_tell_nothing(tmp_path: Path)
     )
 
 
-def test_an_instance_whose_tests_need_the_network_is_named(
+def test_tests_that_need_network_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def once(*asked: object, network: bool = False) -> Graded:
+    def grade_once(*asked: object, network: bool = False) -> Graded:
         verdict = Verdict.RESOLVED if network else Verdict.TESTS_FAIL
         return Graded(verdict=verdict, applies=True)
 
-    monkeypatch.setattr(preflight_module, "once", once)
-    found = _asked(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)
-    assert found.verdict is Verdict.TESTS_FAIL and "with a network alone" in found.detail
+    monkeypatch.setattr(preflight_module, "grade_once", grade_once)
+    found = _grade_gold_and_base(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)
+    assert found.verdict is Verdict.TESTS_FAIL and "only with a network" in found.detail
 
 
-def test_a_container_has_a_network_for_that_question_alone(tmp_path: Path) -> None:
+def test_container_has_network_only_for_network_check(tmp_path: Path) -> None:
     calibration_image()
     outside = "ls /sys/class/net | grep -qv lo || sed -i 's/assert/assert not/' tests/test_all.py\n"
     start = "echo '>>>>> Start Test Output'"
     needs = changed(GOOD, eval_script=GOOD.row.eval_script.replace(start, outside + start))
-    found = _asked(Sandboxes("docker", tmp_path, Caps()), needs, tmp_path, 60.0)
-    assert found.verdict is Verdict.TESTS_FAIL and "with a network alone" in found.detail
+    found = _grade_gold_and_base(Sandboxes("docker", tmp_path, Caps()), needs, tmp_path, 60.0)
+    assert found.verdict is Verdict.TESTS_FAIL and "only with a network" in found.detail
     online = Sandboxes("docker", tmp_path, Caps(), grade_network=True)
-    assert _asked(online, needs, tmp_path, 60.0).verdict is Verdict.RESOLVED
+    assert _grade_gold_and_base(online, needs, tmp_path, 60.0).verdict is Verdict.RESOLVED
 
 
-def test_what_an_image_answered_is_not_asked_again(
+def test_lasting_preflight_results_are_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KVCI_CACHE", str(tmp_path / "cache"))
     asked: list[float] = []
     images = {"image": "sha256:1"}
 
-    says = Graded(verdict=Verdict.RESOLVED, applies=True)
+    result = Graded(verdict=Verdict.RESOLVED, applies=True)
 
     def answer(*rest: object) -> Graded:
         asked.append(1)
-        return says
+        return result
 
-    monkeypatch.setattr(preflight_module, "_asked", answer)
+    monkeypatch.setattr(preflight_module, "_grade_gold_and_base", answer)
     monkeypatch.setattr(Sandboxes, "identity", lambda *_: images["image"])
     sandboxes = Sandboxes("docker", tmp_path, Caps())
     for _ in range(2):
@@ -88,20 +88,20 @@ def test_what_an_image_answered_is_not_asked_again(
     preflight(sandboxes, GOOD, tmp_path, 20.0)
     assert len(asked) == 5
     for verdict, again in ((Verdict.TESTS_FAIL, False), (Verdict.TEST_TIMEOUT, True)):
-        says = Graded(verdict=verdict, applies=True)
+        result = Graded(verdict=verdict, applies=True)
         images["image"] = f"sha256:{verdict}"
         before = len(asked)
         assert {preflight(sandboxes, GOOD, tmp_path, 20.0).verdict for _ in "ab"} == {verdict}
         assert (len(asked) - before == 2) is again
     online = Sandboxes("docker", tmp_path, Caps(), grade_network=True)
     for verdict, again in ((Verdict.TESTS_FAIL, True), (Verdict.RESOLVED, False)):
-        says, before = Graded(verdict=verdict, applies=True), len(asked)
+        result, before = Graded(verdict=verdict, applies=True), len(asked)
         for _ in range(2):
             assert preflight(online, GOOD, tmp_path, 20.0).verdict is verdict
-        assert (len(asked) - before == 2) is again, "an outage is no answer"
+        assert (len(asked) - before == 2) is again, "an outage is not a result"
 
 
-def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
+def test_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
     instances = suite("calibration:split=test,functions=4,count=2")
     rows = [one.row for one in instances]
     broken = rows[1].model_copy(update={"FAIL_TO_PASS": ("tests/test_all.py::test_none",)})
@@ -127,18 +127,20 @@ def test_the_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
         folder, _ = run(spec, "r", Console())
         ceiling = Ceiling.read(folder / "ceiling.json")
         run(spec, "r", Console())
-    assert Ceiling.read(folder / "ceiling.json") == ceiling, "of all blocks, not of what is left"
+    assert Ceiling.read(folder / "ceiling.json") == ceiling, (
+        "of all blocks, not of the remaining ones"
+    )
     assert Manifest.read(folder / "manifest.json").dataset_revision == "c0ffee"
     assert ceiling.valid == (rows[0].instance_id,)
     assert list(ceiling.invalid) == [broken.instance_id]
-    assert "1 of 2 instances can be resolved here" in ceiling.line()
+    assert "The gold patch resolves 1 of 2 instances on this machine" in ceiling.line()
     assert {str(one.cls) for one in RunDirectory(folder).outcomes()} == {"OK", "I0"}
 
 
-def test_a_run_that_is_taken_up_with_another_dataset_is_refused(
+def test_resume_with_another_dataset_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the hub's commit, it silently went on with the dataset that it began with."""
+    """Once, a resume silently used the dataset of the first start."""
     one = suite("calibration:split=test,functions=3,count=2")[:1]
     script(one)[0].write(tmp_path / "script.json")
     asked = {
@@ -186,19 +188,22 @@ OURS = Graded(verdict=Verdict.NOT_GRADED, detail="a bug of kvci's")
         ([OK, OK], Verdict.TESTS_FAIL),
     ],
 )
-def test_infrastructure_is_no_answer_to_a_preflight(
+def test_preflight_retries_infrastructure_failures(
     answers: list[Graded], verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = list(answers)
-    monkeypatch.setattr(preflight_module, "once", lambda *asked, network=False: left.pop(0))
-    assert _asked(Sandboxes("bwrap", tmp_path, Caps()), GOOD, tmp_path, 1.0).verdict is verdict
+    monkeypatch.setattr(preflight_module, "grade_once", lambda *asked, network=False: left.pop(0))
+    assert (
+        _grade_gold_and_base(Sandboxes("bwrap", tmp_path, Caps()), GOOD, tmp_path, 1.0).verdict
+        is verdict
+    )
     assert not left
 
 
-def test_an_instance_whose_gold_can_never_be_graded_is_dropped_and_its_neighbours_run(
+def test_ungradable_gold_patch_drops_only_its_instance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It kept the whole block from being run, at every start."""
+    """Once, it prevented its whole block from running."""
     dataset = "calibration:split=test,functions=3,count=2"
     instances = suite(dataset)
     script(instances)[0].write(tmp_path / "script.json")
@@ -221,13 +226,13 @@ def test_an_instance_whose_gold_can_never_be_graded_is_dropped_and_its_neighbour
     assert "none_such" in Ceiling.read(folder / "ceiling.json").invalid[first.instance_id]
 
 
-def test_where_no_sandbox_can_be_made_nothing_is_dropped(
+def test_no_instance_is_dropped_without_sandboxes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_: Sandboxes) -> None:
+    def unavailable(_: Sandboxes) -> None:
         raise UserError("Docker does not answer; start it.")
 
-    monkeypatch.setattr(Sandboxes, "wait", away)
-    monkeypatch.setattr(preflight_module, "once", lambda *asked, network=False: INFRA)
+    monkeypatch.setattr(Sandboxes, "wait", unavailable)
+    monkeypatch.setattr(preflight_module, "grade_once", lambda *asked, network=False: INFRA)
     with pytest.raises(UserError, match="does not answer"):
-        _asked(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)
+        _grade_gold_and_base(Sandboxes("docker", tmp_path, Caps()), GOOD, tmp_path, 1.0)

@@ -1,4 +1,4 @@
-"""What is shown while a run goes on."""
+"""The progress of a run."""
 
 import io
 
@@ -12,7 +12,7 @@ from tests.run.made import outcome
 ARMS = ("f16-f16", "q8_0-q8_0")
 
 
-def test_elsewhere_a_line_now_and_then() -> None:
+def test_log_gets_one_line_now_and_then() -> None:
     out = io.StringIO()
     with Progress(
         Console(file=out, width=200), dict.fromkeys(ARMS, 2), 4, [outcome(ARMS[0], "a")]
@@ -23,11 +23,11 @@ def test_elsewhere_a_line_now_and_then() -> None:
         shown.outcome(outcome(ARMS[1], "a"))
         shown.outcome(outcome(ARMS[1], "b"))
     (line,) = out.getvalue().splitlines()
-    assert "4/4 trials: f16-f16 2/2 (1 resolved), q8_0-q8_0 2/2 (2 resolved)" in line
-    assert "1 of 4 slots in use" in line and "about 0 s left" in line
+    assert "4/4 trials done: f16-f16 2/2 (1 resolved), q8_0-q8_0 2/2 (2 resolved)" in line
+    assert "1 of 4 slots busy" in line and "about 0 s left" in line
 
 
-def test_on_a_terminal_a_live_view() -> None:
+def test_terminal_gets_live_view() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100)
     with Progress(console, dict.fromkeys(ARMS, 3), 4) as shown:
@@ -39,7 +39,7 @@ def test_on_a_terminal_a_live_view() -> None:
     assert "500 tokens/s" in text and "1/3" in text
 
 
-def test_only_the_last_minute_counts_for_speed() -> None:
+def test_speed_is_that_of_the_last_minute() -> None:
     shown = Progress(Console(file=io.StringIO()), dict.fromkeys(ARMS, 3), 4)
     shown._tokens.append((shown._started - progress.WINDOW_S - 1, 10_000))
     assert "0 tokens/s" in shown.line()

@@ -1,5 +1,7 @@
-"""Real instances of SWE-bench Lite through the whole run, killed and taken up again, within a disk
-budget that holds a third of them, and then graded by the harness."""
+"""A whole run of real SWE-bench Lite instances: killed, resumed, and graded by the harness too.
+
+The disk budget holds a third of their images.
+"""
 
 import json
 import os
@@ -31,7 +33,7 @@ from tests.own_daemon import own_daemon
 
 FLASK = [f"pallets__flask-{number}" for number in (4045, 4992, 5063)]
 REQUESTS = [f"psf__requests-{number}" for number in (2317, 3362)]
-"""Their tests talk to a server elsewhere."""
+"""Their tests need a server on the internet."""
 PYTEST = [f"pytest-dev__pytest-{number}" for number in (5692, 7168, 7432, 8365, 8906, 11143)]
 SYMPY_NUMBERS = [11400, 12236, 13031, 13773, 14024, 14774, 15345, 15346, 16106, 17655]
 SYMPY_NUMBERS += [18835, 20049, 20442, 21055, 21171, 21627, 22840, 24066, 24909]
@@ -68,12 +70,12 @@ def behave(one: Row, behaviour: str) -> tuple[Step, ...]:
 
 
 BUDGET_GB = 0.3
-"""Of about 0.9 that all of them take, each for what it shares with no other."""
+"""All images together take about 0.9 GB, without shared layers."""
 DISK_BYTES = 16 << 30
 
 
 class Most:
-    """The most bytes that images of ours had while trials ran, and how many images those were."""
+    """The most bytes and the most images that kvci kept while trials ran."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._stop, self.bytes, self.images = folder, threading.Event(), 0, 0
@@ -100,18 +102,18 @@ class Most:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Iterator[Path]:
-    """The real instances, their images in a registry that a daemon of the tests' own pulls from."""
+    """The real instances; a Docker daemon of the test pulls their images from a local registry."""
     real_images(*NAMES)
-    some = [one for one in row.load(data(ROWS)) if one.instance_id in NAMES]
-    held, found = tmp_path / "registry", program(tmp_path)
-    with serving(found, held) as outside:
-        for one in some:
+    real = [one for one in row.load(data(ROWS)) if one.instance_id in NAMES]
+    storage, found = tmp_path / "registry", program(tmp_path)
+    with serving(found, storage) as outside:
+        for one in real:
             outside.push(one.image, f"real/{one.instance_id}".lower())
-    with own_daemon(DISK_BYTES), serving(found, held) as inside:
-        names = {one.instance_id: f"real/{one.instance_id}:latest".lower() for one in some}
+    with own_daemon(DISK_BYTES), serving(found, storage) as inside:
+        names = {one.instance_id: f"real/{one.instance_id}:latest".lower() for one in real}
         moved = [
             one.model_copy(update={"image": f"{inside.address}/{names[one.instance_id]}"})
-            for one in some
+            for one in real
         ]
         file = tmp_path / "rows.jsonl"
         file.write_text("\n".join(one.model_dump_json() for one in moved))
@@ -120,9 +122,7 @@ def rows(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-def test_three_arms_give_the_known_table_that_the_harness_gives_too(
-    rows: Path, tmp_path: Path
-) -> None:
+def test_three_arms_give_expected_classes_and_harness_agrees(rows: Path, tmp_path: Path) -> None:
     known_rows = row.load(rows)
     order = list(EXPECTED)
     given = {one.instance_id: order[n % len(order)] for n, one in enumerate(known_rows)}
@@ -160,12 +160,12 @@ def test_three_arms_give_the_known_table_that_the_harness_gives_too(
     assert 0 < most.bytes <= 1e9 * BUDGET_GB and most.images < len(NAMES)
     assert sum(one.state == "let go" for one in ledger) > len(NAMES) / 2
     graded = [o for o in RunDirectory(folder).outcomes() if o.patch_bytes and str(o.cls) != "I0"]
-    beside = [*words[: words.index("run")], "grade", str(folder), "--with-harness"]
-    done = subprocess.run(beside, capture_output=True, text=True, timeout=4000)
-    said = f"{len(graded)} patches graded by the harness too, 0 differences"
-    assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+    cross_check = [*words[: words.index("run")], "grade", str(folder), "--with-harness"]
+    done = subprocess.run(cross_check, capture_output=True, text=True, timeout=4000)
+    expected = f"{len(graded)} patches graded by the harness too, 0 differences"
+    assert done.returncode == 0 and expected in done.stdout, done.stdout + done.stderr
     assert len(graded) == 3 * sum(known[name] not in ("I0", "A6", "A2") for name in known)
     prune(built=False)
     assert not image_cache.ours() and not engine.client().containers.list(all=True)
     patches = [json.loads(path.read_text())["patch_bytes"] for path in before]
-    assert max(patches) < 20_000, "build products are no part of a patch"
+    assert max(patches) < 20_000, "a patch has no build products"

@@ -1,4 +1,4 @@
-"""Trials graded again from their stored patches."""
+"""Trials graded again from stored patches, rerun, cross-checked and recomputed."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from kvci.review.recompute import (
     _count_difference,
     differences,
 )
-from kvci.run.cross_check import beside_harness
+from kvci.run.cross_check import cross_check
 from kvci.run.experiment import run
 from kvci.run.grader import Grader
 from kvci.run.regrade import regrade
@@ -34,7 +34,7 @@ from kvci.tasks.script import script
 from kvci.taxonomy import Class, Exit, Verdict
 
 DATASET = "calibration:split=test,functions=4,count=9"
-"""As many as have to be for each behaviour that grading judges."""
+"""As many instances as there are behaviours that grading judges."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
 
 
 def spoil(folder: Path, name: str, **other: object) -> None:
-    """As if infrastructure had kept the trial from being graded."""
+    """Write the outcome of a trial whose grading failed because of infrastructure."""
     path = RunDirectory(folder).trial(Trial("f16-f16", name, 0)) / "outcome.json"
     lost: dict[str, object] = {
         "verdict": Verdict.GRADING_FAILED,
@@ -83,7 +83,7 @@ def same(one: Outcome) -> dict[str, object]:
     return one.model_dump(exclude={"eval_s", "detail"})
 
 
-def test_a_run_that_is_taken_up_grades_what_could_not_be_graded(made: tuple[Spec, Path]) -> None:
+def test_resume_grades_ungraded_trials(made: tuple[Spec, Path]) -> None:
     spec, folder = made
     before = outcomes(folder)
     for name in before:
@@ -95,14 +95,14 @@ def test_a_run_that_is_taken_up_grades_what_could_not_be_graded(made: tuple[Spec
     }
 
 
-def test_the_verb_grades_these_alone_or_all(made: tuple[Spec, Path]) -> None:
+def test_grade_regrades_failed_or_all_trials(made: tuple[Spec, Path]) -> None:
     _, folder = made
     before = outcomes(folder)
     name = next(name for name, one in before.items() if one.cls is Class.OK)
     spoil(folder, name)
     done = CliRunner().invoke(main, ["grade", str(folder)])
     assert done.exit_code == 0, done.output
-    assert done.output == f"f16-f16 {name}: OK, was I3\n"
+    assert done.output == f"f16-f16 {name}: OK resolved, was I3 grading\n"
     assert same(outcomes(folder)[name]) == same(before[name])
     done = CliRunner().invoke(main, ["grade", str(folder), "--all"])
     assert done.exit_code == 0 and len(done.output.splitlines()) == len(before)
@@ -111,10 +111,10 @@ def test_the_verb_grades_these_alone_or_all(made: tuple[Spec, Path]) -> None:
     assert summary["arms"][0]["resolved"] == 1
 
 
-def test_the_harness_has_the_time_that_kvci_had(
+def test_harness_gets_same_time_limit_as_kvci(
     made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the gold patch takes long, it gave up on a patch that kvci saw resolve."""
+    """Once, the harness timed out where the gold patch is slow and kvci waited longer."""
     _, folder = made
     slow, *others = [one.instance for one in RunDirectory(folder).outcomes() if one.patch_bytes]
     path = RunDirectory(folder).preflight(slow) / "graded.json"
@@ -127,21 +127,21 @@ def test_the_harness_has_the_time_that_kvci_had(
 
     monkeypatch.setattr("kvci.run.cross_check.evaluate", evaluate)
     gold.model_copy(update={"eval_s": 50.0}).write(path)
-    beside_harness(folder)
+    cross_check(folder)
     gold.write(path)
     assert asked == dict.fromkeys(others, 2.0) | {slow: 100.0}
 
 
-def test_what_a_fault_of_kvci_s_kept_from_grading_is_graded_too(made: tuple[Spec, Path]) -> None:
+def test_trials_with_class_i4_are_graded_again(made: tuple[Spec, Path]) -> None:
     _, folder = made
     before = outcomes(folder)
     name = next(name for name, one in before.items() if one.cls is Class.OK)
     spoil(folder, name, verdict=Verdict.NOT_GRADED, cls=Class.I4)
     done = CliRunner().invoke(main, ["grade", str(folder)])
-    assert (done.exit_code, done.output) == (0, f"f16-f16 {name}: OK, was I4\n")
+    assert (done.exit_code, done.output) == (0, f"f16-f16 {name}: OK resolved, was I4 kvci\n")
 
 
-def test_verdicts_are_recomputed_from_the_logs_of_tests(made: tuple[Spec, Path]) -> None:
+def test_verdicts_are_recomputed_from_test_logs(made: tuple[Spec, Path]) -> None:
     _, folder = made
     assert differences(folder) == []
     before = outcomes(folder)
@@ -178,7 +178,7 @@ def test_verdicts_are_recomputed_from_the_logs_of_tests(made: tuple[Spec, Path])
     log.write_bytes(kept[log])
 
 
-def test_counts_are_recomputed_from_the_conversations(made: tuple[Spec, Path]) -> None:
+def test_counts_are_recomputed_from_trajectories(made: tuple[Spec, Path]) -> None:
     _, folder = made
     assert differences(folder) == []
     first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
@@ -207,19 +207,19 @@ def test_counts_are_recomputed_from_the_conversations(made: tuple[Spec, Path]) -
         (line,) = differences(folder)
         assert ("loops" if name == "loops" else "steps") in line, line
     outcome.write_bytes(kept[outcome])
-    for said, says in ((b"submit", "digest"), (b"[home] submit", "")):
-        text = kept[trajectory].replace(b"submit\\n```", said + b" \\n```")
+    for action, says in ((b"submit", "digest"), (b"[home] submit", "")):
+        text = kept[trajectory].replace(b"submit\\n```", action + b" \\n```")
         assert text != kept[trajectory]
         trajectory.write_bytes(text)
         lines = differences(folder)
-        assert (says in lines[0]) if says else lines == []  # what was taken out cannot be held
+        assert (says in lines[0]) if says else lines == []  # redacted text cannot be checked
     trajectory.write_bytes(kept[trajectory])
 
 
-def test_an_answer_that_was_read_before_the_context_was_full_counts(
+def test_answer_before_full_context_counts(
     made: tuple[Spec, Path],
 ) -> None:
-    """The request after it was refused; an honest run's loops were one fewer in its review."""
+    """The next request was refused. Once, the review counted one loop too few."""
     spec, folder = made
     looped = next(one for one in outcomes(folder).values() if one.exit is Exit.LOOP)
     full = looped.model_copy(update={"exit": Exit.CONTEXT_OVERFLOW, "steps": looped.steps + 1})
@@ -227,14 +227,14 @@ def test_an_answer_that_was_read_before_the_context_was_full_counts(
     assert looped.loops and _count_difference(full, place, spec.prompt) == ""
 
 
-def test_rows_that_not_everybody_has_prove_nothing(made: tuple[Spec, Path], tmp_path: Path) -> None:
+def test_private_or_changed_dataset_proves_nothing(made: tuple[Spec, Path], tmp_path: Path) -> None:
     spec, folder = made
     (tmp_path / "trials").symlink_to(folder / "trials")
     manifest = Manifest.read(folder / "manifest.json")
     cases: tuple[tuple[dict[str, object], dict[str, object], str], ...] = (
         ({}, {"dataset_sha256": "0" * 64}, "is not the dataset that the run used"),
         ({}, {"planned": ("x",)}, "x is not an instance"),
-        ({"dataset": "calibration:nonsense=1"}, {}, "says nothing about"),
+        ({"dataset": "calibration:nonsense=1"}, {}, "is not an option of"),
     )
     for asked, found, says in cases:
         spec.model_copy(update=asked).write(tmp_path / "spec.json")
@@ -247,10 +247,10 @@ def test_rows_that_not_everybody_has_prove_nothing(made: tuple[Spec, Path], tmp_
             differences(tmp_path)
 
 
-def test_what_a_trial_says_of_itself_is_held_against_what_it_left(
+def test_outcome_must_agree_with_its_files(
     made: tuple[Spec, Path],
 ) -> None:
-    """Each of these passed, and made an arm worse than it was, or better."""
+    """Each of these changes once passed, and made an arm look better or worse."""
     _, folder = made
     first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
     place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
@@ -286,17 +286,15 @@ def test_what_a_trial_says_of_itself_is_held_against_what_it_left(
     assert "is invalid for f16-f16, but not for another trial" in line
 
 
-def test_what_redaction_makes_alike_is_no_loop_of_the_model_s(
-    made: tuple[Spec, Path], tmp_path: Path
-) -> None:
-    """Three folders of home folders: an honest trial that ended at a limit failed its review."""
+def test_redaction_does_not_create_loops(made: tuple[Spec, Path], tmp_path: Path) -> None:
+    """Once, three commands with different home folders became equal and failed the review."""
     spec, folder = made
     first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
     place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
     entries = [json.loads(line) for line in (place / "trajectory.jsonl").read_text().splitlines()]
     step = next(entry for entry in entries if "step" in entry)
-    said = step["message"] | {"content": "```bash\nls [home]\n```"}
-    steps = [step | {"step": number, "message": said} for number in range(3)]
+    message = step["message"] | {"content": "```bash\nls [home]\n```"}
+    steps = [step | {"step": number, "message": message} for number in range(3)]
     end = {"exit": Exit.STEP_LIMIT, "detail": ""}
     lines = [*steps, end]
     (tmp_path / "trajectory.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -309,7 +307,7 @@ def test_what_redaction_makes_alike_is_no_loop_of_the_model_s(
     assert "its class should be A2 loop " in _class_difference(row, again, tmp_path, spec.prompt)
 
 
-def test_a_verdict_stays_when_grading_again_fails(
+def test_verdict_stays_when_regrading_fails(
     made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, folder = made
@@ -329,12 +327,12 @@ def test_a_verdict_stays_when_grading_again_fails(
 
     monkeypatch.setattr(Grader, "submit", fails)
     done = CliRunner().invoke(main, ["grade", str(folder), "--all"])
-    assert done.exit_code == 1 and f"{name}: not graded, and still OK" in done.output
+    assert done.exit_code == 1 and f"{name}: not graded, still OK resolved" in done.output
     assert "was OK" not in done.output
     assert outcomes(folder) == before and log.read_bytes() == proof
 
 
-def test_trials_of_another_machine_are_graded_there(made: tuple[Spec, Path]) -> None:
+def test_trials_of_another_machine_are_not_regraded(made: tuple[Spec, Path]) -> None:
     _, folder = made
     before = outcomes(folder)
     name = next(name for name, one in before.items() if one.cls is Class.OK)
@@ -343,14 +341,14 @@ def test_trials_of_another_machine_are_graded_there(made: tuple[Spec, Path]) -> 
         for words in ([], ["--all"]):
             done = CliRunner().invoke(main, ["grade", str(folder), *words])
             assert done.exit_code == 1 and "1 trials" in done.output
-            assert "were on 0123456789ab: grade them there" in done.output
-            assert f"{name}: not graded, and still I3" in done.output
+            assert "ran on machine 0123456789ab: grade them there" in done.output
+            assert f"{name}: not graded, still I3 grading" in done.output
             assert outcomes(folder)[name].verdict is Verdict.GRADING_FAILED
     finally:
         before[name].write(RunDirectory(folder).trial(Trial("f16-f16", name, 0)) / "outcome.json")
 
 
-def test_a_rerun_is_of_just_the_trials_that_match_on_the_run_s_own_rows(
+def test_rerun_selects_matching_trials_and_same_dataset(
     made: tuple[Spec, Path], tmp_path: Path
 ) -> None:
     spec, folder = made
@@ -360,11 +358,11 @@ def test_a_rerun_is_of_just_the_trials_that_match_on_the_run_s_own_rows(
     arms.model_copy(update={"dataset": "lite", "time_budget_s": 60.0}).write(two / "spec.json")
     manifest = Manifest.read(folder / "manifest.json")
     manifest.model_copy(update={"dataset_revision": "abc"}).write(two / "manifest.json")
-    first, second, *_ = some = list(outcomes(folder).values())
+    first, second, *_ = trials_before = list(outcomes(folder).values())
     lost = {"exit": Exit.SANDBOX_FAILED, "cls": Class.I1, "verdict": Verdict.NOT_GRADED}
     ended = {"f16-f16": (first, second), "q8_0-q8_0": (second,), "q4_0-q4_0": ()}
     for arm, failed in ended.items():
-        for one in some:
+        for one in trials_before:
             other = one.model_copy(update={"arm": arm} | (lost if one in failed else {}))
             other.write(two / "trials" / arm / one.instance / "0" / "outcome.json")
     again = rerun_spec(two, "I1", None, False)
@@ -380,7 +378,7 @@ def test_a_rerun_is_of_just_the_trials_that_match_on_the_run_s_own_rows(
     assert again.trials_of_arms(again.instances) == {"f16-f16": 2, "q8_0-q8_0": 1}
 
 
-def test_a_rerun_on_another_model_or_dataset_is_refused(
+def test_rerun_with_another_model_or_dataset_is_refused(
     made: tuple[Spec, Path], tmp_path: Path
 ) -> None:
     _, folder = made
@@ -396,7 +394,7 @@ def test_a_rerun_on_another_model_or_dataset_is_refused(
         assert not (tmp_path / "out").exists()
 
 
-def test_what_has_no_patch_needs_no_image(
+def test_empty_patch_needs_no_image(
     made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, folder = made
@@ -417,7 +415,7 @@ def test_what_has_no_patch_needs_no_image(
     assert outcomes(folder) == before
 
 
-def test_another_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> None:
+def test_regrade_with_changed_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> None:
     spec, folder = made
     other = spec.model_copy(update={"dataset": DATASET.replace("count=9", "count=10")})
     kept = (folder / "spec.json").read_bytes()
@@ -426,31 +424,29 @@ def test_another_dataset_is_refused(made: tuple[Spec, Path], tmp_path: Path) -> 
         done = CliRunner().invoke(main, ["grade", str(folder)])
     finally:
         (folder / "spec.json").write_bytes(kept)
-    assert done.exit_code == 2 and "is not what it was" in done.output
+    assert done.exit_code == 2 and "changed after" in done.output
     assert CliRunner().invoke(main, ["grade"]).exit_code == 2
 
 
-def test_a_rerun_has_the_instances_and_arms_of_what_is_run_again(
-    made: tuple[Spec, Path], tmp_path: Path
-) -> None:
+def test_rerun_has_instances_and_arms_of_matches(made: tuple[Spec, Path], tmp_path: Path) -> None:
     _, folder = made
     before = outcomes(folder)
-    some = sorted(name for name, one in before.items() if one.cls in (Class.A6, Class.OK))
+    names = sorted(name for name, one in before.items() if one.cls in (Class.A6, Class.OK))
     words = ["rerun", str(folder), "--class", "A6,OK", "--out", str(tmp_path), "--run-id", "again"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     after = outcomes(tmp_path / "again")
-    assert {name: one.cls for name, one in after.items()} == {n: before[n].cls for n in some}
+    assert {name: one.cls for name, one in after.items()} == {n: before[n].cls for n in names}
     spec = Spec.read(tmp_path / "again" / "spec.json")
     had = Manifest.read(folder / "manifest.json")
     of = Rerun(
         of="r",
         filter="A6,OK",
-        instances={"f16-f16": tuple(some)},
+        instances={"f16-f16": tuple(names)},
         model_sha256=had.model_sha256,
         dataset_sha256=had.dataset_sha256,
     )
-    assert spec.rerun == of and spec.instances == tuple(some)
+    assert spec.rerun == of and spec.instances == tuple(names)
     began = Spec.read(folder / "spec.json").model_copy(update={"start": "2026-01-01T00:00:00Z"})
     (tmp_path / "other").mkdir()
     began.write(tmp_path / "other" / "spec.json")
@@ -461,7 +457,7 @@ def test_a_rerun_has_the_instances_and_arms_of_what_is_run_again(
     for wrong, sentence in (
         ([], "--class, --filter or --errors"),
         (["--errors"], "No trial of"),
-        (["--class", "B1"], "B1 is no class"),
+        (["--class", "B1"], "B1 is not a class"),
         (["--filter", "("], "regular expression"),
     ):
         done = CliRunner().invoke(main, ["rerun", str(folder), *wrong])

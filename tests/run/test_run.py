@@ -1,4 +1,4 @@
-"""Whole runs through the command line: the known table, kill -9, stops, refusals."""
+"""Whole runs on the command line: expected classes, kill -9, stops, refusals."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Known = dict[tuple[str, str], tuple[str, str, str, str]]
 
 
 def temporary(out: Path) -> Path:
-    """A temporary folder of its own, so that what is left in it can be seen."""
+    """A separate temporary folder, so that a test can see what a run leaves there."""
     folder = out / "temporary"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -71,12 +71,12 @@ def wait_until_nothing_is_left(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    """A run that nobody killed; it gives the known table."""
+    """A run without a kill; it gives the expected classes."""
     out = tmp_path_factory.mktemp("undisturbed")
     process = scripted(out)
     text, _ = process.communicate(timeout=200)
     assert process.returncode == 0, text
-    assert "The known table, exactly." in text
+    assert "Every trial has the expected class." in text
     found = outcomes(out)
     expected = dict(
         zip((i.row.instance_id for i in suite(DATASET)), EXPECTED.values(), strict=True)
@@ -89,8 +89,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Known:
     return found
 
 
-def containers_of_the_dead() -> list[str]:
-    """What is left after 10 s; another test may be at work on one of its own."""
+def orphaned_containers() -> list[str]:
+    """Containers of ended processes that are left after 10 s; other tests may have their own."""
     deadline = time.monotonic() + 10
     while True:
         owners = [
@@ -106,8 +106,8 @@ def containers_of_the_dead() -> list[str]:
 
 
 @pytest.mark.long
-def test_the_known_table_in_docker_is_the_same(tmp_path: Path, undisturbed: Known) -> None:
-    """And a stop in its middle leaves no container behind."""
+def test_docker_gives_same_classes_as_bwrap(tmp_path: Path, undisturbed: Known) -> None:
+    """A stop during the run leaves no container."""
     calibration_image()
     first = scripted(tmp_path, "docker")
     deadline = time.monotonic() + 100
@@ -116,12 +116,12 @@ def test_the_known_table_in_docker_is_the_same(tmp_path: Path, undisturbed: Know
         time.sleep(0.1)
     os.kill(first.pid, signal.SIGTERM)
     first.communicate(timeout=60)
-    assert not containers_of_the_dead()
+    assert not orphaned_containers()
     process = scripted(tmp_path, "docker")
     text, _ = process.communicate(timeout=400)
     assert process.returncode == 0, text
     assert outcomes(tmp_path) == undisturbed
-    assert not containers_of_the_dead()
+    assert not orphaned_containers()
 
 
 def kill_and_resume(
@@ -132,7 +132,7 @@ def kill_and_resume(
     start: Callable[[Path], "subprocess.Popen[str]"] = scripted,
     within_s: float = 6.0,
 ) -> None:
-    """Kill the run at random moments, then let it finish: every trial once, and the same."""
+    """Kill the run at random times, then let it finish; the outcomes must be the same."""
     rng = random.Random(seed)
     for _ in range(kills):
         process = start(out)
@@ -153,12 +153,12 @@ def kill_and_resume(
     assert not [g for g in groups if not Path("/proc", g.name.split("-")[1]).exists()]
 
 
-def test_kill_9_costs_only_the_trials_in_flight(tmp_path: Path, undisturbed: Known) -> None:
+def test_kill_9_loses_only_trials_in_flight(tmp_path: Path, undisturbed: Known) -> None:
     kill_and_resume(tmp_path, undisturbed, kills=3, seed=1)
 
 
 @pytest.mark.long
-def test_kill_9_at_twenty_moments(tmp_path: Path, undisturbed: Known) -> None:
+def test_twenty_kills_lose_only_trials_in_flight(tmp_path: Path, undisturbed: Known) -> None:
     kill_and_resume(tmp_path, undisturbed, kills=20, seed=2)
 
 
@@ -170,7 +170,7 @@ def test_kill_9_at_twenty_moments(tmp_path: Path, undisturbed: Known) -> None:
         pytest.param(signal.SIGHUP, marks=pytest.mark.long),
     ],
 )
-def test_a_stop_takes_less_than_5_s_and_leaves_nothing(number: int, tmp_path: Path) -> None:
+def test_stop_takes_under_5_s_without_leftovers(number: int, tmp_path: Path) -> None:
     process = scripted(tmp_path)
     deadline = time.monotonic() + 60
     while not outcomes(tmp_path):
@@ -181,17 +181,17 @@ def test_a_stop_takes_less_than_5_s_and_leaves_nothing(number: int, tmp_path: Pa
     text, _ = process.communicate(timeout=60)
     assert time.monotonic() - started < 5
     assert process.returncode != 0
-    assert "goes on" in text and "Traceback" not in text, text
+    assert "To resume" in text and "Traceback" not in text, text
     assert outcomes(tmp_path)
     wait_until_nothing_is_left(tmp_path)
 
 
-def test_two_processes_on_one_directory_refuse(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "scripted") as held:
+def test_second_process_on_one_directory_is_refused(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "scripted") as locked:
         second = scripted(tmp_path)
         text, _ = second.communicate(timeout=100)
-        assert (second.returncode, held.outcomes()) == (2, []), text
-    assert "Another kvci works on" in text
+        assert (second.returncode, locked.outcomes()) == (2, []), text
+    assert "Another kvci process works on" in text
 
 
 def kvci(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -217,7 +217,7 @@ def kvci(*words: str) -> "subprocess.CompletedProcess[str]":
         (("--dataset", "calibration:x=1"), "is not an option"),
     ],
 )
-def test_bad_input_is_one_sentence_and_writes_nothing(
+def test_bad_input_gives_one_line_and_writes_nothing(
     tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
     demo = Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml"
@@ -227,14 +227,14 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_demo_is_a_real_run_and_takes_no_other_spec(tmp_path: Path) -> None:
+def test_demo_experiment_runs_and_refuses_other_spec(tmp_path: Path) -> None:
     """Live: the embedded engine, two arms, one instance."""
     demo = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
     words = ["run", demo, "--out", str(tmp_path), "--run-id", "r", "--limit", "1"]
     words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0"]
     done = kvci(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Counts only; kvci compare" in done.stdout
+    assert f"Full results: {tmp_path / 'r'}. Next: kvci compare {tmp_path / 'r'}\n" in done.stdout
     mib = {}
     for arm in ("f16-f16", "q4_0-q4_0"):
         effective = json.loads((tmp_path / "r" / "servers" / f"{arm}.0.json").read_text())
@@ -251,7 +251,7 @@ def test_the_demo_is_a_real_run_and_takes_no_other_spec(tmp_path: Path) -> None:
     assert "made for another spec" in other.stderr
 
 
-def test_a_run_in_which_nothing_happened_does_not_exit_0(tmp_path: Path) -> None:
+def test_run_without_valid_trial_exits_1(tmp_path: Path) -> None:
     demo = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
     words = ["run", demo, "--limit", "1", "--kv", "f16/f16", "--engine", "/bin/false"]
     done = kvci(*words, "--out", str(tmp_path), "--run-id", "r")
@@ -289,10 +289,8 @@ server.serve_forever()
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
-def test_a_server_whose_log_changes_its_mind_takes_its_trials_with_it(
-    tmp_path: Path, dies: bool
-) -> None:
-    """The third judgement, of the whole log, also where the server died."""
+def test_trials_under_unproven_log_are_superseded(tmp_path: Path, dies: bool) -> None:
+    """The third check covers the whole log, even if the server died."""
     name, instance = DATASET.replace("count=14", "count=1"), suite(DATASET)[0]
     steps = (*behave(instance, "gold")[:2], Step(fault="die")) if dies else behave(instance, "gold")
     Script(answers={instance.row.instance_id: steps}).write(tmp_path / "script.json")
@@ -318,7 +316,7 @@ def test_a_server_whose_log_changes_its_mind_takes_its_trials_with_it(
         assert shown["flash_attention"] == "off"
 
 
-def test_shards_of_one_run_lie_side_by_side(tmp_path: Path) -> None:
+def test_shards_of_one_run_share_its_folder(tmp_path: Path) -> None:
     (instance, other) = suite("calibration:functions=4,count=2")
     answers = {i.row.instance_id: behave(i, "gold") for i in (instance, other)}
     Script(answers=answers).write(tmp_path / "script.json")
@@ -338,9 +336,12 @@ def test_shards_of_one_run_lie_side_by_side(tmp_path: Path) -> None:
     (record,) = build(tmp_path / "r", row=False)
     assert (record.complete, record.resolved, record.total) == (True, 2, 2)
     divided = kvci(*words, "--shard", "1/3")
-    assert divided.returncode == 2 and "is a run of 2 shards; go on with it" in divided.stderr
-    assert kvci(*words).returncode == 2, "whole beside its shards"
+    assert (
+        divided.returncode == 2
+        and "is a run of 2 shards; resume it with the same number" in divided.stderr
+    )
+    assert kvci(*words).returncode == 2, "an undivided run next to its shards"
     later = "2026-01-02T03:04:05Z"
     assert kvci(*words, "--shard", "1/2", "--start", later).returncode == 0
     first = Manifest.read(tmp_path / "r" / "shard-1-of-2" / "manifest.json")
-    assert first == manifests[0].model_copy(update={"start": later}), "as the run has it"
+    assert first == manifests[0].model_copy(update={"start": later}), "the run's start"

@@ -1,4 +1,4 @@
-"""A plain URL as engine: it works for trying, and its trials are unverified."""
+"""A URL as engine: trials run, but are unverified."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from kvci.taxonomy import Class
 from tests.answers import listening
 
 
-def test_trials_against_a_url_are_unverified_and_give_no_row(tmp_path: Path) -> None:
+def test_trials_against_url_are_unverified_without_row(tmp_path: Path) -> None:
     (instance,) = suite("calibration:functions=3,count=1")
     name = instance.row.instance_id
     server = Replay(Script(answers={name: behave(instance, "gold")}), port := free_port())

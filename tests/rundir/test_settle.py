@@ -1,4 +1,4 @@
-"""Class A12 is what only all arms together can tell."""
+"""Class A12, which only all arms together can show."""
 
 from kvci.rundir.documents import Outcome
 from kvci.rundir.settle import settle
@@ -18,23 +18,23 @@ def failed(arm: str, times: int = 3) -> Outcome:
     )
 
 
-def test_a_server_that_fails_three_times_in_one_arm_alone_is_that_arms_failure() -> None:
+def test_server_failing_in_one_arm_is_a12() -> None:
     settled = settle([failed("q8_0-q8_0"), outcome("f16-f16", "a")])
     assert [o.cls for o in settled] == [Class.A12, Class.OK]
     assert "another arm completed it" in settled[0].why
 
 
-def test_it_stays_infrastructure_where_no_other_arm_or_only_another_instance_completed() -> None:
+def test_server_failing_in_all_arms_stays_i2() -> None:
     both = [failed("q8_0-q8_0"), failed("f16-f16")]
     assert [o.cls for o in settle(both)] == [Class.I2, Class.I2]
     other = [failed("q8_0-q8_0"), outcome("f16-f16", "b"), outcome("q8_0-q8_0", "b")]
     assert settle(other)[0].cls is Class.I2
 
 
-def test_a_server_that_failed_less_often_stays_infrastructure() -> None:
+def test_server_failing_twice_stays_i2() -> None:
     assert settle([failed("q8_0-q8_0", times=2), outcome("f16-f16", "a")])[0].cls is Class.I2
 
 
-def test_a_request_that_fails_on_a_healthy_server_is_the_arms_failure() -> None:
+def test_request_failing_on_healthy_server_is_a12() -> None:
     request = failed("q8_0-q8_0", times=0).model_copy(update={"exit": Exit.REQUEST_FAILED})
     assert settle([request, outcome("f16-f16", "a")])[0].cls is Class.A12
