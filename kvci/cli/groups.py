@@ -28,6 +28,9 @@ class Verbs(click.RichGroup):
             return super().invoke(ctx)
         except UserError as error:
             self._fail(ctx, str(error))
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else ctx.command_path
+            self._fail(ctx, f"{error.format_message().rstrip('.')}. See {path} --help.")
         except Exception as error:
             if is_disk_full(error):
                 place = getattr(error, "filename", None) or "what was written"

@@ -205,7 +205,7 @@ def kvci(*words: str) -> "subprocess.CompletedProcess[str]":
         (("--shard", "4/2"), "not a shard"),
         (("--filter", "("), "not a regular expression"),
         (("--filter", "nothing"), "No instance"),
-        (("--seeds", "1,x"), "not whole numbers"),
+        (("--seeds", "1,x"), "not a list of whole numbers"),
         (("--seeds", "1,2"), "several seeds at temperature 0"),
         (("--context", "999999"), "trained with"),
         (("--model", "none.gguf"), "does not exist"),
