@@ -75,8 +75,10 @@ class Versioned(Document):
 def _later_fields(document: Versioned) -> Iterator[tuple[str, int]]:
     """Each field that was added after the first schema, with the schema that added it."""
     for name, field in type(document).model_fields.items():
-        if isinstance(field.json_schema_extra, dict) and "since" in field.json_schema_extra:
-            yield name, int(str(field.json_schema_extra["since"]))
+        extra = field.json_schema_extra
+        version = int(str(extra.get("since", 1))) if isinstance(extra, dict) else 1
+        if version > 1:
+            yield name, version
 
 
 def _is_default(document: Versioned, name: str) -> bool:

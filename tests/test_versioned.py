@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field
 
 from kvci.errors import UserError
 from kvci.spec import Model, Spec
+from kvci.spec.option import SERVER, option
 from kvci.versioned import since
 
 FIELDS: dict[str, Any] = {
@@ -31,7 +32,7 @@ class LaterSpec(Spec):
     SCHEMA: ClassVar[int] = 2
     REMOVED: ClassVar[dict[str, Any]] = {"order": 4}
     model: LaterModel
-    lanes: int = since(2, 1)
+    lanes: int = option(1, help="Servers at a time.", group=SERVER, since=2)
     steps: int = Field(
         30, validation_alias=AliasChoices("steps", "old_steps"), serialization_alias="old_steps"
     )

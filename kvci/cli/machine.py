@@ -62,7 +62,8 @@ def inspect(
     The server must have run with `-lv 4`. What the log does not show is "not shown".
 
     \b
-    Example:
+    Examples:
+      kvci inspect llama-server.log
       kvci inspect llama-server.log --kv q8_0/q8_0 --context 65536 --slots 8
     """
     from kvci.files import first_problem
@@ -125,8 +126,9 @@ def serve(
     It serves until Ctrl-C.
 
     \b
-    Example:
+    Examples:
       kvci serve --model model.gguf --kv q8_0/q8_0 --context 65536 --slots 4
+      kvci serve --model ci/models/calibration.toml --context 4096 --once
     """
     import signal
     import time
@@ -199,7 +201,15 @@ def doctor(
 
 @click.group()
 def images() -> None:
-    """Pull, show, build or remove the Docker images of a dataset's instances."""
+    """Pull, show, build or remove the Docker images of a dataset's instances.
+
+    They are pulled during a run too; these verbs prepare a machine or clean it.
+
+    \b
+    Examples:
+      kvci images pull --dataset lite --limit 20
+      kvci images prune
+    """
 
 
 @images.command("show")

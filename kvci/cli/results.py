@@ -120,8 +120,9 @@ def import_(
     A row that stands in BENCHMARKS.md already keeps its text.
 
     \b
-    Example:
+    Examples:
       kvci import results/qwen3-4b-q8 --kv q8_0/q8_0
+      kvci import results/qwen3-4b-f16 --kv f16/f16 --dataset lite
     """
     from kvci.report.show import record_text
     from kvci.report.update import import_run
@@ -177,8 +178,9 @@ def publish(
     The token is read from GITHUB_TOKEN.
 
     \b
-    Example:
+    Examples:
       kvci publish runs/RUN-ID --repository OWNER/NAME --dry-run
+      kvci publish runs/RUN-ID --repository OWNER/NAME --base main
     """
     from kvci.publish.pull_request import github_of, publish, target_of
 
@@ -209,8 +211,9 @@ def evidence(folder: Path, out: Path) -> None:
     Anyone who has the archive builds the same records from it.
 
     \b
-    Example:
+    Examples:
       kvci evidence runs/RUN-ID --out evidence.tar.gz
+      kvci evidence runs/RUN-ID --out /tmp/RUN-ID.tar.gz
     """
     from kvci.record.bundle import write
 

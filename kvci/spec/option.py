@@ -19,11 +19,13 @@ def option(
     metavar: str = "",
     envvar: str = "",
     default_text: str = "",
+    since: int = 1,
     **field: Any,
 ) -> Any:
     """A field that the command line offers, under `flags` or else under its own name.
 
-    `default_text` says in words what an absent value means; all else goes to pydantic's Field.
+    `default_text` says in words what an absent value means. `since` is the schema version that adds
+    the field (`kvci/versioned.py`). All else goes to pydantic's Field.
     """
     shown: dict[str, Any] = {
         "group": group,
@@ -31,5 +33,6 @@ def option(
         "metavar": metavar,
         "envvar": envvar,
         "default_text": default_text,
+        "since": since,
     }
     return Field(default, description=help, json_schema_extra=shown, **field)
