@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 KVCI := $(VENV)/bin/kvci
 
-.PHONY: demo test test-long test-faults test-train check
+.PHONY: demo test test-long test-faults test-train reference check
 demo: $(VENV)/ready
 	$(KVCI) demo
 
@@ -18,6 +18,9 @@ test-faults: $(VENV)/ready-dev
 test-train: $(VENV)/ready-dev
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[train]'
 	$(VENV)/bin/pytest -m train
+
+reference: $(VENV)/ready
+	$(VENV)/bin/python -m kvci.cli.reference > ci/experiments/README.md
 
 check: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .

@@ -13,7 +13,7 @@ from kvci.errors import UserError
 from kvci.spec import GROUPS, Spec
 
 Read = Callable[[Any], Any]
-KINDS: dict[Read, tuple[str, Callable[[Any], str]]] = {
+UNITS: dict[Read, tuple[str, Callable[[Any], str]]] = {
     units.seconds: ("DURATION", units.duration),
     units.gigabytes: ("SIZE", units.gb),
     units.mebibytes: ("SIZE", units.mib),
@@ -25,7 +25,7 @@ class Quantity(click.ParamType[Any]):
     """A duration or a size with its unit; a bare number keeps the unit of the field."""
 
     def __init__(self, read: Read) -> None:
-        self.name, self._read = KINDS[read][0].lower(), read
+        self.name, self._read = UNITS[read][0].lower(), read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -84,18 +84,18 @@ def _options() -> Iterator[Option]:
         if not isinstance(shown, dict) or "group" not in shown:
             continue
         extra: dict[str, Any] = dict(shown)
-        read = next((m.func for m in field.metadata if getattr(m, "func", None) in KINDS), None)
+        read = next((m.func for m in field.metadata if getattr(m, "func", None) in UNITS), None)
         read = read or _inner_read(field.annotation)
         kind = _kind(name, _plain(field.annotation), read)
         default = extra["default_text"]
         if not default and not field.is_required():
-            default = KINDS[read][1](field.default) if read else _shown(field.default)
+            default = UNITS[read][1](field.default) if read else _shown(field.default)
         yield Option(
             field=name,
             flags=tuple(extra["flags"]) or (f"--{name.replace('_', '-')}",),
             help=field.description or "",
             group=extra["group"],
-            metavar=extra["metavar"] or (KINDS[read][0] if read else ""),
+            metavar=extra["metavar"] or (UNITS[read][0] if read else ""),
             envvar=extra["envvar"],
             default=default,
             kind=kind,
@@ -119,7 +119,7 @@ def _inner_read(annotation: Any) -> Read | None:
     """How the text of an optional field is read, which pydantic keeps inside its type."""
     inside = [one for one in get_args(annotation) if get_origin(one) is Annotated]
     reads = [getattr(m, "func", None) for one in inside for m in get_args(one)[1:]]
-    return next((read for read in reads if read in KINDS), None)
+    return next((read for read in reads if read in UNITS), None)
 
 
 def _kind(name: str, plain: Any, read: Read | None) -> Any:

@@ -33,6 +33,17 @@ def test_verbs_on_pages_exist(page: Path) -> None:
         assert done.exit_code == 0, verb
 
 
+FILE = re.compile(r"`([\w./-]+\.(?:py|md|toml|j2|yml|svg|gguf))`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_on_pages_exist(page: Path) -> None:
+    places = [page.parent, ROOT, ROOT / "kvci", ROOT / "kvci" / "run"]
+    places += [ROOT / "ci" / name for name in ("", "adopt", "experiments")]
+    named = [name for name in FILE.findall(page.read_text()) if "NAME" not in name]
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
 def test_picture_shows_known_answer() -> None:
     text = " ".join(ElementTree.parse(ROOT / "ci" / "demo.svg").getroot().itertext())
     for shown in ("20/20, the baseline", "non-inferior within 25 points", "harm shown"):

@@ -38,8 +38,21 @@ def test_endpoints_are_the_specifications() -> None:
     assert choices("primary") == set(ENDPOINTS)
 
 
+@pytest.mark.parametrize("field", ["sandbox", "primary"])
+def test_help_names_every_choice(field: str) -> None:
+    text = Spec.model_fields[field].description or ""
+    shown = {"bwrap": "bubblewrap", "docker": "Docker"}
+    assert [one for one in choices(field) - {"auto"} if shown.get(one, one) not in text] == []
+
+
+def test_every_input_is_used() -> None:
+    """An input is filled in, or is one of those that asked() and prepare read by name."""
+    by_name = {"experiment", "run_id", "options", "publish"}
+    assert set(Inputs.model_fields) == set(DEFAULTS) | by_name
+
+
 def test_reference_is_generated_from_fields() -> None:
-    """Write it again with `python -m kvci.cli.reference > ci/experiments/README.md`."""
+    """`make reference` writes it again."""
     assert (ROOT / "ci" / "experiments" / "README.md").read_text() == reference()
 
 

@@ -1,7 +1,7 @@
 """The action protocols: how the model writes an action and reads an observation.
 
 They are a registry. A new protocol is a class and a line in PROTOCOLS, a prompt
-`prompts/NAME.j2`, and its name in `Spec.prompt` (kvci/spec.py).
+`prompts/NAME.j2`, and its name in `Spec.prompt` (kvci/spec/specification.py).
 """
 
 import json

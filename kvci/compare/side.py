@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from kvci.record.schema import Imported, ImportedTrial, Record, RecordedTrial
-from kvci.spec import Arm
+from kvci.spec import KV_BLOCK_ELEMENTS, Arm
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit
 
 Key = tuple[str, int]
@@ -161,8 +161,8 @@ def own_side(record: Record) -> Side:
 
 
 def quantized(kv: str) -> bool:
-    """True for a cache that llama.cpp may rotate."""
-    return "q" in kv.split()[0]
+    """True for a cache that llama.cpp may rotate: one side at least has blocks."""
+    return any(KV_BLOCK_ELEMENTS.get(side, 1) > 1 for side in kv.split()[0].split("/"))
 
 
 def _own_trial(trial: RecordedTrial) -> ComparedTrial:

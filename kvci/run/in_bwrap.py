@@ -8,6 +8,9 @@ from kvci.sandbox import Sandbox, SandboxFailed, bwrap, cgroup
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.instance import Instance
 
+HAS_NETWORK = False
+"""Whether grading can be given a network."""
+
 
 def unfit(instances: Sequence[Instance]) -> str:
     """Why bubblewrap cannot run these instances; empty if it can."""

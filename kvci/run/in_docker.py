@@ -10,6 +10,9 @@ from kvci.sandbox import Sandbox, cgroup
 from kvci.sandbox.container import Docker
 from kvci.tasks.instance import Instance
 
+HAS_NETWORK = True
+"""Whether grading can be given a network."""
+
 
 def unfit(instances: Sequence[Instance]) -> str:
     """Empty: Docker can run every instance."""

@@ -54,7 +54,7 @@ def _grade_gold_and_base(
         if base.verdict is Verdict.RESOLVED:
             why = {"verdict": Verdict.TESTS_FAIL, "detail": "the tests pass without any patch"}
             return graded.model_copy(update=why)
-    elif graded.applies and sandboxes.kind == "docker" and not sandboxes.grade_network:
+    elif graded.applies and sandboxes.has_network and not sandboxes.grade_network:
         online = grade_once(sandboxes, instance, gold, folder / "online", test_s, network=True)
         if online.verdict is Verdict.RESOLVED:
             why = {"detail": "the gold patch resolves only with a network; use --grade-network"}

@@ -14,7 +14,10 @@ from kvci.tasks.instance import Instance
 
 
 class Kind(Protocol):
-    """The functions that a sandbox's module has."""
+    """What a sandbox's module has."""
+
+    HAS_NETWORK: bool
+    """Whether grading can be given a network."""
 
     def unfit(self, instances: Sequence[Instance]) -> str:
         """Why this sandbox cannot run these instances; empty if it can."""
@@ -62,6 +65,11 @@ class Sandboxes:
     @property
     def _bounds(self) -> Bounds:
         return Bounds(self.scratch, self.caps, self.run)
+
+    @property
+    def has_network(self) -> bool:
+        """Whether grading can be given a network."""
+        return KINDS[self.kind].HAS_NETWORK
 
     def identity(self, instance: Instance) -> str:
         return KINDS[self.kind].identity(instance)

@@ -1,4 +1,4 @@
-"""Runs the model's commands where they can do no harm. `protocol.py` says what a sandbox offers."""
+"""Where the model's commands run. `interface.py` says what a sandbox offers."""
 
 from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,

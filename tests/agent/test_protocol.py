@@ -19,7 +19,7 @@ def test_a_protocol_is_listed_in_every_place() -> None:
     names = set(PROTOCOLS)
     literal = set(get_args(Spec.model_fields["prompt"].annotation))
     prompts = {path.stem for path in Path(protocol.__file__).parent.glob("prompts/*.j2")}
-    assert literal == names, "Spec.prompt in kvci/spec.py needs the names of PROTOCOLS"
+    assert literal == names, "Spec.prompt (kvci/spec/specification.py) needs each name"
     assert prompts == names, "kvci/agent/prompts needs one NAME.j2 for each name of PROTOCOLS"
 
 

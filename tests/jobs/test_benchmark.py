@@ -214,8 +214,8 @@ def test_other_repository_publishes_through_app(
         )
         for path in (ROOT / "ci" / "adopt").glob("*.yml")
     }
-    own |= {"ci/models/first.toml": (ROOT / "ci" / "models" / "calibration.toml").read_text()}
-    asked = {"model": "first", "kv": "f16/f16", "options": "--dataset calibration:count=1"}
+    own |= {"ci/models/calibration.toml": (ROOT / "ci" / "models" / "calibration.toml").read_text()}
+    asked = {"kv": "f16/f16", "options": "--dataset calibration:count=1"}
     with serving() as fake:
         here = GitHubHere(tmp_path, fake, own)
         here.settings = [("--var", "KVCI_APP_CLIENT_ID=x"), ("-s", "KVCI_APP_PRIVATE_KEY=app-key")]

@@ -10,7 +10,7 @@ from kvci.spec import KV_BLOCK_ELEMENTS
 def test_spec_and_embedded_engine_have_the_same_types() -> None:
     embedded = pytest.importorskip("kvci.serve.embedded")
     assert set(embedded.KV_TYPES) == set(KV_BLOCK_ELEMENTS), (
-        "add the KV type to both: KV_BLOCK_ELEMENTS in kvci/spec.py and KV_TYPES in "
+        "add the KV type to both: KV_BLOCK_ELEMENTS in kvci/spec/arm.py and KV_TYPES in "
         "kvci/serve/embedded.py"
     )
 
@@ -18,7 +18,7 @@ def test_spec_and_embedded_engine_have_the_same_types() -> None:
 @pytest.mark.parametrize("kind", KV_BLOCK_ELEMENTS)
 def test_block_sizes_are_those_of_gguf(kind: str) -> None:
     elements, _ = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
-    assert KV_BLOCK_ELEMENTS[kind] == elements, "KV_BLOCK_ELEMENTS in kvci/spec.py"
+    assert KV_BLOCK_ELEMENTS[kind] == elements, "KV_BLOCK_ELEMENTS in kvci/spec/arm.py"
 
 
 def test_types_with_kernels_are_kv_types() -> None:
