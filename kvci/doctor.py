@@ -250,7 +250,7 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
         return found, "Make room (kvci images prune), or lower --disk-reserve."
     if not missing:
         return found, ""
-    sizes = [one.unshared_bytes for one in image_cache.ours()]
+    sizes = [one.unshared_bytes for one in image_cache.cached_images()]
     if not sizes:
         return f"{found}; what an image takes shows when the first one is here", ""
     room = free - 1e9 * spec.disk_reserve_gb + sum(sizes)
@@ -275,7 +275,9 @@ def _leftovers() -> tuple[str, str]:
 
 
 def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
-    from kvci.images.registry import ask, login, mirrored
+    from kvci.images.logins import login
+    from kvci.images.names import mirrored
+    from kvci.images.registry import ask
 
     if not missing:
         return "not needed", ""
@@ -299,7 +301,8 @@ def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
 def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, str]:
     """Against the registry's where it answers, else as systemd has it."""
     if image:
-        from kvci.images.registry import ask, mirrored
+        from kvci.images.names import mirrored
+        from kvci.images.registry import ask
 
         skew_s = ask(mirrored(image, mirror)).skew_s
         if skew_s is not None:

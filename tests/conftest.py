@@ -22,8 +22,8 @@ LONGEST = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"
 """They come first, so that no worker is left alone with one of them."""
 
 
-SHELVES = ("tests/images/", "tests/images/test_history.py")
-"""They go to one worker, for each may let go what others have pulled or stripped."""
+IMAGE_TESTS = ("tests/images/",)
+"""They go to one worker, because each may evict what others have pulled or stripped."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 class ByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types for it
     def _split_scope(self, nodeid: str) -> str:
-        return "shelves" if nodeid.startswith(SHELVES) else str(super()._split_scope(nodeid))
+        return "images" if nodeid.startswith(IMAGE_TESTS) else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -142,24 +142,24 @@ def test_an_engine_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_room_and_pulls_are_held_against_what_is_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     from kvci.images import image_cache, registry
-    from kvci.images.image_cache import Kept
+    from kvci.images.image_cache import CachedImage
 
     some = ["a", "b", "c", "d", "e"]
-    kept = Kept(id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed="")
+    kept = CachedImage(id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed="")
     monkeypatch.setattr(engine, "free_bytes", lambda: 12 * 10**9)
-    monkeypatch.setattr(image_cache, "ours", lambda: [kept])
+    monkeypatch.setattr(image_cache, "cached_images", lambda: [kept])
     said, remedy = doctor._disk(spec(block_size=3), some, some)
     assert "room for 3 images like the largest here" in said and not remedy
     assert "block_size" in doctor._disk(spec(block_size=4), some, some)[1]
     assert "block_size" in doctor._disk(spec(block_size=3, disk_budget_gb=2.0), some, some)[1]
     full = [kept] * 12  # of an earlier wave of this very run; the next makes room for itself
-    monkeypatch.setattr(image_cache, "ours", lambda: full)
+    monkeypatch.setattr(image_cache, "cached_images", lambda: full)
     monkeypatch.setattr(engine, "free_bytes", lambda: 10 * 10**9)
     for budget in (None, 12.0):
         wide = spec(block_size=3, disk_budget_gb=budget)
         said, remedy = doctor._disk(wide, [*some, "kvci/pulled:x"], some)
         assert "room for 12 images" in said and not remedy
-    monkeypatch.setattr(image_cache, "ours", list)
+    monkeypatch.setattr(image_cache, "cached_images", list)
     assert "shows when the first one is here" in doctor._disk(spec(), some, some)[0]
     monkeypatch.setattr(engine, "full", lambda: True)
     assert "It is full" in doctor._disk(spec(), some, [])[1]

@@ -48,9 +48,9 @@ def supplies(
     some = [instance for instance in instances if not instance.files]
     if not some:
         return AllHere()
-    from kvci.images.supply import supply_of
+    from kvci.images.supply import supply_for
 
-    return supply_of(spec, some, ledger, say)
+    return supply_for(spec, some, ledger, say)
 
 
 def waves(

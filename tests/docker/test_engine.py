@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from kvci.docker import engine
-from kvci.images.history import _as_before
+from kvci.images.history import _commit_config
 
 
 def disk(free_blocks: int, files: int, free_files: int) -> os.statvfs_result:
@@ -50,5 +50,5 @@ def test_an_engine_newer_than_kvci_is_asked_as_one_that_it_knows(
 
 
 def test_what_an_image_does_not_set_is_nothing() -> None:
-    said = _as_before(SimpleNamespace(id="x", attrs={"Config": {"Labels": None}}))
+    said = _commit_config(SimpleNamespace(id="x", attrs={"Config": {"Labels": None}}))
     assert (said["Entrypoint"], said["Cmd"], said["User"]) == ([], ["/bin/bash"], "")

@@ -144,9 +144,10 @@ def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Pa
             asked = [*words, "--engine", f"replay:{tmp_path / run}.json", "--run-id", run]
             done = CliRunner().invoke(main, ["run", *asked])
             assert done.exit_code == 0, done.output
-    assert image_cache.is_ours(name) and engine.client().images.get(name).labels[history.OF], (
-        "stripped"
-    )
+    assert (
+        image_cache.is_cached(name)
+        and engine.client().images.get(name).labels[history.STRIPPED_FROM]
+    ), "stripped"
     for run, cls in (("gold", "OK"), ("seen", "A11a")):
         folder = tmp_path / run
         (outcome,) = RunDirectory(folder).outcomes()
@@ -163,8 +164,8 @@ def test_the_verb_compares_on_an_image_that_was_pulled_and_stripped(tmp_path: Pa
     assert done.exit_code == 1 and "resolved is True, the harness's False" in done.output, (
         done.output
     )
-    (kept,) = [each for each in image_cache.ours() if name in each.names]
-    assert image_cache.let_go(kept)
+    (kept,) = [each for each in image_cache.cached_images() if name in each.names]
+    assert image_cache.evict(kept)
 
 
 def ours(one: Row, patch: str, folder: Path) -> Graded:
