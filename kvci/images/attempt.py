@@ -56,15 +56,15 @@ class Attempt:
             # The engine may have finished an earlier try, or another program pulled the image.
             if engine.has(self.image) and not in_flight.exists(self.source):
                 return self._strip()
-            ours = in_flight.begin(self.source)
+            own_pull = in_flight.begin(self.source)
             try:
                 self._follow()
             except (PullFailed, APIError):
-                if ours and engine.has(self.source):  # it arrived with the last event
-                    self._mark(ours)
+                if own_pull and engine.has(self.source):  # it arrived with the last event
+                    self._mark(own_pull)
                 in_flight.end(self.source)
                 raise
-            self._mark(ours)
+            self._mark(own_pull)
             in_flight.end(self.source)
             return self._strip()
         except (APIError, ImageNotFound) as error:
@@ -101,7 +101,7 @@ class Attempt:
             if self.watch.is_used_up(self.image, free):
                 raise OverBudget("the disk budget is used up; a later wave pulls this image")
 
-    def _mark(self, ours: bool) -> None:
+    def _mark(self, own_pull: bool) -> None:
         """Give the image its own name and mark it as kvci's.
 
         The source's name is removed if kvci's pull made it, and stays if it is another program's.
@@ -110,7 +110,7 @@ class Attempt:
             images = engine.client().images
             images.get(self.source).tag(*repository_and_tag(self.image))
         image_cache.mark(self.image)
-        if self.source != self.image and ours:
+        if self.source != self.image and own_pull:
             images.remove(self.source)
 
     def _events(self) -> Iterator[dict[str, Any]]:
@@ -142,7 +142,7 @@ class Attempt:
             stripped.tag(*repository_and_tag(self.image))
             image_cache.mark(self.image)
             pulled.reload()
-            # A digest alone would keep the pulled image, and its bytes would count as shared.
+            # Its digest would keep the pulled image, and the bytes would count as shared.
             for name in pulled.attrs["RepoDigests"] if not pulled.tags else ():
                 images.remove(name)
         return str(stripped.id)

@@ -27,7 +27,7 @@ def base(suite: str) -> str:
 
 
 def debian(name: str, suite: str, packages: str) -> str:
-    """The given name; a Debian image with these packages is made under it if there is none.
+    """Make a Debian image with these packages, unless the engine has this name; returns the name.
 
     Raises UserError.
     """

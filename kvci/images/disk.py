@@ -28,27 +28,27 @@ class Disk:
     def __init__(
         self, budget: Budget, bases: Mapping[str, str], ledger: LedgerFile, share: int = 1
     ) -> None:
-        """`bases` is the run's images -> base commit; one wave gets 1/`share` of the budget."""
+        """`bases`: the run's images -> base commit. One wave may take 1/`share` of the budget."""
         self.budget, self._bases, self._ledger, self._share = budget, bases, ledger, share
         self._cached: list[CachedImage] = []
-        """What the cache has; the engine takes seconds to tell, so it is asked once a wave."""
+        """The cached images. The engine takes seconds to list them, so it does so once a wave."""
         self._names: dict[str, set[str]] = {}
         """Image -> its own name and, if the engine has it, its history-stripped image's."""
         self._locked: set[str] = set()
 
     def forget(self) -> None:
-        """Drop what is known of the cache: another run may have changed it."""
+        """Drop the list of cached images, because another run may have changed them."""
         self._cached = []
 
     def refresh(self) -> None:
         self._cached = image_cache.cached_images()
 
-    def begin_wave(self) -> None:
-        """Read what this wave must know of the engine, unless it is known already."""
+    def load(self) -> None:
+        """List the cached images, unless they are known."""
         self._cached = self._cached or image_cache.cached_images()
 
     def forget_names(self) -> None:
-        """Drop the known names: images have come since."""
+        """Drop the known names, because new images have arrived."""
         self._names.clear()
 
     def lock(self, images: AbstractSet[str]) -> None:
@@ -76,7 +76,7 @@ class Disk:
         return max((one.unshared_bytes for one in self._cached), default=0)
 
     def fits(self, images: AbstractSet[str], more_bytes: int) -> bool:
-        """True if these images may stay and `more_bytes` may come."""
+        """True if these images can stay and `more_bytes` can be added."""
         budget_bytes, free_bytes = self.budget.cache_bytes, engine.free_bytes()
         needed_bytes = self.used_bytes(images) + more_bytes
         if budget_bytes is not None and needed_bytes > budget_bytes / self._share:
@@ -87,7 +87,7 @@ class Disk:
         return free_bytes + evictable_bytes - more_bytes >= self.budget.reserve_bytes
 
     def used_bytes(self, images: AbstractSet[str]) -> int:
-        """What the cache holds of these images."""
+        """What these images take in the cache."""
         names = self._all_names(images)
         return sum(one.unshared_bytes for one in self._cached if not names.isdisjoint(one.names))
 
@@ -110,7 +110,7 @@ class Disk:
         return evicted
 
     def lacks_space(self) -> str:
-        """What to do if the disk is fuller than its reserve even after eviction; empty if not."""
+        """What is wrong if eviction cannot restore the disk's reserve; empty if it can."""
         free_bytes = engine.free_bytes()
         if free_bytes is None:
             return ""
@@ -119,7 +119,7 @@ class Disk:
         return "Docker's disk has less free space than its reserve; make room there"
 
     def watch(self, exempt: AbstractSet[str]) -> DiskWatch | None:
-        """Keeps the budget during pulls, whatever the images take; None if it cannot be watched."""
+        """A watch that keeps the budget during pulls; None without a budget or a local engine."""
         free_bytes, budget_bytes = engine.free_bytes(), self.budget.cache_bytes
         if free_bytes is None or budget_bytes is None:
             return None

@@ -15,7 +15,7 @@ class Gate:
     pulled: float = 0.0
     """When an image was last pulled."""
     gave_up: float = 0.0
-    """When kvci last lost its patience with the registry; it has no more until an image comes."""
+    """When kvci last gave up on this registry; it does not retry there until an image arrives."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self, seconds: float) -> None:
@@ -23,7 +23,7 @@ class Gate:
             self.opens = max(self.opens, time.monotonic() + seconds)
 
     def wait(self, until_s: float) -> float:
-        """Wait until it opens, until `until_s`, or until kvci ends; the seconds that this took."""
+        """Wait until the gate opens, `until_s`, or the end of kvci; returns the seconds waited."""
         began = time.monotonic()
         while (left := min(self.opens, until_s) - time.monotonic()) > 0:
             if ENDING.wait(min(left, 1.0)):

@@ -18,9 +18,9 @@ from kvci.patience import PATIENCE_S
 from kvci.sandbox import SandboxFailed
 
 STRIPPED = "kvci/instance"
-"""`kvci/instance:<id>` is the history-stripped image of one image: itself, if it is clean."""
+"""`kvci/instance:<id>` names the history-stripped image, or the image itself if it is clean."""
 LOCK = threading.Lock()
-"""Strips one image at a time, because that takes a processor and a disk."""
+"""Images are stripped one at a time: each strip keeps a processor and the disk busy."""
 STRIPPED_FROM = "kvci.image"
 """A label: the id of the image that this one was stripped from."""
 COMMENT = "history ends with the base"

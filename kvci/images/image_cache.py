@@ -107,7 +107,7 @@ def _hash(name: str) -> str:
 def _cache_names(names: Collection[str]) -> tuple[str, ...]:
     """Those of an image's names that the cache gave or marked.
 
-    The marks come last, so that a half evicted image still belongs to the cache.
+    The marks come last, so that a half-evicted image still belongs to the cache.
     """
     marks = [name for name in names if name.startswith((f"{PULLED}:", f"{STRIPPED}:"))]
     pulled = [name for name in names if f"{PULLED}:{_hash(name)}" in marks]

@@ -28,7 +28,7 @@ class InFlight(Document):
 
 
 def begin(name: str) -> bool:
-    """Record that kvci pulls this name; False if the engine already has another program's image.
+    """Record that kvci pulls this name; False if another program's image already has it.
 
     Raises UserError if the record cannot be written.
     """

@@ -1,6 +1,6 @@
 """Locks on the images that this machine's kvci processes need, so that none evicts another's.
 
-All of them share one file, with one byte for each image. The locks are POSIX record locks
+All processes share one file, with one byte for each image. The locks are POSIX record locks
 (fcntl(2)): they belong to the process and not to a thread, the kernel drops them when the process
 is killed, and closing the file would drop them too.
 """

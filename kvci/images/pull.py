@@ -56,9 +56,9 @@ class Puller:
     watch: DiskWatch | None = None
     """Keeps the disk budget, if there is one."""
     patience_s: float = 900.0
-    """How long one image is retried, or how long a registry's limit lasts without any image coming.
-    The wait that a registry announces is added. Patience that is used up returns when an image
-    comes."""
+    """How long one image is retried. At a registry's limit the time counts from the last image that
+    arrived, and the wait that the registry announces is added. After the patience is used up once,
+    nothing is retried at that registry until an image arrives."""
     stall_s: float = 300.0
     """A pull is given up and retried after so long a silence."""
     until_s: float = math.inf

@@ -109,7 +109,7 @@ def _basic(login: Login | None) -> Any:
 
 
 def _wait_s(headers: httpx.Headers) -> float | None:
-    """Retry-After in seconds; it holds seconds, a date, or, at some registries, a Unix time."""
+    """How long to wait. Retry-After is in seconds, a date, or, at some registries, a Unix time."""
     value = headers.get("retry-after", headers.get("x-retry-after", ""))
     if value.isdecimal():
         number = float(value)

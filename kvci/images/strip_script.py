@@ -103,7 +103,7 @@ strip_folder() {{
   other_entries -exec rm -rf {{}} +
   unusable_files | while read -r file; do rm -f "$file"; done
   if ! is_clean; then drop_unreachable; fi
-  is_clean || cannot_strip "objects that the base does not reach are left in $folder"
+  is_clean || cannot_strip "objects that its HEAD does not reach are left in $folder"
 }}
 cd {TREE} || cannot_strip "the image has no {TREE}"
 code={UNCHANGED}

@@ -35,7 +35,7 @@ from kvci.threads import background
 
 TRIES = 5
 TOO_LARGE_MAX = 3
-"""So many blocks above the budget, and none within it, stop the run: the others would not fit."""
+"""After so many blocks above the budget and none within it, the run stops."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Supply:
         disk = self._disk
         disk.forget_names()
         disk.lock(keep)
-        disk.begin_wave()
+        disk.load()
         wave, lacking_bytes = self._choose(todo, keep)
         disk.lock(keep | self._of(wave))
         disk.make_room(keep | self._of(wave), lacking_bytes)
@@ -206,7 +206,7 @@ class Supply:
     def _within_budget(self, wave: list[Block], keep: set[str]) -> list[Block]:
         """The blocks that stay within the budget, now that the sizes of their images are known.
 
-        A block that is too large alone fails, and is tried once more at the end.
+        A single block that is too large fails; it is tried once more at the end.
         """
         self._disk.refresh()
         budget_bytes = self._disk.budget.cache_bytes

@@ -119,7 +119,7 @@ def test_a_clean_image_stays_as_it_is(image: str) -> None:
 
 
 def test_an_image_made_from_it_has_another_identity(image: str) -> None:
-    """Once an image that a person had repaired kept the preflight result of the broken one."""
+    """Earlier, an image that a person had repaired kept the preflight result of the broken one."""
     box = Docker(history_stripped(image, "HEAD"))
     try:
         box.run("touch /repaired", Limits())
@@ -225,7 +225,7 @@ done; git submodule status; git status --porcelain; git -C inner log --oneline""
 
 
 def test_a_stripped_image_keeps_its_own_command(image: str) -> None:
-    """Once a stripped image ran the strip script again when it started.
+    """Earlier, a stripped image ran the strip script again when it started.
 
     The harness gives a command and no entrypoint, so its container ended at once.
     """

@@ -64,10 +64,8 @@ def test_images_of_others_are_never_evicted(image: str) -> None:
         box.close()
 
 
-def test_prune_removes_only_unused_built_names(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It once removed what others had named or made from a built image, and what a run needed."""
+def test_prune_removes_only_unused_built_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier, prune also removed images that others had named or made, or that a run needed."""
     images, name = engine.client().images, "kvci-test/built:latest"
     box = Docker(calibration_image(), {"a.py": ""})
     conf = {"Labels": {BUILT: name}}

@@ -115,7 +115,7 @@ def test_one_rate_limit_makes_all_pulls_wait(registry: Registry, image: str) -> 
 def test_an_unwritable_cache_is_one_clear_error(
     image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kvci once took it for a failure of Docker and retried for 15 minutes."""
+    """Earlier, kvci took it for a failure of Docker and retried for 15 minutes."""
     monkeypatch.setenv("KVCI_CACHE", "/proc/kvci")
     with pytest.raises(UserError, match=r"/proc/kvci/pulling cannot be written .*KVCI_CACHE"):
         Puller().pull(image, "HEAD")
@@ -129,7 +129,7 @@ def test_waiting_at_the_gate_costs_no_patience(registry: Registry, image: str) -
 
 
 def test_used_up_patience_returns_with_an_image(registry: Registry, image: str) -> None:
-    """Once each image cost the whole patience again: more than a day for SWE-bench Lite."""
+    """Earlier, each image cost the whole patience again: more than a day for SWE-bench Lite."""
     puller = Puller(patience_s=3.0, say=lambda _: None)
     registry.fault = fail(60.0, 500)
     entries = [puller.pull(image, "HEAD") for _ in range(3)]
@@ -206,7 +206,7 @@ def test_a_mirror_that_is_down_is_passed(
 def test_a_mirror_that_hangs_is_passed(
     registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kvci once took its silence for Docker's."""
+    """Earlier, kvci took its silence for Docker's."""
     monkeypatch.setattr(pull, "MIRROR_PATIENCE_S", 1.0)
     monkeypatch.setattr(pull, "MIRROR_STALL_S", 5.0)
     until = time.monotonic() + 30
@@ -251,7 +251,7 @@ def test_an_image_that_arrives_late_is_marked(image: str, monkeypatch: pytest.Mo
 
 
 def test_an_image_pulled_by_others_meanwhile_stays(registry: Registry, image: str) -> None:
-    """Once the stripped image took its name, its digest was removed, and kvci evicted it."""
+    """Earlier, the stripped image took its name, its digest was removed, and kvci evicted it."""
     image = image.replace(CLEAN, TO_STRIP)
     pulled: list[tuple[str, list[str]]] = []
 

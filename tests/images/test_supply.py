@@ -128,7 +128,7 @@ def test_a_run_larger_than_the_disk_completes(
 def test_unexpectedly_large_images_keep_the_budget(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    """Once all images were expected to be as small as the first, and were pulled at once.
+    """Earlier, all images were expected to be as small as the first, and were pulled at once.
 
     The test depends on the free disk space, so nothing else may use the disk meanwhile.
     """
@@ -390,7 +390,7 @@ def test_a_manually_removed_image_is_pulled_again(
 ) -> None:
     """`docker image prune -a` on a runner does this.
 
-    Once its trials stayed I1 (environment), or its instance became I0 (invalid) for all arms.
+    Earlier, its trials stayed I1 (environment), or its instance became I0 (invalid) for all arms.
     """
     second = row.load(rows)[1]
     removed: list[Any] = []
@@ -435,7 +435,7 @@ def test_a_manually_removed_image_is_pulled_again(
 def test_the_supply_waits_for_disk_space(
     rows: Path, instances: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once every block failed within seconds, and its last try followed at once."""
+    """Earlier, every block failed within seconds, and its last try followed at once."""
     until = time.monotonic() + 5
     free = engine.free_bytes()
     monkeypatch.setattr(engine, "free_bytes", lambda: 0 if time.monotonic() < until else free)
@@ -451,7 +451,7 @@ def test_the_supply_waits_for_disk_space(
 def test_bytes_shared_with_evicted_images_are_counted(
     instances: list[Instance], tmp_path: Path
 ) -> None:
-    """Once the bytes that an image had shared with an evicted one were not counted."""
+    """Earlier, the bytes that an image had shared with an evicted one were not counted."""
     mib = LAYER_BYTES // 8
     names = [f"kvci-test:{name}" for name in ("sibling", "shared", "stripped")]
 
@@ -532,7 +532,7 @@ def test_grading_predictions_pulls_their_images(
 def test_an_unwritable_ledger_is_named(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    """kvci once took it for a failure of the engine and retried."""
+    """Earlier, kvci took it for a failure of the engine and retried."""
     name = instances[1].row.instance_id
     words = ["images", "pull", "--dataset", str(rows), "--instances", name, "--ledger"]
     done = CliRunner().invoke(main, [*words, "/proc/images.json"])
