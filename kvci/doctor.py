@@ -294,7 +294,7 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
         return found, "Free some space (kvci images prune), or lower --disk-reserve."
     if not missing:
         return found, ""
-    sizes = [image.unshared_bytes for image in image_cache.ours()]
+    sizes = [image.unshared_bytes for image in image_cache.cached_images()]
     if not sizes:
         return f"{found}; the size of an image is known after the first pull", ""
     room = free - 1e9 * spec.disk_reserve_gb + sum(sizes)
@@ -326,7 +326,9 @@ def _images(names: list[str], missing: list[str]) -> tuple[str, str]:
 
 
 def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
-    from kvci.images.registry import ask, login, mirrored
+    from kvci.images.logins import login
+    from kvci.images.names import mirrored
+    from kvci.images.registry import ask
 
     if not missing:
         return "not needed: all images are on this machine", ""
@@ -350,7 +352,8 @@ def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
 def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, str]:
     """Compares the clock with the registry's; without a registry it asks systemd."""
     if image:
-        from kvci.images.registry import ask, mirrored
+        from kvci.images.names import mirrored
+        from kvci.images.registry import ask
 
         skew_s = ask(mirrored(image, mirror)).skew_s
         if skew_s is not None:

@@ -21,7 +21,7 @@ MODEL = ROOT / "ci" / "models" / "calibration.toml"
 LONG_FILES = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.py"}
 """They start first, so that no worker is left with one of them at the end."""
 
-IMAGE_TESTS = ("tests/images/", "tests/images/test_history.py")
+IMAGE_TESTS = ("tests/images/",)
 """They share one worker, because each may evict images that the others have pulled or stripped."""
 
 

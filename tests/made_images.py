@@ -1,4 +1,4 @@
-"""Docker images for the tests, made from Debian's packages: no image registry is asked."""
+"""Docker images for the tests, made from Debian's packages without an image registry."""
 
 import os
 from typing import NoReturn
@@ -16,7 +16,7 @@ ROWS = "swe-bench-lite.v5.jsonl"
 
 
 def calibration_image() -> str:
-    """The image of the calibration suite; skips where it cannot be made, with CI=true fails."""
+    """The image of the calibration suite; skips if it cannot be made, and fails if CI=true."""
     try:
         engine.check()
     except UserError as error:
@@ -24,18 +24,18 @@ def calibration_image() -> str:
     try:
         return debian(calibration.IMAGE, "bookworm", "git,patch,python3")
     except UserError as error:
-        cannot(str(error))
+        skip_or_fail(str(error))
 
 
 def real_images(*names: str) -> None:
     """The images of real instances of SWE-bench Lite; skips without Docker or the data."""
     calibration_image()
     rows = [each for each in row.load(data(ROWS)) if each.instance_id in names]
-    for built in build(rows, data("repos")):
-        assert not built.why, built
+    for result in build(rows, data("repos")):
+        assert not result.why, result
 
 
-def cannot(why: str) -> NoReturn:
+def skip_or_fail(why: str) -> NoReturn:
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{why}, and with CI=true and Docker running nothing is skipped")
+        pytest.fail(f"{why}; with CI=true and a running Docker no test is skipped")
     pytest.skip(why)

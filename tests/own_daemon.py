@@ -1,4 +1,4 @@
-"""A Docker daemon of the tests' own, to be killed and filled: never the machine's."""
+"""A Docker daemon for tests that kill it or fill its disk; the machine's daemon stays untouched."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from kvci.docker import engine
-from tests.made_images import calibration_image, cannot
+from tests.made_images import calibration_image, skip_or_fail
 
 CLONE_NEWNET = 0x40000000
 NEEDED = ("dockerd", "mkfs.ext4", "losetup", "ip")
@@ -27,7 +27,7 @@ READY_S = 60
 
 @dataclass
 class Daemon:
-    """Its data lie on a file system of their own, which can be filled."""
+    """A daemon whose data are on a file system of their own, which a test can fill."""
 
     folder: Path
     driver: str
@@ -42,9 +42,9 @@ class Daemon:
         return self.folder / "data"
 
     def start(self) -> None:
-        """Return when it answers. Its containerd may need a second try after a kill."""
+        """Return when it answers. After a kill its containerd may need a second try."""
         if not (self._started() or self._started()):
-            cannot(f"dockerd does not start: {(self.folder / 'log').read_text()[-500:]}")
+            skip_or_fail(f"dockerd does not start: {(self.folder / 'log').read_text()[-500:]}")
 
     def _started(self) -> bool:
         config = {
@@ -78,7 +78,7 @@ class Daemon:
                 one.wait()
 
     def _processes(self, name: str = "") -> list[psutil.Process]:
-        """Of this daemon, of one name or of all."""
+        """This daemon's processes that have this name, or all of them."""
         found = []
         for one in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -87,12 +87,12 @@ class Daemon:
         return found
 
     def end(self) -> None:
-        """The daemon, its containerd, and all containers: those of a killed daemon run on."""
-        ours = set()
+        """Kill the daemon, its containerd and all containers, which outlive a killed daemon."""
+        processes = set()
         for one in self._processes():
             with contextlib.suppress(psutil.Error):
-                ours |= {one, *one.children(recursive=True)}
-        for one in ours:
+                processes |= {one, *one.children(recursive=True)}
+        for one in processes:
             with contextlib.suppress(psutil.Error):
                 one.kill()
         if self.process:
@@ -100,7 +100,7 @@ class Daemon:
 
     @contextlib.contextmanager
     def filled(self) -> Iterator[None]:
-        """Its disk has no room at all."""
+        """While the context is open, its disk has no free space."""
         ballast = self.data / "ballast"
         try:
             with ballast.open("wb") as out, contextlib.suppress(OSError):
@@ -113,14 +113,14 @@ class Daemon:
 
 @contextlib.contextmanager
 def own_daemon(disk_bytes: int) -> Iterator[Daemon]:
-    """As this process's engine, with the calibration image in it; skips where it cannot be.
+    """A daemon that is this process's engine and has the calibration image.
 
-    The whole process lies in a network namespace of its own meanwhile, as the daemon must: one
-    without a bridge removes the machine's.
+    Skips if it cannot run here, and fails if CI=true. The whole process is in a network namespace
+    of its own meanwhile. The daemon must be, because one without a bridge removes the machine's.
     """
     calibration_image()
     if os.geteuid() or not all(map(shutil.which, NEEDED)):
-        cannot(f"a Docker daemon of one's own needs root and {', '.join(NEEDED)}")
+        skip_or_fail(f"a separate Docker daemon needs root and {', '.join(NEEDED)}")
     machine, info = engine.client(), engine.client().info()
     with tempfile.TemporaryDirectory(prefix="kvci-daemon-") as name:
         daemon = Daemon(Path(name), info["Driver"])
@@ -131,25 +131,25 @@ def own_daemon(disk_bytes: int) -> Iterator[Daemon]:
                 loaded = docker.DockerClient(daemon.url, timeout=600).images.load(b"".join(saved))
                 assert loaded
                 patch.setenv("DOCKER_HOST", daemon.url)
-                _forget()
+                _clear_caches()
                 yield daemon
             finally:
                 daemon.end()
                 patch.undo()
-                _forget()
+                _clear_caches()
 
 
-def _forget() -> None:
-    """What the engine's room remembers of its engine."""
-    for known in (engine.client, engine.cpus, engine._root_folder):
-        known.cache_clear()
+def _clear_caches() -> None:
+    """Clear what `kvci.docker.engine` remembers about its engine."""
+    for cached in (engine.client, engine.cpus, engine._root_folder):
+        cached.cache_clear()
 
 
 @contextlib.contextmanager
 def _disk(daemon: Daemon, size_bytes: int) -> Iterator[None]:
     image = daemon.folder / "disk"
-    with image.open("wb") as made:
-        made.truncate(size_bytes)
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
     daemon.data.mkdir()
     subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(daemon.data)], check=True)
@@ -164,11 +164,11 @@ def _disk(daemon: Daemon, size_bytes: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _network() -> Iterator[None]:
     libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/proc/thread-self/ns/net").open() as home:
+    with Path("/proc/thread-self/ns/net").open() as original:
         if libc.unshare(CLONE_NEWNET):
-            cannot(f"a network namespace cannot be made: {os.strerror(ctypes.get_errno())}")
+            skip_or_fail(f"a network namespace cannot be made: {os.strerror(ctypes.get_errno())}")
         try:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             yield
         finally:
-            assert libc.setns(home.fileno(), CLONE_NEWNET) == 0
+            assert libc.setns(original.fileno(), CLONE_NEWNET) == 0

@@ -152,24 +152,25 @@ def test_unsuitable_docker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_space_and_pulls_are_checked_against_need(monkeypatch: pytest.MonkeyPatch) -> None:
     from kvci.images import image_cache, registry
-    from kvci.images.image_cache import Kept
 
     names = ["a", "b", "c", "d", "e"]
-    kept = Kept(id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed="")
+    kept = image_cache.CachedImage(
+        id="x", names=("kvci/pulled:x",), unshared_bytes=10**9, needed=""
+    )
     monkeypatch.setattr(engine, "free_bytes", lambda: 12 * 10**9)
-    monkeypatch.setattr(image_cache, "ours", lambda: [kept])
+    monkeypatch.setattr(image_cache, "cached_images", lambda: [kept])
     found, remedy = doctor._disk(spec(block_size=3), names, names)
     assert "room for 3 images like the largest here" in found and not remedy
     assert "block_size" in doctor._disk(spec(block_size=4), names, names)[1]
     assert "block_size" in doctor._disk(spec(block_size=3, disk_budget_gb=2.0), names, names)[1]
     full = [kept] * 12  # pulled earlier in this run, and evicted for the next block
-    monkeypatch.setattr(image_cache, "ours", lambda: full)
+    monkeypatch.setattr(image_cache, "cached_images", lambda: full)
     monkeypatch.setattr(engine, "free_bytes", lambda: 10 * 10**9)
     for budget in (None, 12.0):
         wide = spec(block_size=3, disk_budget_gb=budget)
         found, remedy = doctor._disk(wide, [*names, "kvci/pulled:x"], names)
         assert "room for 12 images" in found and not remedy
-    monkeypatch.setattr(image_cache, "ours", list)
+    monkeypatch.setattr(image_cache, "cached_images", list)
     assert "known after the first pull" in doctor._disk(spec(), names, names)[0]
     monkeypatch.setattr(engine, "disk_full", lambda: True)
     assert "too few bytes or inodes" in doctor._disk(spec(), names, [])[0]

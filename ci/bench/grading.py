@@ -17,7 +17,7 @@ import click
 
 from kvci.grade.harness import evaluate
 from kvci.grade.patch import grade
-from kvci.images.history import without_future
+from kvci.images.history import history_stripped
 from kvci.plan import select
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.rundir.documents import Graded
@@ -73,7 +73,7 @@ def main(dataset: str, pattern: str, sandbox: str, repeat: int, with_peer: bool)
         if kind == "docker" and not instances[0].files:
             started = time.monotonic()
             for instance in instances:
-                without_future(instance.row.image, instance.row.base_commit)
+                history_stripped(instance.row.image, instance.row.base_commit)
             click.echo(f"once per image: {(time.monotonic() - started) / len(instances):.1f} s")
         for instance in instances * repeat:
             graded, overhead_s = grade_gold(instance, sandboxes, folder / instance.row.instance_id)

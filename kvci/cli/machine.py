@@ -216,15 +216,15 @@ def images() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show_images(as_json: bool) -> None:
     """Show the images that kvci pulled, their own size, and when each was last needed."""
-    from kvci.images.commands import kept, room
+    from kvci.images.commands import cache_report, summary
 
-    found = kept()
+    found = cache_report()
     if as_json:
         click.echo(found.model_dump_json(indent=1))
         return
     for one in found.images:
         click.echo(f"{one.unshared_bytes >> 20:8} MiB  {one.needed[:19]}  {one.names[0]}")
-    click.echo(room(found))
+    click.echo(summary(found))
 
 
 @images.command()
@@ -322,11 +322,11 @@ def build(
       kvci images build --dataset rows.jsonl --repositories repositories
     """
     from kvci.images.build import build as build_images
-    from kvci.images.commands import chosen
+    from kvci.images.commands import selected
     from kvci.images.recipe import SHIPPED
     from kvci.spec import without_model
 
-    rows = [one.row for one in chosen(without_model({"dataset": dataset, "filter": filter}))]
+    rows = [one.row for one in selected(without_model({"dataset": dataset, "filter": filter}))]
     failed = 0
     for done in build_images(rows, repositories, recipes or SHIPPED, workers):
         failed += bool(done.why)

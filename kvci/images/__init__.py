@@ -1,1 +1,1 @@
-"""Docker images of instances: built here, pulled, kept within a disk budget, let go."""
+"""Docker images of instances: built here, pulled, kept within a disk budget, evicted."""

@@ -1,4 +1,4 @@
-"""The image under all that are built here: Debian with git and Python, from its own packages."""
+"""The base of all images that are built here: Debian with git and Python, from its packages."""
 
 import os
 import shutil
@@ -11,20 +11,23 @@ from kvci.errors import UserError
 
 BASE = "kvci/base"
 PACKAGES = "ca-certificates,git,python3,python3-venv,python3-dev,gcc,libc6-dev,patch,make"
-LEFT_OUT = (
+EXCLUDED = (
     *("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*"),
     *("usr/share/locale/*", "usr/share/man/*", "usr/share/info/*"),
 )
-"""No program needs it, and it is a third of the image."""
+"""No program needs these files, and they are a third of the image."""
 
 
 def base(suite: str) -> str:
-    """`kvci/base:<suite>`, made once a machine in about a minute. Raises UserError."""
+    """The name `kvci/base:<suite>`; the image is made once a machine, in about a minute.
+
+    Raises UserError.
+    """
     return debian(f"{BASE}:{suite}", suite, PACKAGES)
 
 
 def debian(name: str, suite: str, packages: str) -> str:
-    """The image of this name, a Debian with these packages; it is made if it is not there.
+    """Make a Debian image with these packages, unless the engine has this name; returns the name.
 
     Raises UserError.
     """
@@ -35,13 +38,13 @@ def debian(name: str, suite: str, packages: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
         words = [*_debootstrap(Path(folder)), "--variant=minbase", f"--include={packages}"]
-        made = subprocess.run([*words, suite, str(tree)], capture_output=True, text=True)
-        if made.returncode:
-            said = (made.stdout + made.stderr).strip()[-300:]
-            raise UserError(f"debootstrap could not make Debian {suite}: {said}")
+        done = subprocess.run([*words, suite, str(tree)], capture_output=True, text=True)
+        if done.returncode:
+            output = (done.stdout + done.stderr).strip()[-300:]
+            raise UserError(f"debootstrap could not make Debian {suite}: {output}")
         with tempfile.TemporaryFile() as tar:
-            left_out = [f"--exclude=./{pattern}" for pattern in LEFT_OUT]
-            words = ["tar", "--directory", str(tree), *left_out, "--create", "."]
+            excluded = [f"--exclude=./{pattern}" for pattern in EXCLUDED]
+            words = ["tar", "--directory", str(tree), *excluded, "--create", "."]
             subprocess.run(words, stdout=tar, check=True)
             tar.seek(0)
             repository, _, tag = name.rpartition(":")
@@ -50,13 +53,19 @@ def debian(name: str, suite: str, packages: str) -> str:
 
 
 def _debootstrap(folder: Path) -> list[str]:
-    """The program and its environment; it is a shell script, so its package need not be set up."""
+    """The command that runs debootstrap, downloaded into the folder if it is not installed.
+
+    It is a shell script, so its package only has to be unpacked.
+    """
     found = shutil.which("debootstrap")
     if found:
         return [found]
     update = "(apt-get download debootstrap || (apt-get update && apt-get download debootstrap))"
     script = f"cd {folder} && {update} && dpkg -x debootstrap_*.deb ."
     if subprocess.run(script, shell=True, capture_output=True).returncode:
-        raise UserError("There is no debootstrap here; install Debian's package of that name.")
+        raise UserError(
+            "debootstrap is not installed and cannot be downloaded; install Debian's package "
+            "debootstrap."
+        )
     share = folder / "usr" / "share" / "debootstrap"
     return ["env", f"DEBOOTSTRAP_DIR={share}", str(folder / "usr" / "sbin" / "debootstrap")]

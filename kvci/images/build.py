@@ -1,8 +1,8 @@
-"""Images shaped as SWE-bench's official ones, built here: for runners that cannot pull them.
+"""Images with the layout of SWE-bench's official ones, built here where they cannot be pulled.
 
-The row names the image, and its eval_script says what the image must hold: a conda environment
-`testbed` that can be activated, and the repository at the base commit in /testbed. Layers are in
-the order of what instances share, so that only the first of a version takes long.
+The row names the image. The row's eval_script defines what the image must contain: a conda
+environment `testbed` that can be activated, and the repository at the base commit in /testbed. The
+layers that most instances share come first, so that only the first image of a version takes long.
 """
 
 import io
@@ -24,15 +24,15 @@ from docker.errors import BuildError
 from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.images.base import base
+from kvci.images.names import engine_name
 from kvci.images.recipe import SHIPPED, Recipe, recipes
-from kvci.images.registry import short
 from kvci.sandbox import TREE
 from kvci.tasks.row import Row
 
 BUILT = "kvci.built"
-"""A label: the image was built here, by this recipe."""
-BUNDLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-"""Where this machine says which certificates it trusts, if not Debian's."""
+"""A label: the name under which kvci built the image."""
+CERTIFICATE_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+"""Environment variables that name the certificates this machine trusts, if not Debian's."""
 ENVIRONMENT = "/opt/miniconda3/envs/testbed"
 ACTIVATE = """\
 # Shaped as conda's, for a virtual environment.
@@ -54,12 +54,12 @@ RUN cd {tree} && . {environment}/bin/activate && {before} && {install} \\
  && git commit -q --allow-empty -am SWE-bench
 LABEL {label}
 """
-"""The commit on top is what the official images have, with what `before` changed in it."""
+"""As in the official images, one commit is on top of the base; it has what `before` changed."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """What became of one image; `why` is empty if it is there."""
+class BuildResult:
+    """The result for one image; `why` is empty if the engine has it."""
 
     instance: str
     image: str
@@ -67,61 +67,60 @@ class Built:
 
 
 def build(
-    rows: Iterable[Row], repositories: Path | None, book: Path = SHIPPED, workers: int = 2
-) -> Iterator[Built]:
-    """Build what is not there, and say of each row what became of it.
+    rows: Iterable[Row], repositories: Path | None, recipe_file: Path = SHIPPED, workers: int = 2
+) -> Iterator[BuildResult]:
+    """Build the images that the engine lacks, and yield a result for each row.
 
-    `repositories` holds `<owner>__<name>.git`, or a tar of it; without it they are cloned from
-    GitHub. Raises UserError if nothing can be built at all.
+    `repositories` contains `<owner>__<name>.git`, or a tar of it; without that folder, git fetches
+    from GitHub. Raises UserError if nothing can be built at all.
     """
-    known, some = recipes(book), list(rows)
-    for suite in {known[key].suite for row in some if (key := (row.repo, row.version)) in known}:
+    known, rows = recipes(recipe_file), list(rows)
+    for suite in {known[key].suite for row in rows if (key := (row.repo, row.version)) in known}:
         base(suite)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
-        sources = {repo: _source(repo, repositories, Path(folder)) for repo in _repos(some)}
+        sources = {
+            repo: _source(repo, repositories, Path(folder))
+            for repo in sorted({row.repo for row in rows})
+        }
 
-        def one(row: Row) -> Built:
+        def build_one(row: Row) -> BuildResult:
             recipe = known.get((row.repo, row.version))
             if engine.has(row.image):
-                return Built(row.instance_id, row.image)
+                return BuildResult(row.instance_id, row.image)
             if recipe is None:
                 why = f"no recipe for {row.repo} {row.version}"
-                return Built(row.instance_id, row.image, why)
+                return BuildResult(row.instance_id, row.image, why)
             try:
                 _build(row, recipe, sources[row.repo])
             except BuildError as error:
-                said = "".join(part.get("stream", "") for part in error.build_log)
-                why = " ".join(f"{said[-300:]} {error.msg}".split())
-                return Built(row.instance_id, row.image, why)
+                log = "".join(part.get("stream", "") for part in error.build_log)
+                why = " ".join(f"{log[-300:]} {error.msg}".split())
+                return BuildResult(row.instance_id, row.image, why)
             except git.GitCommandError as error:
-                why = f"{row.base_commit} cannot be had: {' '.join(error.stderr.split())}"
-                return Built(row.instance_id, row.image, why)
-            return Built(row.instance_id, row.image)
+                why = f"{row.base_commit} cannot be fetched: {' '.join(error.stderr.split())}"
+                return BuildResult(row.instance_id, row.image, why)
+            return BuildResult(row.instance_id, row.image)
 
-        yield from pool.map(one, some)
-
-
-def _repos(rows: list[Row]) -> list[str]:
-    return sorted({row.repo for row in rows})
+        yield from pool.map(build_one, rows)
 
 
 def _source(repo: str, repositories: Path | None, scratch: Path) -> str:
-    """Where git fetches this repository from."""
+    """The URL that git fetches this repository from. Raises UserError."""
     if repositories is None:
         return f"https://github.com/{repo}"
-    place = repositories / f"{repo.replace('/', '__')}.git"
-    packed = place.with_name(f"{place.name}.tar")
-    if place.is_dir():
-        return place.resolve().as_uri()
+    bare = repositories / f"{repo.replace('/', '__')}.git"
+    packed = bare.with_name(f"{bare.name}.tar")
+    if bare.is_dir():
+        return bare.resolve().as_uri()
     if not packed.is_file():
-        raise UserError(f"{repositories} has neither {place.name} nor {packed.name}.")
-    (scratch / place.name).mkdir()
-    words = ["tar", "--extract", "--file", str(packed), "--directory", str(scratch / place.name)]
+        raise UserError(f"{repositories} has neither {bare.name} nor {packed.name}.")
+    (scratch / bare.name).mkdir()
+    words = ["tar", "--extract", "--file", str(packed), "--directory", str(scratch / bare.name)]
     if subprocess.run(words, capture_output=True).returncode:
-        raise UserError(f"{packed} is no tar file; pack a bare git repository.")
-    found = next((scratch / place.name).rglob("HEAD"), None)
+        raise UserError(f"{packed} is not a tar file; it must contain a bare git repository.")
+    found = next((scratch / bare.name).rglob("HEAD"), None)
     if found is None:
-        raise UserError(f"{packed} holds no git repository.")
+        raise UserError(f"{packed} contains no git repository.")
     return found.parent.as_uri()
 
 
@@ -135,13 +134,13 @@ def _build(row: Row, recipe: Recipe, source: str) -> None:
         tree=TREE,
         before=recipe.before,
         install=recipe.install,
-        label=f"{BUILT}={json.dumps(short(row.image))}",
+        label=f"{BUILT}={json.dumps(engine_name(row.image))}",
     )
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as context:
         tree = Path(folder, "testbed")
         _checkout(tree, source, row.base_commit)
         with tarfile.open(fileobj=context, mode="w") as files:
-            files.add(tree, "testbed", filter=_root)
+            files.add(tree, "testbed", filter=_owned_by_root)
             for name, content in (
                 ("Dockerfile", text.encode()),
                 ("activate", ACTIVATE.encode()),
@@ -162,7 +161,7 @@ def _build(row: Row, recipe: Recipe, source: str) -> None:
 
 
 def _checkout(tree: Path, source: str, commit: str) -> None:
-    """The commit and nothing else, whatever the source calls it."""
+    """Check out one commit without its history, even if no ref of the source names it."""
     repository = git.Repo.init(tree, initial_branch="main")
     serve = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
     repository.git.fetch("--quiet", "--depth=1", f"--upload-pack={serve}", source, commit)
@@ -171,14 +170,14 @@ def _checkout(tree: Path, source: str, commit: str) -> None:
     shutil.rmtree(Path(repository.git_dir, "logs"))
 
 
-def _root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     return member
 
 
 def _certificates() -> bytes:
-    """What pip trusts while the image is built: Debian's, or what this machine says."""
-    named = (os.environ.get(name, "") for name in BUNDLES)
-    found = next((path for path in named if Path(path).is_file()), None)
+    """What pip trusts while the image is built: the bundle that this machine names, or Debian's."""
+    paths = (os.environ.get(name, "") for name in CERTIFICATE_VARIABLES)
+    found = next((path for path in paths if Path(path).is_file()), None)
     return Path(found or "/etc/ssl/certs/ca-certificates.crt").read_bytes()

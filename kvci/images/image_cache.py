@@ -1,7 +1,8 @@
-"""The images of ours that the engine has, and how they are let go.
+"""The image cache: the images that kvci pulled or stripped, and how they are evicted.
 
-What is ours the engine itself knows: each name that kvci pulled has a second one, made of its
-hash, on the same image. So a killed kvci loses nothing, and nobody else's image is taken for ours.
+The engine itself remembers which images are kvci's: each name that kvci pulled has a second one,
+made of its hash, on the same image. So a killed kvci loses nothing, and kvci takes no other
+program's image for its own.
 """
 
 import contextlib
@@ -14,30 +15,30 @@ from kvci.docker import engine
 from kvci.files import Document
 from kvci.images import in_flight, locks
 from kvci.images.history import STRIPPED
-from kvci.images.registry import parts
+from kvci.images.names import parse_name
 
 PULLED = "kvci/pulled"
 IN_USE = 409
-"""HTTP's status for what a container needs."""
+"""The HTTP status for an image that a container uses."""
 
 
-class Kept(Document):
-    """One image of ours. `unshared_bytes` come free when it goes."""
+class CachedImage(Document):
+    """One image of the cache. Evicting it frees `unshared_bytes`."""
 
     id: str
     names: tuple[str, ...]
     unshared_bytes: int
     needed: str
-    """When it was last needed; texts of the engine's that sort as times do."""
+    """When it was last needed: the engine's text, which sorts as the time does."""
 
 
 def mark(name: str) -> None:
-    """This image is ours, and is needed now."""
+    """Record that kvci pulled this image and that it is needed now."""
     engine.client().images.get(name).tag(PULLED, _hash(name))
 
 
-def is_ours(name: str) -> bool:
-    """True if kvci pulled what this name means now."""
+def is_cached(name: str) -> bool:
+    """True if kvci pulled the image that has this name now."""
     try:
         found = engine.client().images.get(name)
     except ImageNotFound:
@@ -45,33 +46,36 @@ def is_ours(name: str) -> bool:
     return f"{PULLED}:{_hash(name)}" in found.tags
 
 
-def ours() -> list[Kept]:
-    """The least recently needed first; an image that has another's name too is not ours.
+def cached_images() -> list[CachedImage]:
+    """The images of the cache, the least recently needed first.
 
-    What a killed process pulled is marked before. Asking takes the engine seconds.
+    An image that also has another program's name is not one of them. What a killed process pulled
+    is marked first. The engine takes seconds to answer.
     """
-    for name in in_flight.left():
+    for name in in_flight.take_abandoned():
         mark(name)
-    kept = []
+    cached = []
     for one in engine.images_with_sizes():
-        names = _ours(one["RepoTags"] or [])
+        names = _cache_names(one["RepoTags"] or [])
         if names and len(names) == len(one["RepoTags"]):
             try:
                 attrs = engine.client().images.get(one["Id"]).attrs
             except ImageNotFound:
-                continue  # another process has let it go meanwhile
+                continue  # another process has just evicted it
             unshared = one["Size"] - max(0, one["SharedSize"])
             needed = attrs["Metadata"]["LastTagTime"]
-            kept.append(Kept(id=one["Id"], names=names, unshared_bytes=unshared, needed=needed))
-    return sorted(kept, key=lambda one: one.needed)
+            cached.append(
+                CachedImage(id=one["Id"], names=names, unshared_bytes=unshared, needed=needed)
+            )
+    return sorted(cached, key=lambda image: image.needed)
 
 
-def let_go(kept: Kept) -> bool:
-    """Remove the names that are ours; False if another process or a container needs the image."""
-    with _unheld(kept) as free:
-        if not free or engine.client().api.containers(all=True, filters={"ancestor": kept.id}):
+def evict(image: CachedImage) -> bool:
+    """Remove the image's names; False if another process or a container needs it."""
+    with _exclusive(image) as free:
+        if not free or engine.client().api.containers(all=True, filters={"ancestor": image.id}):
             return False
-        for name in kept.names:
+        for name in image.names:
             try:
                 engine.client().images.remove(name)
             except ImageNotFound:
@@ -83,25 +87,28 @@ def let_go(kept: Kept) -> bool:
         return True
 
 
-def free_to_go(kept: Kept) -> bool:
+def is_unlocked(image: CachedImage) -> bool:
     """True if no other process needs it."""
-    with _unheld(kept) as free:
+    with _exclusive(image) as free:
         return free
 
 
 @contextlib.contextmanager
-def _unheld(kept: Kept) -> Iterator[bool]:
+def _exclusive(image: CachedImage) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
-        yield all([stack.enter_context(locks.unheld(name)) for name in kept.names])
+        yield all([stack.enter_context(locks.exclusive(name)) for name in image.names])
 
 
 def _hash(name: str) -> str:
-    registry, repository, tag = parts(name)
+    registry, repository, tag = parse_name(name)
     return hashlib.sha256(f"{registry}/{repository}:{tag}".encode()).hexdigest()[:24]
 
 
-def _ours(names: Collection[str]) -> tuple[str, ...]:
-    """The marks among an image's names last, so that an image half let go is still ours."""
+def _cache_names(names: Collection[str]) -> tuple[str, ...]:
+    """Those of an image's names that the cache gave or marked.
+
+    The marks come last, so that a half-evicted image still belongs to the cache.
+    """
     marks = [name for name in names if name.startswith((f"{PULLED}:", f"{STRIPPED}:"))]
     pulled = [name for name in names if f"{PULLED}:{_hash(name)}" in marks]
     return (*pulled, *marks)

@@ -1,7 +1,7 @@
-"""What kvci is pulling on this machine, so that what a killed one got is known as ours.
+"""In-flight pulls of this machine, so that kvci recognises what a killed process pulled.
 
-A file a name, from before the pull until the image is marked; while the engine speaks of it, the
-file is touched.
+Each pull has a file in kvci's cache folder, from before the pull until the image is marked as
+kvci's. Each message of the engine about the pull updates the file's time.
 """
 
 import contextlib
@@ -14,35 +14,37 @@ from kvci.errors import UserError
 from kvci.files import Document, sha256_of
 from kvci.host import cache_folder, ended, process
 
-SOON = timedelta(minutes=1)
-"""After its last word a pull may have come; later it was somebody else's."""
+GRACE = timedelta(minutes=1)
+"""A pull may end so long after the engine's last message; a later pull was another program's."""
 
 
 class InFlight(Document):
+    """One pull that has not ended."""
+
     name: str
     engine: str
-    """Its id."""
+    """The engine's id."""
     process: str
 
 
-def claim(name: str) -> bool:
-    """Note that what comes under this name is ours; False if somebody else's has it already.
+def begin(name: str) -> bool:
+    """Record that kvci pulls this name; False if another program's image already has it.
 
-    Raises UserError where nothing can be noted.
+    Raises UserError if the record cannot be written.
     """
-    if not is_there(name) and engine.has(name):
+    if not exists(name) and engine.has(name):
         return False
     try:
         InFlight(name=name, engine=engine.identity(), process=process()).write(_path(name))
     except OSError as error:
         raise UserError(
-            f"{_folder()} cannot be written ({error.strerror}); say another place with KVCI_CACHE."
+            f"{_folder()} cannot be written ({error.strerror}); set KVCI_CACHE to another folder."
         ) from None
     return True
 
 
-def is_there(name: str) -> bool:
-    """A pull of this name was begun and has not come to its end."""
+def exists(name: str) -> bool:
+    """True if a pull of this name began and has not ended."""
     return _path(name).exists()
 
 
@@ -51,21 +53,24 @@ def touch(name: str) -> None:
         os.utime(_path(name))
 
 
-def drop(name: str) -> None:
+def end(name: str) -> None:
     _path(name).unlink(missing_ok=True)
 
 
-def left() -> list[str]:
-    """The names that killed processes were pulling from this engine and that came with it; the
-    claims of all that they left are dropped."""
+def take_abandoned() -> list[str]:
+    """The names that killed processes pulled from this engine, where the image has arrived.
+
+    Every record of a killed process is removed, arrived or not.
+    """
     names = []
     for path in _folder().glob("*.json"):
-        with contextlib.suppress(UserError, OSError):  # another process has dropped it meanwhile
-            claim, heard = InFlight.read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            if claim.engine == engine.identity() and ended(claim.process):
-                came = engine.last_pull(claim.name) if engine.has(claim.name) else None
-                names += [claim.name] if came and came <= heard + SOON else []
-                drop(claim.name)
+        with contextlib.suppress(UserError, OSError):  # another process has just removed it
+            pull = InFlight.read(path)
+            touched = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            if pull.engine == engine.identity() and ended(pull.process):
+                pulled = engine.last_pull(pull.name) if engine.has(pull.name) else None
+                names += [pull.name] if pulled and pulled <= touched + GRACE else []
+                end(pull.name)
     return names
 
 

@@ -1,8 +1,8 @@
-"""Which images the kvci processes of this machine need now, so that none lets go another's.
+"""Locks on the images that this machine's kvci processes need, so that none evicts another's.
 
-One file for all of them, and in it a byte for each image. The locks are POSIX's (fcntl(2)): they
-are a process's, whatever its threads do, a killed one has none, and closing the file would end
-them.
+All processes share one file, with one byte for each image. The locks are POSIX record locks
+(fcntl(2)): they belong to the process and not to a thread, the kernel drops them when the process
+is killed, and closing the file would drop them too.
 """
 
 import contextlib
@@ -15,18 +15,21 @@ from functools import cache
 FILE = "/tmp/kvci-images.lock"
 
 
-def hold(image: str) -> None:
-    """Nobody lets this image go until this process releases it or ends."""
+def lock(image: str) -> None:
+    """Keep other processes from evicting this image until `unlock`, or until this process ends."""
     fcntl.lockf(_file(), fcntl.LOCK_SH, 1, _byte(image))
 
 
-def release(image: str) -> None:
+def unlock(image: str) -> None:
     fcntl.lockf(_file(), fcntl.LOCK_UN, 1, _byte(image))
 
 
 @contextlib.contextmanager
-def unheld(image: str) -> Iterator[bool]:
-    """True if no other process holds this image, and none can meanwhile; this one must not."""
+def exclusive(image: str) -> Iterator[bool]:
+    """Yield True if no other process has locked this image; none can while the context is open.
+
+    This process must not have locked it: its own lock would be lost.
+    """
     try:
         fcntl.lockf(_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(image))
     except (BlockingIOError, PermissionError):
@@ -35,12 +38,12 @@ def unheld(image: str) -> Iterator[bool]:
     try:
         yield True
     finally:
-        release(image)
+        unlock(image)
 
 
 def is_free(image: str) -> bool:
-    """No other process holds it now."""
-    with unheld(image) as free:
+    """True if no other process has locked it now."""
+    with exclusive(image) as free:
         return free
 
 
@@ -49,9 +52,9 @@ def _file() -> int:
     try:
         return os.open(FILE, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        made = os.open(FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o666)
-        os.fchmod(made, 0o666)  # whatever the umask is, other users' runs must be able to open it
-        return made
+        descriptor = os.open(FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o666)
+        os.fchmod(descriptor, 0o666)  # other users' runs must open it, whatever the umask is
+        return descriptor
 
 
 def _byte(image: str) -> int:

@@ -1,7 +1,7 @@
-"""Images here before they are needed, and gone when nothing needs them any more.
+"""Pulls images before blocks need them, a wave of blocks at a time, within the disk budget.
 
-A run goes in waves: as many blocks as the disk holds are supplied, run and graded, and their images
-stay until the next wave needs the room.
+A wave has as many blocks as the disk can hold images for. The images of a wave stay until a later
+wave needs their room.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,12 +19,14 @@ from kvci import patience
 from kvci.children import ENDING
 from kvci.docker import engine
 from kvci.errors import UserError
-from kvci.files import Document
-from kvci.images import image_cache, locks
-from kvci.images.history import Unfit, name_of, without_future
-from kvci.images.image_cache import Kept
-from kvci.images.pull import Entry, Mirror, Puller, Room, State
-from kvci.images.registry import login, short
+from kvci.images import image_cache
+from kvci.images.disk import Budget, Disk
+from kvci.images.gate import Mirror
+from kvci.images.history import CannotStrip, history_stripped
+from kvci.images.ledger import Entry, LedgerFile, State
+from kvci.images.logins import login
+from kvci.images.names import engine_name
+from kvci.images.pull import Puller
 from kvci.plan import Block
 from kvci.sandbox import SandboxFailed
 from kvci.spec import Spec
@@ -33,37 +34,20 @@ from kvci.tasks.instance import Instance
 from kvci.threads import background
 
 TRIES = 5
-LARGE_MAX = 3
-"""So many blocks above the budget, and none within it: all the others would be pulled for
-nothing."""
-
-
-class Ledger(Document):
-    """Of each image that was needed what became of it, in the order of need."""
-
-    images: tuple[Entry, ...] = ()
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What the engine's disk may hold."""
-
-    reserve_bytes: int = 10 << 30
-    """Free, whatever else: other programs' and the containers'."""
-    ours_bytes: int | None = None
-    """Of images of ours, each counted with what it shares with no other."""
+TOO_LARGE_MAX = 3
+"""After so many blocks above the budget and none within it, the run stops."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The blocks whose images were asked for, and of those the blocks that have them all."""
+    """The blocks whose images were pulled, and those of them that have all their images."""
 
     tried: list[Block] = field(default_factory=list)
-    here: list[Block] = field(default_factory=list)
+    ready: list[Block] = field(default_factory=list)
 
 
 class Supply:
-    """Supplies blocks with the images of those of their instances that have one."""
+    """Pulls the images of a run's instances, a wave of blocks at a time."""
 
     def __init__(
         self,
@@ -72,77 +56,80 @@ class Supply:
         puller: Puller,
         ledger: Path,
         workers: int = 4,
-        beside: bool = False,
+        prefetch: bool = False,
     ) -> None:
-        """With `beside` the next wave is pulled while this one runs, in half the budget each."""
+        """With `prefetch` the next wave is pulled while one runs; each has half the budget."""
         rows = [instance.row for instance in instances]
-        self._images = {row.instance_id: short(row.image) for row in rows}
-        self._bases = {short(row.image): row.base_commit for row in rows}
-        self._budget, self._puller = budget, puller
-        self._path, self._beside = ledger, beside
+        self._images = {row.instance_id: engine_name(row.image) for row in rows}
+        self._bases = {engine_name(row.image): row.base_commit for row in rows}
+        self._puller, self._prefetch = puller, prefetch
         self._workers = threading.Semaphore(workers)
-        known = Ledger.read(ledger).images if ledger.exists() else ()
-        self._ledger = {entry.image: entry for entry in known}
-        self._lock = threading.Lock()
-        self._held: set[str] = set()
-        self._any = False
+        self._ledger = LedgerFile(ledger)
+        self._disk = Disk(budget, self._bases, self._ledger, share=2 if prefetch else 1)
+        self._one_fits = False
         """A block had all its images, within the budget."""
-        self._large: list[str] = []
-        """What blocks took that are larger than it."""
-        self._kept: list[Kept] = []
-        """What is on the shelf; asking anew takes seconds, so it is done once a wave."""
-        self._names: dict[str, set[str]] = {}
-        """Of each image its own, and, if it is here, that of what it is without its future."""
+        self._too_large: list[str] = []
+        """One reason for each block whose images take more than the budget."""
 
     def waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
-        """The blocks in their order, a wave at a time, with their images here.
+        """The blocks in their order, a wave at a time, once their images are pulled.
 
-        While a wave is out, no other kvci process lets its images go. Blocks whose images cannot
-        be had now come last, and if that has not changed by then, not at all. Raises UserError if
-        the budget holds no block's images. No wave begins when the time budget is over.
+        Until the next wave no other kvci process evicts these images. Blocks whose images cannot
+        be pulled now are tried once more at the end. No wave starts after the time budget. Raises
+        UserError if the images of each block take more than the disk budget.
         """
         try:
             yield from self._waves(blocks)
         finally:
-            self._hold(set())
+            self._disk.lock(set())
 
     def _waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
-        todo, late, last = list(blocks), list[Block](), False
-        self._kept = []
-        for image in self._in_order(todo):
-            self._ledger.setdefault(image, Entry(image=image, state="needed"))
+        todo, deferred, last_try = list(blocks), list[Block](), False
+        self._disk.forget()
+        self._ledger.expect(self._in_order(todo))
         ahead: Future[Gathered] | None = None
-        while (todo or (late and not last)) and not self.stopped():
+        while (todo or (deferred and not last_try)) and not self.stopped():
             if not todo:
-                todo, late, last = late, [], True
-                self._wait_for_room()
+                todo, deferred, last_try = deferred, [], True
+                self._wait_for_space()
             got = ahead.result() if ahead else Gathered()
             if not got.tried:
                 got = self._gather(todo, set())
             todo = [block for block in todo if block not in got.tried]
-            late += [block for block in got.tried if block not in got.here]
-            beside = self._beside and bool(got.here) and bool(todo)
-            ahead = background(self._gather, todo, self._of(got.here)) if beside else None
-            if got.here:
-                yield got.here
-        if self._large and not self._any and not self.stopped():
+            deferred += [block for block in got.tried if block not in got.ready]
+            prefetch = self._prefetch and bool(got.ready) and bool(todo)
+            ahead = background(self._gather, todo, self._of(got.ready)) if prefetch else None
+            if got.ready:
+                yield got.ready
+        if self._too_large and not self._one_fits and not self.stopped():
             self._refuse()
 
     def absent(self, instance: str) -> str:
-        """Why this instance's image can never be had; empty if it can."""
-        entry = self._ledger.get(self._images.get(instance, ""))
+        """Why this instance's image can never be pulled; empty if it can."""
+        entry = self._ledger.entry(self._images.get(instance, ""))
         return entry.why if entry and entry.state == "absent" else ""
 
     def missing(self) -> list[str]:
-        """A line for each image that could not be had."""
-        found = [entry for entry in self._ledger.values() if entry.state in ("absent", "failed")]
-        return [f"image {entry.image} could not be had: {entry.why}" for entry in found]
+        """A line for each image that is not available."""
+        return [
+            f"image {entry.image} is not available: {entry.why}"
+            for entry in self._ledger.entries()
+            if entry.state in ("absent", "failed")
+        ]
 
     def stopped(self) -> str:
-        """Why nothing more is pulled; empty if it is."""
+        """Why pulls stop now; empty if they continue."""
         return self._puller.stopped()
 
+    def lacks(self, block: Block) -> bool:
+        """True if a pull of one of its images failed."""
+        return "failed" in self._states(block)
+
+    def _states(self, block: Block) -> set[State]:
+        return self._ledger.states(self._of([block]))
+
     def _of(self, blocks: Iterable[Block]) -> set[str]:
+        """The images of these blocks."""
         return set(self._in_order(blocks))
 
     def _in_order(self, blocks: Iterable[Block]) -> list[str]:
@@ -150,9 +137,9 @@ class Supply:
         return list(dict.fromkeys(self._images[name] for name in names if name in self._images))
 
     def _gather(self, todo: list[Block], keep: set[str]) -> Gathered:
-        """Supply as many of these blocks as there is room for beside `keep`.
+        """Pull the images of as many of these blocks as fit together with the images `keep`.
 
-        An engine that goes away meanwhile is waited for. Raises UserError.
+        Waits for an engine that stops answering. Raises UserError.
         """
         if not self._of(todo):
             return Gathered(todo, todo)
@@ -163,215 +150,130 @@ class Supply:
                 why = str(error)[:300]
                 ENDING.wait(2**attempt)
                 engine.wait()
-        raise UserError(f"Docker fails again and again: {why}")
+        raise UserError(f"Docker failed {TRIES} times in a row: {why}")
 
     def _gather_once(self, todo: list[Block], keep: set[str]) -> Gathered:
-        self._names.clear()
-        self._hold(keep)
-        self._kept = self._kept or image_cache.ours()
-        wave, lacking = self._choose(todo, keep)
-        self._hold(keep | self._of(wave))
-        self._make_room(keep | self._of(wave), lacking)
-        puller = replace(self._puller, room=self._room(wave))
+        disk = self._disk
+        disk.forget_names()
+        disk.lock(keep)
+        disk.load()
+        wave, lacking_bytes = self._choose(todo, keep)
+        disk.lock(keep | self._of(wave))
+        disk.make_room(keep | self._of(wave), lacking_bytes)
+        # The first block is exempt: it is pulled in any case, if only to be found too large.
+        puller = replace(self._puller, watch=disk.watch(self._of(wave[:1])))
         images = self._in_order(wave)
         for future in [background(self._supply, image, puller) for image in images]:
             future.result()
-        self._names.clear()
-        self._hold(keep | self._of(wave))
-        had = [block for block in wave if not {"failed", "needed"} & self._states(block)]
-        here = self._within(had, keep)
+        disk.forget_names()
+        disk.lock(keep | self._of(wave))
+        complete = [block for block in wave if not {"failed", "needed"} & self._states(block)]
+        ready = self._within_budget(complete, keep)
         failed = [block for block in wave if self.lacks(block)]
-        self._any = self._any or bool(here)
-        return Gathered([*failed, *here], here)
+        self._one_fits = self._one_fits or bool(ready)
+        return Gathered([*failed, *ready], ready)
 
-    def _wait_for_room(self) -> None:
-        """The last try is not lost on a disk that others filled for a while."""
-        if why := self._lacks_room():
-            self._puller.say(f"{why}; it is waited for")
+    def _wait_for_space(self) -> None:
+        """Wait for a disk that other programs fill, so that the last try does not fail for it."""
+
+        def lacks_space() -> str:
+            return "" if self.stopped() else self._disk.lacks_space()
+
+        if why := lacks_space():
+            self._puller.say(f"waiting for disk space: {why}")
         with contextlib.suppress(UserError):
-            patience.wait(self._lacks_room, self._puller.patience_s)
-
-    def _lacks_room(self) -> str:
-        free = engine.free_bytes()
-        if free is None or self.stopped():
-            return ""
-        going = sum(one.unshared_bytes for one in self._kept if image_cache.free_to_go(one))
-        short = free + going < self._budget.reserve_bytes
-        return "Docker's disk has no more than its reserve; make room there" if short else ""
-
-    def lacks(self, block: Block) -> bool:
-        """An image of its could not be had."""
-        return "failed" in self._states(block)
-
-    def _states(self, block: Block) -> set[State]:
-        return {self._ledger[image].state for image in self._of([block])}
-
-    def _room(self, wave: list[Block]) -> Room | None:
-        """So that the budget holds whatever a wave's images take; None where that cannot be told.
-
-        The first block is pulled in any case, if only to be found too large.
-        """
-        free, budget = engine.free_bytes(), self._budget.ours_bytes
-        if free is None or budget is None:
-            return None
-        left = max(0, budget - sum(one.unshared_bytes for one in self._kept))
-        return Room(free - left, self._of(wave[:1]))
+            patience.wait(lacks_space, self._puller.patience_s)
 
     def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
-        """The next wave, and the bytes that its images will take as far as can be known."""
-        mine = self._named(set(self._bases))
-        alike = [one.unshared_bytes for one in self._kept if not mine.isdisjoint(one.names)]
-        each = max(alike, default=0)
-        here = cache(self._is_here)
+        """The next wave, and the bytes that its missing images are expected to take."""
+        each_bytes = self._disk.largest_of_run()
+        is_ready = cache(self._disk.is_ready)
         wave: list[Block] = []
-        lacking = 0
+        lacking_bytes = 0
         for block in todo:
             images = self._of([*wave, block])
-            missing = sum(not here(image) for image in images)
-            if not self._fits(keep | images, missing * each) and (wave or keep):
+            missing = sum(not is_ready(image) for image in images)
+            fits = self._disk.fits(keep | images, missing * each_bytes)
+            if not fits and (wave or keep):
                 break
-            wave, lacking = [*wave, block], missing * each
-            if missing and not each:
-                # What an image costs is known when the first ones are here; until then there is
-                # room for such as others are.
-                guess = max((one.unshared_bytes for one in self._kept), default=0)
-                return wave, missing * guess
-        return wave, lacking
+            wave, lacking_bytes = [*wave, block], missing * each_bytes
+            if missing and not each_bytes:
+                # The first block shows what this run's images take. Until then, make room as for
+                # the largest image of another run.
+                return wave, missing * self._disk.largest()
+        return wave, lacking_bytes
 
-    def _named(self, images: AbstractSet[str]) -> set[str]:
-        """All names of these images; the engine is asked once a wave for each."""
-        for image in images - self._names.keys():
-            self._names[image] = {image, name_of(image, self._bases[image])} - {""}
-        return set().union(*(self._names[image] for image in images))
+    def _within_budget(self, wave: list[Block], keep: set[str]) -> list[Block]:
+        """The blocks that stay within the budget, now that the sizes of their images are known.
 
-    def _is_here(self, image: str) -> bool:
-        """As trials need it."""
-        names = self._named({image})
-        return len(names) == 2 and all(map(engine.has, names))
-
-    def _fits(self, images: AbstractSet[str], more_bytes: int) -> bool:
-        staying = self._staying(images)
-        needed = self._named(images)
-        going = sum(
-            one.unshared_bytes
-            for one in self._kept
-            if needed.isdisjoint(one.names) and image_cache.free_to_go(one)
-        )
-        free = engine.free_bytes()
-        budget = self._budget.ours_bytes
-        share = 2 if self._beside else 1
-        if budget is not None and staying + more_bytes > budget / share:
-            return False
-        return free is None or free + going - more_bytes >= self._budget.reserve_bytes
-
-    def _staying(self, images: AbstractSet[str]) -> int:
-        needed = self._named(images)
-        return sum(one.unshared_bytes for one in self._kept if not needed.isdisjoint(one.names))
-
-    def _make_room(self, images: AbstractSet[str], more_bytes: int) -> bool:
-        """Let go what is needed least recently, as far as these bytes and the reserve ask; True if
-        anything went."""
-        needed, gone = self._named(images), False
-        total = sum(one.unshared_bytes for one in self._kept)
-        for one in [one for one in self._kept if needed.isdisjoint(one.names)]:
-            free = engine.free_bytes()
-            budget = self._budget.ours_bytes
-            over = budget is not None and total + more_bytes > budget
-            short = free is not None and free - more_bytes < self._budget.reserve_bytes
-            if not over and not short:
-                break
-            if image_cache.let_go(one):
-                gone = True
-                total -= one.unshared_bytes
-                self._kept.remove(one)
-                for name in one.names:
-                    if name in self._ledger:
-                        why = {"state": "let go", "why": "to make room"}
-                        self._note(self._ledger[name].model_copy(update=why))
-        return gone
-
-    def _hold(self, images: AbstractSet[str]) -> None:
-        needed = self._named(images)
-        for image in self._held - needed:
-            locks.release(image)
-        for image in needed - self._held:
-            locks.hold(image)
-        self._held = needed
-
-    def _within(self, wave: list[Block], keep: set[str]) -> list[Block]:
-        """What is within the budget now that the costs are known.
-
-        A block that is too large comes last, with the others that cannot be had now.
+        A single block that is too large fails; it is tried once more at the end.
         """
-        self._kept, budget = image_cache.ours(), self._budget.ours_bytes
-        while budget is not None:
+        self._disk.refresh()
+        budget_bytes = self._disk.budget.cache_bytes
+        while budget_bytes is not None:
             needed = keep | self._of(wave)
-            if self._make_room(needed, 0):
-                self._kept = (
-                    image_cache.ours()
-                )  # what shared bytes with those that went, has them alone
+            if self._disk.make_room(needed, 0):
+                self._disk.refresh()  # bytes that evicted images shared now count for the others
                 continue
-            staying = self._staying(needed)
-            if staying <= budget or not wave:
+            used_bytes = self._disk.used_bytes(needed)
+            if used_bytes <= budget_bytes or not wave:
                 break
             if len(wave) == 1 and not keep:
-                why = (
-                    f"the images of one block take {staying >> 20} MiB, and the disk budget is "
-                    f"{budget >> 20} MiB"
-                )
-                self._large.append(why)
-                if len(self._large) >= LARGE_MAX and not self._any:
-                    self._refuse()
-                failed = {"state": "failed", "why": why}
-                for image in self._of(wave):
-                    self._note(self._ledger[image].model_copy(update=failed))
+                self._fail_too_large(wave[0], used_bytes, budget_bytes)
                 return []
             wave = wave[:-1]
         return wave
 
+    def _fail_too_large(self, block: Block, used_bytes: int, budget_bytes: int) -> None:
+        """Raises UserError if it is one of many, and none has fitted yet."""
+        why = (
+            f"the images of one block take {used_bytes >> 20} MiB, but the disk budget is "
+            f"{budget_bytes >> 20} MiB"
+        )
+        self._too_large.append(why)
+        if len(self._too_large) >= TOO_LARGE_MAX and not self._one_fits:
+            self._refuse()
+        for image in self._of([block]):
+            self._ledger.change(image, "failed", why)
+
     def _refuse(self) -> NoReturn:
-        why = self._large[0]
-        raise UserError(f"{why[0].upper()}{why[1:]}; raise it or make block_size smaller.")
+        why = self._too_large[0]
+        raise UserError(f"{why[0].upper()}{why[1:]}; raise --disk-budget or lower block_size.")
 
     def _supply(self, image: str, puller: Puller) -> None:
-        """Have one image here; the ledger says what became of it."""
+        """Pull one image, or strip the one that the engine has; the ledger gets the result."""
+        base = self._bases[image]
         with self._workers:
-            self._have(image, puller)
-
-    def _have(self, image: str, puller: Puller) -> None:
-        if engine.has(image):
-            if image_cache.is_ours(image):
-                image_cache.mark(image)
-            try:
-                name = without_future(image, self._bases[image])
-            except SandboxFailed as error:
-                state: State = "absent" if isinstance(error, Unfit) else "failed"
-                self._note(Entry(image=image, state=state, why=str(error)))
+            if engine.has(image):
+                self._ledger.write(_prepared(image, base))
                 return
-            self._note(Entry(image=image, state="present", id=name))
-            return
-        self._note(Entry(image=image, state="pulling"))
-        self._note(puller.pull(image, self._bases[image]))
-
-    def _note(self, entry: Entry) -> None:
-        with self._lock:
-            self._ledger[entry.image] = entry
-            try:
-                Ledger(images=tuple(self._ledger.values())).write(self._path)
-            except OSError as error:
-                raise UserError(f"{self._path} cannot be written: {error.strerror}.") from None
+            self._ledger.write(Entry(image=image, state="pulling"))
+            self._ledger.write(puller.pull(image, base))
 
 
-def supply_of(
+def _prepared(image: str, base: str) -> Entry:
+    """The entry of an image that the engine has, once it is stripped."""
+    if image_cache.is_cached(image):
+        image_cache.mark(image)
+    try:
+        name = history_stripped(image, base)
+    except SandboxFailed as error:
+        state: State = "absent" if isinstance(error, CannotStrip) else "failed"
+        return Entry(image=image, state=state, why=str(error))
+    return Entry(image=image, state="present", id=name)
+
+
+def supply_for(
     spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
 ) -> Supply:
-    """As the spec has it; a login comes from the environment, or is what `docker login` left.
+    """The supply that a specification asks for. Its time budget starts now.
 
-    The time budget begins now.
+    A login comes from the environment, or is what `docker login` stored.
     """
-    reserve, ours = int(1e9 * spec.disk_reserve_gb), spec.disk_budget_gb
-    until = time.monotonic() + (spec.time_budget_s or math.inf)
+    reserve_bytes = int(1e9 * spec.disk_reserve_gb)
+    budget_bytes = None if spec.disk_budget_gb is None else int(1e9 * spec.disk_budget_gb)
+    until_s = time.monotonic() + (spec.time_budget_s or math.inf)
     mirror = Mirror(spec.mirror) if spec.mirror else None
-    puller = Puller(mirror, login(), reserve, until_s=until, say=say)
-    budget = Budget(reserve, None if ours is None else int(1e9 * ours))
+    puller = Puller(mirror, login(), reserve_bytes, until_s=until_s, say=say)
+    budget = Budget(reserve_bytes, budget_bytes)
     return Supply(instances, budget, puller, ledger, spec.pull_workers, spec.pull_beside)

@@ -51,7 +51,7 @@ def lacks(instance: Instance) -> bool:
 def make(instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
     """A fresh sandbox. Raises SandboxFailed."""
     image, base = instance.row.image, instance.row.base_commit
-    name = image if instance.files else history.without_future(image, base)
+    name = image if instance.files else history.history_stripped(image, base)
     return Docker(name, instance.files, bounds.caps, network, bounds.run)
 
 

@@ -49,9 +49,9 @@ def supplies(
     with_image = [instance for instance in instances if not instance.files]
     if not with_image:
         return NothingToFetch()
-    from kvci.images.supply import supply_of
+    from kvci.images.supply import supply_for
 
-    return supply_of(spec, with_image, ledger, say)
+    return supply_for(spec, with_image, ledger, say)
 
 
 def waves(

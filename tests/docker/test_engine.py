@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from kvci.docker import engine
-from kvci.images.history import _as_before
+from kvci.images.history import _commit_config
 
 
 def stats(free_blocks: int, files: int, free_files: int) -> os.statvfs_result:
@@ -48,5 +48,5 @@ def test_newer_engine_is_used_with_known_api(
 
 
 def test_unset_image_settings_become_defaults() -> None:
-    settings = _as_before(SimpleNamespace(id="x", attrs={"Config": {"Labels": None}}))
+    settings = _commit_config(SimpleNamespace(id="x", attrs={"Config": {"Labels": None}}))
     assert (settings["Entrypoint"], settings["Cmd"], settings["User"]) == ([], ["/bin/bash"], "")

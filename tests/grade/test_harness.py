@@ -146,9 +146,10 @@ def test_the_verb_cross_checks_on_a_stripped_image(tmp_path: Path) -> None:
             asked = [*words, "--engine", f"replay:{tmp_path / run}.json", "--run-id", run]
             done = CliRunner().invoke(main, ["run", *asked])
             assert done.exit_code == 0, done.output
-    assert image_cache.is_ours(name) and engine.client().images.get(name).labels[history.OF], (
-        "stripped"
-    )
+    assert (
+        image_cache.is_cached(name)
+        and engine.client().images.get(name).labels[history.STRIPPED_FROM]
+    ), "stripped"
     for run, cls in (("gold", "OK"), ("seen", "A11a")):
         folder = tmp_path / run
         (outcome,) = RunDirectory(folder).outcomes()
@@ -165,8 +166,8 @@ def test_the_verb_cross_checks_on_a_stripped_image(tmp_path: Path) -> None:
     assert done.exit_code == 1 and "resolved is True, the harness reports False" in done.output, (
         done.output
     )
-    (kept,) = [each for each in image_cache.ours() if name in each.names]
-    assert image_cache.let_go(kept)
+    (kept,) = [each for each in image_cache.cached_images() if name in each.names]
+    assert image_cache.evict(kept)
 
 
 def ours(one: Row, patch: str, folder: Path) -> Graded:

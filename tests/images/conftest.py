@@ -1,38 +1,67 @@
-"""The images of real runs on this machine stay, whatever room the tests make."""
+"""The tests evict images, but not those of real runs on this machine."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from kvci.docker import engine
+from kvci.docker.engine import OWNER
 from kvci.errors import UserError
 from kvci.images import image_cache
-
-HOLD = """
-import sys
-from kvci.images import locks
-for name in sys.argv[1:]:
-    locks.hold(name)
-print("held", flush=True)
-sys.stdin.read()
-"""
+from kvci.sandbox import Limits
+from kvci.sandbox.container import Docker
+from tests.images.other_process import locking
+from tests.images.registry import (
+    CLEAN,
+    LAYER_BYTES,
+    NO_LATER_HISTORY,
+    TO_STRIP,
+    Registry,
+    evict,
+    serving,
+)
+from tests.made_images import calibration_image
 
 
 @pytest.fixture(scope="session", autouse=True)
-def others() -> Iterator[None]:
-    """Held by another process: what one holds itself it may let go."""
+def real_images_locked() -> Iterator[None]:
+    """Another process locks them, because a process may evict what it has locked itself."""
     try:
         engine.check()
     except UserError:
         yield
         return
-    kept = [
-        one.names for one in image_cache.ours() if not any("kvci-test/" in n for n in one.names)
+    cached = [
+        one.names
+        for one in image_cache.cached_images()
+        if not any("kvci-test/" in name for name in one.names)
     ]
-    words = [sys.executable, "-c", HOLD, *(name for names in kept for name in names)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout and holder.stdout.readline() == b"held\n"
+    with locking(*(name for names in cached for name in names)):
         yield
-        holder.kill()
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Registry]:
+    """A registry with the images CLEAN and TO_STRIP."""
+    base = calibration_image()
+    fill = f"head -c {LAYER_BYTES} /dev/urandom > /layer"
+    with serving() as one:
+        for repository, change in ((TO_STRIP, fill), (CLEAN, f"{fill}; {NO_LATER_HISTORY}")):
+            box = Docker(base, {"a.py": "x = 1\n"})
+            assert box.script(change, Limits()).code == 0
+            made = box._container.commit("kvci-test", "push", conf={"Labels": {OWNER: ""}})
+            box.close()
+            one.push("kvci-test:push", repository)
+            engine.client().images.remove(made.id, force=True)
+        yield one
+
+
+@pytest.fixture
+def image(registry: Registry) -> Iterator[str]:
+    """The name of CLEAN; the engine does not have it before and after the test."""
+    registry.fault = None
+    registry.requests.clear()
+    name = f"{registry.address}/{CLEAN}:latest"
+    yield name
+    evict(name)
+    assert not engine.has(name)

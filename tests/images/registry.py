@@ -1,4 +1,4 @@
-"""A real registry on this machine, behind a proxy that fails as registries do."""
+"""A real registry on this machine, behind a proxy that imitates the failures of registries."""
 
 import contextlib
 import shutil
@@ -14,11 +14,12 @@ from pathlib import Path
 import httpx
 
 from kvci.docker import engine
+from kvci.images import image_cache
 from kvci.sandbox import Limits
 from kvci.sandbox.container import Docker
 from kvci.tasks.instance import Instance
 from tests.answers import Quiet, answer, listening
-from tests.made_images import calibration_image, cannot
+from tests.made_images import calibration_image, skip_or_fail
 
 CONFIG = """
 version: 0.1
@@ -26,10 +27,14 @@ log: {{accesslog: {{disabled: true}}, level: error}}
 storage: {{filesystem: {{rootdirectory: {folder}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
-NOTHING_TOLD = "cd /testbed/.git && rm -r logs COMMIT_EDITMSG"
-"""So that nothing has to be stripped, which takes an engine seconds."""
+NO_LATER_HISTORY = "cd /testbed/.git && rm -r logs COMMIT_EDITMSG"
+"""Then nothing has to be stripped, which takes the engine seconds."""
+CLEAN, TO_STRIP = "kvci-test/pulled", "kvci-test/to-strip"
+"""Repositories whose image has nothing to strip, and something."""
+LAYER_BYTES = 1 << 20
+"""Each of these images has a layer of this size."""
 Fault = Callable[["Handler"], bool]
-"""Answers a request in its own way, and says if it did."""
+"""Returns True if it has answered the request itself."""
 
 
 def free_port() -> int:
@@ -41,16 +46,16 @@ def free_port() -> int:
 
 @dataclass
 class Registry:
-    """Its address is the proxy's; what `fault` lets through reaches the real one."""
+    """`address` is the proxy's. Requests that `fault` does not answer reach the real registry."""
 
     address: str
     real: str
     fault: Fault | None = None
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
 
     def push(self, image: str, repository: str) -> str:
-        """Put an image of the engine's into the registry, not through the proxy; its name there."""
+        """Push one of the engine's images past the proxy; returns its name at the proxy."""
         direct, name = f"{self.real}/{repository}", f"{self.address}/{repository}"
         engine.client().images.get(image).tag(direct, "latest")
         for line in engine.client().api.push(direct, "latest", stream=True, decode=True):
@@ -63,7 +68,7 @@ class Handler(Quiet):
     registry: Registry
 
     def do_GET(self) -> None:
-        self.registry.asked.append(f"{self.command} {self.path}")
+        self.registry.requests.append(f"{self.command} {self.path}")
         if self.registry.fault and self.registry.fault(self):
             return
         headers = {name: value for name, value in self.headers.items() if name != "Host"}
@@ -85,16 +90,17 @@ class Handler(Quiet):
 
 
 @contextlib.contextmanager
-def serving(found: str = "", kept: Path | None = None) -> Iterator[Registry]:
-    """By the program that was found, if it was; skips where there is none, with CI=true fails.
+def serving(binary: str = "", data: Path | None = None) -> Iterator[Registry]:
+    """A running registry; skips if its program is not available, and fails if CI=true.
 
-    What it holds lies in `kept`, for the next one, or is gone when it ends.
+    `binary` is the program, if it is known. The images are in `data`, where a later registry finds
+    them, or are removed at the end.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
-        data = kept or folder / "data"
-        (folder / "config.yml").write_text(CONFIG.format(folder=data, port=port))
-        words = [found or program(folder), "serve", str(folder / "config.yml")]
+        config = CONFIG.format(folder=data or folder / "data", port=port)
+        (folder / "config.yml").write_text(config)
+        words = [binary or program(folder), "serve", str(folder / "config.yml")]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
@@ -114,7 +120,7 @@ def serving(found: str = "", kept: Path | None = None) -> Iterator[Registry]:
 
 
 def program(folder: Path) -> str:
-    """Debian's docker-registry, which need not be set up."""
+    """The path of docker-registry, unpacked from Debian's package if it is not installed."""
     found = shutil.which("docker-registry")
     if found:
         return found
@@ -123,22 +129,45 @@ def program(folder: Path) -> str:
     )
     script = f"cd {folder} && {update} && dpkg -x docker-registry_*.deb ."
     if subprocess.run(script, shell=True, capture_output=True).returncode:
-        cannot("there is no docker-registry here")
+        skip_or_fail("docker-registry is not installed and cannot be downloaded")
     return str(folder / "usr" / "bin" / "docker-registry")
 
 
 def synthetic(
     registry: Registry, instances: list[Instance], layer_bytes: int, rows: Path, kind: str = "s"
 ) -> None:
-    """An image for each instance with a layer of its own, in the registry alone; `rows` says so."""
-    base, made = calibration_image(), []
+    """Push an image with a layer of its own for each instance; `rows` gets the rows that name them.
+
+    The engine has none of these images afterwards.
+    """
+    base, lines = calibration_image(), []
     for number, instance in enumerate(instances):
         box = Docker(base, instance.files)
         fill = f"head -c {layer_bytes} /dev/urandom > /layer"
-        assert box.script(f"{fill}; {NOTHING_TOLD}", Limits(file_mib=1024)).code == 0
+        assert box.script(f"{fill}; {NO_LATER_HISTORY}", Limits(file_mib=1024)).code == 0
         committed = box._container.commit("kvci-test", f"{kind}{number}")
         box.close()
         name = registry.push(f"kvci-test:{kind}{number}", f"kvci-test/{kind}{number}")
         engine.client().images.remove(committed.id, force=True)
-        made.append(instance.row.model_copy(update={"image": name}).model_dump_json())
-    rows.write_text("\n".join(made) + "\n")
+        lines.append(instance.row.model_copy(update={"image": name}).model_dump_json())
+    rows.write_text("\n".join(lines) + "\n")
+
+
+def fail(seconds: float, status: int, wait: str = "") -> Fault:
+    """Answer requests for manifests with this status, for so many seconds from now."""
+    until = time.monotonic() + seconds
+
+    def fault(handler: Handler) -> bool:
+        if "/manifests/" not in handler.path or time.monotonic() > until:
+            return False
+        handler.refuse(status, {"Retry-After": wait} if wait else None)
+        return True
+
+    return fault
+
+
+def evict(name: str) -> None:
+    """Evict the image of this name, which nothing may need."""
+    for cached in image_cache.cached_images():
+        if name in cached.names:
+            assert image_cache.evict(cached)

@@ -16,18 +16,18 @@ from kvci.tasks.script import script
 from kvci.threads import background
 from tests.images.registry import Registry
 
-Found = dict[tuple[str, str], str]
-"""Instance and arm -> class."""
+Classes = dict[tuple[str, str], str]
+"""(instance, arm) -> class code."""
 
 
-class Shelves:
-    """The most images of the registry that the engine ever had."""
+class MostImages:
+    """Counts the registry's images that the engine has; `most` is the largest count."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry, self._stop, self.most = registry, threading.Event(), 0
 
     def __enter__(self) -> Self:
-        self._looking = background(self._look)
+        self._counting = background(self._watch)
         return self
 
     def __exit__(
@@ -37,28 +37,28 @@ class Shelves:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._looking.result()  # raises what ended it before its time
+        self._counting.result()  # raises what stopped the count early
 
     def count(self) -> int:
-        """An image and what it was before it was stripped are one: they share all bytes."""
-        there = engine.client().api.images(f"{self._registry.address}/kvci-test/*")
-        names = (name for one in there for name in one["RepoTags"] or one["RepoDigests"] or ())
+        """The images now. An image and its history-stripped one share all bytes and count once."""
+        images = engine.client().api.images(f"{self._registry.address}/kvci-test/*")
+        names = (name for one in images for name in one["RepoTags"] or one["RepoDigests"] or ())
         return len({name.rpartition("/")[2].split("@")[0].split(":")[0] for name in names})
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while not self._stop.wait(0.05):
             self.most = max(self.most, self.count())
 
 
 def budget_gb(images: int, layer_bytes: int) -> float:
-    """Holds so many images with a layer of their own, and no more."""
+    """A budget for so many images with a layer of their own, and no more."""
     return (images + 0.5) * layer_bytes / 1e9
 
 
-def asked(
+def fields(
     rows: Path, instances: list[Instance], out: Path, other: dict[str, object]
 ) -> dict[str, object]:
-    """The spec."""
+    """The fields of the run's specification; writes the replay engine's script."""
     answers, _ = script(instances)
     answers.write(out / "script.json")
     return {
@@ -76,17 +76,17 @@ def asked(
     } | other
 
 
-def ran(
+def scripted_run(
     rows: Path, instances: list[Instance], out: Path, **other: object
-) -> tuple[Path, bool, Found]:
-    """The run's folder, if all of it happened, and what it found."""
-    spec = load(None, asked(rows, instances, out, other))
+) -> tuple[Path, bool, Classes]:
+    """Run it; the run's folder, whether all trials happened, and the classes."""
+    spec = load(None, fields(rows, instances, out, other))
     folder, summary = run(spec, "r", Console(soft_wrap=True))
     found = {(o.instance, o.arm): str(o.cls) for o in RunDirectory(folder).outcomes()}
     return folder, summary.succeeded, found
 
 
-def table(instances: list[Instance]) -> Found:
-    """What it must find."""
+def expected_classes(instances: list[Instance]) -> Classes:
+    """The classes that the scripted run must report."""
     _, expected = script(instances)
     return {(name, arm): cls for name, cls in expected.items() for arm in ("f16-f16", "q8_0-q8_0")}

@@ -1,4 +1,4 @@
-"""What a model could read of the time after its base: nothing, wherever it was put."""
+"""A model can read nothing that is later than the base commit, wherever it is stored."""
 
 import contextlib
 import re
@@ -9,7 +9,8 @@ import pytest
 from kvci.docker import engine
 from kvci.docker.engine import OWNER
 from kvci.images import history
-from kvci.images.history import Unfit, without_future
+from kvci.images.history import CannotStrip, history_stripped
+from kvci.images.strip_script import CANNOT_STRIP
 from kvci.sandbox import Limits, SandboxFailed
 from kvci.sandbox.container import Docker
 from tests.made_images import calibration_image
@@ -21,7 +22,7 @@ set -e; cd /testbed; git config user.name x; git config user.email x
 git tag past; git tag -a annotated -m 'an old release'
 echo y >> a.py; git commit -qam base; git branch -q other HEAD~1; git tag v1
 """
-FUTURE = """
+LATER = """
 set -e; cd /testbed
 plant() { echo "planted_$1 = 1" > a.py; git commit -qam "planted_$1"; }
 git checkout -q -b later; plant commit; plant commit_two
@@ -54,13 +55,13 @@ git reflog | grep planted; git config --list | grep planted; true
 
 
 def remove(image: str) -> None:
-    """With all that was made of it."""
+    """Remove the image and the images that were stripped from it."""
     if engine.has(image):
         images = engine.client().images
         digest = images.get(image).id
-        for made in images.list(history.STRIPPED):
-            if made.labels.get(history.OF) == digest:
-                images.remove(made.id, force=True)
+        for stripped in images.list(history.STRIPPED):
+            if stripped.labels.get(history.STRIPPED_FROM) == digest:
+                images.remove(stripped.id, force=True)
         if engine.has(image):
             images.remove(images.get(image).id, force=True)
 
@@ -69,8 +70,8 @@ def remove(image: str) -> None:
 def changed(
     image: str, change: str, files: dict[str, str] | None = None
 ) -> Iterator[tuple[bytes, Docker]]:
-    """What the change of an image printed, and a container as a trial of the new image has it."""
-    name = f"{NAME}:future"
+    """The output of the change, and a container of the changed image as a trial gets it."""
+    name = f"{NAME}:later"
     box = Docker(image, files)
     try:
         done = box.script(change, Limits())
@@ -79,7 +80,7 @@ def changed(
     finally:
         box.close()
     try:
-        seen = Docker(without_future(name, "HEAD"))
+        seen = Docker(history_stripped(name, "HEAD"))
         try:
             yield done.output, seen
         finally:
@@ -90,7 +91,7 @@ def changed(
 
 @pytest.fixture(scope="module")
 def past() -> Iterator[str]:
-    """An image of the calibration suite with a past."""
+    """An image of the calibration suite with an earlier history."""
     box = Docker(calibration_image(), FILES)
     try:
         assert box.script(PAST, Limits()).code == 0
@@ -103,55 +104,56 @@ def past() -> Iterator[str]:
 
 @pytest.fixture
 def image(past: str) -> Iterator[str]:
-    """The same; what a test makes of it as its future is gone when the test ends."""
+    """The same image; what a test commits as `later` is removed when the test ends."""
     yield past
-    remove(f"{NAME}:future")
+    remove(f"{NAME}:later")
 
 
-def test_an_image_that_tells_nothing_is_taken_as_it_is(image: str) -> None:
+def test_a_clean_image_stays_as_it_is(image: str) -> None:
     images = engine.client().images
-    clean = images.get(without_future(image, "HEAD")).id
-    assert clean != images.get(image).id, "it has reflogs"
+    clean = images.get(history_stripped(image, "HEAD")).id
+    assert clean != images.get(image).id, "its reflogs are removed"
     for name in (image, clean):
-        assert images.get(without_future(name, "HEAD")).id == clean
+        assert images.get(history_stripped(name, "HEAD")).id == clean
         assert history.identity(name) == images.get(image).id
 
 
-def test_what_somebody_made_of_it_is_another_image(image: str) -> None:
-    """A mended image kept the answer that its preflight had before."""
-    box = Docker(without_future(image, "HEAD"))
+def test_an_image_made_from_it_has_another_identity(image: str) -> None:
+    """Earlier, an image that a person had repaired kept the preflight result of the broken one."""
+    box = Docker(history_stripped(image, "HEAD"))
     try:
-        box.run("touch /mended", Limits())
-        mended = box._container.commit(NAME, "mended")
-        assert mended.labels[history.OF] == engine.client().images.get(image).id
-        assert history.identity(f"{NAME}:mended") == mended.id
+        box.run("touch /repaired", Limits())
+        repaired = box._container.commit(NAME, "repaired")
+        assert repaired.labels[history.STRIPPED_FROM] == engine.client().images.get(image).id
+        assert history.identity(f"{NAME}:repaired") == repaired.id
     finally:
         box.close()
-        engine.client().images.remove(f"{NAME}:mended", force=True)
+        engine.client().images.remove(f"{NAME}:repaired", force=True)
 
 
-def test_what_only_a_message_tells_is_removed_too(image: str) -> None:
-    """No object is of another time here."""
-    told = "git update-ref -m planted_message HEAD HEAD --create-reflog && mkdir .git/rebase-apply"
-    told = f"{told} && echo planted_patch > .git/rebase-apply/patch && ls .git/logs"
-    with changed(without_future(image, "HEAD"), told) as (_, seen):
+def test_later_messages_are_removed(image: str) -> None:
+    """Only messages are later here, not objects."""
+    change = """
+git update-ref -m planted_message HEAD HEAD --create-reflog && mkdir .git/rebase-apply &&
+  echo planted_patch > .git/rebase-apply/patch && ls .git/logs"""
+    with changed(history_stripped(image, "HEAD"), change) as (_, seen):
         assert seen.script(EVERYTHING, Limits()).output == b""
 
 
-def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str) -> None:
+def test_the_fix_is_unreadable_and_the_past_readable(image: str) -> None:
     box = Docker(image)
     try:
-        done = box.script(FUTURE, Limits())
+        done = box.script(LATER, Limits())
         assert done.code == 0, done.output
         kinds = ("commit", "tag", "reflog", "stash", "orphan", "remote", "replaced", "note")
         everything = box.script(EVERYTHING, Limits()).output.decode()
         for kind in (*kinds, "worktree", "annotated", "message", "loose", "staged"):
             assert f"planted_{kind}" in everything, kind
-        box._container.commit(NAME, "future")
-        stripped = without_future(f"{NAME}:future", "HEAD")
-        assert stripped == without_future(f"{NAME}:future", "HEAD")
+        box._container.commit(NAME, "later")
+        stripped = history_stripped(f"{NAME}:later", "HEAD")
+        assert stripped == history_stripped(f"{NAME}:later", "HEAD")
         labels = engine.client().images.get(stripped).labels
-        assert not labels.get(OWNER), "every container of it would be taken for ours"
+        assert not labels.get(OWNER), "kvci would take every container of it for its own"
         seen = Docker(stripped)
         try:
             assert seen.script(EVERYTHING, Limits()).output == b""
@@ -169,27 +171,27 @@ def test_the_fix_cannot_be_read_wherever_it_was_put_and_the_past_can(image: str)
 
 
 def test_a_head_beyond_its_base_is_refused(image: str) -> None:
-    """The set-up's own commit on top of the base is no future; another one may be."""
+    """The set-up's one commit on top of the base is allowed; a second one may be a fix."""
     box = Docker(image)
     commits = "git commit -qm one --allow-empty; {}git rev-parse HEAD~{} HEAD~1"
     try:
         done = box.script(f"cd /testbed; {commits.format('', 1)}", Limits())
         base = done.output.decode().split()[0]
-        box._container.commit(NAME, "future")
-        assert without_future(f"{NAME}:future", base)
+        box._container.commit(NAME, "later")
+        assert history_stripped(f"{NAME}:later", base)
         for other in ("0" * 40, "--help", "past; rm -rf /testbed"):
-            with pytest.raises(Unfit, match=r"cannot be stripped.*its HEAD is not"):
-                without_future(f"{NAME}:future", other)
+            with pytest.raises(CannotStrip, match=r"cannot be stripped.*its HEAD is not"):
+                history_stripped(f"{NAME}:later", other)
         box.script("cd /testbed; git commit -qm two --allow-empty", Limits())
         box._container.commit(NAME, "beyond")
-        with pytest.raises(Unfit, match="its HEAD is not"):
-            without_future(f"{NAME}:beyond", base)
+        with pytest.raises(CannotStrip, match="its HEAD is not"):
+            history_stripped(f"{NAME}:beyond", base)
     finally:
         box.close()
         remove(f"{NAME}:beyond")
 
 
-def test_a_submodule_s_future_goes_and_what_is_checked_out_stays(image: str) -> None:
+def test_a_submodule_keeps_only_its_past(image: str) -> None:
     plant = """
 set -e; export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=protocol.file.allow GIT_CONFIG_VALUE_0=always
 git config --global user.name x; git config --global user.email x
@@ -210,36 +212,38 @@ done; git submodule status; git status --porcelain; git -C inner log --oneline""
         done = box.script(plant, Limits())
         assert done.code == 0, done.output
         assert box.script(look, Limits()).output.count(b"planted_inner") > 1
-        box._container.commit(NAME, "future")
-        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
+        box._container.commit(NAME, "later")
+        seen = Docker(history_stripped(f"{NAME}:later", "HEAD"))
         try:
-            said = seen.script(look, Limits()).output
-            assert b"planted" not in said and b"part (" in said and b" own\n" in said, said
-            assert b"+part" in said or b" M part" not in said
+            output = seen.script(look, Limits()).output
+            assert b"planted" not in output and b"part (" in output and b" own\n" in output, output
+            assert b"+part" in output or b" M part" not in output
         finally:
             seen.close()
     finally:
         box.close()
 
 
-def test_what_starts_an_image_is_its_own(image: str) -> None:
-    """The stripped one began the strip again, and the harness, which gives a command alone, found
-    its container ended."""
+def test_a_stripped_image_keeps_its_own_command(image: str) -> None:
+    """Earlier, a stripped image ran the strip script again when it started.
+
+    The harness gives a command and no entrypoint, so its container ended at once.
+    """
     box = Docker(image)
-    box._container.commit(NAME, "future", conf={"Cmd": ["sleep", "7"]})
+    box._container.commit(NAME, "later", conf={"Cmd": ["sleep", "7"]})
     box.close()
     images = engine.client().images
     before, after = (
         images.get(name).attrs["Config"]
-        for name in (f"{NAME}:future", without_future(f"{NAME}:future", "HEAD"))
+        for name in (f"{NAME}:later", history_stripped(f"{NAME}:later", "HEAD"))
     )
     assert (
-        images.get(f"{NAME}:future").id != images.get(without_future(f"{NAME}:future", "HEAD")).id
+        images.get(f"{NAME}:later").id != images.get(history_stripped(f"{NAME}:later", "HEAD")).id
     )
     for key in ("Entrypoint", "Cmd", "Env", "WorkingDir"):
         assert (after[key] or []) == (before[key] or []), key
     done = engine.client().containers.run(
-        without_future(f"{NAME}:future", "HEAD"), "echo it runs", remove=True, network_mode="none"
+        history_stripped(f"{NAME}:later", "HEAD"), "echo it runs", remove=True, network_mode="none"
     )
     assert done == b"it runs\n"
 
@@ -251,8 +255,8 @@ def test_a_broken_tag_is_removed(image: str) -> None:
 
 
 @pytest.mark.long
-def test_a_bare_repository_and_one_without_a_commit(image: str) -> None:
-    """What the base has among its files stays as it is, and so does what tells nothing."""
+def test_bare_and_commitless_repositories_are_handled(image: str) -> None:
+    """A repository that the base tracks stays as it is, and so does one without later objects."""
     plant = """
 set -e; cd /testbed; git config --global user.name x; git config --global user.email x
 git init -q --bare fixture.git; touch fixture.git/refs/kept fixture.git/objects/kept
@@ -273,8 +277,8 @@ done; find fixture.git | sort | cmp - /before && ls -d empty/.git staged/.git"""
         done = box.script(plant, Limits())
         assert done.code == 0, done.output
         assert box.script(look, Limits()).output.count(b"planted") > 1
-        box._container.commit(NAME, "future")
-        seen = Docker(without_future(f"{NAME}:future", "HEAD"))
+        box._container.commit(NAME, "later")
+        seen = Docker(history_stripped(f"{NAME}:later", "HEAD"))
         try:
             done = seen.script(look, Limits())
             assert done.code == 0 and b"planted" not in done.output, done.output
@@ -285,7 +289,7 @@ done; find fixture.git | sort | cmp - /before && ls -d empty/.git staged/.git"""
         box.close()
 
 
-def test_a_later_tag_on_an_earlier_commit_keeps_its_name_alone(image: str) -> None:
+def test_a_later_tag_loses_only_its_message(image: str) -> None:
     plant = """
 set -e; cd /testbed; git config user.name x; git config user.email x
 GIT_COMMITTER_DATE='2001-01-01T00:00' git tag -a -m 'earlier words' before HEAD
@@ -294,27 +298,27 @@ git rev-parse HEAD~1; rm -rf .git/logs
 """
     with changed(image, plant) as (printed, seen):
         assert seen.script(EVERYTHING, Limits()).output == b""
-        said = seen.run("git rev-parse after; git tag -n1 -l before", Limits()).output
-        assert said.split()[0] == printed.split()[-1] and b"earlier words" in said
+        output = seen.run("git rev-parse after; git tag -n1 -l before", Limits()).output
+        assert output.split()[0] == printed.split()[-1] and b"earlier words" in output
 
 
-def test_what_cannot_be_stripped_or_is_not_here_is_never_tried() -> None:
+def test_a_missing_or_unstrippable_image_is_refused() -> None:
     with pytest.raises(SandboxFailed, match="kvci images pull"):
-        without_future("kvci-test:nowhere", "HEAD")
+        history_stripped("kvci-test:nowhere", "HEAD")
     box = Docker(calibration_image())
     try:
         box.script("mkdir -p /testbed", Limits())
         box._container.commit(NAME, "bare")
         with pytest.raises(SandboxFailed, match="cannot be stripped"):
-            without_future(f"{NAME}:bare", "HEAD")
+            history_stripped(f"{NAME}:bare", "HEAD")
     finally:
         box.close()
         engine.client().images.remove(f"{NAME}:bare", force=True)
 
 
 @pytest.mark.long
-def test_packs_whose_indexes_do_not_show_them_are_removed() -> None:
-    """One is cut, one is another pack's, one has a wrong byte; the base needs none of them."""
+def test_packs_without_a_valid_index_are_removed() -> None:
+    """One index is cut, one belongs to another pack, one has a wrong byte; the base needs none."""
     plant = """
 set -e; cd /testbed; git config user.name x; git config user.email x
 mkdir /other; git rev-parse HEAD | git pack-objects -q /other/pack > /dev/null
@@ -341,7 +345,7 @@ esac; done < /indexes
 
 
 @pytest.mark.parametrize("dirty", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_what_git_does_not_see_is_removed_too(dirty: bool) -> None:
+def test_files_that_git_ignores_are_removed(dirty: bool) -> None:
     """A pack without its index, one that was never finished, and grafts."""
     plant = """
 set -e; cd /testbed; git config user.name x; git config user.email x
@@ -360,10 +364,10 @@ rm -rf .git/logs /tmp/made* .git/ORIG_HEAD
         left = clean.script(
             "cd /testbed; ls .git/objects/pack .git/info; git log --oneline", Limits()
         )
-        said = left.output.decode()
-        assert "tmp_pack" not in said and "grafts" not in said and "planted" not in said
-        for pack in re.findall(r"(pack-\w+)\.pack", said):
-            assert f"{pack}.idx" in said
+        text = left.output.decode()
+        assert "tmp_pack" not in text and "grafts" not in text and "planted" not in text
+        for pack in re.findall(r"(pack-\w+)\.pack", text):
+            assert f"{pack}.idx" in text
         indexed = clean.script(
             "cd /testbed; git fsck; git cat-file --batch-all-objects --batch | grep -a planted",
             Limits(),
@@ -371,7 +375,7 @@ rm -rf .git/logs /tmp/made* .git/ORIG_HEAD
         assert b"planted" not in indexed.output
 
 
-def test_a_strip_that_was_killed_says_nothing_of_the_image(
+def test_a_killed_strip_does_not_condemn_the_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(history, "STRIP", "exit 137")
@@ -382,10 +386,10 @@ def test_a_strip_that_was_killed_says_nothing_of_the_image(
         box.close()
     try:
         with pytest.raises(SandboxFailed) as failed:
-            without_future(f"{NAME}:killed", "HEAD")
+            history_stripped(f"{NAME}:killed", "HEAD")
         assert type(failed.value) is SandboxFailed
-        monkeypatch.setattr(history, "STRIP", f"exit {history.UNFIT}")
-        with pytest.raises(Unfit):
-            without_future(f"{NAME}:killed", "HEAD")
+        monkeypatch.setattr(history, "STRIP", f"exit {CANNOT_STRIP}")
+        with pytest.raises(CannotStrip):
+            history_stripped(f"{NAME}:killed", "HEAD")
     finally:
         remove(f"{NAME}:killed")

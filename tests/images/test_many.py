@@ -1,4 +1,4 @@
-"""Sixty images through a budget that holds ten, in a daemon of the tests' own."""
+"""Sixty images within a budget of ten, in a Docker daemon of the tests' own."""
 
 import signal
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.docker import engine
-from kvci.images.supply import Ledger
+from kvci.images.ledger import Ledger
 from kvci.tasks.calibration import suite
 from tests.images.registry import Handler, Registry, program, serving, synthetic
-from tests.images.runs import Shelves, budget_gb, ran, table
+from tests.images.runs import MostImages, budget_gb, expected_classes, scripted_run
 from tests.made_images import calibration_image
 from tests.own_daemon import Daemon, own_daemon
 
@@ -24,8 +24,8 @@ DISK_BYTES = 6 << 30
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Registry]]:
-    found = program(tmp_path_factory.mktemp("registry"))  # the daemon's network has no packages
-    with own_daemon(DISK_BYTES) as daemon, serving(found) as registry:
+    binary = program(tmp_path_factory.mktemp("registry"))  # the daemon's network has no packages
+    with own_daemon(DISK_BYTES) as daemon, serving(binary) as registry:
         yield daemon, registry
 
 
@@ -34,19 +34,19 @@ def registry(own: tuple[Daemon, Registry]) -> Registry:
     return own[1]
 
 
-def images() -> set[str]:
+def image_ids() -> set[str]:
     return {image.id for image in engine.client().images.list(all=True)}
 
 
-def test_sixty_images_in_a_budget_of_ten(registry: Registry, tmp_path: Path) -> None:
+def test_sixty_images_fit_a_budget_of_ten(registry: Registry, tmp_path: Path) -> None:
     calibration_image()
-    before = images()
+    before = image_ids()
     instances = suite(f"calibration:split=test,functions=4,count={COUNT}")
     rows = tmp_path / "rows.jsonl"
     synthetic(registry, instances, LAYER_BYTES, rows)
-    assert images() == before
-    with Shelves(registry) as shelves:
-        folder, happened, found = ran(
+    assert image_ids() == before
+    with MostImages(registry) as images:
+        folder, happened, found = scripted_run(
             rows,
             instances,
             tmp_path,
@@ -54,17 +54,17 @@ def test_sixty_images_in_a_budget_of_ten(registry: Registry, tmp_path: Path) -> 
             slots=2,
             disk_budget_gb=budget_gb(HOLDS, LAYER_BYTES),
         )
-    assert happened and found == table(instances)
-    assert shelves.most <= HOLDS
+    assert happened and found == expected_classes(instances)
+    assert images.most <= HOLDS
     states = [entry.state for entry in Ledger.read(folder / "images.json").images]
     assert len(states) == COUNT and states.count("let go") >= COUNT - HOLDS
     done = CliRunner().invoke(main, ["images", "prune"])
     assert done.exit_code == 0 and "removed" in done.output
     assert not engine.client().containers.list(all=True)
-    assert images() == before
+    assert image_ids() == before
 
 
-def test_a_daemon_that_is_killed_while_it_pulls(
+def test_a_run_survives_a_daemon_killed_while_pulling(
     own: tuple[Daemon, Registry], tmp_path: Path
 ) -> None:
     daemon, registry = own
@@ -74,14 +74,14 @@ def test_a_daemon_that_is_killed_while_it_pulls(
     kills = iter(range(KILLS))
 
     def kill(handler: Handler) -> bool:
-        """As it asks for a layer."""
+        """Kill the daemon when it requests a layer."""
         if "/blobs/" in handler.path and handler.command == "GET" and next(kills, None) is not None:
             daemon.signal(signal.SIGKILL)
             daemon.start()
         return False
 
     registry.fault = kill
-    _, happened, found = ran(
+    _, happened, found = scripted_run(
         rows,
         instances,
         tmp_path,
@@ -89,6 +89,6 @@ def test_a_daemon_that_is_killed_while_it_pulls(
         slots=2,
         disk_budget_gb=budget_gb(4, LAYER_BYTES),
     )
-    assert happened and found == table(instances)
-    assert next(kills, None) is None, "it was killed as often as was meant"
+    assert happened and found == expected_classes(instances)
+    assert next(kills, None) is None, "not every kill happened"
     assert not engine.client().containers.list(all=True)

@@ -1,4 +1,4 @@
-"""Runs whose images come from a registry and do not all fit."""
+"""Runs whose images come from a registry and do not all fit on the disk."""
 
 import contextlib
 import json
@@ -21,9 +21,10 @@ from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.images import image_cache
 from kvci.images.commands import pull
-from kvci.images.history import STRIPPED, name_of
+from kvci.images.history import STRIPPED, stripped_name
+from kvci.images.ledger import Ledger
 from kvci.images.pull import Puller
-from kvci.images.supply import Ledger, supply_of
+from kvci.images.supply import supply_for
 from kvci.plan import Block, blocks
 from kvci.run.grader import Grader
 from kvci.run.regrade import regrade
@@ -36,8 +37,8 @@ from kvci.tasks import row
 from kvci.tasks.calibration import suite
 from kvci.tasks.instance import Instance
 from tests.images import runs
-from tests.images.registry import NOTHING_TOLD, Fault, Handler, Registry, serving, synthetic
-from tests.images.runs import Found, Shelves, budget_gb, table
+from tests.images.registry import NO_LATER_HISTORY, Fault, Handler, Registry, serving, synthetic
+from tests.images.runs import Classes, MostImages, budget_gb, expected_classes
 from tests.images.test_history import remove
 from tests.made_images import calibration_image
 
@@ -73,26 +74,26 @@ def rows(
 
 
 @pytest.fixture(autouse=True)
-def let_go(registry: Registry) -> Iterator[None]:
+def evicted(registry: Registry) -> Iterator[None]:
     registry.fault = None
-    registry.asked.clear()
+    registry.requests.clear()
     yield
-    for kept in image_cache.ours():
-        if any(name.startswith(registry.address) for name in kept.names):
-            image_cache.let_go(kept)
+    for cached in image_cache.cached_images():
+        if any(name.startswith(registry.address) for name in cached.names):
+            image_cache.evict(cached)
 
 
 BUDGET: dict[str, object] = {"disk_budget_gb": budget_gb(HOLDS, LAYER_BYTES)}
 
 
-def ran(
+def budgeted_run(
     rows: Path, instances: list[Instance], out: Path, **other: object
-) -> tuple[Path, bool, Found]:
-    return runs.ran(rows, instances, out, **BUDGET | other)
+) -> tuple[Path, bool, Classes]:
+    return runs.scripted_run(rows, instances, out, **BUDGET | other)
 
 
 def silence(seconds: float) -> Fault:
-    """No blob comes for so long from now."""
+    """Deliver no blob for so many seconds from now."""
     until = time.monotonic() + seconds
 
     def fault(handler: Handler) -> bool:
@@ -104,43 +105,43 @@ def silence(seconds: float) -> Fault:
 
 
 @pytest.mark.long
-def test_a_run_larger_than_the_disk_goes_through_in_waves(
+def test_a_run_larger_than_the_disk_completes(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     box = Docker(calibration_image())
-    box._container.commit(STRIPPED, "tiny")  # of another run: it says nothing of what these take
+    box._container.commit(STRIPPED, "tiny")  # of another run: its size tells nothing about these
     box.close()
     try:
-        with Shelves(registry) as shelves:
-            folder, happened, found = ran(rows, instances, tmp_path)
+        with MostImages(registry) as images:
+            folder, happened, found = budgeted_run(rows, instances, tmp_path)
     finally:
-        with contextlib.suppress(ImageNotFound):  # it made room
+        with contextlib.suppress(ImageNotFound):  # it was evicted
             engine.client().images.remove(f"{STRIPPED}:tiny")
-    assert happened and found == table(instances)
-    assert 1 <= shelves.most <= HOLDS
+    assert happened and found == expected_classes(instances)
+    assert 1 <= images.most <= HOLDS
     ledger = Ledger.read(folder / "images.json").images
     assert len(ledger) == COUNT
     assert [entry.state for entry in ledger].count("let go") >= COUNT - HOLDS
 
 
 @pytest.mark.long
-def test_what_is_larger_than_what_was_seen_keeps_the_budget_too(
+def test_unexpectedly_large_images_keep_the_budget(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    """After a small image all the others were taken to be as small, and were pulled at once.
+    """Earlier, all images were expected to be as small as the first, and were pulled at once.
 
-    It looks at what is free, so nothing else may use the disk meanwhile.
+    The test depends on the free disk space, so nothing else may use the disk meanwhile.
     """
     other = tmp_path / "other.jsonl"
     synthetic(registry, instances[:1], LAYER_BYTES // 8, other, "small")
     other.write_text(other.read_text() + "\n".join(rows.read_text().splitlines()[1:]))
-    with Shelves(registry) as shelves:
-        _, happened, found = ran(other, instances, tmp_path)
-    assert happened and found == table(instances)
-    assert 1 <= shelves.most <= HOLDS + 1, "the small one beside them"
+    with MostImages(registry) as images:
+        _, happened, found = budgeted_run(other, instances, tmp_path)
+    assert happened and found == expected_classes(instances)
+    assert 1 <= images.most <= HOLDS + 1, "the small image may come in addition"
 
 
-def test_a_pull_beforehand_keeps_what_the_run_needs_first(
+def test_an_early_pull_keeps_the_first_images(
     registry: Registry,
     rows: Path,
     instances: list[Instance],
@@ -148,104 +149,107 @@ def test_a_pull_beforehand_keeps_what_the_run_needs_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engine, "free_bytes", lambda: 1 << 40)  # others use the disk meanwhile
-    spec = load(None, runs.asked(rows, instances, tmp_path, BUDGET))
-    said: list[str] = []
-    assert pull(spec, tmp_path / "images.json", said.append)
-    assert f"{HOLDS} of {COUNT} blocks have their images" in said[-1]
+    spec = load(None, runs.fields(rows, instances, tmp_path, BUDGET))
+    messages: list[str] = []
+    assert pull(spec, tmp_path / "images.json", messages.append)
+    assert f"{HOLDS} of {COUNT} blocks have their images" in messages[-1]
     names = [json.loads(line)["image"] for line in rows.read_text().splitlines()]
     assert [engine.has(name) for name in names] == [True] * HOLDS + [False] * (COUNT - HOLDS)
     for needed_last in (names[0], names[1]):
         image_cache.mark(needed_last)
-        order = [name for kept in image_cache.ours() for name in kept.names if name in names]
+        cached = [name for image in image_cache.cached_images() for name in image.names]
+        order = [name for name in cached if name in names]
         assert order[-1] == needed_last and len(order) == HOLDS
     shown = CliRunner().invoke(main, ["images", "show"])
     assert shown.exit_code == 0 and all(name in shown.output for name in order)
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_nothing_is_pulled_while_a_wave_is_out_unless_that_is_asked(
-    beside: bool, registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_the_next_wave_is_pulled_only_with_prefetch(
+    prefetch: bool, registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     other: dict[str, object] = {
-        "pull_beside": beside,
+        "pull_beside": prefetch,
         "disk_budget_gb": budget_gb(2 * HOLDS, LAYER_BYTES),
     }
-    spec = load(None, runs.asked(rows, instances, tmp_path, other))
-    supply = supply_of(
+    spec = load(None, runs.fields(rows, instances, tmp_path, other))
+    supply = supply_for(
         spec, [Instance(one) for one in row.load(rows)], tmp_path / "images.json", print
     )
     waves = supply.waves(blocks([one.row.instance_id for one in instances], spec))
     assert len(next(waves)) == 1
     next(waves)
-    registry.asked.clear()
+    registry.requests.clear()
     time.sleep(4)
-    assert any("/blobs/" in line for line in registry.asked) is beside
+    assert any("/blobs/" in line for line in registry.requests) is prefetch
     assert len(list(waves)) >= 1
 
 
-def test_images_are_pulled_at_the_same_time(
+def test_images_are_pulled_concurrently(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    both, met = threading.Barrier(2, timeout=30), set[str]()
+    both, seen = threading.Barrier(2, timeout=30), set[str]()
 
     def waits(handler: Handler) -> bool:
         image = handler.path.removeprefix("/v2/kvci-test/").partition("/")[0]
-        if "/blobs/" in handler.path and image in ("s1", "s2") and image not in met:
-            met.add(image)
+        if "/blobs/" in handler.path and image in ("s1", "s2") and image not in seen:
+            seen.add(image)
             both.wait()
         return False
 
-    spec = load(None, runs.asked(rows, instances, tmp_path, {"block_size": 2, "filter": "-[12]$"}))
+    spec = load(None, runs.fields(rows, instances, tmp_path, {"block_size": 2, "filter": "-[12]$"}))
     registry.fault = waits
-    assert pull(spec, tmp_path / "images.json", print) and met == {"s1", "s2"}
+    assert pull(spec, tmp_path / "images.json", print) and seen == {"s1", "s2"}
     assert not both.broken
 
 
 @pytest.mark.long
-def test_two_runs_at_once_keep_their_images(
+def test_two_concurrent_runs_keep_their_images(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    spec = json.dumps(runs.asked(rows, instances, tmp_path / "first", BUDGET))
+    spec = json.dumps(runs.fields(rows, instances, tmp_path / "first", BUDGET))
     with subprocess.Popen([sys.executable, "-c", RUN, spec], stdout=subprocess.PIPE) as first:
-        _, happened, found = ran(rows, instances, tmp_path / "second")
-        said, _ = first.communicate(timeout=300)
-    assert happened and found == table(instances)
+        _, happened, found = budgeted_run(rows, instances, tmp_path / "second")
+        output, _ = first.communicate(timeout=300)
+    assert happened and found == expected_classes(instances)
     outcomes = RunDirectory(tmp_path / "first" / "r").outcomes()
-    assert {(o.instance, o.arm): str(o.cls) for o in outcomes} == table(instances), said
+    found = {(o.instance, o.arm): str(o.cls) for o in outcomes}
+    assert found == expected_classes(instances), output
 
 
 @pytest.mark.long
-def test_no_other_lets_go_what_a_wave_needs(
+def test_the_images_of_a_wave_are_locked(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    spec = load(None, runs.asked(rows, instances, tmp_path, BUDGET))
-    some = [Instance(each) for each in row.load(rows)]
-    names = [one.row.instance_id for one in some]
-    supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
+    spec = load(None, runs.fields(rows, instances, tmp_path, BUDGET))
+    from_registry = [Instance(each) for each in row.load(rows)]
+    names = [one.row.instance_id for one in from_registry]
+    supply = supply_for(spec, from_registry, tmp_path / "images.json", lambda _: None)
     waves = supply.waves(blocks(names, spec))
     wave = {name for block in next(waves) for name in block.instances}
-    images = [one.row.image for one in some if one.row.instance_id in wave]
+    images = [one.row.image for one in from_registry if one.row.instance_id in wave]
     states = {entry.image: entry.state for entry in Ledger.read(tmp_path / "images.json").images}
     assert list(states.values()) == [*(["pulled"] * len(wave)), *(["needed"] * (COUNT - len(wave)))]
-    ask = "import sys; from kvci.images import locks; print(*map(locks.is_free, sys.argv[1:]))"
+    script = "import sys; from kvci.images import locks; print(*map(locks.is_free, sys.argv[1:]))"
     for free in ("False", "True"):
-        said = subprocess.run([sys.executable, "-c", ask, *images], capture_output=True, text=True)
-        assert set(said.stdout.split()) == {free}, said
-        list(waves)  # to its end
+        words = [sys.executable, "-c", script, *images]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert set(done.stdout.split()) == {free}, done
+        list(waves)  # ends the wave
 
 
 @pytest.mark.long
-def test_what_is_made_of_images_that_were_here_is_within_the_budget(
+def test_stripped_local_images_count_in_the_budget(
     instances: list[Instance], tmp_path: Path
 ) -> None:
-    """Each loses a commit, and what is left of it is packed anew: a layer of its own."""
+    """Each image loses a commit and is repacked, so the stripped image has a layer of its own."""
     plant = f"""
 set -e; cd /testbed; git config user.name x; git config user.email x
 head -c {LAYER_BYTES} /dev/urandom > made; git add made; git commit -qm base
 git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
-    some, stripped = [], set[str]()
+    local, stripped = [], set[str]()
     for number, instance in enumerate(instances):
         box = Docker(calibration_image(), instance.files)
         try:
@@ -254,25 +258,25 @@ git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
         finally:
             box.close()
         row = instance.row.model_copy(update={"image": f"kvci-test:built{number}"})
-        some.append(Instance(row))
-    spec = load(None, runs.asked(tmp_path, instances, tmp_path, BUDGET))
+        local.append(Instance(row))
+    spec = load(None, runs.fields(tmp_path, instances, tmp_path, BUDGET))
     try:
-        supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
-        asked, most = [], 0
-        for wave in supply.waves(blocks([one.row.instance_id for one in some], spec)):
+        supply = supply_for(spec, local, tmp_path / "images.json", lambda _: None)
+        supplied, most = [], 0
+        for wave in supply.waves(blocks([one.row.instance_id for one in local], spec)):
             names = [name for block in wave for name in block.instances]
-            asked += names
-            mine = {name_of(one.row.image, "HEAD") for one in some}
-            here = {name for name in mine if engine.has(name)}
-            stripped |= here
-            most = max(most, len(here))
-            for one in some:
+            supplied += names
+            expected = {stripped_name(one.row.image, "HEAD") for one in local}
+            present = {name for name in expected if engine.has(name)}
+            stripped |= present
+            most = max(most, len(present))
+            for one in local:
                 if one.row.instance_id in names:
-                    assert name_of(one.row.image, "HEAD") in here
-        assert asked == [one.row.instance_id for one in some]
+                    assert stripped_name(one.row.image, "HEAD") in present
+        assert supplied == [one.row.instance_id for one in local]
         assert len(stripped) == COUNT and most <= HOLDS
     finally:
-        for one in some:
+        for one in local:
             remove(one.row.image)
 
 
@@ -283,15 +287,15 @@ def test_images_of_earlier_runs_make_room(
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     first = {"filter": "-[01]$"}
-    assert ran(rows, instances, tmp_path / "first", **first)[1]
-    registry.asked.clear()
-    _, happened, found = ran(rows, instances, tmp_path / "second", filter="-[12]$")
+    assert budgeted_run(rows, instances, tmp_path / "first", **first)[1]
+    registry.requests.clear()
+    _, happened, found = budgeted_run(rows, instances, tmp_path / "second", filter="-[12]$")
     assert happened and len(found) == 4
-    blobs = [line for line in registry.asked if "/manifests/" in line]
-    assert blobs and not any("/s1/" in line for line in blobs), "it was here already"
+    manifests = [line for line in registry.requests if "/manifests/" in line]
+    assert manifests and not any("/s1/" in line for line in manifests), "the engine has it"
 
 
-def test_a_registry_that_refuses_loses_nothing_and_the_run_goes_on_when_it_is_back(
+def test_a_run_resumes_after_the_registry_refused(
     registry: Registry,
     rows: Path,
     instances: list[Instance],
@@ -307,62 +311,62 @@ def test_a_registry_that_refuses_loses_nothing_and_the_run_goes_on_when_it_is_ba
         return False
 
     registry.fault = refuses
-    _, happened, found = ran(rows, instances, tmp_path, limit=2)
-    first, known = instances[0].row.instance_id, table(instances[:2])
+    _, happened, found = budgeted_run(rows, instances, tmp_path, limit=2)
+    first, known = instances[0].row.instance_id, expected_classes(instances[:2])
     assert not happened
     assert found == {key: cls for key, cls in known.items() if key[0] != first}
     registry.fault = None
-    _, happened, found = ran(rows, instances, tmp_path, limit=2)
+    _, happened, found = budgeted_run(rows, instances, tmp_path, limit=2)
     assert happened and found == known
 
 
-def test_an_image_that_no_registry_has_drops_its_pairs_and_names_them(
+def test_an_absent_image_drops_its_instance(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     lines = [json.loads(line) for line in rows.read_text().splitlines()[:2]]
     lines[0]["image"] = f"{registry.address}/kvci-test/none:latest"
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(map(json.dumps, lines)))
-    folder, _, found = ran(other, instances, tmp_path)
-    expected = {key: cls for key, cls in table(instances[:2]).items()}
+    folder, _, found = budgeted_run(other, instances, tmp_path)
+    expected = {key: cls for key, cls in expected_classes(instances[:2]).items()}
     gone = instances[0].row.instance_id
     assert found == {key: "I1" if key[0] == gone else cls for key, cls in expected.items()}
     assert "unknown" in RunDirectory(folder).outcomes()[0].detail
 
 
-def test_a_budget_that_holds_no_block_is_refused(
+def test_a_budget_smaller_than_one_block_is_refused(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="raise it or make block_size smaller"):
-        ran(rows, instances, tmp_path, block_size=3)
+    with pytest.raises(UserError, match="raise --disk-budget or lower block_size"):
+        budgeted_run(rows, instances, tmp_path, block_size=3)
 
 
-def test_one_block_that_is_too_large_does_not_end_the_others(
+def test_one_oversized_block_does_not_end_the_run(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    """It comes last, and is told."""
+    """It comes last and is reported."""
     box = Docker(calibration_image(), instances[1].files)
-    fill = f"head -c {3 * LAYER_BYTES} /dev/urandom > /layer; {NOTHING_TOLD}"
+    fill = f"head -c {3 * LAYER_BYTES} /dev/urandom > /layer; {NO_LATER_HISTORY}"
     assert box.script(fill, Limits(file_mib=1024)).code == 0
     box._container.commit("kvci-test", "large")
     box.close()
     large = registry.push("kvci-test:large", "kvci-test/large")
     engine.client().images.remove("kvci-test:large", force=True)
-    some = [json.loads(line) for line in rows.read_text().splitlines()[:3]]
-    some[1]["image"] = large
-    path = tmp_path / "some.jsonl"
-    path.write_text("\n".join(map(json.dumps, some)))
-    spec = load(None, runs.asked(path, instances, tmp_path, BUDGET))
-    supply = supply_of(
+    lines = [json.loads(line) for line in rows.read_text().splitlines()[:3]]
+    lines[1]["image"] = large
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    spec = load(None, runs.fields(path, instances, tmp_path, BUDGET))
+    supply = supply_for(
         spec, [Instance(one) for one in row.load(path)], tmp_path / "images.json", lambda _: None
     )
-    names = [one["instance_id"] for one in some]
+    names = [one["instance_id"] for one in lines]
     for order in (names, [names[1], names[0], names[2]]):
         waves = supply.waves(blocks(order, spec))
         assert [n for wave in waves for b in wave for n in b.instances] == [names[0], names[2]]
         (line,) = supply.missing()
         assert large in line and "the disk budget is" in line
-    supply = supply_of(
+    supply = supply_for(
         spec, [Instance(one) for one in row.load(path)], tmp_path / "images.json", lambda _: None
     )
     with pytest.raises(UserError, match=r"The images of one block take \d+ MiB"):
@@ -377,23 +381,25 @@ def test_one_block_that_is_too_large_does_not_end_the_others(
         pytest.param("its last grading", marks=pytest.mark.long),
     ],
 )
-def test_an_image_that_is_removed_by_hand_is_fetched_again(
+def test_a_manually_removed_image_is_pulled_again(
     before: str,
     rows: Path,
     instances: list[Instance],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As a runner's `docker image prune -a` does it: its trials were I1 for good, or its instance
-    I0 for all arms."""
+    """`docker image prune -a` on a runner does this.
+
+    Earlier, its trials stayed I1 (environment), or its instance became I0 (invalid) for all arms.
+    """
     second = row.load(rows)[1]
-    gone: list[Any] = []
-    asked: list[Instance] = []
+    removed: list[Any] = []
+    gradings: list[Instance] = []
 
     def prune() -> None:
-        if not gone:
-            gone.append(engine.client().images.get(second.image))
-            for name in gone[0].tags:
+        if not removed:
+            removed.append(engine.client().images.get(second.image))
+            for name in removed[0].tags:
                 engine.client().images.remove(name, force=True)
 
     preflight, block, submit = Scheduler._preflight, Scheduler._block, Grader.submit
@@ -411,47 +417,47 @@ def test_an_image_that_is_removed_by_hand_is_fetched_again(
 
     def at_grading(self: Grader, instance: Instance, *other: Any) -> Any:
         if before == "its last grading" and instance.row == second:
-            if asked:
+            if gradings:
                 prune()
-            asked.append(instance)
+            gradings.append(instance)
         return submit(self, instance, *other)
 
     monkeypatch.setattr(Scheduler, "_preflight", at_preflight)
     monkeypatch.setattr(Scheduler, "_block", at_block)
     monkeypatch.setattr(Grader, "submit", at_grading)
     monkeypatch.setenv("KVCI_CACHE", str(tmp_path / "cache"))
-    _, happened, found = ran(rows, instances, tmp_path, filter="-[01]$")
-    expected = table(instances[:2])
-    assert gone and happened and found == expected
+    _, happened, found = budgeted_run(rows, instances, tmp_path, filter="-[01]$")
+    expected = expected_classes(instances[:2])
+    assert removed and happened and found == expected
 
 
 @pytest.mark.long
-def test_a_disk_that_others_fill_for_a_while_is_waited_for(
+def test_the_supply_waits_for_disk_space(
     rows: Path, instances: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every block failed within seconds, and was tried once more at once."""
+    """Earlier, every block failed within seconds, and its last try followed at once."""
     until = time.monotonic() + 5
     free = engine.free_bytes()
     monkeypatch.setattr(engine, "free_bytes", lambda: 0 if time.monotonic() < until else free)
-    spec = load(None, runs.asked(rows, instances, tmp_path, BUDGET))
+    spec = load(None, runs.fields(rows, instances, tmp_path, BUDGET))
     names = [one.row.instance_id for one in instances[:2]]
-    some = [Instance(one) for one in row.load(rows)]
-    supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
+    from_registry = [Instance(one) for one in row.load(rows)]
+    supply = supply_for(spec, from_registry, tmp_path / "images.json", lambda _: None)
     waves = supply.waves(blocks(names, spec))
     assert [n for wave in waves for b in wave for n in b.instances] == names
 
 
 @pytest.mark.long
-def test_what_the_others_that_went_had_shared_is_counted(
+def test_bytes_shared_with_evicted_images_are_counted(
     instances: list[Instance], tmp_path: Path
 ) -> None:
-    """An image's bytes were taken as they were before its sibling went, and then it had more."""
+    """Earlier, the bytes that an image had shared with an evicted one were not counted."""
     mib = LAYER_BYTES // 8
     names = [f"kvci-test:{name}" for name in ("sibling", "shared", "stripped")]
 
-    def made(image: str, files: dict[str, str] | None, then: str, name: str) -> None:
+    def commit(image: str, files: dict[str, str] | None, change: str, name: str) -> None:
         box = Docker(image, files)
-        assert box.script(then, Limits(file_mib=1024)).code == 0
+        assert box.script(change, Limits(file_mib=1024)).code == 0
         box._container.commit(*name.split(":"))
         box.close()
 
@@ -463,70 +469,70 @@ set -e; cd /testbed; git config user.name x; git config user.email x
 head -c {5 * mib} /dev/urandom > made; git add made; git commit -qm base
 git commit -qm later --allow-empty; git tag later; git reset -q --hard HEAD~1"""
     try:
-        parent = f"{layer(LAYER_BYTES)}; {NOTHING_TOLD}"
-        made(calibration_image(), instances[0].files, parent, "kvci-test:parent")
+        parent = f"{layer(LAYER_BYTES)}; {NO_LATER_HISTORY}"
+        commit(calibration_image(), instances[0].files, parent, "kvci-test:parent")
         for name in names[:2]:
-            made("kvci-test:parent", None, layer(mib), name)
+            commit("kvci-test:parent", None, layer(mib), name)
             image_cache.mark(name)
         engine.client().images.remove("kvci-test:parent")
-        made(calibration_image(), instances[1].files, later, names[2])
-        some = [
+        commit(calibration_image(), instances[1].files, later, names[2])
+        local = [
             Instance(one.row.model_copy(update={"image": name}))
             for one, name in zip(instances, names[1:], strict=False)
         ]
         other: dict[str, object] = {"disk_budget_gb": 6.3 * mib / 1e9, "block_size": 2}
-        spec = load(None, runs.asked(tmp_path, instances, tmp_path, other))
-        supply = supply_of(spec, some, tmp_path / "images.json", lambda _: None)
-        planned = blocks([one.row.instance_id for one in some], spec)
+        spec = load(None, runs.fields(tmp_path, instances, tmp_path, other))
+        supply = supply_for(spec, local, tmp_path / "images.json", lambda _: None)
+        planned = blocks([one.row.instance_id for one in local], spec)
         with pytest.raises(UserError, match="The images of one block take 14 MiB"):
             list(supply.waves(planned))
         assert not engine.has(names[0])
     finally:
-        for kept in image_cache.ours():
-            if set(names) & set(kept.names):
-                image_cache.let_go(kept)
+        for cached in image_cache.cached_images():
+            if set(names) & set(cached.names):
+                image_cache.evict(cached)
         remove(names[2])
 
 
 @pytest.mark.long
-def test_pulling_beside_keeps_the_budget_too(
+def test_prefetch_keeps_the_budget(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    with Shelves(registry) as shelves:
-        _, happened, found = ran(rows, instances, tmp_path, pull_beside=True)
-    assert happened and found == table(instances)
-    assert shelves.most <= HOLDS
+    with MostImages(registry) as images:
+        _, happened, found = budgeted_run(rows, instances, tmp_path, pull_beside=True)
+    assert happened and found == expected_classes(instances)
+    assert images.most <= HOLDS
 
 
 @pytest.mark.long
-def test_grading_again_fetches_what_was_let_go(
+def test_regrading_pulls_evicted_images(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    folder, _, found = ran(rows, instances, tmp_path)
-    with Shelves(registry) as shelves:
+    folder, _, found = budgeted_run(rows, instances, tmp_path)
+    with MostImages(registry) as images:
         again, left = regrade(folder, everything=True)
     assert {(o.instance, o.arm): str(o.cls) for _, o in again} == found and not left
-    assert shelves.most <= HOLDS
+    assert images.most <= HOLDS
 
 
 @pytest.mark.long
-def test_patches_of_others_have_their_images_fetched(
+def test_grading_predictions_pulls_their_images(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     words = ["grade", "--dataset", str(rows), "--gold", "--out", str(tmp_path), "--json"]
     words += ["--disk-budget", str(budget_gb(HOLDS, LAYER_BYTES)), "--disk-reserve", "1"]
-    with Shelves(registry) as shelves:
+    with MostImages(registry) as images:
         done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     found = {name: one["verdict"] for name, one in json.loads(done.stdout).items()}
     assert found == {one.row.instance_id: "resolved" for one in instances}
-    assert 1 <= shelves.most <= HOLDS
+    assert 1 <= images.most <= HOLDS
 
 
-def test_a_pull_of_some_says_where_its_ledger_cannot_be(
+def test_an_unwritable_ledger_is_named(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    """It was taken for the engine's failing, again and again."""
+    """Earlier, kvci took it for a failure of the engine and retried."""
     name = instances[1].row.instance_id
     words = ["images", "pull", "--dataset", str(rows), "--instances", name, "--ledger"]
     done = CliRunner().invoke(main, [*words, "/proc/images.json"])
@@ -539,37 +545,37 @@ def test_a_pull_of_some_says_where_its_ledger_cannot_be(
 
 
 @pytest.mark.long
-def test_the_time_budget_ends_pulls_too(
+def test_the_time_budget_ends_pulls(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     registry.fault = silence(20)
     began = time.monotonic()
-    folder, happened, found = ran(rows, instances, tmp_path, time_budget_s=5)
+    folder, happened, found = budgeted_run(rows, instances, tmp_path, time_budget_s=5)
     assert time.monotonic() - began < 60 and not happened and not found
     ledger = Ledger.read(folder / "images.json").images
-    ended = {entry.state: entry.why.partition(";")[0] for entry in ledger}
-    assert ended == {"failed": "the time budget is over", "needed": ""}
+    reasons = {entry.state: entry.why.partition(";")[0] for entry in ledger}
+    assert reasons == {"failed": "the time budget is over", "needed": ""}
     registry.fault = None
-    _, happened, found = ran(rows, instances, tmp_path)
-    assert happened and found == table(instances)
+    _, happened, found = budgeted_run(rows, instances, tmp_path)
+    assert happened and found == expected_classes(instances)
 
 
 @pytest.mark.long
-def test_a_stop_while_images_are_pulled(
+def test_a_run_stops_quickly_while_it_pulls(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     registry.fault = silence(20)
-    spec = json.dumps(runs.asked(rows, instances, tmp_path, BUDGET))
+    spec = json.dumps(runs.fields(rows, instances, tmp_path, BUDGET))
     words = [sys.executable, "-c", RUN, spec]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as stopped:
-        while not any("/blobs/" in line for line in registry.asked):
+        while not any("/blobs/" in line for line in registry.requests):
             assert stopped.poll() is None
             time.sleep(0.1)
         began = time.monotonic()
         stopped.send_signal(signal.SIGINT)
-        said, _ = stopped.communicate(timeout=60)
+        output, _ = stopped.communicate(timeout=60)
     assert time.monotonic() - began < 5
-    assert b"To resume" in said and b"Traceback" not in said, said
+    assert b"goes on" in output and b"Traceback" not in output, output
     registry.fault = None
-    _, happened, found = ran(rows, instances, tmp_path)
-    assert happened and found == table(instances)
+    _, happened, found = budgeted_run(rows, instances, tmp_path)
+    assert happened and found == expected_classes(instances)

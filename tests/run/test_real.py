@@ -19,7 +19,7 @@ import pytest
 from kvci.docker import engine
 from kvci.images import image_cache
 from kvci.images.commands import prune
-from kvci.images.supply import Ledger
+from kvci.images.ledger import Ledger
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Ceiling
 from kvci.serve.replay import Script, Step
@@ -91,7 +91,7 @@ class Most:
     def _look(self) -> None:
         while not self._stop.wait(2):
             before = len(self._trials())
-            kept = image_cache.ours()
+            kept = image_cache.cached_images()
             if before and len(self._trials()) > before:
                 self.bytes = max(self.bytes, sum(one.unshared_bytes for one in kept))
                 self.images = max(self.images, len(kept))
@@ -166,6 +166,6 @@ def test_three_arms_give_expected_classes_and_harness_agrees(rows: Path, tmp_pat
     assert done.returncode == 0 and expected in done.stdout, done.stdout + done.stderr
     assert len(graded) == 3 * sum(known[name] not in ("I0", "A6", "A2") for name in known)
     prune(built=False)
-    assert not image_cache.ours() and not engine.client().containers.list(all=True)
+    assert not image_cache.cached_images() and not engine.client().containers.list(all=True)
     patches = [json.loads(path.read_text())["patch_bytes"] for path in before]
     assert max(patches) < 20_000, "a patch has no build products"

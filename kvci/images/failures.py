@@ -1,0 +1,51 @@
+"""The kinds of failure of one pull, recognised by the engine's message."""
+
+LIMITED = ("toomanyrequests", "too many requests", "rate limit")
+ABSENT = ("manifest unknown", "name unknown", "invalid reference format")
+DENIED = ("access denied", "unauthorized", "authentication required")
+NO_SPACE = ("no space left on device",)
+
+
+class PullFailed(Exception):
+    """A pull that failed; another try may succeed."""
+
+
+class EngineAway(PullFailed):
+    """Docker does not answer."""
+
+
+class AccessDenied(PullFailed):
+    """The registry denies access; Docker Hub also does this for images that do not exist."""
+
+
+class RateLimited(PullFailed):
+    """The registry's limit of pulls is reached."""
+
+
+class ImageAbsent(PullFailed):
+    """The registry does not have the image; another try changes nothing."""
+
+
+class NoSpace(PullFailed):
+    """The pull would use the disk's reserve."""
+
+
+class OverBudget(PullFailed):
+    """The pull would use more than the disk budget; the image is pulled in a later wave."""
+
+
+def failure(message: str) -> PullFailed:
+    """The failure that the engine's message describes."""
+    text, low = " ".join(message.split())[:300], message.lower()
+    if any(words in low for words in LIMITED):
+        return RateLimited(text)
+    if any(words in low for words in NO_SPACE):
+        return NoSpace(text)
+    if any(words in low for words in DENIED):
+        return AccessDenied(
+            "access denied; Docker Hub also says this for images that do not exist; "
+            f"log in with docker login if this one exists ({text})"
+        )
+    if any(words in low for words in ABSENT):
+        return ImageAbsent(text)
+    return PullFailed(text)

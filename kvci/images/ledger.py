@@ -1,0 +1,68 @@
+"""The ledger `images.json`: what became of each image that a run needs."""
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from kvci.errors import UserError
+from kvci.files import Document
+
+State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "let go"]
+"""In the ledger's words, "let go" is an image that was evicted."""
+
+
+class Entry(Document):
+    """What became of one image."""
+
+    image: str
+    state: State
+    why: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    id: str = ""
+
+
+class Ledger(Document):
+    """One entry for each image that was needed, in the order of need."""
+
+    images: tuple[Entry, ...] = ()
+
+
+class LedgerFile:
+    """The ledger of one run, written to its file after each change. Safe to use from threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        known = Ledger.read(path).images if path.exists() else ()
+        self._entries = {entry.image: entry for entry in known}
+
+    def expect(self, images: Iterable[str]) -> None:
+        """Add these images as needed, unless the ledger has them; nothing is written yet."""
+        for image in images:
+            self._entries.setdefault(image, Entry(image=image, state="needed"))
+
+    def has(self, image: str) -> bool:
+        return image in self._entries
+
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
+
+    def entry(self, image: str) -> Entry | None:
+        return self._entries.get(image)
+
+    def states(self, images: Iterable[str]) -> set[State]:
+        return {self._entries[image].state for image in images}
+
+    def write(self, entry: Entry) -> None:
+        """Replace the image's entry. Raises UserError if the file cannot be written."""
+        with self._lock:
+            self._entries[entry.image] = entry
+            try:
+                Ledger(images=tuple(self._entries.values())).write(self._path)
+            except OSError as error:
+                raise UserError(f"{self._path} cannot be written: {error.strerror}.") from None
+
+    def change(self, image: str, state: State, why: str) -> None:
+        """Change the state of an image that the ledger has. Raises UserError as `write` does."""
+        self.write(self._entries[image].model_copy(update={"state": state, "why": why}))
