@@ -19,7 +19,7 @@ LINT = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
 
 
 def layers() -> list[set[str]]:
-    """Of the import contract, the highest first."""
+    """The layers of the import contract, the highest first."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     (contract,) = project["tool"]["importlinter"]["contracts"]
     return [set(layer.split(" | ")) for layer in contract["layers"]]

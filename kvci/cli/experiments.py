@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kvci.spec import Spec
 
 BASE_RATE = 0.3
-"""Of the baseline, where neither a person nor an earlier record gives one."""
+"""Expected of the baseline if neither a person nor an earlier record gives a rate."""
 
 
 @click.command()
