@@ -11,13 +11,14 @@ from concurrent.futures import ProcessPoolExecutor
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 ENDING = threading.Event()
-"""Set when kvci is being stopped: nothing is started or tried again after that."""
+"""Set when kvci is being stopped. After that, kvci starts nothing and retries nothing."""
 
 
 def die_with_parent() -> Callable[[], None]:
-    """A function for the child to call before exec: the kernel then kills it when kvci dies.
+    """Return a function that a child process calls before exec.
 
-    The kernel reports only a death after that call, so the child first checks that kvci still runs.
+    After that call, the kernel kills the child when kvci dies. If kvci died before the call, the
+    function ends the child itself.
     """
     parent = os.getpid()
 
@@ -30,11 +31,11 @@ def die_with_parent() -> Callable[[], None]:
 
 
 def worker() -> ProcessPoolExecutor:
-    """A pool of one worker process that ends with this process and ignores Ctrl-C.
+    """Return a pool of one worker process. It ends with this process and ignores Ctrl-C.
 
-    The worker has both ends of its queue open, so without this it would wait for work for ever
-    after kvci is killed. `die_with_parent` does not help: its signal comes when the thread that
-    made the worker ends.
+    The worker holds both ends of its queue open. So it would wait for work for ever after kvci is
+    killed, but a thread of the worker ends it. `die_with_parent` does not help: the kernel would
+    kill the worker when the thread that started it ends.
     """
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, mp_context=context, initializer=_start)

@@ -1,4 +1,4 @@
-"""Checks everything that a run needs before it starts, with a remedy for each failure."""
+"""Checks, before a run starts, everything that it needs. Each failed check names a remedy."""
 
 import os
 import shutil
@@ -31,26 +31,26 @@ SKEW_MAX_S = 60.0
 NTP = "Set the clock with NTP (timedatectl set-ntp 1)."
 UNKNOWN_CLOCK = "not checked: timedatectl reports nothing"
 OTHER_MEMORY_MIB = 2048
-"""Memory in addition to the model's weights and one sandbox for each slot."""
+"""Memory that a run needs in addition to the weights and one sandbox for each slot."""
 OTHER_GPU_MEMORY_MIB = 1024
-"""GPU memory in addition to weights and KV cache: compute buffers, and the driver's own memory."""
+"""GPU memory for compute buffers and the driver, in addition to the weights and the KV cache."""
 RUN_FOLDER_BYTES = 1 << 30
 """Free space that a run folder needs."""
 DOCKER_MIN = "1.41"
-"""The API of Docker 20.10, the oldest version that kvci is tested with."""
+"""The API version of Docker 20.10. kvci is not tested with an older Docker."""
 WIDTH = 80
-"""Columns of the printed text."""
+"""The width of the printed text, in columns."""
 
 
 class Check(Document):
-    """What a check found. It failed if there is a remedy, which says what to do."""
+    """The result of a check. `remedy` says what to do; it is empty if the check passed."""
 
     name: str
     found: str
     remedy: str = ""
 
     def text(self) -> str:
-        """The check for people: its state and name, what it found, and on new lines the remedy."""
+        """Return the result as text: state, name and finding, then the remedy on new lines."""
         head = f"{'FAIL' if self.remedy else 'ok':4}  {self.name:14} "
         wrapper = textwrap.TextWrapper(
             WIDTH,
@@ -65,7 +65,7 @@ class Check(Document):
         return "\n".join(lines)
 
     def line(self) -> str:
-        """The check in one line."""
+        """Return the result in one line."""
         return f"{self.name}: {'; '.join(filter(None, (self.found, self.remedy)))}"
 
 
@@ -87,7 +87,7 @@ def examine(spec: Spec) -> Iterator[Check]:
     yield _check("llama-server", lambda: _server(spec))
     yield _check("other servers", _other_servers)
     yield _check("run folder", lambda: _folder(spec))
-    # The dataset's name decides, because the dataset may have failed to load.
+    # The dataset may have failed to load, so this line reads only its name.
     calibration = spec.dataset.partition(":")[0] == "calibration"
     if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and calibration):
         yield _check("sandbox", _bubblewrap)
@@ -95,7 +95,7 @@ def examine(spec: Spec) -> Iterator[Check]:
         return
     yield _check("Docker", _docker)
     names = list(dict.fromkeys(instance.row.image for instance in images.values()))
-    missing = cache(lambda: _missing(names))  # asks the engine about every image
+    missing = cache(lambda: _missing(names))  # asks the Docker engine about every image
     yield _check("Docker's disk", lambda: _disk(spec, names, missing()))
     yield _check("leftovers", _leftovers)
     yield _check("images", lambda: _images(names, missing()))
@@ -132,7 +132,10 @@ def _model(spec: Spec) -> tuple[str, str]:
 
 
 def _gpu(spec: Spec) -> tuple[str, str]:
-    """Fails if another program uses the GPU: both would change each other's speed and memory."""
+    """Check that the GPU has enough free memory and that no other program uses it.
+
+    Two programs on one GPU change each other's speed and memory.
+    """
     found = gpu()
     if not found:
         if shutil.which("nvidia-smi"):
@@ -153,12 +156,12 @@ def _gpu(spec: Spec) -> tuple[str, str]:
 
 
 def _needed_mib(spec: Spec) -> int | None:
-    """GPU memory that the largest arm needs; None if that cannot be computed before the run."""
+    """Return the GPU memory of the largest arm; None if it cannot be computed before the run."""
     try:
         path = _located(spec)
         model = header(path)
     except UserError:
-        return None  # the check of the model reports it
+        return None  # the check of the model reports this error
     if not model.whole_cache or spec.gpu_layers < model.layers:
         return None
     return int(path.stat().st_size / (1 << 20) + cache_mib(spec, model)) + OTHER_GPU_MEMORY_MIB
@@ -184,7 +187,7 @@ def _memory(spec: Spec) -> tuple[str, str]:
 
 
 def _server(spec: Spec) -> tuple[str, str]:
-    """Starts the server with the model that kvci ships, and reads its log."""
+    """Start llama-server with the model that kvci ships, and check its log."""
     if not spec.verified:
         return (
             f"{spec.engine} writes no log that proves its configuration",
@@ -220,7 +223,10 @@ def _server(spec: Spec) -> tuple[str, str]:
 
 
 def _other_servers() -> tuple[str, str]:
-    """Servers of all users. They fail the check only on a GPU, because a CPU is shared anyway."""
+    """Look for servers of all users.
+
+    A server fails the check only on a machine with a GPU, because programs always share a CPU.
+    """
     own = {child.pid for child in psutil.Process().children(recursive=True)}
     found = [
         f"{process.info['name']} ({process.pid})"
@@ -276,9 +282,10 @@ def _missing(images: list[str]) -> list[str]:
 
 
 def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
-    """Checks the space for the images of one block, each as large as the largest one here.
+    """Check that Docker's disk has space for the images of one block.
 
-    kvci's other images count as free space, because they are evicted.
+    Each image is assumed to be as large as the largest cached image. The other images of kvci count
+    as free space, because kvci can evict them.
     """
     from kvci.docker import engine
     from kvci.images import image_cache
@@ -302,7 +309,7 @@ def _disk(spec: Spec, names: list[str], missing: list[str]) -> tuple[str, str]:
         room = min(room, 1e9 * spec.disk_budget_gb)
     found = f"{found}; room for {room / max(1, *sizes):.0f} images like the largest here"
     if room < max(sizes) * min(spec.block_size, len(names)):
-        return found, "Free some space, or lower block_size: all images of one block must fit."
+        return found, "All images of one block must fit; free some space, or lower block_size."
     return found, ""
 
 
@@ -350,7 +357,7 @@ def _registry(spec: Spec, missing: list[str]) -> tuple[str, str]:
 
 
 def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, str]:
-    """Compares the clock with the registry's; without a registry it asks systemd."""
+    """Compare the clock with the registry's clock; without a registry, ask systemd."""
     if image:
         from kvci.images.names import mirrored
         from kvci.images.registry import ask
@@ -371,7 +378,7 @@ def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, st
 
 
 def with_calibration(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, with kvci's own model and calibration suite where no others are given."""
+    """Return the options; the defaults are kvci's own model and one calibration instance."""
     defaults: dict[str, Any] = {"dataset": "calibration:count=1"}
     if not options["model"]:
         defaults |= {"model": {"name": "kvci-calibration", "path": str(plain())}, "context": 4096}

@@ -1,5 +1,5 @@
-"""The exception for everything that a user can fix."""
+"""The exception for every problem that a user can fix."""
 
 
 class UserError(Exception):
-    """Its message says what is wrong, where, and what to do. The command line exits 2 with it."""
+    """The message says what is wrong, where, and what to do. kvci prints it and exits with 2."""

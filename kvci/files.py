@@ -13,7 +13,7 @@ from kvci.errors import UserError
 
 
 class Document(BaseModel):
-    """Data that is read from or written to a file: immutable; an undeclared field is an error."""
+    """Data of a file. A document is immutable, and a field that it does not declare is an error."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
@@ -24,25 +24,25 @@ class Document(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The document in this file. Raises UserError if the file is missing or not valid."""
+        """Return the document in this file. Raises UserError if it is missing or not valid."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise UserError(f"{path} does not exist.") from None
+            raise UserError(f"{path} does not exist; check the path.") from None
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+            raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from None
         except ValidationError as error:
             raise UserError(f"{path} is not valid: {first_problem(error)}.{_hint(error)}") from None
 
 
 def _hint(error: ValidationError) -> str:
-    """What to do about a field that this version of kvci does not know."""
+    """Return what to do if the document has a field that this version of kvci does not know."""
     unknown = any(problem["type"] == "extra_forbidden" for problem in error.errors())
     return " Another version of kvci wrote it; use that version." if unknown else ""
 
 
 def first_problem(error: ValueError) -> str:
-    """The first problem in one line: its place, if pydantic knows it, and what is wrong."""
+    """Return the first problem in one line: the field, if pydantic names one, and what is wrong."""
     if not isinstance(error, ValidationError):
         return str(error)
     problem = error.errors()[0]
@@ -69,19 +69,19 @@ def make_accessible(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, even with subfolders without rights, or nested too deep for Python."""
+    """Remove a folder, even if its subfolders forbid access or are nested too deep for Python."""
     if os.path.lexists(folder):
         make_accessible(folder)
         _quietly("rm", "-rf", "--", str(folder))
 
 
 def _quietly(*words: str) -> None:
-    """Run a program without its error messages: the folder may have been removed meanwhile."""
+    """Run a program and hide its errors: another process may have removed the folder meanwhile."""
     subprocess.run(words, check=False, stderr=subprocess.DEVNULL)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write, fsync, rename, fsync the folder: a crash leaves the old file or the new one."""
+    """Write the file so that a crash leaves the complete old file or the complete new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -1,4 +1,4 @@
-"""Anonymous ids of this machine and this process, its GPUs and its cache folder."""
+"""Anonymous ids of this machine and this process; the machine's GPUs and its cache folder."""
 
 import contextlib
 import fcntl
@@ -16,20 +16,20 @@ GPU_LOCK = Path("/tmp/kvci-gpu.lock")
 
 
 def host() -> str:
-    """This machine's id: twelve hexadecimal digits, stable here and different on other machines."""
+    """Return this machine's stable id: twelve hexadecimal digits, different on each machine."""
     machine = Path("/etc/machine-id")
     machine_id = machine.read_text() if machine.exists() else ""
     return sha256_of(f"{platform.node()} {machine_id}".encode())[:12]
 
 
 def cache_folder() -> Path:
-    """The folder for results that kvci can compute again; it may be deleted."""
+    """Return the folder for results that kvci can compute again. Users may delete the folder."""
     parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("KVCI_CACHE") or Path(parent, "kvci"))
 
 
 def gpu() -> str:
-    """Name and driver version of each GPU as nvidia-smi reports them; empty without a GPU."""
+    """Return each GPU's name and driver version from nvidia-smi; empty without a GPU."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30)
@@ -40,7 +40,7 @@ def gpu() -> str:
 
 @contextlib.contextmanager
 def lock_gpus() -> Iterator[None]:
-    """Lock this machine's GPUs against all its users' runs. Raises UserError if they are locked."""
+    """Lock this machine's GPUs against other runs. Raises UserError if another run locks them."""
     try:
         lock = os.open(GPU_LOCK, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -51,8 +51,8 @@ def lock_gpus() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                "Another kvci run uses this machine's GPU; wait until it ends, because two runs "
-                "would change each other's speed and memory."
+                "Another kvci run uses this machine's GPU, and two runs would change each other's "
+                "speed and memory; wait until that run ends."
             ) from None
         yield
     finally:
@@ -60,15 +60,15 @@ def lock_gpus() -> Iterator[None]:
 
 
 def process() -> str:
-    """This process's id, never used again on this machine: `host/pid@boot.start.namespace`."""
+    """Return this process's id: `host/pid@boot.start.namespace`. No later process has this id."""
     pid = os.getpid()
     return f"{host()}/{pid}@{_boot()}.{_start(pid)}.{_namespace()}"
 
 
 def ended(name: str) -> bool:
-    """True if `name` is a process of this machine that has ended.
+    """True if `name` is the id of a process of this machine, and this process has ended.
 
-    False for a process in another container, because it cannot be checked, until the next boot.
+    A process in another container cannot be checked, so the result is False until the next boot.
     """
     match = re.fullmatch(r"(\w+)/(\d+)@(\w+)\.(\d+)\.(\d+)", name)
     if not match or match[1] != host():
@@ -84,14 +84,14 @@ def _boot() -> str:
 
 
 def _namespace() -> str:
-    """A process number is unique only within its namespace (pid_namespaces(7))."""
+    """Return the namespace in which process numbers are unique (pid_namespaces(7))."""
     return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _start(pid: int) -> str:
-    """A process's start in clock ticks since boot (proc_pid_stat(5), field 22); empty if it ended.
+    """Return a process's start in clock ticks since boot; empty if the process has ended.
 
-    Setting the clock does not change this number.
+    The number is field 22 of proc_pid_stat(5). Setting the clock does not change it.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

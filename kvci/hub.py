@@ -11,7 +11,7 @@ from kvci.files import sha256_of_file
 
 Kind = Literal["model", "dataset"]
 RESERVE_BYTES = 5 << 30
-"""Free disk space that a download leaves by default."""
+"""Disk space that must stay free after a download, by default."""
 
 
 def fetch(
@@ -22,11 +22,11 @@ def fetch(
     sha256: str = "",
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Path:
-    """The file's path in the cache, downloaded if needed.
+    """Return the file's path in the cache; download the file first if the cache lacks it.
 
-    A cached file with this sha256 is used whatever its commit, without a request to the hub. A
-    download leaves `reserve_bytes` free on the cache's disk. Raises UserError if the file cannot be
-    downloaded or the disk has too little space.
+    A cached file with this sha256 is used without a request to the hub, even if it is from another
+    commit. A download leaves `reserve_bytes` free on the cache's disk. Raises UserError if the file
+    cannot be downloaded or the disk has too little space.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub import try_to_load_from_cache as in_library
@@ -67,7 +67,7 @@ def fetch(
 
 
 def _cached_with(sha256: str, folder: Path, repository: str, file: str) -> Path | None:
-    """A cached file of any commit with this sha256."""
+    """Return a cached file with this sha256, of any commit; None if the cache has none."""
     snapshots = folder / f"models--{repository.replace('/', '--')}" / "snapshots"
     for commits in (folder / "kvci" / repository, snapshots):
         for path in commits.glob(f"*/{glob.escape(file)}"):
@@ -77,7 +77,10 @@ def _cached_with(sha256: str, folder: Path, repository: str, file: str) -> Path 
 
 
 def _cache_path(folder: Path, repository: str, commit: str, file: str) -> Path:
-    """The file's path in kvci's part of the cache: the library cannot resume a partial download."""
+    """Return the file's path in kvci's own part of the cache.
+
+    kvci downloads models itself, because the library cannot resume a partial download.
+    """
     return folder / "kvci" / repository / commit / file
 
 
@@ -86,7 +89,7 @@ def _partial(path: Path) -> Path:
 
 
 def _resume(url: str, path: Path, size: int) -> Path:
-    """Download the missing part of a file of `size` bytes; other processes wait for this one."""
+    """Download the missing part of a file of `size` bytes. Other processes wait meanwhile."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -105,7 +108,10 @@ def _resume(url: str, path: Path, size: int) -> Path:
 
 
 def revision_and_files(repository: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit that a dataset's revision names, and the names of its files. Raises UserError."""
+    """Return the commit that a dataset's revision names, and the names of the dataset's files.
+
+    Raises UserError if the hub does not report them.
+    """
     from huggingface_hub import HfApi
 
     try:
@@ -119,7 +125,7 @@ def revision_and_files(repository: str, revision: str | None) -> tuple[str, list
 
 
 def cached_files(repository: str, commit: str) -> list[str]:
-    """The names of a dataset's files of this commit that are in the cache."""
+    """Return the names of a dataset's files at this commit, as far as the cache has the files."""
     from huggingface_hub import snapshot_download
 
     try:

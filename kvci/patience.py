@@ -1,4 +1,4 @@
-"""Waits until a problem that is not the run's own is over: an engine is away, a disk is full."""
+"""Waits until a problem is over that the run did not cause: Docker is silent, a disk is full."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from kvci.children import ENDING
 from kvci.errors import UserError
 
 PATIENCE_S = 900.0
-"""How long kvci waits for an engine to come back, or for a disk to have space again."""
+"""How long kvci waits until Docker answers again or a disk has space again."""
 
 
 def wait(problem: Callable[[], str], patience_s: float = PATIENCE_S) -> None:
     """Call `problem` every second; return when it returns an empty text.
 
-    The text says what is wrong and what to do. Raises UserError with it after `patience_s`, or when
-    kvci is being stopped.
+    The text says what is wrong and what to do. Raises UserError with this text after `patience_s`,
+    or when kvci is being stopped.
     """
     until = time.monotonic() + patience_s
     while why := problem():

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def background(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Run `work` in a daemon thread, which does not keep the program alive; return its future."""
+    """Start `work` in a thread that does not keep the program alive; return the work's future."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -3,7 +3,7 @@
 A field of a later schema is written only if it differs from its default. So a document that uses
 no later field has the same bytes, and the same hash, in every version of kvci. A removed field is
 still read, and it stays in the document. A renamed field is a pydantic alias: the validation alias
-lists all names, and the serialization alias is the first one.
+lists all names, and the serialization alias is the first name.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ from pydantic import (
 from kvci.files import Document
 
 KEY = "schema_version"
-"""The field of a document that holds its schema."""
+"""The name of the field that holds a document's schema version."""
 
 
 def since(version: int, default: Any, **field: Any) -> Any:
-    """A field that schema `version` added; the other arguments are those of pydantic's Field."""
+    """Return a field that schema `version` added. `field`: more arguments for pydantic's Field."""
     return Field(default, json_schema_extra={"since": version}, **field)
 
 
 class Versioned(Document):
-    """A document with a schema version, which is 1 unless the document names another."""
+    """A document with a schema version. A document that names no version has version 1."""
 
     model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
     SCHEMA: ClassVar[int] = 1
@@ -42,7 +42,7 @@ class Versioned(Document):
 
     @property
     def schema_version(self) -> int:
-        """The earliest schema that can hold this document; documents inside it have their own."""
+        """The earliest schema that can hold this document. Inner documents have their own."""
         used = (version for name, version in _later_fields(self) if not _is_default(self, name))
         return max(used, default=1)
 
@@ -73,7 +73,7 @@ class Versioned(Document):
 
 
 def _later_fields(document: Versioned) -> Iterator[tuple[str, int]]:
-    """Each field that was added after the first schema, with the schema that added it."""
+    """Yield each field that a schema after the first one added, and that schema's version."""
     for name, field in type(document).model_fields.items():
         extra = field.json_schema_extra
         version = int(str(extra.get("since", 1))) if isinstance(extra, dict) else 1
@@ -86,7 +86,7 @@ def _is_default(document: Versioned, name: str) -> bool:
 
 
 def without_versions(document: Any) -> Any:
-    """The same JSON value without schema versions: they do not change what a document means."""
+    """Return the JSON value without its schema versions, which do not change its meaning."""
     if isinstance(document, dict):
         return {name: without_versions(value) for name, value in document.items() if name != KEY}
     if isinstance(document, list):

@@ -1,4 +1,4 @@
-"""Child processes end with kvci."""
+"""Tests that child processes end with kvci."""
 
 import subprocess
 import sys

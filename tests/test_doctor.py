@@ -1,4 +1,4 @@
-"""kvci doctor finds what would spoil a run, and says what to do."""
+"""Tests that kvci doctor finds the problems that would spoil a run, and says what to do."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def checks_of(spec: Spec) -> dict[str, Check]:
 
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An nvidia-smi that reports one idle GPU."""
+    """Imitate an nvidia-smi that reports one idle GPU."""
     program = tmp_path / "nvidia-smi"
     program.write_text(NVIDIA.format(apps="true"))
     program.chmod(0o755)
@@ -92,7 +92,7 @@ def test_other_program_on_gpu_is_reported(gpu: Path) -> None:
 
 
 def test_gpu_memory_need_is_weights_and_cache(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest arm's cache counts; the cache of a model with attention windows is not known."""
+    """The largest arm's cache counts. With attention windows, the cache's size is not known."""
     shape = Header("x", 1 << 20, 36, 128, 128, 8, True, True)
     monkeypatch.setattr(doctor, "header", lambda _: shape)
     large = spec(arms=["q8_0/q8_0", "f16/f16"], context=65536, slots=8)
@@ -106,7 +106,7 @@ def test_gpu_memory_need_is_weights_and_cache(gpu: Path, monkeypatch: pytest.Mon
 
 
 def test_checks_of_model_keep_disk_reserve(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the model's check failed for lack of space, the next check downloaded the model."""
+    """Earlier, the model's check failed for lack of space, but the next check downloaded it."""
     reserves = []
 
     def located(model: Model, reserve_bytes: int = 0) -> Path:

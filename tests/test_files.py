@@ -1,4 +1,4 @@
-"""Documents and atomic writes."""
+"""Tests documents and atomic writes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The lock of the GPUs, and ids of processes."""
+"""Tests the lock of the GPUs and the ids of processes."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def test_gpu_lock_excludes_other_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_process_id_is_stable_and_never_reused() -> None:
-    """The start that psutil reports changes when the clock is set."""
+    """The id does not use psutil's start of a process: that changes when the clock is set."""
     name = host.process()
     assert name == host.process() and not host.ended(name)
     machine, rest = name.split("/")
@@ -38,7 +38,7 @@ def test_process_id_is_stable_and_never_reused() -> None:
 
 
 def test_process_in_other_namespace_is_not_ended() -> None:
-    """Its number belongs to another process here, and kvci once removed its containers."""
+    """Here its number is another process's. Earlier, kvci therefore removed its containers."""
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
     program = "from kvci.host import process; print(process(), flush=True); input()"
     words = [*inside, program]

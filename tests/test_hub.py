@@ -1,4 +1,4 @@
-"""Downloads with the real client from a small stand-in for the hub."""
+"""Tests downloads with the real client from a small server that imitates the hub."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from tests.answers import Quiet, answer, listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = bytes(range(256)) * 120_000
-"""Larger than two of the chunks that the client writes."""
+"""The model's content. It is larger than two of the chunks that the client writes."""
 
 
 class Hub(Quiet):
-    """The answers of huggingface.co that a download needs; the first body is cut in the middle."""
+    """Gives the answers of huggingface.co that a download needs, but cuts the first body."""
 
     files: dict[str, bytes]
     ranges: list[str | None]
@@ -122,7 +122,7 @@ def test_killed_download_is_resumed(hub: dict[str, str], tmp_path: Path) -> None
 def test_model_with_known_sha256_needs_no_hub(
     hub: dict[str, str],
 ) -> None:
-    """A later commit once caused a second download, and a hub that was down stopped a run."""
+    """Earlier, a later commit caused a second download, and a hub that was down stopped a run."""
     digest = hashlib.sha256(MODEL).hexdigest()
     by_content = FETCH.replace("{revision!r}", "None, sha256={revision!r}")
     assert python(hub, FETCH.format(file="m.gguf", revision=COMMIT)) == digest

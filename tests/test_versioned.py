@@ -1,4 +1,4 @@
-"""A specification may gain and lose fields without changing existing files and hashes."""
+"""Tests that new and removed fields of a specification change no existing file or hash."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ class LaterModel(Model):
 
 
 class LaterSpec(Spec):
-    """A specification as a later kvci may define it: new fields, one removed, one renamed."""
+    """A specification as a later kvci may define it, with new, removed and renamed fields."""
 
     SCHEMA: ClassVar[int] = 2
     REMOVED: ClassVar[dict[str, Any]] = {"order": 4}
@@ -39,7 +39,7 @@ class LaterSpec(Spec):
 
 
 class EarlierSpec(Spec):
-    """The same specification before these changes."""
+    """The same specification before LaterSpec's changes."""
 
     order: int = 4
     old_steps: int = 30
@@ -82,7 +82,7 @@ def test_later_schema_is_refused_with_remedy(tmp_path: Path) -> None:
 
 
 def test_first_schema_is_frozen() -> None:
-    """These fields and defaults are in the hash of every existing run."""
+    """The hash of every existing run contains these fields and defaults."""
     plain = Spec.model_validate(FIELDS)
     assert plain.hash("m", "d") == (
         "cff5377e2d1df19b48de1dc98fe13964c173af7412a3d1d5bce17c185530282c"

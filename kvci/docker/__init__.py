@@ -1,1 +1,1 @@
-"""The Docker engine, which sandboxes and images share."""
+"""The connection to the Docker engine. Sandboxes and images share it."""

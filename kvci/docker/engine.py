@@ -1,4 +1,4 @@
-"""The connection to the Docker engine: does it answer, what does it hold, how full is its disk."""
+"""Connects to the Docker engine; reports its state, its images and the space on its disk."""
 
 import contextlib
 import os
@@ -20,29 +20,29 @@ from kvci.host import ended, process
 from kvci.patience import PATIENCE_S
 
 OWNER = "kvci.owner"
-"""Label of a container: the process that it belongs to."""
+"""The label that names the kvci process that owns a container."""
 RUN = "kvci.run"
-"""Label of a container: the run that it belongs to."""
+"""The label that names the run that a container belongs to."""
 MIN_FREE_BYTES = 1 << 30
-"""A disk with less free space than this, and than a twentieth of its size, counts as full."""
+"""A disk counts as full if its free space is below this and below a twentieth of its size."""
 MIN_FREE_FILES = 10_000
-"""The same for free inodes."""
+"""A disk also counts as full if its free inodes are below this and below a twentieth of all."""
 PING_TIMEOUT_S = 5.0
 STOP_PING_TIMEOUT_S, STOP_TIMEOUT_S = 1.0, 3.0
-"""Timeouts while kvci is being stopped."""
+"""Timeouts of a ping and of a request while kvci is being stopped."""
 BAD_REQUEST = 400
 """The engine's HTTP status for an image name that is not valid."""
 MEASURING = "already running"
-"""Part of the engine's error while it measures its disk for another client."""
+"""Part of the engine's error message while the engine measures its disk for another client."""
 API_MAX = "1.51"
-"""The newest API version that kvci uses; later ones leave out fields that kvci reads."""
+"""The newest API version that kvci uses. Later versions leave out fields that kvci reads."""
 ENGINE_ERRORS = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""What the client raises when the engine refuses, fails or does not answer."""
+"""The exceptions that the client raises if the engine refuses, fails or does not answer."""
 
 
 @cache
 def client(timeout_s: float = 60.0) -> Any:
-    """This process's connection to the engine, with this timeout for each request.
+    """Return this process's connection to the engine. Each request has this timeout.
 
     Raises UserError if the engine does not answer.
     """
@@ -65,13 +65,13 @@ def _connection(**options: Any) -> Any:
 
 @cache
 def cpus() -> int:
-    """The engine's number of CPUs. Cached, because the request takes 0.1 s."""
+    """Return the engine's number of CPUs. It is cached, because the request takes 0.1 s."""
     count: int = client().info()["NCPU"]
     return count
 
 
 def allows_insecure(registry: str) -> bool:
-    """True if the engine's `insecure-registries` list this registry."""
+    """True if the engine's setting `insecure-registries` lists this registry."""
     try:
         known = client().info()["RegistryConfig"]["IndexConfigs"]
     except (*ENGINE_ERRORS, UserError, KeyError):
@@ -80,7 +80,7 @@ def allows_insecure(registry: str) -> bool:
 
 
 def answers(timeout_s: float = PING_TIMEOUT_S) -> bool:
-    """True if the engine answers a ping in time."""
+    """True if the engine answers a ping within `timeout_s`."""
     try:
         connection = _connection(timeout=timeout_s)
         try:
@@ -92,15 +92,16 @@ def answers(timeout_s: float = PING_TIMEOUT_S) -> bool:
 
 
 def check() -> str:
-    """The engine's version, for the manifest. Raises UserError if it does not answer."""
+    """Return the version for the manifest. Raises UserError if the engine does not answer."""
     version: str = client().version()["Version"]
     return version
 
 
 def has(image: str) -> bool:
-    """True if the engine has an image of this name. Raises UserError if it does not answer.
+    """True if the engine has an image of this name.
 
-    The engine's list of images is no help: its filter knows only the short form of a name.
+    The filter of the engine's list of images would know only the short form of a name. Raises
+    UserError if the engine does not answer.
     """
     try:
         client().images.get(image)
@@ -115,15 +116,15 @@ def has(image: str) -> bool:
 
 @cache
 def identity() -> str:
-    """The engine's id, different on every machine. Raises UserError if it does not answer."""
+    """Return the id of this machine's engine. Raises UserError if the engine does not answer."""
     found: str = client().info()["ID"]
     return found
 
 
 def last_pull(image: str) -> datetime | None:
-    """When any client last pulled an image under this name.
+    """Return when a client last pulled an image under this name.
 
-    None if the engine knows of no pull: it keeps only recent events, since its own start.
+    None if the engine knows of no pull. It forgets old events, and all events when it restarts.
     """
     filters = {"type": "image", "event": "pull"}
     now = int(time.time()) + 1
@@ -133,10 +134,11 @@ def last_pull(image: str) -> datetime | None:
 
 
 def images_with_sizes() -> list[dict[str, Any]]:
-    """Each image with the size that it shares with others, as `docker system df` reports it.
+    """Return each image, with the size that it shares with other images (`docker system df`).
 
-    An engine before API 1.42 measures its containers too. That takes seconds, and it serves one
-    client at a time, so this waits for its turn. Raises UserError if the engine does not answer.
+    An engine before API 1.42 measures its containers too, which takes seconds. It does so for one
+    client at a time, so this function waits for other clients. Raises UserError if the engine does
+    not answer.
     """
     api = client(PATIENCE_S).api
     until = time.monotonic() + PATIENCE_S
@@ -151,9 +153,10 @@ def images_with_sizes() -> list[dict[str, Any]]:
 
 
 def sweep(own: bool = False) -> None:
-    """Remove the containers of this machine's ended kvci processes; with `own` this one's too.
+    """Remove the containers of this machine's ended kvci processes.
 
-    A stop does not wait for an engine that hangs; then the next start removes the containers.
+    With `own`, remove the containers of this process too. While kvci is being stopped, it does not
+    wait for an engine that hangs. The next start of kvci then removes the containers.
     """
     if ENDING.is_set() and not answers(STOP_PING_TIMEOUT_S):
         return
@@ -168,7 +171,7 @@ def sweep(own: bool = False) -> None:
 
 
 def disk_stats() -> os.statvfs_result | None:
-    """State of the disk with the engine's images; None if this machine cannot read it."""
+    """Return the state of the engine's disk; None if this machine cannot read it."""
     root = _root_folder()
     try:
         return os.statvfs(root) if root else None
@@ -178,7 +181,7 @@ def disk_stats() -> os.statvfs_result | None:
 
 @cache
 def _root_folder() -> str:
-    """The engine's folder; empty if the engine runs on another machine."""
+    """Return the engine's folder; empty if the engine runs on another machine."""
     if not client().api.base_url.startswith(("http+docker:", "unix:")):
         return ""
     root: str = client().info()["DockerRootDir"]
@@ -186,7 +189,7 @@ def _root_folder() -> str:
 
 
 def free_bytes() -> int | None:
-    """Free space of the engine's disk; None if this machine cannot read it."""
+    """Return the free space of the engine's disk; None if this machine cannot read it."""
     disk = disk_stats()
     return disk.f_bavail * disk.f_frsize if disk else None
 
@@ -210,7 +213,7 @@ def has_too_little(free_bytes: int, size_bytes: int, free_files: int, max_files:
 
 
 def wait(patience_s: float = PATIENCE_S) -> None:
-    """Return when the engine answers and its disk has space; UserError after `patience_s`."""
+    """Wait until the engine answers and its disk has space. Raises UserError after `patience_s`."""
     patience.wait(_problem, patience_s)
 
 

@@ -1,1 +1,1 @@
-"""Docker images of instances: built here, pulled, kept within a disk budget, evicted."""
+"""Builds and pulls the Docker images of instances, within a disk budget; evicts images."""

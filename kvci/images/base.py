@@ -1,4 +1,4 @@
-"""The base of all images that are built here: Debian with git and Python, from its packages."""
+"""Makes the base image of all built images: Debian with git and Python, from its packages."""
 
 import os
 import shutil
@@ -15,21 +15,21 @@ EXCLUDED = (
     *("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*"),
     *("usr/share/locale/*", "usr/share/man/*", "usr/share/info/*"),
 )
-"""No program needs these files, and they are a third of the image."""
+"""Files that no program needs. They are a third of the image."""
 
 
 def base(suite: str) -> str:
-    """The name `kvci/base:<suite>`; the image is made once a machine, in about a minute.
+    """Return the name of the base image, `kvci/base:<suite>`; make the image if it is missing.
 
-    Raises UserError.
+    Making the image takes about a minute. Raises UserError if debootstrap cannot make it.
     """
     return debian(f"{BASE}:{suite}", suite, PACKAGES)
 
 
 def debian(name: str, suite: str, packages: str) -> str:
-    """Make a Debian image with these packages, unless the engine has this name; returns the name.
+    """Return `name`. If no image has this name, make a Debian image with these packages.
 
-    Raises UserError.
+    Raises UserError if debootstrap cannot make the image.
     """
     if engine.has(name):
         return name
@@ -41,7 +41,9 @@ def debian(name: str, suite: str, packages: str) -> str:
         done = subprocess.run([*words, suite, str(tree)], capture_output=True, text=True)
         if done.returncode:
             output = (done.stdout + done.stderr).strip()[-300:]
-            raise UserError(f"debootstrap could not make Debian {suite}: {output}")
+            raise UserError(
+                f"debootstrap could not make Debian {suite} ({output}); check the network."
+            )
         with tempfile.TemporaryFile() as tar:
             excluded = [f"--exclude=./{pattern}" for pattern in EXCLUDED]
             words = ["tar", "--directory", str(tree), *excluded, "--create", "."]
@@ -53,9 +55,10 @@ def debian(name: str, suite: str, packages: str) -> str:
 
 
 def _debootstrap(folder: Path) -> list[str]:
-    """The command that runs debootstrap, downloaded into the folder if it is not installed.
+    """Return the command that runs debootstrap; download it into the folder if not installed.
 
-    It is a shell script, so its package only has to be unpacked.
+    debootstrap is a shell script, so unpacking its package is enough. Raises UserError if it cannot
+    be downloaded.
     """
     found = shutil.which("debootstrap")
     if found:

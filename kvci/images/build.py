@@ -1,4 +1,4 @@
-"""Images with the layout of SWE-bench's official ones, built here where they cannot be pulled.
+"""Builds images with the layout of SWE-bench's official images, if those cannot be pulled.
 
 The row names the image. The row's eval_script defines what the image must contain: a conda
 environment `testbed` that can be activated, and the repository at the base commit in /testbed. The
@@ -30,9 +30,9 @@ from kvci.sandbox import TREE
 from kvci.tasks.row import Row
 
 BUILT = "kvci.built"
-"""A label: the name under which kvci built the image."""
+"""The label with the name under which kvci built the image."""
 CERTIFICATE_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-"""Environment variables that name the certificates this machine trusts, if not Debian's."""
+"""Environment variables that may name a file of the certificates that this machine trusts."""
 ENVIRONMENT = "/opt/miniconda3/envs/testbed"
 ACTIVATE = """\
 # Shaped as conda's, for a virtual environment.
@@ -54,12 +54,13 @@ RUN cd {tree} && . {environment}/bin/activate && {before} && {install} \\
  && git commit -q --allow-empty -am SWE-bench
 LABEL {label}
 """
-"""As in the official images, one commit is on top of the base; it has what `before` changed."""
+"""As in the official images, one commit is on top of the base commit. It has the changes that
+`before` made."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The result for one image; `why` is empty if the engine has it."""
+    """The result for one image. `why` is empty if the engine has the image."""
 
     instance: str
     image: str
@@ -71,8 +72,8 @@ def build(
 ) -> Iterator[BuildResult]:
     """Build the images that the engine lacks, and yield a result for each row.
 
-    `repositories` contains `<owner>__<name>.git`, or a tar of it; without that folder, git fetches
-    from GitHub. Raises UserError if nothing can be built at all.
+    The folder `repositories` contains `<owner>__<name>.git`, or a tar file of it. Without this
+    folder, git fetches from GitHub. Raises UserError if no image at all can be built.
     """
     known, rows = recipes(recipe_file), list(rows)
     for suite in {known[key].suite for row in rows if (key := (row.repo, row.version)) in known}:
@@ -88,7 +89,7 @@ def build(
             if engine.has(row.image):
                 return BuildResult(row.instance_id, row.image)
             if recipe is None:
-                why = f"no recipe for {row.repo} {row.version}"
+                why = f"{recipe_file.name} has no recipe for {row.repo} {row.version}; add one"
                 return BuildResult(row.instance_id, row.image, why)
             try:
                 _build(row, recipe, sources[row.repo])
@@ -105,7 +106,7 @@ def build(
 
 
 def _source(repo: str, repositories: Path | None, scratch: Path) -> str:
-    """The URL that git fetches this repository from. Raises UserError."""
+    """Return the URL of this repository. Raises UserError if `repositories` lacks it."""
     if repositories is None:
         return f"https://github.com/{repo}"
     bare = repositories / f"{repo.replace('/', '__')}.git"
@@ -113,14 +114,16 @@ def _source(repo: str, repositories: Path | None, scratch: Path) -> str:
     if bare.is_dir():
         return bare.resolve().as_uri()
     if not packed.is_file():
-        raise UserError(f"{repositories} has neither {bare.name} nor {packed.name}.")
+        raise UserError(
+            f"{repositories} has neither {bare.name} nor {packed.name}; add one of them."
+        )
     (scratch / bare.name).mkdir()
     words = ["tar", "--extract", "--file", str(packed), "--directory", str(scratch / bare.name)]
     if subprocess.run(words, capture_output=True).returncode:
-        raise UserError(f"{packed} is not a tar file; it must contain a bare git repository.")
+        raise UserError(f"{packed} is not a tar file; make it from a bare git repository.")
     found = next((scratch / bare.name).rglob("HEAD"), None)
     if found is None:
-        raise UserError(f"{packed} contains no git repository.")
+        raise UserError(f"{packed} contains no git repository; make it from a bare git repository.")
     return found.parent.as_uri()
 
 
@@ -161,7 +164,7 @@ def _build(row: Row, recipe: Recipe, source: str) -> None:
 
 
 def _checkout(tree: Path, source: str, commit: str) -> None:
-    """Check out one commit without its history, even if no ref of the source names it."""
+    """Check out one commit without its history, even if no ref of the source names the commit."""
     repository = git.Repo.init(tree, initial_branch="main")
     serve = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
     repository.git.fetch("--quiet", "--depth=1", f"--upload-pack={serve}", source, commit)
@@ -177,7 +180,7 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _certificates() -> bytes:
-    """What pip trusts while the image is built: the bundle that this machine names, or Debian's."""
+    """Return the certificates that pip trusts during the build: this machine's, or Debian's."""
     paths = (os.environ.get(name, "") for name in CERTIFICATE_VARIABLES)
     found = next((path for path in paths if Path(path).is_file()), None)
     return Path(found or "/etc/ssl/certs/ca-certificates.crt").read_bytes()

@@ -1,4 +1,4 @@
-"""The work of the verbs of `kvci images`."""
+"""The work of the commands `kvci images show`, `pull` and `prune`."""
 
 import contextlib
 from collections.abc import Callable
@@ -21,29 +21,32 @@ from kvci.tasks.instance import Instance
 
 
 class CacheReport(Document):
-    """What `kvci images show` reports."""
+    """The report of `kvci images show`."""
 
     images: tuple[CachedImage, ...]
     free_bytes: int | None
-    """Free on the engine's disk; None if the engine runs on another machine."""
+    """Free space on the engine's disk; None if the engine runs on another machine."""
 
 
 def cache_report() -> CacheReport:
-    """The cached images, the least recently needed first. Raises UserError without an engine."""
+    """Return the cached images, the least recently needed first, and the free disk space.
+
+    Raises UserError if the engine does not answer.
+    """
     images = tuple(image_cache.cached_images())
     return CacheReport(images=images, free_bytes=engine.free_bytes())
 
 
 def summary(report: CacheReport) -> str:
-    """One line: how many images, and their size."""
+    """Return one line with the number of images and their size."""
     total_mib = sum(one.unshared_bytes for one in report.images) >> 20
     free = "" if report.free_bytes is None else f"; {report.free_bytes >> 20} MiB are free"
     count = len(report.images)
-    return f"{count} images take {total_mib} MiB, not counting what they share{free}"
+    return f"{count} images take {total_mib} MiB, without the bytes that they share{free}"
 
 
 def selected(spec: Spec) -> list[Instance]:
-    """The instances that the specification selects. Raises UserError if it selects none."""
+    """Return the instances that the specification selects. Raises UserError if it selects none."""
     known = {one.row.instance_id: one for one in load(spec.dataset)}
     return [known[name] for name in select(list(known), spec)]
 
@@ -51,7 +54,7 @@ def selected(spec: Spec) -> list[Instance]:
 def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
     """Pull the images of as many blocks as the disk can hold; False if no block has its images.
 
-    The run itself pulls the rest, a wave at a time.
+    The run itself pulls the other images, in waves.
     """
     known = {one.row.instance_id: one for one in load(spec.dataset)}
     planned = blocks(list(known), spec)
@@ -61,7 +64,7 @@ def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
         return True
     supply = supply_for(spec, instances, ledger, say)
     wave = next(supply.waves(planned), [])
-    # Only the first block's images show what an image takes, so ask again from the start.
+    # The first block's images show the size of an image, so choose the wave again.
     rest = [block for block in planned if not supply.lacks(block)]
     if wave and len(wave) < len(rest):
         wave = next(supply.waves(rest), [])
@@ -72,10 +75,10 @@ def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
 
 
 def prune(built: bool) -> str:
-    """Remove the containers that killed runs left, and the cached images; a line with the result.
+    """Remove the containers of killed runs, and the cached images; return a line with the result.
 
-    An image that a run or a container needs stays. With `built`, the images that
-    `kvci images build` made are removed too.
+    An image that a run or a container needs stays. With `built`, remove the images that
+    `kvci images build` made too.
     """
     engine.sweep()
     results = [image_cache.evict(one) for one in image_cache.cached_images()]
@@ -87,7 +90,7 @@ def prune(built: bool) -> str:
 
 
 def _remove_stripped() -> None:
-    """Remove the history-stripped images that are left, and their layers that have no name."""
+    """Remove the remaining history-stripped images, with and without a name."""
     images = engine.client().images
     for image in images.list(STRIPPED):
         locked = [name for name in image.tags if not locks.is_free(name)]
@@ -102,9 +105,10 @@ def _remove_stripped() -> None:
 
 
 def _built_names() -> list[str]:
-    """The names that `kvci images build` gave, base images last.
+    """Return the names that `kvci images build` gave, base images last.
 
-    An image that another program made from a built one has its label, but another name.
+    Another program may have made an image from a built image. That image has the same label, but
+    its name differs from the label, so it is left out.
     """
     images = engine.client().images
     built = images.list(filters={"label": BUILT})
@@ -114,7 +118,7 @@ def _built_names() -> list[str]:
 
 
 def _remove_built(name: str) -> bool:
-    """True if the name is gone; False if a run or a container needs the image."""
+    """Remove a built image; False if a run or a container needs the image."""
     try:
         if locks.is_free(name):
             engine.client().images.remove(name)

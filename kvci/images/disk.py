@@ -1,4 +1,4 @@
-"""The engine's disk during one run: which images fit, which stay, and which are evicted."""
+"""The engine's disk during one run: which images fit, which images stay, which are evicted."""
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -14,26 +14,26 @@ from kvci.images.ledger import LedgerFile
 
 @dataclass(frozen=True)
 class Budget:
-    """What images may take on the engine's disk."""
+    """The space that images may take on the engine's disk."""
 
     reserve_bytes: int = 10 << 30
-    """The free space that stays for containers and other programs."""
+    """The space that must stay free for containers and other programs."""
     cache_bytes: int | None = None
-    """The most that the image cache may take; an image counts without what it shares."""
+    """The most that the image cache may take, without bytes that images share; None: no limit."""
 
 
 class Disk:
-    """The image cache as one run sees it. It locks the images that the run needs now."""
+    """The image cache during one run. This class locks the images that the run needs now."""
 
     def __init__(
         self, budget: Budget, bases: Mapping[str, str], ledger: LedgerFile, share: int = 1
     ) -> None:
-        """`bases`: the run's images -> base commit. One wave may take 1/`share` of the budget."""
+        """`bases`: image of the run -> base commit. A wave may take 1/`share` of the budget."""
         self.budget, self._bases, self._ledger, self._share = budget, bases, ledger, share
         self._cached: list[CachedImage] = []
-        """The cached images. The engine takes seconds to list them, so it does so once a wave."""
+        """The cached images. They are listed once in each wave, because a list takes seconds."""
         self._names: dict[str, set[str]] = {}
-        """Image -> its own name and, if the engine has it, its history-stripped image's."""
+        """Image -> its name and, if the engine has the image, its history-stripped image's name."""
         self._locked: set[str] = set()
 
     def forget(self) -> None:
@@ -44,7 +44,7 @@ class Disk:
         self._cached = image_cache.cached_images()
 
     def load(self) -> None:
-        """List the cached images, unless they are known."""
+        """List the cached images if they are not known."""
         self._cached = self._cached or image_cache.cached_images()
 
     def forget_names(self) -> None:
@@ -66,13 +66,13 @@ class Disk:
         return len(names) == 2 and all(map(engine.has, names))
 
     def largest_of_run(self) -> int:
-        """Bytes of the largest cached image that this run needs; 0 if none is known yet."""
+        """Return the bytes of the largest cached image that this run needs; 0 if none is cached."""
         names = self._all_names(set(self._bases))
         sizes = (one.unshared_bytes for one in self._cached if not names.isdisjoint(one.names))
         return max(sizes, default=0)
 
     def largest(self) -> int:
-        """Bytes of the largest cached image of any run."""
+        """Return the bytes of the largest cached image of any run."""
         return max((one.unshared_bytes for one in self._cached), default=0)
 
     def fits(self, images: AbstractSet[str], more_bytes: int) -> bool:
@@ -87,14 +87,14 @@ class Disk:
         return free_bytes + evictable_bytes - more_bytes >= self.budget.reserve_bytes
 
     def used_bytes(self, images: AbstractSet[str]) -> int:
-        """What these images take in the cache."""
+        """Return the bytes that these images take in the cache."""
         names = self._all_names(images)
         return sum(one.unshared_bytes for one in self._cached if not names.isdisjoint(one.names))
 
     def make_room(self, images: AbstractSet[str], more_bytes: int) -> bool:
-        """Evict other images, the least recently needed first, until `more_bytes` more fit.
+        """Evict images other than these, until `more_bytes` fit; True if an image was evicted.
 
-        True if at least one was evicted.
+        The least recently needed images are evicted first.
         """
         evicted, total_bytes = False, sum(one.unshared_bytes for one in self._cached)
         for one in self._others(images):
@@ -110,16 +110,19 @@ class Disk:
         return evicted
 
     def lacks_space(self) -> str:
-        """What is wrong if eviction cannot restore the disk's reserve; empty if it can."""
+        """Return what is wrong if eviction cannot restore the disk's reserve; empty if it can."""
         free_bytes = engine.free_bytes()
         if free_bytes is None:
             return ""
         if free_bytes + _evictable_bytes(self._cached) >= self.budget.reserve_bytes:
             return ""
-        return "Docker's disk has less free space than its reserve; make room there"
+        return "Docker's disk has less free space than its reserve; free some space there"
 
     def watch(self, exempt: AbstractSet[str]) -> DiskWatch | None:
-        """A watch that keeps the budget during pulls; None without a budget or a local engine."""
+        """Return a watch that keeps the budget during pulls.
+
+        None if there is no budget or the engine runs on another machine.
+        """
         free_bytes, budget_bytes = engine.free_bytes(), self.budget.cache_bytes
         if free_bytes is None or budget_bytes is None:
             return None
@@ -133,12 +136,12 @@ class Disk:
         return free_bytes is not None and free_bytes - more_bytes < self.budget.reserve_bytes
 
     def _others(self, images: AbstractSet[str]) -> list[CachedImage]:
-        """The cached images that are not needed for these."""
+        """Return the cached images other than these."""
         names = self._all_names(images)
         return [one for one in self._cached if names.isdisjoint(one.names)]
 
     def _all_names(self, images: AbstractSet[str]) -> set[str]:
-        """All names of these images; the engine is asked once a wave for each image."""
+        """Return all names of these images. In each wave, ask the engine once about each image."""
         for image in images - self._names.keys():
             self._names[image] = {image, stripped_name(image, self._bases[image])} - {""}
         return set().union(*(self._names[image] for image in images))

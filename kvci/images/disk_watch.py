@@ -7,19 +7,19 @@ from typing import Any
 
 @dataclass
 class DiskWatch:
-    """The free space that must be left on the engine's disk while a wave is pulled.
+    """The space that must stay free on the engine's disk while a wave is pulled.
 
-    A layer that is not unpacked yet does not count: the engine deletes the download afterwards.
+    The download of a layer does not count as used: the engine deletes it after unpacking.
     """
 
     floor_bytes: int
     exempt: Collection[str]
-    """Images that are pulled whatever they take."""
+    """Images that may take any space."""
     _packed_bytes: dict[tuple[str, str], int] = field(default_factory=dict)
     """(image, layer) -> bytes of the download, until the layer is unpacked."""
 
     def record(self, image: str, event: dict[str, Any]) -> None:
-        """Take in one event of the engine about this image's pull."""
+        """Record one event of the engine about this image's pull."""
         layer, status = (image, str(event.get("id"))), event.get("status")
         if status == "Downloading":
             self._packed_bytes[layer] = int((event.get("progressDetail") or {}).get("current", 0))

@@ -1,4 +1,4 @@
-"""The kinds of failure of one pull, recognised by the engine's message."""
+"""The ways in which a pull can fail, recognised by the engine's message."""
 
 LIMITED = ("toomanyrequests", "too many requests", "rate limit")
 ABSENT = ("manifest unknown", "name unknown", "invalid reference format")
@@ -7,7 +7,7 @@ NO_SPACE = ("no space left on device",)
 
 
 class PullFailed(Exception):
-    """A pull that failed; another try may succeed."""
+    """The pull failed. Another try may succeed."""
 
 
 class EngineAway(PullFailed):
@@ -27,7 +27,7 @@ class ImageAbsent(PullFailed):
 
 
 class NoSpace(PullFailed):
-    """The pull would use the disk's reserve."""
+    """The pull would use space of the disk's reserve."""
 
 
 class OverBudget(PullFailed):
@@ -35,7 +35,7 @@ class OverBudget(PullFailed):
 
 
 def failure(message: str) -> PullFailed:
-    """The failure that the engine's message describes."""
+    """Return the failure that the engine's message describes."""
     text, low = " ".join(message.split())[:300], message.lower()
     if any(words in low for words in LIMITED):
         return RateLimited(text)
@@ -43,8 +43,8 @@ def failure(message: str) -> PullFailed:
         return NoSpace(text)
     if any(words in low for words in DENIED):
         return AccessDenied(
-            "access denied; Docker Hub also says this for images that do not exist; "
-            f"log in with docker login if this one exists ({text})"
+            "access denied; Docker Hub also says this if the image does not exist "
+            f"({text}); check the image's name, and log in with docker login"
         )
     if any(words in low for words in ABSENT):
         return ImageAbsent(text)

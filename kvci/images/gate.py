@@ -1,4 +1,4 @@
-"""The gate of a registry: one pull that meets the registry's limit makes all pulls wait."""
+"""The gate of a registry: if one pull reaches the registry's limit, all pulls wait."""
 
 import threading
 import time
@@ -13,9 +13,9 @@ class Gate:
 
     opens: float = 0.0
     pulled: float = 0.0
-    """When an image was last pulled."""
+    """The time of the last pull that succeeded."""
     gave_up: float = 0.0
-    """When kvci last gave up on this registry; it does not retry there until an image arrives."""
+    """When kvci last stopped retrying at this registry. It retries again when an image arrives."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self, seconds: float) -> None:
@@ -23,7 +23,7 @@ class Gate:
             self.opens = max(self.opens, time.monotonic() + seconds)
 
     def wait(self, until_s: float) -> float:
-        """Wait until the gate opens, `until_s`, or the end of kvci; returns the seconds waited."""
+        """Wait until the gate opens, `until_s`, or a stop of kvci; return the seconds waited."""
         began = time.monotonic()
         while (left := min(self.opens, until_s) - time.monotonic()) > 0:
             if ENDING.wait(min(left, 1.0)):
@@ -33,13 +33,13 @@ class Gate:
 
 @dataclass
 class Mirror:
-    """A registry with the same repositories, which is asked before the images' own registries."""
+    """A registry with the same repositories. kvci asks it before the images' own registries."""
 
     address: str
     gate: Gate = field(default_factory=Gate)
     failed: set[str] = field(default_factory=set)
-    """The images that it did not deliver since it last delivered one."""
+    """The images that the mirror did not deliver since its last delivery."""
 
     def is_down(self) -> bool:
-        """True after two images; a single image may itself be the cause."""
+        """True if two images failed. If only one image failed, the image may be the cause."""
         return len(self.failed) >= 2

@@ -1,7 +1,7 @@
-"""Images whose git history ends with the instance's base commit: history-stripped images.
+"""Makes history-stripped images. Their git history ends with the instance's base commit.
 
 A fix may be in later commits, tags, reflogs, stashes, or in objects that no ref names any more. It
-is enough to check the objects: if the base reaches every object, nothing can name the fix.
+is enough to check the objects: if the base commit reaches every object, nothing can name the fix.
 """
 
 import threading
@@ -18,14 +18,14 @@ from kvci.patience import PATIENCE_S
 from kvci.sandbox import SandboxFailed
 
 STRIPPED = "kvci/instance"
-"""`kvci/instance:<id>` names the history-stripped image, or the image itself if it is clean."""
+"""`kvci/instance:<id>` names the stripped image, or the image itself if it needs no strip."""
 LOCK = threading.Lock()
-"""Images are stripped one at a time: each strip keeps a processor and the disk busy."""
+"""kvci strips one image at a time, because a strip keeps a processor and the disk busy."""
 STRIPPED_FROM = "kvci.image"
-"""A label: the id of the image that this one was stripped from."""
+"""The label of a stripped image with the id of the original image."""
 COMMENT = "history ends with the base"
-"""The comment of the commit. An image that is made from a stripped one inherits its labels, but not
-its comment."""
+"""The comment of a stripped image. An image that is made from a stripped image inherits its labels,
+but not its comment."""
 
 
 class CannotStrip(SandboxFailed):
@@ -33,10 +33,10 @@ class CannotStrip(SandboxFailed):
 
 
 def history_stripped(image: str, base: str) -> str:
-    """The name of the history-stripped image of an image; each is made once.
+    """Return the name of an image's history-stripped image; make that image if it is missing.
 
-    Raises SandboxFailed if the engine does not have the image (no trial waits for a registry), and
-    CannotStrip.
+    Raises SandboxFailed if the engine fails or does not have the image: a trial never waits for a
+    registry. Raises CannotStrip if the history cannot be stripped.
     """
     try:
         digest = client().images.get(image).id
@@ -51,21 +51,24 @@ def history_stripped(image: str, base: str) -> str:
 
 
 def identity(image: str) -> str:
-    """The id that the image had when it was pulled, before or after it was stripped.
+    """Return the id that the image had when it was pulled, even if it was stripped later.
 
-    Raises the engine's error if the engine does not have it.
+    Raises the engine's error if the engine does not have the image.
     """
     found = client().images.get(image)
     return str(found.labels[STRIPPED_FROM] if is_stripped(found) else found.id)
 
 
 def is_stripped(image: Any) -> bool:
-    """True if kvci stripped this image; False for an image that was made from a stripped one."""
+    """True if kvci stripped this image; False if it was made from a stripped image."""
     return image.attrs.get("Comment") == COMMENT and STRIPPED_FROM in image.labels
 
 
 def stripped_name(image: str, base: str) -> str:
-    """The name of its history-stripped image, made or not; empty if the engine lacks the image."""
+    """Return the name of an image's history-stripped image, which may not exist yet.
+
+    Empty if the engine does not have the image.
+    """
     try:
         return _name(client().images.get(image).id, base)
     except ImageNotFound:
@@ -77,15 +80,15 @@ def _name(digest: str, base: str) -> str:
 
 
 def _commit_config(image: Any) -> dict[str, Any]:
-    """The configuration of the stripped image: it starts as the image itself does.
+    """Return the configuration for the commit: the stripped image starts as the original does.
 
-    Without it a commit takes the configuration of the container that stripped the image. The engine
-    also takes the container's command in place of an empty one.
+    Without this configuration the commit gets that of the container that stripped the image. The
+    engine also replaces an empty command by the command of that container.
     """
     config = image.attrs["Config"]
     entry, command = config.get("Entrypoint") or [], config.get("Cmd") or []
     return {
-        "Labels": {OWNER: "", STRIPPED_FROM: image.id},  # else its containers had this owner
+        "Labels": {OWNER: "", STRIPPED_FROM: image.id},  # containers must not inherit the owner
         "Entrypoint": entry,
         "Cmd": command or ([] if entry else ["/bin/bash"]),
         "User": config.get("User") or "",
@@ -93,7 +96,7 @@ def _commit_config(image: Any) -> dict[str, Any]:
 
 
 def _make(image: str, digest: str, base: str) -> None:
-    # On a slow disk a commit takes minutes, and two at once take more.
+    # On a slow disk a commit takes minutes, so the timeout is long.
     engine = client(PATIENCE_S)
     container = engine.containers.create(
         digest,
@@ -107,12 +110,12 @@ def _make(image: str, digest: str, base: str) -> None:
         container.start()
         code = container.wait(timeout=1800)["StatusCode"]
         if code not in (UNCHANGED, CHANGED):
-            # A script that was killed, or had no disk space, tells nothing about the image.
+            # If the script was killed or the disk is full, this tells nothing about the image.
             failure = CannotStrip if code == CANNOT_STRIP and not disk_full() else SandboxFailed
             raise failure(f"the history of {image} cannot be stripped: {container.logs()[-300:]!r}")
         stripped = engine.images.get(digest)
         if code == CHANGED:
-            name, tag = _name(digest, base).split(":")  # without a name it would never be evicted
+            name, tag = _name(digest, base).split(":")  # kvci evicts only images with a name
             config = _commit_config(stripped)
             stripped = container.commit(name, tag, message=COMMENT, conf=config, pause=False)
         for name in {_name(digest, base), _name(stripped.id, base)}:

@@ -1,8 +1,8 @@
-"""The image cache: the images that kvci pulled or stripped, and how they are evicted.
+"""The image cache: the images that kvci pulled or stripped, and their eviction.
 
-The engine itself remembers which images are kvci's: each name that kvci pulled has a second one,
-made of its hash, on the same image. So a killed kvci loses nothing, and kvci takes no other
-program's image for its own.
+The engine itself stores which images are kvci's: each image that kvci pulled has a second name,
+made from the hash of the first name. So this information survives if kvci is killed, and kvci never
+evicts another program's image.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class CachedImage(Document):
     names: tuple[str, ...]
     unshared_bytes: int
     needed: str
-    """When it was last needed: the engine's text, which sorts as the time does."""
+    """When the image was last needed, as a text of the engine. These texts sort by time."""
 
 
 def mark(name: str) -> None:
@@ -47,10 +47,10 @@ def is_cached(name: str) -> bool:
 
 
 def cached_images() -> list[CachedImage]:
-    """The images of the cache, the least recently needed first.
+    """Return the images of the cache, the least recently needed first.
 
-    An image that also has another program's name is not one of them. What a killed process pulled
-    is marked first. The engine takes seconds to answer.
+    An image that also has another program's name is left out. Images that a killed process pulled
+    are marked first. The engine takes seconds to answer.
     """
     for name in in_flight.take_abandoned():
         mark(name)
@@ -71,7 +71,7 @@ def cached_images() -> list[CachedImage]:
 
 
 def evict(image: CachedImage) -> bool:
-    """Remove the image's names; False if another process or a container needs it."""
+    """Remove the image's names; False if another process or a container needs the image."""
     with _exclusive(image) as free:
         if not free or engine.client().api.containers(all=True, filters={"ancestor": image.id}):
             return False
@@ -88,7 +88,7 @@ def evict(image: CachedImage) -> bool:
 
 
 def is_unlocked(image: CachedImage) -> bool:
-    """True if no other process needs it."""
+    """True if no other process needs the image."""
     with _exclusive(image) as free:
         return free
 
@@ -105,9 +105,9 @@ def _hash(name: str) -> str:
 
 
 def _cache_names(names: Collection[str]) -> tuple[str, ...]:
-    """Those of an image's names that the cache gave or marked.
+    """Return an image's marks, and those of its names that kvci pulled.
 
-    The marks come last, so that a half-evicted image still belongs to the cache.
+    The marks come last. So an image still belongs to the cache if its eviction stops early.
     """
     marks = [name for name in names if name.startswith((f"{PULLED}:", f"{STRIPPED}:"))]
     pulled = [name for name in names if f"{PULLED}:{_hash(name)}" in marks]

@@ -1,7 +1,7 @@
-"""In-flight pulls of this machine, so that kvci recognises what a killed process pulled.
+"""Records the in-flight pulls of this machine, so that kvci knows what a killed process pulled.
 
-Each pull has a file in kvci's cache folder, from before the pull until the image is marked as
-kvci's. Each message of the engine about the pull updates the file's time.
+Each pull has a file in kvci's cache folder. kvci writes it before the pull and removes it after the
+image is marked as kvci's. Each message of the engine about the pull updates the file's time.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from kvci.files import Document, sha256_of
 from kvci.host import cache_folder, ended, process
 
 GRACE = timedelta(minutes=1)
-"""A pull may end so long after the engine's last message; a later pull was another program's."""
+"""A pull may end this long after the engine's last message. Later pulls are another program's."""
 
 
 class InFlight(Document):
@@ -28,7 +28,7 @@ class InFlight(Document):
 
 
 def begin(name: str) -> bool:
-    """Record that kvci pulls this name; False if another program's image already has it.
+    """Record that kvci pulls this name; False if another program's image already has this name.
 
     Raises UserError if the record cannot be written.
     """
@@ -58,9 +58,9 @@ def end(name: str) -> None:
 
 
 def take_abandoned() -> list[str]:
-    """The names that killed processes pulled from this engine, where the image has arrived.
+    """Return the names of the images that killed processes pulled and that have arrived.
 
-    Every record of a killed process is removed, arrived or not.
+    Remove every record of a killed process, even if its image has not arrived.
     """
     names = []
     for path in _folder().glob("*.json"):

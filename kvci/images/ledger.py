@@ -1,4 +1,4 @@
-"""The ledger `images.json`: what became of each image that a run needs."""
+"""The ledger `images.json`: the state of each image that a run needs."""
 
 import threading
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from kvci.errors import UserError
 from kvci.files import Document
 
 State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "let go"]
-"""In the ledger's words, "let go" is an image that was evicted."""
+"""The ledger writes "let go" for an image that was evicted."""
 
 
 class Entry(Document):
-    """What became of one image."""
+    """The state of one image."""
 
     image: str
     state: State
@@ -24,7 +24,7 @@ class Entry(Document):
 
 
 class Ledger(Document):
-    """One entry for each image that was needed, in the order of need."""
+    """One entry for each image that the run needs, in the order in which it needs them."""
 
     images: tuple[Entry, ...] = ()
 
@@ -38,7 +38,7 @@ class LedgerFile:
         self._entries = {entry.image: entry for entry in known}
 
     def expect(self, images: Iterable[str]) -> None:
-        """Add these images as needed, unless the ledger has them; nothing is written yet."""
+        """Add those of these images that the ledger lacks, as needed. Do not write the file yet."""
         for image in images:
             self._entries.setdefault(image, Entry(image=image, state="needed"))
 
@@ -61,8 +61,13 @@ class LedgerFile:
             try:
                 Ledger(images=tuple(self._entries.values())).write(self._path)
             except OSError as error:
-                raise UserError(f"{self._path} cannot be written: {error.strerror}.") from None
+                raise UserError(
+                    f"{self._path} cannot be written ({error.strerror}); check its folder."
+                ) from None
 
     def change(self, image: str, state: State, why: str) -> None:
-        """Change the state of an image that the ledger has. Raises UserError as `write` does."""
+        """Change the state of an image that the ledger has.
+
+        Raises UserError if the file cannot be written.
+        """
         self.write(self._entries[image].model_copy(update={"state": state, "why": why}))

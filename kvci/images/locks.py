@@ -1,8 +1,8 @@
-"""Locks on the images that this machine's kvci processes need, so that none evicts another's.
+"""Locks images, so that no kvci process evicts an image that another kvci process needs.
 
-All processes share one file, with one byte for each image. The locks are POSIX record locks
-(fcntl(2)): they belong to the process and not to a thread, the kernel drops them when the process
-is killed, and closing the file would drop them too.
+All processes of this machine share one file, with one byte for each image. The locks are POSIX
+record locks (fcntl(2)). Such a lock belongs to a process, not to a thread. The kernel drops it when
+the process is killed or closes the file.
 """
 
 import contextlib
@@ -26,9 +26,10 @@ def unlock(image: str) -> None:
 
 @contextlib.contextmanager
 def exclusive(image: str) -> Iterator[bool]:
-    """Yield True if no other process has locked this image; none can while the context is open.
+    """Yield True if no other process has locked this image.
 
-    This process must not have locked it: its own lock would be lost.
+    While the context is open, no other process can lock the image. This process must not have
+    locked the image before: that lock would be lost.
     """
     try:
         fcntl.lockf(_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(image))
@@ -42,7 +43,7 @@ def exclusive(image: str) -> Iterator[bool]:
 
 
 def is_free(image: str) -> bool:
-    """True if no other process has locked it now."""
+    """True if no other process has locked this image now."""
     with exclusive(image) as free:
         return free
 

@@ -1,4 +1,4 @@
-"""Logins at registries: from the environment, and what `docker login` stored."""
+"""Logins at registries, from the environment and from `docker login`."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FIELDS = ("username", "password")
 
 @dataclass(frozen=True)
 class Login:
-    """A login at one registry. kvci sends it to no other, whatever images a dataset names."""
+    """A login at one registry. kvci never sends it to another registry that a dataset names."""
 
     user: str
     password: str
@@ -21,9 +21,10 @@ class Login:
 
 
 def login() -> Login | None:
-    """The login that KVCI_REGISTRY_USER and KVCI_REGISTRY_PASSWORD give; None if one is not set.
+    """Return the login of the environment; None if its user or its password is not set.
 
-    It is for docker.io, or for the registry that KVCI_REGISTRY names.
+    The variables are KVCI_REGISTRY_USER and KVCI_REGISTRY_PASSWORD. The login is for docker.io, or
+    for the registry that KVCI_REGISTRY names.
     """
     user, password = (os.environ.get(f"KVCI_REGISTRY_{part}") for part in ("USER", "PASSWORD"))
     registry = os.environ.get("KVCI_REGISTRY") or HUB
@@ -31,12 +32,12 @@ def login() -> Login | None:
 
 
 def login_for(registry: str, login: Login | None) -> Login | None:
-    """The login if it is for this registry, else None."""
+    """Return the login if it is for this registry, else None."""
     return login if login and login.registry == registry else None
 
 
 def docker_login(registry: str) -> Login | None:
-    """The login that `docker login` stored for this registry; None if it stored none."""
+    """Return the login that `docker login` stored for this registry; None if there is none."""
     try:
         found = auth.load_config().resolve_authconfig(registry) or {}
     except (DockerException, OSError, ValueError):

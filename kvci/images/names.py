@@ -1,4 +1,4 @@
-"""Names of images: their parts, and the forms that the engine and a mirror use."""
+"""Splits names of images, and makes the forms that the engine and a mirror use."""
 
 import re
 
@@ -12,7 +12,7 @@ HUB = "docker.io"
 
 
 def parse_name(image: str) -> tuple[str, str, str]:
-    """Registry, repository and tag of an image's name."""
+    """Return registry, repository and tag of an image's name."""
     name, tag = parse_repository_tag(image)
     registry, repository = resolve_repository_name(name)
     if registry == HUB and "/" not in repository:
@@ -21,16 +21,16 @@ def parse_name(image: str) -> tuple[str, str, str]:
 
 
 def repository_and_tag(image: str) -> tuple[str, str]:
-    """The two parts that the engine's API takes; the first includes the registry."""
+    """Return the two parts that the engine's API expects. The first part includes the registry."""
     name, tag = parse_repository_tag(image)
     return name, tag or "latest"
 
 
 def engine_name(image: str) -> str:
-    """The image's name as the engine lists it, whatever form the dataset uses.
+    """Return the image's name in the form in which the engine lists it.
 
-    Raises UserError if the name is not valid. It also does for a digest, because a stripped image
-    must take the name, and no other image can take a digest.
+    Raises UserError if the name is not valid or contains a digest. A digest is refused because the
+    stripped image must get the name, and only the original image can have its digest.
     """
     try:
         registry, repository, tag = parse_name(image)
@@ -48,7 +48,7 @@ def engine_name(image: str) -> str:
 
 
 def mirrored(image: str, mirror: str | None) -> str:
-    """The image's name at the mirror, which has the same repositories; the same without one."""
+    """Return the image's name at the mirror; without a mirror, return the name itself."""
     if mirror is None:
         return image
     _, repository, tag = parse_name(image)

@@ -1,4 +1,4 @@
-"""Pulls one image: retries, waits for the registry's limit, passes a mirror that fails."""
+"""Pulls one image: retries, waits at a registry's limit, skips a mirror that fails."""
 
 import math
 import time
@@ -27,7 +27,7 @@ from kvci.sandbox import SandboxFailed
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
 MIRROR_PATIENCE_S, MIRROR_STALL_S = 60.0, 120.0
-"""A mirror must not cost more than it saves; then the image's own registry is asked."""
+"""How long a mirror is retried, and how long it may be silent. Then kvci skips the mirror."""
 DENIED_TRIES = 2
 
 
@@ -46,23 +46,23 @@ class Tries:
 
 @dataclass(frozen=True)
 class Puller:
-    """How images are pulled. Times in seconds."""
+    """Pulls images with these settings. Times are in seconds."""
 
     mirror: Mirror | None = None
     login: Login | None = None
-    """The login at one registry; at any other, what `docker login` stored is used."""
+    """The login at one registry. At other registries, kvci uses the logins of `docker login`."""
     reserve_bytes: int = 0
-    """What must stay free on the engine's disk."""
+    """The space that must stay free on the engine's disk."""
     watch: DiskWatch | None = None
-    """Keeps the disk budget, if there is one."""
+    """Keeps the disk budget; None without a budget."""
     patience_s: float = 900.0
-    """How long one image is retried. At a registry's limit the time counts from the last image that
-    arrived, and the wait that the registry announces is added. After the patience is used up once,
-    nothing is retried at that registry until an image arrives."""
+    """How long the pull of one image is retried. At a registry's limit this time starts again when
+    an image arrives, and the wait that the registry asks for is added. After the time is over once,
+    kvci retries no pull from that registry until an image arrives."""
     stall_s: float = 300.0
-    """A pull is given up and retried after so long a silence."""
+    """A pull ends and is retried if the engine is silent for this long."""
     until_s: float = math.inf
-    """When every pull is given up, on the monotonic clock."""
+    """When all pulls end, on the monotonic clock."""
     gate: Gate = field(default_factory=Gate)
     """The gate of the images' own registries."""
     say: Callable[[str], None] = print
@@ -99,7 +99,7 @@ class Puller:
                     return self._without_mirror.pull(image, base)
                 if not self.stopped():
                     self.say(f"{image}: {why}; retrying in {wait_s:.0f} s")
-                if not isinstance(error, RateLimited):  # a limit makes all wait, at the gate
+                if not isinstance(error, RateLimited):  # at a limit all pulls wait, at the gate
                     ENDING.wait(max(0.0, min(wait_s, self.until_s - time.monotonic())))
             else:
                 gate.pulled = time.monotonic()
@@ -108,7 +108,7 @@ class Puller:
                 return tries.entry(image, "pulled", id=name)
 
     def _wait_s(self, image: str, error: PullFailed, tries: Tries) -> float | None:
-        """The wait before the next try; None if patience is used up. A limit closes the gate."""
+        """Return the wait before the next try; None: no more tries. Close the gate at a limit."""
         now, patience_s, gate = time.monotonic(), self.patience_s, self._gate
         if self.mirror and not isinstance(error, EngineAway):
             patience_s = min(patience_s, MIRROR_PATIENCE_S)
@@ -144,14 +144,14 @@ class Puller:
 
     @property
     def _without_mirror(self) -> "Puller":
-        """Asks the registries that images name."""
+        """The same puller, which asks only the registries in the images' names."""
         return replace(self, mirror=None)
 
     def _source(self, image: str) -> str:
         return mirrored(image, self.mirror.address if self.mirror else None)
 
     def stopped(self) -> str:
-        """Why pulls stop now; empty if they continue."""
+        """Return why pulls stop now; empty if they continue."""
         return stop_reason(self.until_s)
 
     def _attempt(self, image: str, base: str) -> Attempt:

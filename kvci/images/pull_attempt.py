@@ -21,14 +21,14 @@ from kvci.images.names import parse_name, repository_and_tag
 
 
 def stop_reason(until_s: float) -> str:
-    """Why pulls stop now; empty if they continue. `until_s` is on the monotonic clock."""
+    """Return why pulls stop now; empty if not. `until_s` is a time of the monotonic clock."""
     if ENDING.is_set():
         return "stopped"
     return "the time budget is over" if time.monotonic() >= until_s else ""
 
 
 class _WithTimeout(docker.APIClient):  # type: ignore[misc]
-    """A client that gives up a silent pull; docker-py alone would wait for ever."""
+    """A client that ends a silent pull. docker-py alone would wait for ever."""
 
     def post(self, *args: Any, **kwargs: Any) -> Any:
         return super().post(*args, **kwargs | {"timeout": self.timeout})
@@ -36,22 +36,25 @@ class _WithTimeout(docker.APIClient):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try to pull `image` under the name `source`, which is another one at a mirror."""
+    """One try to pull `image` under the name `source`. At a mirror the two names differ."""
 
     image: str
     source: str
     base: str
-    """The base commit, where the image's history must end."""
+    """The base commit, with which the image's history must end."""
     login: Login | None
     reserve_bytes: int
     watch: DiskWatch | None
     stall_s: float
     """The longest silence of the engine."""
     until_s: float
-    """When the pull is given up, on the monotonic clock."""
+    """When the pull ends, on the monotonic clock."""
 
     def run(self) -> str:
-        """The id of the history-stripped image. Raises PullFailed, SandboxFailed."""
+        """Pull and strip the image; return the id of the history-stripped image.
+
+        Raises PullFailed if the pull fails, and SandboxFailed if the image cannot be stripped.
+        """
         try:
             # The engine may have finished an earlier try, or another program pulled the image.
             if engine.has(self.image) and not in_flight.exists(self.source):
@@ -60,7 +63,7 @@ class Attempt:
             try:
                 self._follow()
             except (PullFailed, APIError):
-                if own_pull and engine.has(self.source):  # it arrived with the last event
+                if own_pull and engine.has(self.source):  # the last event completed it
                     self._mark(own_pull)
                 in_flight.end(self.source)
                 raise
@@ -70,12 +73,15 @@ class Attempt:
         except (APIError, ImageNotFound) as error:
             raise failure(str(error.explanation or error)) from None
         except engine.ENGINE_ERRORS as error:
-            # An engine that answers waits for the registry without sending events.
+            # If the engine answers now, it was waiting for the registry without sending events.
             kind = PullFailed if engine.answers() else EngineAway
             raise kind(f"Docker: {str(error)[:300]}") from None
 
     def _follow(self) -> None:
-        """Return when the image has arrived. Raises PullFailed and the engine's errors."""
+        """Wait until the image has arrived.
+
+        Raises PullFailed, or an error of the engine, if the image does not arrive.
+        """
         try:
             for event in self._events():
                 in_flight.touch(self.source)
@@ -85,7 +91,7 @@ class Attempt:
                 self.watch.forget(self.image)
 
     def _check(self, event: dict[str, Any]) -> None:
-        """Raises PullFailed if the event or the engine's disk ends this pull."""
+        """Raise PullFailed if the event, the disk or the time budget ends this pull."""
         if stopped := stop_reason(self.until_s):
             raise PullFailed(stopped)
         if "error" in event:
@@ -94,7 +100,7 @@ class Attempt:
         if free is not None and free < self.reserve_bytes:
             raise NoSpace(
                 f"Docker's disk has {free >> 20} MiB free, and its reserve is "
-                f"{self.reserve_bytes >> 20} MiB"
+                f"{self.reserve_bytes >> 20} MiB; free some space there"
             )
         if self.watch and free is not None:
             self.watch.record(self.image, event)
@@ -104,7 +110,7 @@ class Attempt:
     def _mark(self, own_pull: bool) -> None:
         """Give the image its own name and mark it as kvci's.
 
-        The source's name is removed if kvci's pull made it, and stays if it is another program's.
+        If kvci's pull made the source's name, remove that name. A name of another program stays.
         """
         if self.source != self.image:
             images = engine.client().images
@@ -114,7 +120,7 @@ class Attempt:
             images.remove(self.source)
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        """The engine's events during the pull; closing the iterator ends the pull."""
+        """Yield the engine's events during the pull. Closing the iterator ends the pull."""
         name, tag = repository_and_tag(self.source)
         left_s = max(0.1, self.until_s - time.monotonic())
         version = engine.client().api.api_version
@@ -130,10 +136,10 @@ class Attempt:
             api.close()
 
     def _strip(self) -> str:
-        """The id of the history-stripped image.
+        """Strip the image; return the id of the history-stripped image.
 
-        If kvci pulled the image, the stripped one takes its name, so that the engine can free the
-        bytes of the other.
+        If kvci pulled the image, its name moves to the stripped image, so that the engine can free
+        the bytes of the original image.
         """
         images = engine.client().images
         pulled = images.get(self.image)
@@ -142,7 +148,7 @@ class Attempt:
             stripped.tag(*repository_and_tag(self.image))
             image_cache.mark(self.image)
             pulled.reload()
-            # Its digest would keep the pulled image, and the bytes would count as shared.
+            # The digest would keep the original image, and its bytes would count as shared.
             for name in pulled.attrs["RepoDigests"] if not pulled.tags else ():
                 images.remove(name)
         return str(stripped.id)

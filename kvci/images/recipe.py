@@ -1,4 +1,4 @@
-"""What an instance's image needs besides its repository, read from a TOML file."""
+"""Reads a TOML file with what an instance's image needs in addition to its repository."""
 
 import tomllib
 from functools import cache
@@ -13,15 +13,15 @@ SHIPPED = Path(__file__).with_name("recipes.toml")
 
 
 class Recipe(Document):
-    """What some versions of one repository need: pip packages, and shell commands in /testbed."""
+    """The needs of some versions of a repository: pip packages, and shell commands in /testbed."""
 
     repository: str
     versions: tuple[str, ...]
     suite: str
-    """The Debian release whose Python the image takes."""
+    """The Debian release of the image, which decides the version of Python."""
     packages: tuple[str, ...]
     before: str = "true"
-    """Runs before `install`."""
+    """The command that runs before `install`."""
     install: str = "pip install -q --no-build-isolation -e ."
 
 
@@ -31,11 +31,18 @@ class _RecipeFile(Document):
 
 @cache
 def recipes(path: Path = SHIPPED) -> dict[tuple[str, str], Recipe]:
-    """(repository, version) -> the recipe of its images. Raises UserError."""
+    """Return (repository, version) -> the recipe of the images.
+
+    Raises UserError if the file cannot be read or is not valid.
+    """
     try:
         found = _RecipeFile.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
-        raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from None
+        raise UserError(
+            f"The recipe file {path} cannot be read ({error.strerror}); check the path."
+        ) from None
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise UserError(f"The recipe file {path} is not valid: {first_problem(error)}.") from None
+        raise UserError(
+            f"The recipe file {path} is not valid ({first_problem(error)}); correct it."
+        ) from None
     return {(one.repository, version): one for one in found.recipe for version in one.versions}

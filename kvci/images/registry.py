@@ -1,7 +1,7 @@
-"""What a registry reports about an image before it is pulled.
+"""Asks a registry about an image before the image is pulled.
 
 The request is a HEAD of the manifest (OCI distribution specification, content discovery). Docker
-Hub does not count it as a pull, and its headers state how many pulls are left.
+Hub does not count this request as a pull. The answer's headers say how many pulls are left.
 """
 
 import email.utils
@@ -31,23 +31,23 @@ TOKEN_FIELDS = ("service", "scope")
 
 @dataclass(frozen=True)
 class RegistryAnswer:
-    """What a registry reports about one image; None where it does not report a value."""
+    """A registry's answer about one image. A value is None if the registry does not report it."""
 
     status: int
     """The HTTP status; 0 if the registry did not answer."""
     why: str = ""
     remaining: int | None = None
-    """Pulls left in the current window."""
+    """The number of pulls that are left in the current window of time."""
     window_s: float | None = None
     """The length of that window."""
     wait_s: float | None = None
-    """How long it asks to wait."""
+    """How long the registry asks to wait."""
     skew_s: float | None = None
-    """How far this machine's clock is ahead of the registry's."""
+    """How far this machine's clock is ahead of the registry's clock."""
 
 
 def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> RegistryAnswer:
-    """The registry's answer about one image. A registry that fails raises no error."""
+    """Return the registry's answer about one image. Its status is 0 if the registry fails."""
     registry, repository, tag = parse_name(image)
     host = HUB_API if registry == HUB else registry
     login = login_for(registry, login) or docker_login(registry)
@@ -73,7 +73,7 @@ def ask(image: str, login: Login | None = None, timeout_s: float = 20.0) -> Regi
 
 
 def _schemes(host: str) -> list[tuple[str, bool]]:
-    """The schemes to try, each with whether to verify the certificate, in the engine's order."""
+    """Return the schemes to try, in the engine's order; True: the certificate is verified."""
     if host.partition(":")[0] in ("localhost", "127.0.0.1"):
         return [("http", True)]
     return [("https", False), ("http", True)] if engine.allows_insecure(host) else [("https", True)]
@@ -90,7 +90,7 @@ def _head(client: httpx.Client, url: str, login: Login | None) -> httpx.Response
 
 
 def _token(client: httpx.Client, challenge: str, login: Login | None) -> Any:
-    """The authentication that the challenge asks for: a token of the registry's token server."""
+    """Return the authentication that the challenge asks for: a token of the token server."""
     fields = parse_keqv_list(parse_http_list(challenge.partition(" ")[2]))
     query = httpx.QueryParams({name: fields[name] for name in fields if name in TOKEN_FIELDS})
     answer = client.get(fields["realm"], params=query, auth=_basic(login))
@@ -109,7 +109,10 @@ def _basic(login: Login | None) -> Any:
 
 
 def _wait_s(headers: httpx.Headers) -> float | None:
-    """How long to wait. Retry-After is in seconds, a date, or, at some registries, a Unix time."""
+    """Return how long to wait.
+
+    Retry-After is a number of seconds, a date or, at some registries, a Unix time.
+    """
     value = headers.get("retry-after", headers.get("x-retry-after", ""))
     if value.isdecimal():
         number = float(value)

@@ -1,18 +1,19 @@
-"""The shell script that removes from an image's git folders what its base commit does not reach.
+"""The shell script that removes from an image's git folders what the base commit does not reach.
 
-It exits with UNCHANGED, CHANGED or CANNOT_STRIP; any other status tells nothing about the image.
+The script exits with UNCHANGED, CHANGED or CANNOT_STRIP. Any other status tells nothing about the
+image.
 """
 
 from kvci.sandbox import TREE
 
 UNCHANGED, CHANGED, CANNOT_STRIP = 0, 3, 4
 ON_TOP_MAX = 1
-"""The official images have one commit on top of the base, with what their set-up changed."""
+"""The official images have one commit on top of the base commit, for changes of the set-up."""
 GIT_ENTRIES = (
     *("HEAD", "config", "description", "hooks", "index", "info", "modules", "objects"),
     *("packed-refs", "refs", "shallow"),
 )
-"""What a git folder needs. Its other entries tell about the past: reflogs, messages, worktrees."""
+"""The entries that a git folder needs. Other entries show history, for example reflogs."""
 OTHER_ENTRIES = " ".join(
     ["-mindepth 1 -maxdepth 1 ! -empty", *(f"! -name {name}" for name in GIT_ENTRIES)]
 )
@@ -103,13 +104,13 @@ strip_folder() {{
   other_entries -exec rm -rf {{}} +
   unusable_files | while read -r file; do rm -f "$file"; done
   if ! is_clean; then drop_unreachable; fi
-  is_clean || cannot_strip "objects that its HEAD does not reach are left in $folder"
+  is_clean || cannot_strip "$folder still has objects that its HEAD does not reach"
 }}
 cd {TREE} || cannot_strip "the image has no {TREE}"
 code={UNCHANGED}
 folder=$(command git -c safe.directory='*' rev-parse --absolute-git-dir) ||
   cannot_strip "{TREE} is not a git work tree"
-head_is_base || cannot_strip "its HEAD is not $BASE and not one set-up commit on top of it"
+head_is_base || cannot_strip "its HEAD must be $BASE or one set-up commit on top of $BASE"
 own=$folder
 date=$(git log -1 --format=%ct "$BASE")
 strip_folder
@@ -124,9 +125,10 @@ done < <(
 )
 exit $code
 """
-"""Git does not see every file: the script first removes packs without a valid index, and names of
-missing objects. A tag that is younger than the base keeps its name and loses its message.
+"""Git ignores some files in its folder. So the script first removes packs without a valid index,
+and refs to missing objects. A tag that is younger than the base commit keeps its name but not its
+message.
 
-The history of a submodule, or of another repository in the tree, ends with what is checked out. A
-bare repository that the base commit itself tracks stays as it is.
+The history of a submodule, or of another repository in the tree, ends with the commit that is
+checked out. A bare repository that the base commit itself tracks stays as it is.
 """

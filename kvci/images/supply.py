@@ -1,7 +1,7 @@
-"""Pulls images before blocks need them, a wave of blocks at a time, within the disk budget.
+"""Pulls images before blocks need them, in waves of blocks, within the disk budget.
 
-A wave has as many blocks as the disk can hold images for. The images of a wave stay until a later
-wave needs their room.
+A wave has as many blocks as the disk has space for. The images of a wave stay until a later wave
+needs their space.
 """
 
 import contextlib
@@ -35,19 +35,19 @@ from kvci.threads import background
 
 TRIES = 5
 TOO_LARGE_MAX = 3
-"""After so many blocks above the budget and none within it, the run stops."""
+"""The run stops after this many blocks above the budget, if no block was within it."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The blocks whose images were pulled, and those of them that have all their images."""
+    """The blocks whose images kvci tried to pull, and the blocks that have all their images."""
 
     tried: list[Block] = field(default_factory=list)
     ready: list[Block] = field(default_factory=list)
 
 
 class Supply:
-    """Pulls the images of a run's instances, a wave of blocks at a time."""
+    """Pulls the images of a run's instances, in waves of blocks."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Supply:
         workers: int = 4,
         prefetch: bool = False,
     ) -> None:
-        """With `prefetch` the next wave is pulled while one runs; each has half the budget."""
+        """With `prefetch` the next wave is pulled during a wave; each has half the budget."""
         rows = [instance.row for instance in instances]
         self._images = {row.instance_id: engine_name(row.image) for row in rows}
         self._bases = {engine_name(row.image): row.base_commit for row in rows}
@@ -67,16 +67,16 @@ class Supply:
         self._ledger = LedgerFile(ledger)
         self._disk = Disk(budget, self._bases, self._ledger, share=2 if prefetch else 1)
         self._one_fits = False
-        """A block had all its images, within the budget."""
+        """True if a block had all its images, within the budget."""
         self._too_large: list[str] = []
         """One reason for each block whose images take more than the budget."""
 
     def waves(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
-        """The blocks in their order, a wave at a time, once their images are pulled.
+        """Yield the blocks in their order, in waves, after their images are pulled.
 
         Until the next wave no other kvci process evicts these images. Blocks whose images cannot
-        be pulled now are tried once more at the end. No wave starts after the time budget. Raises
-        UserError if the images of each block take more than the disk budget.
+        be pulled now are tried once more at the end. No wave starts after the time budget is over.
+        Raises UserError if the images of every single block take more than the disk budget.
         """
         try:
             yield from self._waves(blocks)
@@ -105,12 +105,12 @@ class Supply:
             self._refuse()
 
     def absent(self, instance: str) -> str:
-        """Why this instance's image can never be pulled; empty if it can."""
+        """Return why this instance's image can never be pulled; empty if a pull may succeed."""
         entry = self._ledger.entry(self._images.get(instance, ""))
         return entry.why if entry and entry.state == "absent" else ""
 
     def missing(self) -> list[str]:
-        """A line for each image that is not available."""
+        """Return a line for each image that is not available."""
         return [
             f"image {entry.image} is not available: {entry.why}"
             for entry in self._ledger.entries()
@@ -118,18 +118,18 @@ class Supply:
         ]
 
     def stopped(self) -> str:
-        """Why pulls stop now; empty if they continue."""
+        """Return why pulls stop now; empty if they continue."""
         return self._puller.stopped()
 
     def lacks(self, block: Block) -> bool:
-        """True if a pull of one of its images failed."""
+        """True if the pull of one of the block's images failed."""
         return "failed" in self._states(block)
 
     def _states(self, block: Block) -> set[State]:
         return self._ledger.states(self._of([block]))
 
     def _of(self, blocks: Iterable[Block]) -> set[str]:
-        """The images of these blocks."""
+        """Return the images of these blocks."""
         return set(self._in_order(blocks))
 
     def _in_order(self, blocks: Iterable[Block]) -> list[str]:
@@ -139,7 +139,8 @@ class Supply:
     def _gather(self, todo: list[Block], keep: set[str]) -> Gathered:
         """Pull the images of as many of these blocks as fit together with the images `keep`.
 
-        Waits for an engine that stops answering. Raises UserError.
+        If the engine stops answering, wait until it answers again. Raises UserError if the engine
+        fails TRIES times, or does not answer for too long.
         """
         if not self._of(todo):
             return Gathered(todo, todo)
@@ -150,7 +151,10 @@ class Supply:
                 why = str(error)[:300]
                 ENDING.wait(2**attempt)
                 engine.wait()
-        raise UserError(f"Docker failed {TRIES} times in a row: {why}")
+        raise UserError(
+            f"Docker failed {TRIES} times in a row ({why}); restart it, then run the same "
+            "command again."
+        )
 
     def _gather_once(self, todo: list[Block], keep: set[str]) -> Gathered:
         disk = self._disk
@@ -160,7 +164,7 @@ class Supply:
         wave, lacking_bytes = self._choose(todo, keep)
         disk.lock(keep | self._of(wave))
         disk.make_room(keep | self._of(wave), lacking_bytes)
-        # The first block is exempt: it is pulled in any case, if only to be found too large.
+        # The first block is always pulled, even if its images turn out to be too large.
         puller = replace(self._puller, watch=disk.watch(self._of(wave[:1])))
         images = self._in_order(wave)
         for future in [background(self._supply, image, puller) for image in images]:
@@ -174,7 +178,7 @@ class Supply:
         return Gathered([*failed, *ready], ready)
 
     def _wait_for_space(self) -> None:
-        """Wait for a disk that other programs fill, so that the last try does not fail for it."""
+        """Wait until the disk has space. Otherwise the last try would fail if it is full now."""
 
         def lacks_space() -> str:
             return "" if self.stopped() else self._disk.lacks_space()
@@ -185,7 +189,7 @@ class Supply:
             patience.wait(lacks_space, self._puller.patience_s)
 
     def _choose(self, todo: list[Block], keep: set[str]) -> tuple[list[Block], int]:
-        """The next wave, and the bytes that its missing images are expected to take."""
+        """Return the next wave, and the bytes that its missing images are expected to take."""
         each_bytes = self._disk.largest_of_run()
         is_ready = cache(self._disk.is_ready)
         wave: list[Block] = []
@@ -198,13 +202,13 @@ class Supply:
                 break
             wave, lacking_bytes = [*wave, block], missing * each_bytes
             if missing and not each_bytes:
-                # The first block shows what this run's images take. Until then, make room as for
-                # the largest image of another run.
+                # The first block shows the size of this run's images. Until then, make room for
+                # images of the largest size in the cache.
                 return wave, missing * self._disk.largest()
         return wave, lacking_bytes
 
     def _within_budget(self, wave: list[Block], keep: set[str]) -> list[Block]:
-        """The blocks that stay within the budget, now that the sizes of their images are known.
+        """Return the blocks that stay within the budget, now that the image sizes are known.
 
         A single block that is too large fails; it is tried once more at the end.
         """
@@ -213,7 +217,7 @@ class Supply:
         while budget_bytes is not None:
             needed = keep | self._of(wave)
             if self._disk.make_room(needed, 0):
-                self._disk.refresh()  # bytes that evicted images shared now count for the others
+                self._disk.refresh()  # bytes shared with evicted images now count
                 continue
             used_bytes = self._disk.used_bytes(needed)
             if used_bytes <= budget_bytes or not wave:
@@ -225,7 +229,10 @@ class Supply:
         return wave
 
     def _fail_too_large(self, block: Block, used_bytes: int, budget_bytes: int) -> None:
-        """Raises UserError if it is one of many, and none has fitted yet."""
+        """Record that this block is too large.
+
+        Raises UserError after TOO_LARGE_MAX such blocks, if no block was within the budget.
+        """
         why = (
             f"the images of one block take {used_bytes >> 20} MiB, but the disk budget is "
             f"{budget_bytes >> 20} MiB"
@@ -241,7 +248,7 @@ class Supply:
         raise UserError(f"{why[0].upper()}{why[1:]}; raise --disk-budget or lower block_size.")
 
     def _supply(self, image: str, puller: Puller) -> None:
-        """Pull one image, or strip the one that the engine has; the ledger gets the result."""
+        """Pull and strip one image, or only strip it if the engine has it; record the result."""
         base = self._bases[image]
         with self._workers:
             if engine.has(image):
@@ -252,7 +259,7 @@ class Supply:
 
 
 def _prepared(image: str, base: str) -> Entry:
-    """The entry of an image that the engine has, once it is stripped."""
+    """Strip an image that the engine has; return its entry for the ledger."""
     if image_cache.is_cached(image):
         image_cache.mark(image)
     try:
@@ -266,9 +273,9 @@ def _prepared(image: str, base: str) -> Entry:
 def supply_for(
     spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
 ) -> Supply:
-    """The supply that a specification asks for. Its time budget starts now.
+    """Return the supply of a specification. Its time budget starts now.
 
-    A login comes from the environment, or is what `docker login` stored.
+    Logins come from the environment and from `docker login`.
     """
     reserve_bytes = int(1e9 * spec.disk_reserve_gb)
     budget_bytes = None if spec.disk_budget_gb is None else int(1e9 * spec.disk_budget_gb)

@@ -1,4 +1,4 @@
-"""Where the model's commands run. `interface.py` says what a sandbox offers."""
+"""The sandboxes that run the model's commands. `interface.py` defines their methods."""
 
 from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,

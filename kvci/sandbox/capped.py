@@ -10,11 +10,11 @@ from collections.abc import Callable
 from kvci.sandbox.interface import Limits, Result
 
 WATCH_S = 0.5
-"""How often `exceeded` is asked."""
+"""The time between two calls of `exceeded`."""
 
 
 class HeadAndTail:
-    """Keeps half of `limit_bytes` from the start and half from the end, and counts everything."""
+    """Keeps the start and the end of an output, half of `limit_bytes` each; counts all bytes."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._half = limit_bytes // 2
@@ -44,7 +44,7 @@ def run(
     exceeded: Callable[[int], bool] = lambda pid: False,
     keep_fd: int | None = None,
 ) -> Result:
-    """Run a program; kill its process group at a limit, or when `exceeded(pid)` is true.
+    """Run a program; kill its process group if it reaches a limit or `exceeded(pid)` is true.
 
     The file descriptor `keep_fd` stays open in the program.
     """
@@ -81,9 +81,9 @@ def run(
 def _drain(
     process: subprocess.Popen[bytes], kept: HeadAndTail, deadline: float, limit_bytes: int
 ) -> bool:
-    """Read until the process ends or the output limit; False if the deadline comes first.
+    """Read the output until the process ends or writes too much; False at the deadline.
 
-    After False call it again, even if the output has ended and the process still runs.
+    After False, call this function again, even if the output has ended: the process still runs.
     """
     assert process.stdout
     with selectors.DefaultSelector() as selector:

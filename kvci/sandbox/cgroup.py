@@ -1,4 +1,4 @@
-"""Memory and process limits for one sandbox, with cgroup v2 if delegated or v1 if writable."""
+"""Limits one sandbox's memory and processes, with cgroup v2 or v1 if kvci may write it."""
 
 import contextlib
 import errno
@@ -14,14 +14,14 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 class Cgroup:
-    """One sandbox's group: one folder per controller. `kind` goes into the manifest."""
+    """The cgroup of one sandbox: one folder in v2, two in v1. The manifest contains `kind`."""
 
     def __init__(self, kind: str, folders: list[Path]) -> None:
         self.kind, self._folders = kind, folders
 
     @classmethod
     def create(cls, memory_mib: int, processes: int) -> "Cgroup | None":
-        """A new group; None if this user may not make one with both limits."""
+        """Return a new group; None if this user may not make a group with both limits."""
         name = f"kvci-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         memory = str(memory_mib << 20)
         for kind, files in (
@@ -58,9 +58,10 @@ class Cgroup:
 
 
 def sweep() -> None:
-    """Kill the processes that killed kvci processes left behind, and remove their groups.
+    """Kill the processes in the groups of kvci processes that were killed; remove the groups.
 
-    bwrap's --die-with-parent misses a parent that dies while bwrap sets up the sandbox.
+    Such processes exist if kvci dies while bwrap sets up a sandbox: then bwrap's --die-with-parent
+    has no effect.
     """
     for parent in (_own_v2(), ROOT / "memory", ROOT / "pids"):
         for folder in parent.glob("kvci-*-*"):
@@ -80,20 +81,23 @@ def _alive(pid: int) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """The kernel frees a group a moment after its last process ended, so try again until then."""
+    """Remove a group's folder.
+
+    The kernel frees a group a moment after its last process ended, so try for two seconds.
+    """
     for _ in range(100):
         try:
             folder.rmdir()
         except OSError as error:
             if error.errno != errno.EBUSY:
-                return  # it was never made, for example because systemd mounts its parent read-only
+                return  # the folder does not exist: systemd may mount its parent read-only
             time.sleep(0.02)
         else:
             return
 
 
 def _own_v2() -> Path:
-    """The v2 group of this process."""
+    """Return the folder of this process's v2 group."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):

@@ -1,4 +1,4 @@
-"""The Docker sandbox: one container per trial, no network, no mounts, few capabilities."""
+"""The Docker sandbox: one container for each trial, no network, no mounts, few capabilities."""
 
 import contextlib
 import io
@@ -42,24 +42,25 @@ from kvci.sandbox.interface import (
 )
 
 LIFETIME_S = 72 * 3600
-"""A container that no sweep removes ends after this time; no trial and no tests take so long."""
+"""A container that kvci does not remove ends after this time. Every trial ends earlier."""
 WATCH_S = 10.0
-"""How often the engine is pinged while a command runs."""
+"""The time between two pings of the engine while a command runs."""
 TREE_MAX_BYTES = 2 << 30
 NO_SPACE = b"No space left on device"
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
-"""What root needs to use the files of its image; all other capabilities are dropped."""
+"""The capabilities that root needs for the image's files. Other capabilities are dropped."""
 PROCESS_1 = (
     f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60 || read -rt 9 < /dev/udp/127.0.0.1/9; done"
 )
-"""The container's process 1. bash reaps ended processes, and no signal from inside can end it. If
-the trial removed `sleep`, bash waits in a read that gets no data, so that it uses no CPU time."""
+"""The container's process 1, a bash. It removes ended processes from the process table, and no
+signal from inside can end it. If the trial removed `sleep`, bash waits in a read that gets no data,
+so that waiting uses no CPU time."""
 SCRIPT_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
-"""For scripts whose output kvci reads: bash would add warnings about an image's unknown locale."""
+"""Variables for scripts whose output kvci reads. Without them bash may warn about a locale."""
 OFFLINE_ENVIRONMENT = {"PIP_NO_INDEX": "1"}
-"""Without a network pip fails at once, instead of after retries."""
+"""Variables without a network: pip fails at once, instead of after retries."""
 COMMAND_ENVIRONMENT = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}
-"""For the model's commands, in addition to what the image's activation sets."""
+"""Variables for the model's commands, in addition to those of the image's activation."""
 ACTIVATE = """
 if [ -f /opt/miniconda3/bin/activate ]; then
   { . /opt/miniconda3/bin/activate && conda activate testbed; } > /dev/null 2>&1 || exit
@@ -67,14 +68,14 @@ fi
 unset PWD OLDPWD SHLVL HOSTNAME LC_ALL _
 env -0
 """
-"""Activates the environment as the harness's eval scripts do. It runs once per image, because conda
-takes half a second."""
+"""Activates the environment as the harness's eval scripts do. The script runs once for each image,
+because conda takes half a second."""
 _ACTIVATED: dict[str, dict[str, str]] = {}
 """Image -> the environment variables after its activation."""
 
 
 class Docker:
-    """One trial's container. The work tree comes with the image, or kvci makes it from `files`.
+    """One trial's container. Its work tree is that of the image, or kvci makes it from `files`.
 
     The model's commands run in the image's activated environment. Scripts run without activation,
     as the harness's scripts do.
@@ -96,9 +97,9 @@ class Docker:
         self._image, self._files, self._caps = image, files, caps or Caps()
         self._network, self._run, self._probe = network, run, probe
         self._broken = False
-        """The trial removed what process 1 needs, so the container cannot start again."""
+        """True if the trial removed a file that process 1 needs to start again."""
         self._filled_disk = False
-        """The trial filled the engine's disk, so its container was removed."""
+        """True if the trial filled the engine's disk and its container was removed."""
         try:
             self._container = self._start()
             try:
@@ -128,7 +129,10 @@ class Docker:
         return self._exec(["bash", f"/{name}"], limits, environment)
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
-        """Made in a second container that the model never used; only the tree is copied there."""
+        """Return the diff. It is made in a second container, which the model never used.
+
+        kvci copies only the work tree into that container.
+        """
         if not self._filled_disk and self._disk_full(b""):
             self._remove_container_that_filled_disk()
         if self._filled_disk:
@@ -156,7 +160,10 @@ class Docker:
             clean.close()
 
     def _unpack(self, tree: IO[bytes]) -> None:
-        """Unpack a work tree here. Raises DiffFailed if the engine is healthy and yet cannot."""
+        """Unpack a work tree into this container.
+
+        Raises DiffFailed if this fails and neither the engine nor its disk is the cause.
+        """
         try:
             self._container.put_archive("/", tree)
         except APIError as error:
@@ -198,7 +205,7 @@ class Docker:
         return container
 
     def _commit_base(self, files: dict[str, str]) -> None:
-        """Make the work tree and commit the base, before the model runs."""
+        """Make the work tree and the base commit, before the model runs."""
         self._container.put_archive("/", _tar({f"{TREE[1:]}/{n}": t for n, t in files.items()}))
         identity = "-c user.name=kvci -c user.email=kvci@localhost"
         commit = f"git init -q -b main && git add -A && git {identity} commit -qm base"
@@ -216,11 +223,11 @@ class Docker:
     def _exec(
         self, command: list[str], limits: Limits, environment: dict[str, str] | None = None
     ) -> Result:
-        """Run a command; when this returns, every process that it started has ended."""
+        """Run a command, and end every process that the command started."""
         api, name = client().api, self._container.id
         kept, cap_bytes = HeadAndTail(limits.kept_bytes), limits.output_mib << 20
         bound = f"ulimit -c 0 -t {limits.cpu_s} -f {limits.file_mib << 10}"
-        # One pipe for both: with two pipes the engine changes the order of the lines.
+        # stdout and stderr share a pipe: with two pipes the engine changes the order of the lines.
         wait = f'read -r || exit; {bound}; exec "$@" < /dev/null 2>&1'
         try:
             if not self._filled_disk:
@@ -240,7 +247,7 @@ class Docker:
                     connection.sendall(b"\n")
                 ended = _drain(connection, kept, started + limits.wall_s, cap_bytes, watch)
             finally:
-                # Without this the engine keeps filling a pipe without a reader, and waits 10 s.
+                # Without a shutdown the engine fills a pipe that nobody reads, and waits 10 s.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
                 stream.close()
@@ -261,9 +268,10 @@ class Docker:
         )
 
     def _require_running(self) -> None:
-        """Raises SandboxFailed if the container was stopped or removed from outside.
+        """Raise SandboxFailed if the container was stopped or removed from outside.
 
-        From inside only exhausted memory ends process 1; then the container is started again.
+        If process 1 ended because the container's memory was used up, start the container again.
+        Nothing else inside the container can end process 1.
         """
         if self._is_gone():
             raise SandboxFailed("Docker: the container was removed")
@@ -276,8 +284,8 @@ class Docker:
     def _disk_full(self, output: bytes) -> bool:
         """True if the engine's disk is full.
 
-        The disk of an engine on another machine is measured in a clean container, and only if the
-        command's output reports a full disk. The output proves nothing: the model may print it.
+        If the engine runs on another machine and the command's output reports a full disk, a clean
+        container measures the disk. The output alone is no proof: the model may print such a line.
         """
         if disk_stats() is not None or NO_SPACE not in output or self._probe:
             return disk_full()
@@ -292,7 +300,7 @@ class Docker:
         return has_too_little(free * block, blocks * block, files_free, files)
 
     def _remove_container_that_filled_disk(self) -> None:
-        """Free the space of a trial that filled the disk. Raises SandboxFailed if others did."""
+        """Remove the container. Raises SandboxFailed if this trial did not fill the disk."""
         try:
             if self._written_bytes() < LARGE_WRITE_BYTES:
                 raise SandboxFailed("Docker's disk is full, but this trial did not fill it")
@@ -306,7 +314,7 @@ class Docker:
         return int(one[0].get("SizeRw", 0)) if one else 0
 
     def _has_leftovers(self) -> bool:
-        """True if more than process 1 and its sleep runs, or nothing at all."""
+        """True if other processes than process 1 and its sleep run, or if no process runs."""
         try:
             processes = self._container.top()["Processes"] or []
         except NotFound:
@@ -314,7 +322,7 @@ class Docker:
         except APIError:
             processes = []
         if not processes:
-            # The container has just ended; the engine reports that a moment later.
+            # The container has just ended; the engine reports its end a moment later.
             with contextlib.suppress(requests.RequestException):
                 self._container.wait(timeout=10)
             self._require_running()
@@ -327,7 +335,7 @@ class Docker:
         try:
             self._container.start()
         except APIError as error:
-            # If the container still exists, the trial removed what process 1 needs.
+            # If the container still exists, the trial removed a file that process 1 needs.
             if error.is_server_error() or self._is_gone():
                 raise
             self._broken = True
@@ -340,7 +348,7 @@ class Docker:
         return False
 
     def _copy_tree(self, out: IO[bytes]) -> None:
-        """The work tree as tar, without its git folder. Raises DiffFailed if it is too large."""
+        """Write the tree as tar, without its git folder. Raises DiffFailed if it is too large."""
         stream, _ = self._container.get_archive(TREE)
         git = f"{TREE[1:]}/.git"
         with (
@@ -351,7 +359,7 @@ class Docker:
                 if member.name == git or member.name.startswith(f"{git}/"):
                     continue
                 if member.islnk() and member.linkname.startswith(f"{git}/"):
-                    continue  # the file that it links to is not copied
+                    continue  # its target is in the git folder
                 if member.isfile():
                     new.addfile(member, old.extractfile(member))
                 elif member.issym() or member.isdir() or member.islnk():
@@ -360,7 +368,7 @@ class Docker:
 
 
 class _Chunks(io.RawIOBase):
-    """A readable file over an iterator of bytes, with a size limit. Raises DiffFailed above it."""
+    """A readable file over an iterator of bytes. Raises DiffFailed above TREE_MAX_BYTES."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks, self._rest, self._total = iter(chunks), b"", 0
@@ -393,11 +401,11 @@ def _tar(files: dict[str, str]) -> bytes:
 
 
 class _Watch:
-    """Asked once a second while a command runs; pings the engine every WATCH_S."""
+    """Watches a running command. It is called once a second, and pings the engine every WATCH_S."""
 
     def __init__(self) -> None:
         self.silent = False
-        """The engine missed a ping, so the time that passed may be the engine's."""
+        """True if the engine missed a ping. The command's time is then unknown: the engine hung."""
         self._pinged = time.monotonic()
 
     def __call__(self) -> bool:
@@ -415,12 +423,13 @@ def _drain(
     cap_bytes: int,
     must_end: Callable[[], bool],
 ) -> bool:
-    """Read the frames of an exec until it ends; False if the deadline or the cap comes first.
+    """Read the frames of a command's output until the command ends.
 
-    `must_end` is asked every second; when it is true, this returns False.
+    Return False at the deadline, above `cap_bytes`, or when `must_end` returns True. It is called
+    every second.
 
-    A frame has a header of eight bytes, whose last four hold the length of the output after it
-    (Docker Engine API, "attach to a container", stream format).
+    A frame has a header of eight bytes. The last four bytes are the length of the output after the
+    header (Docker Engine API, "attach to a container", stream format).
     """
     pending = b""
     left_in_frame = 0

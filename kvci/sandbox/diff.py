@@ -1,9 +1,9 @@
-"""The script that makes the diff of a hostile work tree, where the model cannot interfere.
+"""The script that makes the diff of a hostile work tree. The model cannot influence the script.
 
 The tree's hooks, filters, fsmonitor, external diffs, attributes and ignore rules have no effect.
 The model could not write the git folder that the script uses, and the index is new. While the
-script reads the tree, the .gitattributes and .gitignore files are those of the base. The model's
-changes to these files are added to the diff afterwards.
+script reads the tree, the .gitattributes and .gitignore files are those of the base commit. The
+model's changes to these files are added to the diff afterwards.
 """
 
 import shlex
@@ -14,9 +14,10 @@ from kvci.sandbox.interface import TREE, DiffFailed, Limits, Result
 PATCH_MAX_BYTES = 16 << 20
 LIMITS = Limits(wall_s=120, cpu_s=240, output_mib=64, kept_bytes=4 * PATCH_MAX_BYTES)
 BUILD_PRODUCTS = ("__pycache__", "*.pyc", "*.egg-info", "build", "dist", ".pytest_cache")
-"""What a build makes. A patch leaves these out, unless the base has that file."""
+"""What a build makes. A patch contains only those of these files that the base commit has."""
 PRODUCT_FOLDERS = ("*.egg-info", "build", "dist")
-"""The folders among them. If the base has files in one, a patch includes new files there."""
+"""The folders in BUILD_PRODUCTS that may hold source. If the base commit has files in such a
+folder, a patch includes new files there."""
 BASE_FOLDERS = r"""
 folders=()
 while IFS= read -r -d '' path; do
@@ -38,7 +39,7 @@ while IFS= read -r -d '' path; do
   fi
 done < <(find . -mindepth 2 -name .git -prune -print0)
 """
-"""Repositories and work trees that the model made: a patch leaves out the new files in them."""
+"""Finds repositories and work trees that the model made: a patch leaves out new files in them."""
 BASE_RULES = r"""
 rules=(':(glob)**/.gitattributes' ':(glob)**/.gitignore')
 find . -name .git -prune -o \( -name .gitattributes -o -name .gitignore \) -print0 > $scratch/rules
@@ -56,7 +57,7 @@ while IFS= read -r -d '' path; do
   fi
 done < $scratch/base-rules
 """
-"""Moves the model's rule files away and writes the base's instead, never through a symlink."""
+"""Replaces the model's rule files by those of the base commit, never through a symlink."""
 MODEL_RULES = r"""
 while IFS= read -r -d '' path; do
   git update-index --force-remove -- "$path"
@@ -74,7 +75,7 @@ done < $scratch/rules
 
 
 def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
-    """A bash script that prints the diff; `scratch` is a new folder for objects and index."""
+    """Return a bash script that prints the diff. `scratch` is its folder for objects and index."""
     tests = shlex.join(f":(exclude,literal){path}" for path in exclude)
     products = _without(BUILD_PRODUCTS)
     files = _without(name for name in BUILD_PRODUCTS if name not in PRODUCT_FOLDERS)
@@ -107,12 +108,15 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
 
 
 def _without(names: Iterable[str]) -> str:
-    """Git path arguments that leave out these names, and everything below them."""
+    """Return git path arguments that leave out these names and everything below them."""
     return shlex.join(f":(exclude,glob)**/{name}{end}" for name in names for end in ("", "/**"))
 
 
 def patch_of(done: Result) -> bytes:
-    """The diff that the script printed, cut at PATCH_MAX_BYTES. Raises DiffFailed if it failed."""
+    """Return the diff that the script printed, cut at PATCH_MAX_BYTES.
+
+    Raises DiffFailed if the script failed or took too long.
+    """
     if done.timed_out:
         raise DiffFailed("the work tree is too large for a diff")
     if done.output_bytes > PATCH_MAX_BYTES:

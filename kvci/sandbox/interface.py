@@ -1,29 +1,29 @@
-"""What every sandbox offers, and the data that goes in and out of it."""
+"""The methods of every sandbox, and the types of their arguments and results."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 TREE = "/testbed"
-"""The work tree inside every sandbox, as in SWE-bench's images."""
+"""The path of the work tree inside every sandbox, as in SWE-bench's images."""
 
 LARGE_WRITE_BYTES = 1 << 30
-"""When the disk is full, a trial that wrote at least this much counts as the one that filled it."""
+"""If the disk is full, a trial that wrote at least this much counts as the cause."""
 
 ARGUMENT_MAX_BYTES = 128 << 10
-"""The kernel's limit for one argument with its null byte (execve(2), MAX_ARG_STRLEN)."""
+"""The kernel's limit for one argument, including its null byte (execve(2), MAX_ARG_STRLEN)."""
 
 
 class SandboxFailed(Exception):
-    """The sandbox did not start, or it vanished, and the command did not cause that."""
+    """The sandbox did not start or it vanished, and the command is not the cause."""
 
 
 class DiffFailed(Exception):
-    """No diff can be made of the work tree, and the trial caused that."""
+    """The diff of the work tree cannot be made, and the trial is the cause."""
 
 
 @dataclass(frozen=True)
 class Caps:
-    """What one sandbox may use at any moment."""
+    """The most that one sandbox may use at any moment."""
 
     memory_mib: int = 4096
     processes: int = 256
@@ -32,7 +32,7 @@ class Caps:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one command may use."""
+    """The most that one command may use."""
 
     wall_s: float = 60.0
     cpu_s: int = 120
@@ -46,21 +46,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did. `output` holds stdout and stderr in the order they were written."""
+    """The result of a command. `output` has stdout and stderr in the order of their writing."""
 
     output: bytes
     code: int
     """The exit status; 128 + N if signal N ended the command."""
     timed_out: bool
     output_bytes: int
-    """Size of the whole output, kept or not."""
+    """Size of the whole output, including the part that is not kept."""
     wall_s: float
 
 
 def rejection(command: str) -> Result | None:
-    """Bash's answer to a command that the kernel cannot pass to it; None for every other command.
+    """Return bash's error for a command that the kernel cannot pass to bash; else None.
 
-    The model reads this text, so a new wording changes trials.
+    The model reads this error, so a new wording changes trials.
     """
     try:
         size = len(command.encode(errors="surrogateescape"))
@@ -73,19 +73,25 @@ def rejection(command: str) -> Result | None:
 
 
 class Sandbox(Protocol):
-    """A fresh copy of one instance's repository, for one trial."""
+    """A new copy of one instance's repository, for one trial."""
 
     def run(self, command: str, limits: Limits) -> Result:
-        """Run a command in a fresh subshell in the work tree. Raises SandboxFailed."""
+        """Run a command in a new bash in the work tree.
+
+        Raises SandboxFailed if the sandbox fails.
+        """
 
     def script(self, text: str, limits: Limits) -> Result:
-        """Run a bash script that is too long for a command line. Raises SandboxFailed."""
+        """Run a bash script, which may be too long for a command line.
+
+        Raises SandboxFailed if the sandbox fails.
+        """
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
-        """The work tree's text changes against the base, without the paths in `exclude`.
+        """Return the text changes since the base commit, without the paths in `exclude`.
 
-        A diff above the size limit is cut, so that it no longer applies. Raises DiffFailed and
-        SandboxFailed.
+        A diff above the size limit is cut, and git cannot apply it. Raises DiffFailed if the trial
+        made a diff impossible, and SandboxFailed if the sandbox fails.
         """
 
     def close(self) -> None:

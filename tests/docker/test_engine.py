@@ -1,4 +1,4 @@
-"""When the engine's disk counts as full, and which API version kvci uses."""
+"""Tests when the engine's disk counts as full, and which API version kvci uses."""
 
 import os
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from kvci.images.history import _commit_config
 
 
 def stats(free_blocks: int, files: int, free_files: int) -> os.statvfs_result:
-    """100 GB in blocks of 4 KiB."""
+    """Return the state of a disk of 100 GB with blocks of 4 KiB."""
     return os.statvfs_result(
         (4096, 4096, 25_000_000, free_blocks, free_blocks, files, free_files, free_files, 0, 255)
     )
@@ -23,7 +23,7 @@ def stats(free_blocks: int, files: int, free_files: int) -> os.statvfs_result:
         (stats(20_000_000, 6_000_000, 5_000_000), False),
         (stats(1000, 6_000_000, 5_000_000), True),
         (stats(20_000_000, 6_000_000, 12), True),
-        (stats(20_000_000, 0, 0), False),  # btrfs and others have no such limit
+        (stats(20_000_000, 0, 0), False),  # file systems like btrfs have no limit of inodes
         (None, False),
     ],
 )
@@ -38,7 +38,7 @@ def test_disk_is_full_without_bytes_or_inodes(
 def test_newer_engine_is_used_with_known_api(
     newest: str, used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From 1.52 on the API leaves out unset fields, and `system df` has another shape."""
+    """From version 1.52 on, the API leaves out unset fields and changes `system df`."""
 
     def from_env(version: str = newest, **_: object) -> object:
         return SimpleNamespace(api=SimpleNamespace(api_version=version), ping=lambda: True)

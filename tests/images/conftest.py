@@ -1,4 +1,4 @@
-"""The tests evict images, but not those of real runs on this machine."""
+"""Fixtures of the images' tests. The tests evict no images of real runs on this machine."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ from tests.made_images import calibration_image
 
 @pytest.fixture(scope="session", autouse=True)
 def real_images_locked() -> Iterator[None]:
-    """Another process locks them, because a process may evict what it has locked itself."""
+    """Lock the images of real runs in another process. Its locks also stop this process."""
     try:
         engine.check()
     except UserError:
@@ -42,7 +42,7 @@ def real_images_locked() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[Registry]:
-    """A registry with the images CLEAN and TO_STRIP."""
+    """Yield a registry with the images CLEAN and TO_STRIP."""
     base = calibration_image()
     fill = f"head -c {LAYER_BYTES} /dev/urandom > /layer"
     with serving() as one:
@@ -58,7 +58,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.fixture
 def image(registry: Registry) -> Iterator[str]:
-    """The name of CLEAN; the engine does not have it before and after the test."""
+    """Yield the name of CLEAN. The engine does not have it before and after the test."""
     registry.fault = None
     registry.requests.clear()
     name = f"{registry.address}/{CLEAN}:latest"

@@ -17,7 +17,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def locking(*images: str) -> Iterator[None]:
-    """While the context is open, another process has locked these images."""
+    """Lock these images in another process while the context is open."""
     words = [sys.executable, "-c", LOCK, *images]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"locked\n"

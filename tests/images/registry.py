@@ -1,4 +1,4 @@
-"""A real registry on this machine, behind a proxy that imitates the failures of registries."""
+"""Starts a real registry on this machine, behind a proxy that imitates failures."""
 
 import contextlib
 import shutil
@@ -28,13 +28,13 @@ storage: {{filesystem: {{rootdirectory: {folder}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
 NO_LATER_HISTORY = "cd /testbed/.git && rm -r logs COMMIT_EDITMSG"
-"""Then nothing has to be stripped, which takes the engine seconds."""
+"""The command that makes an image without later history. A strip would take seconds."""
 CLEAN, TO_STRIP = "kvci-test/pulled", "kvci-test/to-strip"
-"""Repositories whose image has nothing to strip, and something."""
+"""The repository of an image with nothing to strip, and of an image with later history."""
 LAYER_BYTES = 1 << 20
-"""Each of these images has a layer of this size."""
+"""The size of the layer that `synthetic` gives each image."""
 Fault = Callable[["Handler"], bool]
-"""Returns True if it has answered the request itself."""
+"""A fault returns True if it has answered the request itself."""
 
 
 def free_port() -> int:
@@ -46,16 +46,16 @@ def free_port() -> int:
 
 @dataclass
 class Registry:
-    """`address` is the proxy's. Requests that `fault` does not answer reach the real registry."""
+    """A registry behind the proxy at `address`. `fault` may answer a request instead of it."""
 
     address: str
     real: str
     fault: Fault | None = None
     requests: list[str] = field(default_factory=list)
-    """Method and path of each request."""
+    """The method and the path of each request."""
 
     def push(self, image: str, repository: str) -> str:
-        """Push one of the engine's images past the proxy; returns its name at the proxy."""
+        """Push one of the engine's images without the proxy; return its name at the proxy."""
         direct, name = f"{self.real}/{repository}", f"{self.address}/{repository}"
         engine.client().images.get(image).tag(direct, "latest")
         for line in engine.client().api.push(direct, "latest", stream=True, decode=True):
@@ -91,10 +91,10 @@ class Handler(Quiet):
 
 @contextlib.contextmanager
 def serving(binary: str = "", data: Path | None = None) -> Iterator[Registry]:
-    """A running registry; skips if its program is not available, and fails if CI=true.
+    """Run a registry. If its program is not available, skip the test, or fail it if CI=true.
 
-    `binary` is the program, if it is known. The images are in `data`, where a later registry finds
-    them, or are removed at the end.
+    `binary` is the program, if it is known. With `data`, the images are in this folder, and a later
+    registry finds them there. Without it, they are removed at the end.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
@@ -120,7 +120,7 @@ def serving(binary: str = "", data: Path | None = None) -> Iterator[Registry]:
 
 
 def program(folder: Path) -> str:
-    """The path of docker-registry, unpacked from Debian's package if it is not installed."""
+    """Return the path of docker-registry; unpack Debian's package if it is not installed."""
     found = shutil.which("docker-registry")
     if found:
         return found
@@ -136,7 +136,7 @@ def program(folder: Path) -> str:
 def synthetic(
     registry: Registry, instances: list[Instance], layer_bytes: int, rows: Path, kind: str = "s"
 ) -> None:
-    """Push an image with a layer of its own for each instance; `rows` gets the rows that name them.
+    """Push an image with a layer of its own for each instance; write their rows to `rows`.
 
     The engine has none of these images afterwards.
     """
@@ -154,7 +154,7 @@ def synthetic(
 
 
 def fail(seconds: float, status: int, wait: str = "") -> Fault:
-    """Answer requests for manifests with this status, for so many seconds from now."""
+    """Answer requests for manifests with this status, for this many seconds from now."""
     until = time.monotonic() + seconds
 
     def fault(handler: Handler) -> bool:
@@ -167,7 +167,7 @@ def fail(seconds: float, status: int, wait: str = "") -> Fault:
 
 
 def evict(name: str) -> None:
-    """Evict the image of this name, which nothing may need."""
+    """Evict the image of this name. No run or container may need it."""
     for cached in image_cache.cached_images():
         if name in cached.names:
             assert image_cache.evict(cached)

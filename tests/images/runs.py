@@ -1,4 +1,4 @@
-"""Scripted runs whose instances have images of their own in a registry."""
+"""Makes scripted runs. Each of their instances has an image of its own in a registry."""
 
 import threading
 from pathlib import Path
@@ -37,10 +37,10 @@ class MostImages:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._counting.result()  # raises what stopped the count early
+        self._counting.result()  # raises the error that stopped the count early
 
     def count(self) -> int:
-        """The images now. An image and its history-stripped one share all bytes and count once."""
+        """Return the number of images now. An image and its history-stripped image count once."""
         images = engine.client().api.images(f"{self._registry.address}/kvci-test/*")
         names = (name for one in images for name in one["RepoTags"] or one["RepoDigests"] or ())
         return len({name.rpartition("/")[2].split("@")[0].split(":")[0] for name in names})
@@ -51,14 +51,14 @@ class MostImages:
 
 
 def budget_gb(images: int, layer_bytes: int) -> float:
-    """A budget for so many images with a layer of their own, and no more."""
+    """Return a budget for exactly this many images with a layer of their own."""
     return (images + 0.5) * layer_bytes / 1e9
 
 
 def fields(
     rows: Path, instances: list[Instance], out: Path, other: dict[str, object]
 ) -> dict[str, object]:
-    """The fields of the run's specification; writes the replay engine's script."""
+    """Write the script of the replay engine; return the fields of the run's specification."""
     answers, _ = script(instances)
     answers.write(out / "script.json")
     return {
@@ -79,7 +79,7 @@ def fields(
 def scripted_run(
     rows: Path, instances: list[Instance], out: Path, **other: object
 ) -> tuple[Path, bool, Classes]:
-    """Run it; the run's folder, whether all trials happened, and the classes."""
+    """Run the script; return the run's folder, True if all trials happened, and the classes."""
     spec = load(None, fields(rows, instances, out, other))
     folder, summary = run(spec, "r", Console(soft_wrap=True))
     found = {(o.instance, o.arm): str(o.cls) for o in RunDirectory(folder).outcomes()}
@@ -87,6 +87,6 @@ def scripted_run(
 
 
 def expected_classes(instances: list[Instance]) -> Classes:
-    """The classes that the scripted run must report."""
+    """Return the classes that the scripted run must report."""
     _, expected = script(instances)
     return {(name, arm): cls for name, cls in expected.items() for arm in ("f16-f16", "q8_0-q8_0")}

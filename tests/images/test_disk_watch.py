@@ -1,10 +1,10 @@
-"""The free space that must be left while images are pulled."""
+"""Tests of the space that must stay free while images are pulled."""
 
 from kvci.images.disk_watch import DiskWatch
 
 
 def test_packed_layers_do_not_count_as_used() -> None:
-    """A download is deleted once its layer is unpacked. Exempt images are not limited."""
+    """The engine deletes a download after it unpacked the layer. Exempt images have no limit."""
     watch = DiskWatch(floor_bytes=100, exempt={"exempt"})
     downloads = [("a", "Downloading", 30), ("b", "Downloading", 20), ("a", "Downloading", 60)]
     for image, status, current in downloads:

@@ -70,7 +70,7 @@ def remove(image: str) -> None:
 def changed(
     image: str, change: str, files: dict[str, str] | None = None
 ) -> Iterator[tuple[bytes, Docker]]:
-    """The output of the change, and a container of the changed image as a trial gets it."""
+    """Return the output of the change, and a container of the changed image for a trial."""
     name = f"{NAME}:later"
     box = Docker(image, files)
     try:
@@ -91,7 +91,7 @@ def changed(
 
 @pytest.fixture(scope="module")
 def past() -> Iterator[str]:
-    """An image of the calibration suite with an earlier history."""
+    """Return an image of the calibration suite that has history before its base commit."""
     box = Docker(calibration_image(), FILES)
     try:
         assert box.script(PAST, Limits()).code == 0
@@ -104,7 +104,7 @@ def past() -> Iterator[str]:
 
 @pytest.fixture
 def image(past: str) -> Iterator[str]:
-    """The same image; what a test commits as `later` is removed when the test ends."""
+    """Yield the same image. Remove the images that a test commits as `later`."""
     yield past
     remove(f"{NAME}:later")
 
@@ -119,7 +119,7 @@ def test_a_clean_image_stays_as_it_is(image: str) -> None:
 
 
 def test_an_image_made_from_it_has_another_identity(image: str) -> None:
-    """Earlier, an image that a person had repaired kept the preflight result of the broken one."""
+    """Earlier, a repaired image kept the preflight result of the broken image."""
     box = Docker(history_stripped(image, "HEAD"))
     try:
         box.run("touch /repaired", Limits())
@@ -132,7 +132,7 @@ def test_an_image_made_from_it_has_another_identity(image: str) -> None:
 
 
 def test_later_messages_are_removed(image: str) -> None:
-    """Only messages are later here, not objects."""
+    """Here only messages are later than the base commit, and no objects."""
     change = """
 git update-ref -m planted_message HEAD HEAD --create-reflog && mkdir .git/rebase-apply &&
   echo planted_patch > .git/rebase-apply/patch && ls .git/logs"""
@@ -171,7 +171,7 @@ def test_the_fix_is_unreadable_and_the_past_readable(image: str) -> None:
 
 
 def test_a_head_beyond_its_base_is_refused(image: str) -> None:
-    """The set-up's one commit on top of the base is allowed; a second one may be a fix."""
+    """One commit of the set-up on top of the base commit is allowed; a second may be a fix."""
     box = Docker(image)
     commits = "git commit -qm one --allow-empty; {}git rev-parse HEAD~{} HEAD~1"
     try:
@@ -227,7 +227,7 @@ done; git submodule status; git status --porcelain; git -C inner log --oneline""
 def test_a_stripped_image_keeps_its_own_command(image: str) -> None:
     """Earlier, a stripped image ran the strip script again when it started.
 
-    The harness gives a command and no entrypoint, so its container ended at once.
+    The harness sets a command but no entrypoint, so its container ended at once.
     """
     box = Docker(image)
     box._container.commit(NAME, "later", conf={"Cmd": ["sleep", "7"]})
@@ -256,7 +256,7 @@ def test_a_broken_tag_is_removed(image: str) -> None:
 
 @pytest.mark.long
 def test_bare_and_commitless_repositories_are_handled(image: str) -> None:
-    """A repository that the base tracks stays as it is, and so does one without later objects."""
+    """A repository stays as it is if the base commit tracks it or it has no later objects."""
     plant = """
 set -e; cd /testbed; git config --global user.name x; git config --global user.email x
 git init -q --bare fixture.git; touch fixture.git/refs/kept fixture.git/objects/kept
@@ -318,7 +318,7 @@ def test_a_missing_or_unstrippable_image_is_refused() -> None:
 
 @pytest.mark.long
 def test_packs_without_a_valid_index_are_removed() -> None:
-    """One index is cut, one belongs to another pack, one has a wrong byte; the base needs none."""
+    """One index is cut, one is that of another pack, one has a wrong byte."""
     plant = """
 set -e; cd /testbed; git config user.name x; git config user.email x
 mkdir /other; git rev-parse HEAD | git pack-objects -q /other/pack > /dev/null
@@ -346,7 +346,7 @@ esac; done < /indexes
 
 @pytest.mark.parametrize("dirty", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_files_that_git_ignores_are_removed(dirty: bool) -> None:
-    """A pack without its index, one that was never finished, and grafts."""
+    """The files are a pack without its index, an unfinished pack, and grafts."""
     plant = """
 set -e; cd /testbed; git config user.name x; git config user.email x
 git checkout -q --detach; echo planted > a.py; git commit -qam planted; late=$(git rev-parse HEAD)

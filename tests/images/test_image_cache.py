@@ -1,4 +1,4 @@
-"""Which images belong to the cache, and when one is evicted."""
+"""Tests which images belong to the cache, and when an image is evicted."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -38,7 +38,7 @@ def test_an_image_locked_elsewhere_is_not_evicted(image: str) -> None:
 @pytest.mark.long
 def test_concurrent_requests_for_sizes_succeed(image: str) -> None:
     Puller().pull(image, "HEAD")
-    box = Docker(image, {})  # an older engine measures it too, which takes seconds
+    box = Docker(image, {})  # an older engine measures the container too, which takes seconds
     try:
         with ThreadPoolExecutor(4) as pool:
             futures = [pool.submit(cached_names) for _ in range(4)]
@@ -65,7 +65,7 @@ def test_images_of_others_are_never_evicted(image: str) -> None:
 
 
 def test_prune_removes_only_unused_built_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Earlier, prune also removed images that others had named or made, or that a run needed."""
+    """Earlier, prune also removed other programs' images, and images that a run needed."""
     images, name = engine.client().images, "kvci-test/built:latest"
     box = Docker(calibration_image(), {"a.py": ""})
     conf = {"Labels": {BUILT: name}}
@@ -91,7 +91,7 @@ def test_prune_removes_only_unused_built_names(monkeypatch: pytest.MonkeyPatch) 
 def test_an_image_pulled_by_killed_kvci_is_cached(
     image: str, mirrored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is killed after the image has arrived, before the image is marked."""
+    """kvci is killed after the image has arrived and before the image is marked."""
     name = image.replace("localhost", "127.0.0.1") if mirrored else image
     monkeypatch.setattr(Attempt, "_mark", killed)
     mirror = Mirror(parse_name(image)[0]) if mirrored else None

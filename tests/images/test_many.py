@@ -1,4 +1,4 @@
-"""Sixty images within a budget of ten, in a Docker daemon of the tests' own."""
+"""Pulls sixty images within a budget of ten, in a Docker daemon of the tests' own."""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Pulls from a real registry behind a proxy that imitates failures."""
+"""Tests pulls from a real registry behind a proxy that imitates failures."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ from tests.made_images import calibration_image
 
 
 def drip(handler: Handler) -> bool:
-    """Sends a blob at one byte a second."""
+    """A fault: send a blob at one byte a second."""
     if "/blobs/" not in handler.path:
         return False
     handler.send_response(200)
@@ -42,7 +42,7 @@ def image_ids() -> set[str]:
 
 
 def test_a_pulled_image_is_marked_and_evicted_completely(image: str) -> None:
-    """Its size is that of the pulled and the stripped image together."""
+    """The cached size is that of the pulled and the stripped image together."""
     image = image.replace(CLEAN, TO_STRIP)
     before, messages = image_ids(), list[str]()
     entry = Puller(say=messages.append).pull(image, "HEAD")
@@ -115,7 +115,7 @@ def test_one_rate_limit_makes_all_pulls_wait(registry: Registry, image: str) -> 
 def test_an_unwritable_cache_is_one_clear_error(
     image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Earlier, kvci took it for a failure of Docker and retried for 15 minutes."""
+    """Earlier, kvci treated this error as a failure of Docker and retried for 15 minutes."""
     monkeypatch.setenv("KVCI_CACHE", "/proc/kvci")
     with pytest.raises(UserError, match=r"/proc/kvci/pulling cannot be written .*KVCI_CACHE"):
         Puller().pull(image, "HEAD")
@@ -129,7 +129,7 @@ def test_waiting_at_the_gate_costs_no_patience(registry: Registry, image: str) -
 
 
 def test_used_up_patience_returns_with_an_image(registry: Registry, image: str) -> None:
-    """Earlier, each image cost the whole patience again: more than a day for SWE-bench Lite."""
+    """Earlier, kvci waited the whole time again for each image: a day for SWE-bench Lite."""
     puller = Puller(patience_s=3.0, say=lambda _: None)
     registry.fault = fail(60.0, 500)
     entries = [puller.pull(image, "HEAD") for _ in range(3)]
@@ -206,7 +206,7 @@ def test_a_mirror_that_is_down_is_passed(
 def test_a_mirror_that_hangs_is_passed(
     registry: Registry, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Earlier, kvci took its silence for Docker's."""
+    """Earlier, kvci concluded from the mirror's silence that Docker does not answer."""
     monkeypatch.setattr(pull, "MIRROR_PATIENCE_S", 1.0)
     monkeypatch.setattr(pull, "MIRROR_STALL_S", 5.0)
     until = time.monotonic() + 30
@@ -238,7 +238,7 @@ def test_a_denied_image_is_tried_twice(registry: Registry, image: str) -> None:
 
 
 def test_an_image_that_arrives_late_is_marked(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it belonged to no cache when the time budget ended with its last event."""
+    """Earlier, the image was not marked if the time budget ended with its last event."""
     follow = Attempt._follow
 
     def late(self: Attempt) -> None:

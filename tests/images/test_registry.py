@@ -1,4 +1,4 @@
-"""What a registry is asked: image names, logins, one request for an image."""
+"""Tests image names, logins, and the request about one image to a registry."""
 
 import base64
 import json

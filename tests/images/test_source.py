@@ -1,4 +1,4 @@
-"""Where the repositories of built images come from, without a network."""
+"""Tests where the repositories of built images come from, without a network."""
 
 import subprocess
 from pathlib import Path

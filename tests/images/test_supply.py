@@ -1,4 +1,4 @@
-"""Runs whose images come from a registry and do not all fit on the disk."""
+"""Tests runs whose images come from a registry. The disk has no space for all of them."""
 
 import contextlib
 import json
@@ -93,7 +93,7 @@ def budgeted_run(
 
 
 def silence(seconds: float) -> Fault:
-    """Deliver no blob for so many seconds from now."""
+    """Deliver no blob for this many seconds from now."""
     until = time.monotonic() + seconds
 
     def fault(handler: Handler) -> bool:
@@ -109,13 +109,14 @@ def test_a_run_larger_than_the_disk_completes(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     box = Docker(calibration_image())
-    box._container.commit(STRIPPED, "tiny")  # of another run: its size tells nothing about these
+    # An image of another run tells nothing about the size of this run's images.
+    box._container.commit(STRIPPED, "tiny")
     box.close()
     try:
         with MostImages(registry) as images:
             folder, happened, found = budgeted_run(rows, instances, tmp_path)
     finally:
-        with contextlib.suppress(ImageNotFound):  # it was evicted
+        with contextlib.suppress(ImageNotFound):  # the image was evicted
             engine.client().images.remove(f"{STRIPPED}:tiny")
     assert happened and found == expected_classes(instances)
     assert 1 <= images.most <= HOLDS
@@ -344,7 +345,7 @@ def test_a_budget_smaller_than_one_block_is_refused(
 def test_one_oversized_block_does_not_end_the_run(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    """It comes last and is reported."""
+    """kvci reports the block and tries it last."""
     box = Docker(calibration_image(), instances[1].files)
     fill = f"head -c {3 * LAYER_BYTES} /dev/urandom > /layer; {NO_LATER_HISTORY}"
     assert box.script(fill, Limits(file_mib=1024)).code == 0
@@ -388,9 +389,10 @@ def test_a_manually_removed_image_is_pulled_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`docker image prune -a` on a runner does this.
+    """`docker image prune -a` on a runner removes images like this.
 
-    Earlier, its trials stayed I1 (environment), or its instance became I0 (invalid) for all arms.
+    Earlier, the image's trials stayed I1 (environment), or its instance became I0 (invalid) for all
+    arms.
     """
     second = row.load(rows)[1]
     removed: list[Any] = []
@@ -435,7 +437,7 @@ def test_a_manually_removed_image_is_pulled_again(
 def test_the_supply_waits_for_disk_space(
     rows: Path, instances: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Earlier, every block failed within seconds, and its last try followed at once."""
+    """Earlier, every block failed within seconds, and kvci tried it the last time at once."""
     until = time.monotonic() + 5
     free = engine.free_bytes()
     monkeypatch.setattr(engine, "free_bytes", lambda: 0 if time.monotonic() < until else free)
@@ -532,7 +534,7 @@ def test_grading_predictions_pulls_their_images(
 def test_an_unwritable_ledger_is_named(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
-    """Earlier, kvci took it for a failure of the engine and retried."""
+    """Earlier, kvci treated this error as a failure of the engine and retried."""
     name = instances[1].row.instance_id
     words = ["images", "pull", "--dataset", str(rows), "--instances", name, "--ledger"]
     done = CliRunner().invoke(main, [*words, "/proc/images.json"])

@@ -1,4 +1,4 @@
-"""What only bubblewrap has: its check, its cgroups, leftovers of a killed kvci, a full disk."""
+"""Tests of bubblewrap only: the check, cgroups, processes of a killed kvci, a full disk."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def test_missing_bwrap_or_cgroup_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_check_binds_only_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """When the check bound /, a container's mount that vanished made it fail, 1 time in 40."""
+    """Earlier, the check bound /. It failed 1 time in 40, because a container's mount vanished."""
     spy, log = tmp_path / "bwrap", tmp_path / "log"
     spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {log}\nexec {bwrap.program()} "$@"\n')
     spy.chmod(0o755)
@@ -61,7 +61,7 @@ def test_sweep_ends_processes_of_killed_kvci() -> None:
 
 
 def test_disk_filled_by_others_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It once counted as the model's failure: a killed command and an empty patch."""
+    """Earlier, this counted as the model's failure: a killed command and an empty patch."""
     box = bwrap.Bwrap({"a.py": "x = 1\n"})
     try:
         monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
@@ -101,7 +101,7 @@ def test_wait_returns_when_disk_has_space(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_hostile_commands_are_contained_for_ordinary_user(tmp_path: Path) -> None:
-    """Runs the hostile commands again as a user who cannot write a cgroup."""
+    """Run the hostile commands again as a user who cannot write a cgroup."""
     if os.geteuid() != 0:
         pytest.skip("all tests run as an ordinary user here")
     python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin") or sys.executable

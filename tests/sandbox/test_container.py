@@ -1,4 +1,4 @@
-"""What only Docker has: the engine, images, leftovers of a killed kvci, a full disk."""
+"""Tests of Docker only: the engine, images, containers of a killed kvci, a full disk."""
 
 import http.client
 import subprocess
@@ -50,7 +50,7 @@ def test_sweep_removes_only_containers_of_ended_processes() -> None:
 
 
 def test_sweep_at_stop_does_not_wait_for_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that answered only pings delayed a stop by a minute."""
+    """Earlier, an engine that answered only pings delayed a stop by a minute."""
     timeouts: list[float] = []
 
     def connection(timeout_s: float = 60.0) -> Any:
@@ -174,7 +174,7 @@ def test_disk_filled_by_others_is_infrastructure(monkeypatch: pytest.MonkeyPatch
 def test_trial_that_filled_disk_loses_container_and_patch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Making its patch failed on the full disk, which once counted as infrastructure."""
+    """Earlier, its patch could not be made on the full disk, and this counted as infrastructure."""
     monkeypatch.setattr(container, "LARGE_WRITE_BYTES", 1 << 20)
     for run_again in (False, True):
         box = Docker(calibration_image(), FILES)
@@ -196,7 +196,7 @@ def test_trial_that_filled_disk_loses_container_and_patch(
 def test_remote_disk_is_measured_in_clean_container(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The engine may run on another machine; the model's output proves nothing about its disk."""
+    """The engine may run on another machine. The model's output proves nothing about that disk."""
     monkeypatch.setattr(container, "disk_stats", lambda: None)
     monkeypatch.setattr(container, "disk_full", lambda: False)
     box = Docker(calibration_image(), FILES)
@@ -244,7 +244,7 @@ echo 'conda() { export ACTIVATED="$2"; export PATH="/opt/x/bin:$PATH"; }' \
 
 
 def test_only_commands_run_in_activated_environment() -> None:
-    """The harness's eval script activates the environment itself, so it must start without."""
+    """The harness's eval script activates the environment itself, so it starts unactivated."""
     box, name = Docker(calibration_image(), FILES), "kvci-test:conda"
     try:
         box.script(CONDA, Limits())
@@ -285,7 +285,7 @@ def test_missing_docker_is_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_image_with_unknown_locale_is_usable() -> None:
-    """bash adds a warning to every output."""
+    """bash then adds a warning to every output."""
     box = Docker(calibration_image(), FILES)
     conf = {"Env": ["LC_ALL=xx_XX.UTF-8", "PATH=/usr/local/bin:/usr/bin:/bin"]}
     made = box._container.commit("kvci-test", "locale", conf=conf)
@@ -357,7 +357,7 @@ def test_output_before_first_read_is_kept(
 def test_empty_activation_is_infrastructure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It once counted as a fault of kvci."""
+    """Earlier, this counted as a fault of kvci."""
     nothing = Result(b"", 0, False, 0, 0.1)
     monkeypatch.setattr(container, "_ACTIVATED", {})
     monkeypatch.setattr(Docker, "_exec", lambda *_: nothing)

@@ -1,4 +1,4 @@
-"""Hostile commands in both real sandboxes, which contain every one of them."""
+"""Runs hostile commands in both real sandboxes. The sandboxes must contain every command."""
 
 import sys
 import tarfile
@@ -53,7 +53,7 @@ def test_command_runs_in_fresh_subshell_in_tree(box: Sandbox) -> None:
 
 
 def test_output_keeps_its_order(box: Sandbox) -> None:
-    """An engine reads two pipes separately, which put log lines on the wrong side of markers."""
+    """Earlier, two pipes were read separately, and log lines were on the wrong side of markers."""
     done = box.run("for i in {1..500}; do echo $i; echo $i >&2; done", SHORT)
     assert done.output.split() == [str(i).encode() for i in range(1, 501) for _ in range(2)]
     for _ in range(20):
@@ -65,14 +65,14 @@ def test_fork_bomb_ends_with_command(box: Sandbox) -> None:
     started = time.monotonic()
     box.run("bomb() { bomb | bomb & }; bomb; sleep 60", Limits(wall_s=2))
     assert time.monotonic() - started < 15
-    while len(psutil.pids()) >= before + 20:  # the kernel removes them one by one
+    while len(psutil.pids()) >= before + 20:  # the kernel removes the processes one by one
         assert time.monotonic() - started < 30
         time.sleep(0.1)
     assert box.run("echo fine", SHORT).output == b"fine\n"
 
 
 def test_tree_too_deep_for_python_is_removed(box: Sandbox) -> None:
-    """It once counted as a fault of kvci, and the run could not be resumed."""
+    """Earlier, this counted as a fault of kvci, and the run could not be resumed."""
     nest = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')"
     assert box.run(f'python3 -c "{nest}"', SHORT).code == 0
     box.run("chmod -R a-w .; chmod 0 d", SHORT)
@@ -254,7 +254,7 @@ def test_repository_remade_by_model_has_diff(box: Sandbox) -> None:
     ],
 )
 def test_nested_repositories_do_not_change_patch(command: str, box: Sandbox) -> None:
-    """A repository without a commit, hard links into the git folder, a second work tree."""
+    """The tree has a repository without a commit, hard links into .git, and a second work tree."""
     assert box.run("echo 'x = 2' > a.py", SHORT).code == 0
     before = box.diff()
     assert b"+x = 2" in before
@@ -285,7 +285,7 @@ def test_tree_that_engine_cannot_unpack_is_diff_failure(
 
 
 def test_ten_gigabytes_in_tree_are_no_infrastructure_failure(box: Sandbox) -> None:
-    """The patch is cut, or there is none; the sandbox never fails."""
+    """The patch is cut, or there is no patch. The sandbox never fails."""
     box.run("yes 0123456789 | head -c 40M > big.txt; truncate -s 10G sparse", Limits(wall_s=30))
     try:
         patch = box.diff()
