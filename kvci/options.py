@@ -13,16 +13,19 @@ from kvci.errors import UserError
 from kvci.spec import GROUPS, Spec
 
 Read = Callable[[Any], Any]
+BASE_RATE = 0.3
+"""The baseline's assumed rate, if neither a person nor an earlier record gives one."""
 UNITS: dict[Read, tuple[str, Callable[[Any], str]]] = {
     units.seconds: ("DURATION", units.duration),
     units.gigabytes: ("SIZE", units.gb),
     units.mebibytes: ("SIZE", units.mib),
 }
-"""How a field's text is read -> what the help calls it, and how its default is shown."""
+"""The function that reads a field's text -> the placeholder in the help, and the function that
+shows the default."""
 
 
 class Quantity(click.ParamType[Any]):
-    """A duration or a size with its unit; a bare number keeps the unit of the field."""
+    """A duration or a size with its unit; a bare number has the unit of the field."""
 
     def __init__(self, read: Read) -> None:
         self.name, self._read = UNITS[read][0].lower(), read
@@ -48,7 +51,11 @@ class Listed(click.ParamType[Any]):
         try:
             return [self._each(part.strip()) for part in value.split(",") if part.strip()]
         except ValueError:
-            self.fail(f"'{value}' is not a list of whole numbers separated by commas", param, ctx)
+            self.fail(
+                f"'{value}' is not a list of whole numbers separated by commas; write it as 1,2,3",
+                param,
+                ctx,
+            )
 
 
 @dataclass(frozen=True)
@@ -62,18 +69,18 @@ class Option:
     metavar: str
     envvar: str
     default: str
-    """In words; empty where a value must be given."""
+    """The default in words; empty if the field is required."""
     kind: Any
 
     @property
     def name(self) -> str:
-        """In an experiment file."""
+        """The name in an experiment file."""
         own = self.field if self.field == "arms" else self.flags[0].removeprefix("--")
         return own.replace("-", "_")
 
 
 def options() -> list[Option]:
-    """All of them, by group and in the order of the fields."""
+    """Return all options by group, in the order of the fields."""
     found = list(_options())
     return [one for group in GROUPS for one in found if one.group == group]
 
@@ -107,7 +114,7 @@ def _shown(value: Any) -> str:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type without None and without how it is read."""
+    """Return the type without None, and without the function that reads it."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -116,14 +123,14 @@ def _plain(annotation: Any) -> Any:
 
 
 def _inner_read(annotation: Any) -> Read | None:
-    """How the text of an optional field is read, which pydantic keeps inside its type."""
+    """Return the function that reads an optional field's text. Pydantic keeps it in the type."""
     inside = [one for one in get_args(annotation) if get_origin(one) is Annotated]
     reads = [getattr(m, "func", None) for one in inside for m in get_args(one)[1:]]
     return next((read for read in reads if read in UNITS), None)
 
 
 def _kind(name: str, plain: Any, read: Read | None) -> Any:
-    """The click type; a truth is a flag, and arms are repeated."""
+    """Return the click type of a field; `bool` stands for a flag."""
     if read:
         return Quantity(read)
     if name in ("seeds", "instances"):
@@ -134,7 +141,7 @@ def _kind(name: str, plain: Any, read: Read | None) -> Any:
 
 
 def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The click decorator of one option."""
+    """Return the click decorator of one option."""
     told = f"{one.help} [default: {one.default}]" if one.default else one.help
     shared: dict[str, Any] = {"help": told, "envvar": one.envvar or None}
     if one.kind is bool:
@@ -152,7 +159,7 @@ def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def asks(
     only: Iterable[str] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator with the options of a specification, or with those of `only` these groups."""
+    """Return a decorator that adds the options of a specification, or of the groups in `only`."""
     wanted = set(GROUPS if only is None else only)
 
     def add(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,7 +171,7 @@ def asks(
 
 
 def overrides(given: dict[str, Any]) -> dict[str, Any]:
-    """What the options say, by field; what was not given is left out."""
+    """Return field -> value, for the options that were given."""
     found = {name: value for name, value in given.items() if value is not None}
     if not found.get("arms", True):
         found.pop("arms")
@@ -176,10 +183,10 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
 def parse(
     line: str, more: Iterable[click.Option] = (), without: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Options in one line, as on the command line: `--slots 4 --time-budget 5h`; by field.
+    """Return field -> value, for options in one line such as `--slots 4 --time-budget 5h`.
 
-    `more` are options besides those of a specification; `without` are fields that the line may not
-    set. Raises UserError.
+    `more` are options in addition to those of a specification. `without` are fields that the line
+    may not set. Raises UserError if the line is not valid.
     """
 
     def verb(**_: Any) -> None: ...

@@ -1,6 +1,6 @@
 """Durations and sizes as people write them: `90m`, `1h30m`, `20GB`, `4GiB`.
 
-A bare number keeps the unit of its field: seconds, minutes, GB or MiB.
+A bare number, which has no unit, has the unit of its field: seconds, minutes, GB or MiB.
 """
 
 import re
@@ -14,9 +14,9 @@ _BYTES = TypeAdapter(ByteSize)
 
 
 def seconds(value: Any) -> Any:
-    """Seconds of a text such as `1h30m`; a bare number is returned as it is.
+    """Return the seconds of a text such as `1h30m`; return a bare number as it is.
 
-    Raises ValueError for a text that is not a duration.
+    Raises ValueError if the text is not a duration.
     """
     if not isinstance(value, str) or _is_number(value):
         return value
@@ -27,7 +27,10 @@ def seconds(value: Any) -> Any:
 
 
 def minutes(value: Any) -> Any:
-    """The same in minutes. Raises ValueError if a part of a minute is left."""
+    """Return the minutes of a text such as `1h30m`; return a bare number as it is.
+
+    Raises ValueError if the text is not a duration, or not a whole number of minutes.
+    """
     found = seconds(value)
     if found is value:
         return value
@@ -37,14 +40,17 @@ def minutes(value: Any) -> Any:
 
 
 def gigabytes(value: Any) -> Any:
-    """10^9 bytes of a text such as `20GB` or `500MB`; a bare number is returned as it is."""
+    """Return the GB (10^9 bytes) of a text such as `20GB`; return a bare number as it is.
+
+    Raises ValueError if the text is not a size.
+    """
     return value if _is_bare(value) else _bytes(value) / 1e9
 
 
 def mebibytes(value: Any) -> Any:
-    """2^20 bytes of a text such as `4GiB`; a bare number is returned as it is.
+    """Return the MiB (2^20 bytes) of a text such as `4GiB`; return a bare number as it is.
 
-    Raises ValueError if a part of a MiB is left.
+    Raises ValueError if the text is not a size, or not a whole number of MiB.
     """
     if _is_bare(value):
         return value
@@ -55,7 +61,7 @@ def mebibytes(value: Any) -> Any:
 
 
 def duration(value_s: float) -> str:
-    """Seconds as people write them: 5400 is `1h30m`."""
+    """Return a number of seconds as people write it: 5400 is `1h30m`."""
     parts, left = [], value_s
     for unit, size in SECONDS.items():
         count = left // size if unit != "s" else left
@@ -66,11 +72,12 @@ def duration(value_s: float) -> str:
 
 
 def mib(value: int) -> str:
-    """MiB as people write them: 4096 is `4GiB`."""
+    """Return a number of MiB as people write it: 4096 is `4GiB`."""
     return f"{value >> 10}GiB" if value % 1024 == 0 else f"{value}MiB"
 
 
 def gb(value: float) -> str:
+    """Return a number of GB as people write it: 20.0 is `20GB`."""
     return f"{value:g}GB"
 
 

@@ -1,4 +1,4 @@
-"""The GitHub client, against a fake that is checked against GitHub's published schema."""
+"""The client of GitHub. The tests use a fake, which obeys the schema that GitHub publishes."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_evidence_is_attached_once(fake: Fake, github: GitHub) -> None:
     [
         ("POST /pulls", (403, DENIED, {}), "Allow GitHub Actions to create and approve"),
         ("POST /pulls", (403, {"message": "Resource not accessible"}, {}), "pull-requests: write"),
-        ("GET /pulls", (401, {"message": "Bad credentials"}, {}), "a token that is valid"),
+        ("GET /pulls", (401, {"message": "Bad credentials"}, {}), "GITHUB_TOKEN to a valid token"),
         ("GET /pulls", (404, {"message": "Not Found"}, {}), "check the repository's name"),
         ("POST /pulls", (422, {"message": "Validation Failed"}, {}), "Validation Failed"),
     ],
@@ -93,7 +93,7 @@ def test_dispatch_starts_a_workflow(fake: Fake, github: GitHub) -> None:
 
 
 def test_all_jobs_of_a_run_are_read(fake: Fake, github: GitHub) -> None:
-    """A run may have 256 shards, and GitHub lists a hundred per page."""
+    """A workflow run may have 256 jobs, and GitHub lists a hundred of them per page."""
     job = {"id": 1, "runner_id": 7, "status": "completed", "conclusion": "success"}
     jobs = [job | {"name": f"run {number}/250"} for number in range(1, 251)]
     jobs[-1] |= {"runner_id": None, "status": "queued", "conclusion": None}
@@ -157,7 +157,7 @@ def bodies(fake: Fake) -> list[str]:
 
 
 def test_parallel_jobs_leave_one_comment(fake: Fake, github: GitHub) -> None:
-    """Both look before either writes. The older comment gets the slower job's text."""
+    """Both jobs look for a comment before one writes. The older comment gets the last text."""
     github.comment(1, "mark", "mark, the faster")
     fake.refuse["GET /issues/1/comments"] = [(200, [], {})]  # type: ignore[list-item]
     github.comment(1, "mark", "mark, the slower")

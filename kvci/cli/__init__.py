@@ -1,4 +1,4 @@
-"""The command line: one click command per verb, no logic; a verb imports what it needs."""
+"""The command line. A command contains no logic, and imports the code that it needs."""
 
 import rich_click as click
 
@@ -18,9 +18,9 @@ from kvci.cli.workflows import ci
 @click.rich_config(help_config=HELP)
 @click.version_option(__version__)
 def main() -> None:
-    """Which llama.cpp KV-cache type can your coding agent live with, and what does it cost?
+    """Find out which KV-cache types of llama.cpp harm your coding agent, and what they cost.
 
-    Start with `kvci demo`, an experiment with a known answer. Each verb has its own --help.
+    Start with `kvci demo`, an experiment with a known answer. Each command has its own --help.
     """
 
 

@@ -1,4 +1,4 @@
-"""The options that say what to run, and the specification that they make."""
+"""Read the options that say what to run, and make a specification from them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,16 +14,20 @@ if TYPE_CHECKING:
 
 Verb = Callable[..., Any]
 INPUTS = click.option(
-    "--inputs", envvar="KVCI_INPUTS", hidden=True, help="A workflow's inputs as JSON; options win."
+    "--inputs",
+    envvar="KVCI_INPUTS",
+    hidden=True,
+    help="A workflow's inputs as JSON; options override them.",
 )
 
 
 def in_panels(
     only: Iterable[str] | None = None, more: Mapping[str, Iterable[str]] | None = None
 ) -> Callable[[Verb], Verb]:
-    """The options of a specification, or of `only` these groups, each group under its title.
+    """Return a decorator that adds the options of a specification, each group under its title.
 
-    `more` are flags of the verb's own that belong to a group.
+    With `only`, it adds only the options of these groups. `more` is group -> flags, for flags of
+    the command itself that the help shows in this group.
     """
     some = [one for one in options() if only is None or one.group in set(only)]
 
@@ -38,15 +42,18 @@ def in_panels(
 
 
 def asks_for_run(more: Mapping[str, Iterable[str]] | None = None) -> Callable[[Verb], Verb]:
-    """All options that say what to run, laid over an EXPERIMENT file; `more` as for in_panels."""
+    """Return a decorator that adds EXPERIMENT, and all options that say what to run.
+
+    `more` has the same meaning as in `in_panels`.
+    """
     experiment = click.argument("experiment", type=click.Path(path_type=Path), required=False)
     return lambda verb: experiment(INPUTS(in_panels(more=more)(verb)))
 
 
 def spec_of(experiment: Path | None, asked: dict[str, Any]) -> "Spec":
-    """The specification of an experiment file, or a workflow's inputs, with the options over it.
+    """Return the specification of an experiment file or of a workflow's inputs.
 
-    Raises UserError.
+    The options in `asked` override its fields. Raises UserError if the specification is not valid.
     """
     from kvci.jobs.inputs import inputs
     from kvci.spec import load
@@ -56,8 +63,8 @@ def spec_of(experiment: Path | None, asked: dict[str, Any]) -> "Spec":
         lacking = {"model", "arms", "dataset"} - given.keys()
         if experiment is None and lacking:
             raise UserError(
-                "Give an experiment file, for example ci/experiments/demo.toml, or at least "
-                "--model, --kv and --dataset."
+                "There is nothing to run; give an experiment file, for example "
+                "ci/experiments/demo.toml, or at least --model, --kv and --dataset."
             )
         return load(experiment, given)
     file, laid = inputs(form).asked()

@@ -1,4 +1,4 @@
-"""Verbs that run something: demo, plan, run, rerun."""
+"""Commands that plan or run an experiment: demo, plan, run, rerun."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,25 +7,22 @@ import rich_click as click
 
 from kvci import units
 from kvci.cli.asked import asks_for_run, spec_of
-from kvci.options import Quantity
+from kvci.options import BASE_RATE, Quantity
 from kvci.spec import RUN
 
 if TYPE_CHECKING:
     from kvci.spec import Spec
 
-BASE_RATE = 0.3
-"""Expected of the baseline if neither a person nor an earlier record gives a rate."""
-
 
 @click.command()
 @asks_for_run(more={RUN: ["--run-id"]})
-@click.option("--run-id", metavar="ID", help="Resume this run, or name a new one.")
+@click.option("--run-id", metavar="ID", help="Name of the run; if it exists, kvci resumes it.")
 @click.pass_context
 def run(ctx: click.Context, /, experiment: Path | None, run_id: str | None, **asked: Any) -> None:
-    """Run an EXPERIMENT file, or what the options say; options win over the file.
+    """Run an experiment; options override the EXPERIMENT file.
 
-    The same command with the same --run-id resumes a run that was stopped or killed: no finished
-    trial is repeated.
+    The same command with the same --run-id resumes a run that was stopped or killed. It repeats no
+    finished trial.
 
     \b
     Examples:
@@ -36,7 +33,10 @@ def run(ctx: click.Context, /, experiment: Path | None, run_id: str | None, **as
 
 
 def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None:
-    """Exits 1 if a trial is missing, or an arm has infrastructure failures only."""
+    """Run a specification, and print where the results are.
+
+    Exits 1 if a trial is missing, or if an arm has only infrastructure failures.
+    """
     from rich.console import Console
 
     from kvci.run.experiment import run as run_spec
@@ -53,19 +53,19 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
     "--class",
     "classes",
     metavar="CLASSES",
-    help="Trials of these classes, separated by commas, for example I1,I2.",
+    help="Repeat trials of these classes, separated by commas, for example I1,I2.",
 )
-@click.option("--filter", metavar="REGEX", help="Instances whose id matches.")
-@click.option("--errors", is_flag=True, help="All trials that infrastructure ended.")
+@click.option("--filter", metavar="REGEX", help="Repeat trials of instances whose id matches.")
+@click.option("--errors", is_flag=True, help="Repeat all trials with an infrastructure failure.")
 @click.option(
     "--out",
     envvar="KVCI_RUNS",
     default="runs",
     show_default=True,
     metavar="FOLDER",
-    help="The folder of run folders.",
+    help="Folder that contains the run folders.",
 )
-@click.option("--run-id", metavar="ID", help="Resume this rerun, or name a new one.")
+@click.option("--run-id", metavar="ID", help="Name of the rerun; if it exists, kvci resumes it.")
 @click.pass_context
 def rerun(
     ctx: click.Context,
@@ -78,7 +78,7 @@ def rerun(
 ) -> None:
     """Run chosen trials of a RUN folder again.
 
-    A rerun is compared with nothing; its rows go to the table of targeted reruns.
+    kvci never compares a rerun with another run. Its rows go to the table of targeted reruns.
 
     \b
     Examples:
@@ -97,7 +97,7 @@ def rerun(
     "--base-rate",
     type=click.FloatRange(0, 1, True, True),
     metavar="RATE",
-    help=f"Share of trials that the baseline resolves. [default: {BASE_RATE}]",
+    help=f"Expected share of trials that the baseline resolves. [default: {BASE_RATE}]",
 )
 @click.option(
     "--icc",
@@ -113,13 +113,14 @@ def rerun(
     "trial_s",
     type=Quantity(units.seconds),
     metavar="DURATION",
-    help="Time that one trial takes in its slot. [default: not known, no cost is given]",
+    help="Expected time of one trial in its slot; a number without a unit is in seconds. "
+    "[default: not known; then no cost is shown]",
 )
 @click.option(
     "--measured",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Take that time from this run folder.",
+    help="Read the time of a trial from this run folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option_panel("Plan", options=["--base-rate", "--icc", "--expected-trial", "--measured"])
@@ -160,20 +161,22 @@ def plan(
     default="runs",
     show_default=True,
     metavar="FOLDER",
-    help="The folder of run folders.",
+    help="Folder that contains the run folders.",
 )
 @click.option(
     "--instances",
     type=click.IntRange(min=1),
     metavar="COUNT",
-    help="Instances per model. [default: 20, or 6 with --strong]",
+    help="Number of instances per model. [default: 20, or 6 with --strong]",
 )
-@click.option("--strong", is_flag=True, help="Twice the outliers, so that fewer instances suffice.")
+@click.option(
+    "--strong", is_flag=True, help="Double the planted harm, so that fewer instances are enough."
+)
 @click.pass_context
 def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> None:
-    """Run an experiment whose answer is known, in minutes; exits 1 if it is not reproduced.
+    """Run an experiment with a known answer, in minutes; exits 1 if the run gives another answer.
 
-    It needs no GPU, no Docker and no download.
+    The experiment needs no GPU, no Docker and no download.
 
     \b
     Examples:
@@ -189,7 +192,9 @@ def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> N
 
 
 @click.command(hidden=True)
-@click.option("--out", envvar="KVCI_RUNS", default="runs", help="The folder of run folders.")
+@click.option(
+    "--out", envvar="KVCI_RUNS", default="runs", help="Folder that contains the run folders."
+)
 @click.option("--run-id", default="scripted", show_default=True, help="The run's name.")
 @click.option("--sandbox", default="auto", show_default=True, help="auto, bwrap or docker.")
 @click.pass_context

@@ -1,4 +1,4 @@
-"""How every verb ends with a sentence, and how the help looks."""
+"""The look of the help, and the sentence that a command prints if it fails."""
 
 import os
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ HELP = click.RichHelpConfiguration(
 
 
 class Verbs(click.RichGroup):
-    """A group whose verbs end a UserError with its sentence and exit 2."""
+    """A group of commands. If a command fails, the group prints one sentence and exits 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -33,16 +33,18 @@ class Verbs(click.RichGroup):
             self._fail(ctx, f"{error.format_message().rstrip('.')}. See {path} --help.")
         except Exception as error:
             if is_disk_full(error):
-                place = getattr(error, "filename", None) or "what was written"
+                place = getattr(error, "filename", None) or "the written files"
                 self._fail(ctx, str(disk_full_error(place)))
-            # An engine that is down may fail in any call, which is not a bug of kvci.
+            # If the Docker engine does not answer, any call can fail. This is not a bug of kvci.
             if type(error).__module__.partition(".")[0] not in ("docker", "requests", "urllib3"):
                 raise
-            self._fail(ctx, f"Docker failed: {str(error)[:500]}; check its service.")
+            self._fail(
+                ctx, f"Docker failed: {str(error)[:500]}; check that the Docker engine runs."
+            )
 
     @staticmethod
     def _fail(ctx: click.Context, sentence: str) -> NoReturn:
-        """In the log, and in the job's summary where there is one."""
+        """Print the sentence, write it to the job's summary if there is one, and exit 2."""
         click.echo(f"kvci: {sentence}", err=True)
         if os.environ.get("GITHUB_STEP_SUMMARY"):
             from kvci.jobs.outputs import failed

@@ -1,4 +1,4 @@
-"""Verbs about this machine: doctor, inspect, serve, images."""
+"""Commands for this machine: doctor, inspect, serve, images."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from kvci.spec import IMAGES
 
 
 def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
-    """Print an effective configuration, after the error of a server that did not start."""
+    """Print an effective configuration. First print the error if the server did not start."""
     document = {"start_error": start_error} if start_error else {}
     document |= json.loads(effective.model_dump_json())
     if as_json:
@@ -30,21 +30,21 @@ def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
 
 @click.command()
 @click.argument("log", type=click.Path(path_type=Path))
-@click.option("--kv", metavar="K/V", help="The KV type that was asked for.")
+@click.option("--kv", metavar="K/V", help="Requested KV type.")
 @click.option(
     "--context",
     type=click.IntRange(min=1),
     metavar="TOKENS",
-    help="The context per slot that was asked for.",
+    help="Requested context size of each slot, in tokens.",
 )
 @click.option(
-    "--slots", type=click.IntRange(min=1), metavar="COUNT", help="The slots that were asked for."
+    "--slots", type=click.IntRange(min=1), metavar="COUNT", help="Requested number of slots."
 )
 @click.option(
     "--allow",
     multiple=True,
     type=click.Choice(["converted", "cpu"]),
-    help="A kernel path that is accepted besides 'compiled'.",
+    help="Kernel path to accept in addition to 'compiled'.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -57,9 +57,9 @@ def inspect(
     allow: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show what a llama-server's LOG proves; exits 1 if that is not what was asked for.
+    """Show the configuration that a llama-server's LOG proves; exits 1 if another was requested.
 
-    The server must have run with `-lv 4`. What the log does not show is "not shown".
+    Run the server with `-lv 4`. "not shown" means that the log does not show a value.
 
     \b
     Examples:
@@ -76,7 +76,7 @@ def inspect(
         text = log.read_text(errors="replace")
         asked_kv = None if kv is None else Arm.parse(kv).kv_type
     except OSError as error:
-        raise UserError(f"{log} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{log} cannot be read: {error.strerror}; give a server's log.") from None
     except ValueError as error:
         raise UserError(f"--kv {kv} is not valid: {first_problem(error)}.") from None
     asked = Expected(kv_type=asked_kv, context=context, slots=slots, allow=allow)
@@ -87,10 +87,14 @@ def inspect(
 
 @click.command()
 @click.option(
-    "--model", required=True, metavar="FILE", help="A .gguf file, or a file of ci/models."
+    "--model", required=True, metavar="FILE", help="A .gguf file, or a .toml file of ci/models."
 )
 @click.option(
-    "--kv", default="f16/f16", show_default=True, metavar="K/V", help="KV type and flags."
+    "--kv",
+    default="f16/f16",
+    show_default=True,
+    metavar="K/V",
+    help="KV type and flags of the arm.",
 )
 @click.option(
     "--context",
@@ -98,15 +102,17 @@ def inspect(
     default=65536,
     show_default=True,
     metavar="TOKENS",
-    help="Context per slot.",
+    help="Context size of each slot, in tokens.",
 )
-@click.option("--slots", type=int, default=1, show_default=True, metavar="COUNT", help="Slots.")
+@click.option(
+    "--slots", type=int, default=1, show_default=True, metavar="COUNT", help="Number of slots."
+)
 @click.option(
     "--engine",
     default="auto",
     show_default=True,
     metavar="ENGINE",
-    help="auto, embedded, or the path of a llama-server.",
+    help="auto (as for kvci run), embedded, or the path of a llama-server.",
 )
 @click.option(
     "--log",
@@ -114,16 +120,16 @@ def inspect(
     default=Path("llama-server.log"),
     show_default=True,
     metavar="FILE",
-    help="The server's log.",
+    help="File for the server's log.",
 )
 @click.option("--once", is_flag=True, help="Stop the server after its configuration is printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def serve(
     model: str, kv: str, context: int, slots: int, engine: str, log: Path, once: bool, as_json: bool
 ) -> None:
-    """Start one server with everything pinned, and print what its log proves.
+    """Start one server with kvci's fixed flags, and print the configuration that its log proves.
 
-    It serves until Ctrl-C.
+    The server runs until you press Ctrl-C.
 
     \b
     Examples:
@@ -155,7 +161,9 @@ def serve(
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
     except ServerFailed as error:
-        raise UserError(f"The arm {spec.baseline.id} was not served: {error}.") from None
+        raise UserError(
+            f"The server of the arm {spec.baseline.id} failed: {error}; see {log}."
+        ) from None
 
 
 @click.command()
@@ -169,9 +177,9 @@ def doctor(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Check everything that a run needs; exits 1 if something would spoil it.
+    """Check everything that a run needs; exits 1 if a check fails.
 
-    Without an experiment it checks this machine with kvci's own model.
+    Without an experiment, kvci checks this machine with its own model.
 
     \b
     Examples:
@@ -203,7 +211,7 @@ def doctor(
 def images() -> None:
     """Pull, show, build or remove the Docker images of a dataset's instances.
 
-    They are pulled during a run too; these verbs prepare a machine or clean it.
+    A run pulls its images itself. Use these commands to prepare a machine, or to clean it.
 
     \b
     Examples:
@@ -215,7 +223,7 @@ def images() -> None:
 @images.command("show")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show_images(as_json: bool) -> None:
-    """Show the images that kvci pulled, their own size, and when each was last needed."""
+    """Show the images that kvci pulled: size without shared data, time of the last use, name."""
     from kvci.images.commands import cache_report, summary
 
     found = cache_report()
@@ -229,7 +237,7 @@ def show_images(as_json: bool) -> None:
 
 @images.command()
 @INPUTS
-@click.option("--dataset", metavar="NAME", help="A dataset, as for kvci run.")
+@click.option("--dataset", metavar="NAME", help="A dataset, written as for kvci run.")
 @click.option(
     "--instances",
     type=Listed(str),
@@ -237,8 +245,8 @@ def show_images(as_json: bool) -> None:
     help="Only these instance ids, separated by commas.",
 )
 @click.option("--filter", metavar="REGEX", help="Only instances whose id matches.")
-@click.option("--limit", type=int, metavar="COUNT", help="At most this many instances.")
-@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the instances.")
+@click.option("--limit", type=int, metavar="COUNT", help="Maximum number of instances.")
+@click.option("--shard", metavar="I/N", help="Only part I of N parts of the instances.")
 @in_panels([IMAGES])
 @click.option(
     "--ledger",
@@ -246,13 +254,13 @@ def show_images(as_json: bool) -> None:
     default=Path("images.json"),
     show_default=True,
     metavar="FILE",
-    help="Where to write what became of each image.",
+    help="File for the result of each image.",
 )
 @click.pass_context
 def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
-    """Pull as many images as the disk holds, before a run; exits 1 if no block can start.
+    """Before a run, pull as many images as the disk can hold; exits 1 if no block can start.
 
-    The run pulls the others when there is room for them.
+    The run pulls the remaining images when the disk has space for them.
 
     \b
     Example:
@@ -267,34 +275,37 @@ def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
         asked.pop("inputs")
         spec = without_model(overrides(asked))
     else:
-        raise UserError("Say whose images to pull: give --dataset.")
+        raise UserError("It is not known which images to pull; give --dataset.")
     if not pull_images(spec, ledger, click.echo):
         ctx.exit(1)
 
 
 @images.command()
-@click.option("--built", is_flag=True, help="Also the images that kvci images build made.")
+@click.option("--built", is_flag=True, help="Also remove the images that kvci images build made.")
 def prune(built: bool) -> None:
-    """Remove the images that kvci pulled or made, and what killed runs left."""
+    """Remove the images that kvci pulled, and the leftovers of killed runs."""
     from kvci.images.commands import prune as prune_images
 
     click.echo(prune_images(built))
 
 
 @images.command()
-@click.option("--dataset", required=True, metavar="NAME", help="A dataset, as for kvci run.")
+@click.option(
+    "--dataset", required=True, metavar="NAME", help="A dataset, written as for kvci run."
+)
 @click.option("--filter", default="", metavar="REGEX", help="Only instances whose id matches.")
 @click.option(
     "--repositories",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="FOLDER",
-    help="A folder of <owner>__<name>.git or .git.tar. [default: clone from GitHub]",
+    help="Folder with each repository's <owner>__<name>.git or .git.tar. [default: clone from "
+    "GitHub]",
 )
 @click.option(
     "--recipes",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Recipes to use. [default: kvci's own]",
+    help="File of recipes. [default: kvci's own]",
 )
 @click.option(
     "--workers",
@@ -302,7 +313,7 @@ def prune(built: bool) -> None:
     default=2,
     show_default=True,
     metavar="COUNT",
-    help="Images built at a time.",
+    help="Maximum number of images that are built at the same time.",
 )
 @click.pass_context
 def build(
@@ -313,9 +324,9 @@ def build(
     recipes: Path | None,
     workers: int,
 ) -> None:
-    """Build the images here, without a registry; exits 1 if one could not be built.
+    """Build the images on this machine, without a registry; exits 1 if an image cannot be built.
 
-    The base image is made from Debian's packages, as root.
+    kvci makes the base image from Debian's packages, which needs root.
 
     \b
     Example:

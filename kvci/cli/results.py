@@ -1,4 +1,4 @@
-"""Verbs about a run that ended: compare, record, publish, evidence, import, grade."""
+"""Commands for a run that has ended: compare, record, publish, evidence, import, grade."""
 
 import json
 import os
@@ -41,13 +41,16 @@ BENCHMARKS = click.option(
     help="How to print it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--details", is_flag=True, help="Print all sections; json and markdown always do.")
+@click.option(
+    "--details", is_flag=True, help="Print all sections as text; json and markdown always have all."
+)
 def compare(
     names: tuple[str, ...], results: Path, shown: str, as_json: bool, details: bool
 ) -> None:
     """Compare arms with their baseline.
 
-    A name is a run folder, a record file, a row id of BENCHMARKS.md, or an earlier run's folder.
+    Each name is a run folder, a record file, a row id of BENCHMARKS.md, or the folder of a
+    mini-swe-agent run.
 
     \b
     Examples:
@@ -73,15 +76,15 @@ def compare(
 @RESULTS
 @BENCHMARKS
 @click.option(
-    "--check", is_flag=True, help="Only check; exits 1 if BENCHMARKS.md differs from its records."
+    "--check", is_flag=True, help="Write nothing; exit 1 if BENCHMARKS.md differs from its records."
 )
 @click.pass_context
 def record(
     ctx: click.Context, folder: Path | None, results: Path, benchmarks: Path, check: bool
 ) -> None:
-    """Write the records and rows of a RUN folder; without one, write all rows again.
+    """Write the records and rows of a RUN folder; without a RUN, write all rows again.
 
-    Rows are derived from records, and the text around them is kept.
+    kvci makes the rows from the records, and keeps the text around them.
 
     \b
     Examples:
@@ -92,7 +95,7 @@ def record(
     from kvci.report.update import first_difference, record_run, render_again
 
     if folder and check:
-        raise UserError("Give a run's folder or --check, not both.")
+        raise UserError("--check accepts no run's folder; give only one of them.")
     if folder:
         done = record_run(folder, results, benchmarks)
         for one in done.records:
@@ -108,16 +111,18 @@ def record(
 
 @click.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--kv", metavar="K/V", help="Its KV type, if the folder does not name it.")
-@click.option("--dataset", metavar="NAME", help="Its dataset, if the folder does not name it.")
+@click.option("--kv", metavar="K/V", help="KV type of the run, if the folder does not name it.")
+@click.option(
+    "--dataset", metavar="NAME", help="Dataset of the run, if the folder does not name it."
+)
 @RESULTS
 @BENCHMARKS
 def import_(
     folder: Path, kv: str | None, dataset: str | None, results: Path, benchmarks: Path
 ) -> None:
-    """Make a record of an earlier run of mini-swe-agent in DIR, each trial with its class.
+    """Make a record of a mini-swe-agent run in DIR, with the class of each trial.
 
-    A row that stands in BENCHMARKS.md already keeps its text.
+    If BENCHMARKS.md already has a row of this run, the row keeps its text.
 
     \b
     Examples:
@@ -155,13 +160,13 @@ def import_(
     metavar="BRANCH",
     help="The branch of rows that are not merged yet.",
 )
-@click.option("--origin", metavar="URL", help="git's URL of the repository. [default: GitHub's]")
+@click.option("--origin", metavar="URL", help="URL of the repository for git. [default: GitHub's]")
 @click.option(
     "--review",
     envvar="KVCI_REVIEW",
     default="",
     metavar="WORKFLOW",
-    help="A workflow to start for the pull request. [default: none]",
+    help="Workflow to start for the pull request. [default: none]",
 )
 @click.option("--dry-run", is_flag=True, help="Print the pull request; send nothing.")
 def publish(
@@ -188,7 +193,9 @@ def publish(
     found = publish(folder, target, None if dry_run else github_of(repository))
     if dry_run:
         click.echo(f"{found.title}\n\n{found.body}")
-    outcome = found.url or ("nothing was sent" if dry_run else "the base has all rows already")
+    outcome = found.url or (
+        "nothing was sent" if dry_run else "the base branch already has all rows"
+    )
     click.echo(outcome)
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         from kvci.jobs.outputs import summary
@@ -206,9 +213,9 @@ def publish(
     help="The archive to write, for example evidence.tar.gz.",
 )
 def evidence(folder: Path, out: Path) -> None:
-    """Pack the files that a RUN's records rest on, redacted, into one archive.
+    """Pack the files from which a RUN's records are made into one archive, and redact them.
 
-    Anyone who has the archive builds the same records from it.
+    Everybody who has the archive can build the same records from it.
 
     \b
     Examples:
@@ -222,11 +229,15 @@ def evidence(folder: Path, out: Path) -> None:
 
 @click.command()
 @click.argument("folder", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
-@click.option("--all", "everything", is_flag=True, help="All patches of the RUN, graded or not.")
 @click.option(
-    "--with-harness", is_flag=True, help="Grade the RUN's patches with swebench eval too."
+    "--all", "everything", is_flag=True, help="Grade all patches of the RUN, also graded ones."
 )
-@click.option("--dataset", metavar="NAME", help="A dataset, as for kvci run, in place of a RUN.")
+@click.option(
+    "--with-harness", is_flag=True, help="Grade the RUN's patches also with swebench eval."
+)
+@click.option(
+    "--dataset", metavar="NAME", help="Dataset, written as for kvci run; give it or a RUN."
+)
 @click.option("--gold", is_flag=True, help="Grade the dataset's gold patches.")
 @click.option(
     "--predictions",
@@ -235,14 +246,17 @@ def evidence(folder: Path, out: Path) -> None:
     help="Grade the patches of this .jsonl file (instance_id, model_patch).",
 )
 @click.option("--filter", metavar="REGEX", help="Only instances whose id matches.")
-@click.option("--sandbox", metavar="KIND", help="auto, bwrap or docker. [default: auto]")
+@click.option(
+    "--sandbox", metavar="KIND", help="Sandbox of the tests: auto, bwrap or docker. [default: auto]"
+)
 @click.option(
     "--test-time",
     "--test-s",
     "test_s",
     type=Quantity(seconds),
     metavar="DURATION",
-    help="Time limit of an instance's tests. [default: 30m]",
+    help="Maximum time of an instance's tests; a number without a unit is in seconds. "
+    "[default: 30m]",
 )
 @in_panels([IMAGES])
 @click.option(
@@ -251,7 +265,7 @@ def evidence(folder: Path, out: Path) -> None:
     default=Path("graded"),
     show_default=True,
     metavar="FOLDER",
-    help="Where logs and patches go.",
+    help="Folder for logs and patches.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option_panel("Of a run", options=["--all", "--with-harness"])
@@ -273,9 +287,9 @@ def grade(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Grade the patches of a RUN that could not be graded, or patches of a dataset.
+    """Grade those patches of a RUN that are not graded yet, or grade patches for a dataset.
 
-    Exits 1 if a patch could not be graded, or the harness disagrees.
+    Exits 1 if a patch cannot be graded, or if the harness gives another verdict.
 
     \b
     Examples:
@@ -289,7 +303,7 @@ def grade(
     from kvci.taxonomy import titled
 
     if bool(folder) == bool(dataset):
-        raise UserError("Give a run's folder or --dataset.")
+        raise UserError("kvci grades either a run or a dataset; give a run's folder or --dataset.")
     of_run = {"--all": everything, "--with-harness": with_harness}
     of_dataset = {"--gold": gold, "--predictions": predictions, "--json": as_json}
     of_dataset |= {f"--{name.replace('_', '-')}": value for name, value in asked.items()}
@@ -312,7 +326,7 @@ def grade(
             failed |= bool(lines)
         ctx.exit(1 if failed else 0)
     if gold == bool(predictions):
-        raise UserError("Say which patches to grade: either --gold or --predictions FILE.")
+        raise UserError("--dataset needs patches; give either --gold or --predictions FILE.")
     chosen = None if gold else predictions
     spec = without_model({"dataset": dataset} | asked)
     graded = grade_patches(spec, chosen, out, lambda line: click.echo(line, err=True))

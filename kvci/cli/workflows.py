@@ -1,4 +1,4 @@
-"""Verbs of the workflows' jobs. On a laptop their summaries go to the terminal."""
+"""Commands of the workflows' jobs. Outside a workflow, they print summaries to the terminal."""
 
 import json
 import os
@@ -22,7 +22,7 @@ OUT = click.option(
     default="runs",
     show_default=True,
     metavar="FOLDER",
-    help="The folder of run folders.",
+    help="Folder that contains the run folders.",
 )
 RUN_ID = click.option("--run-id", required=True, metavar="ID", help="The run's id.")
 SHARD = click.option(
@@ -34,7 +34,7 @@ BEFORE = click.option(
     default=Path("before"),
     show_default=True,
     metavar="FOLDER",
-    help="The folder for evidence of earlier jobs.",
+    help="Folder for the evidence of earlier jobs.",
 )
 REPOSITORY = click.option(
     "--repository",
@@ -55,7 +55,7 @@ BRANCH = click.option(
 
 @click.group()
 def ci() -> None:
-    """Run the jobs of the workflows, one verb per job."""
+    """Run the jobs of the workflows; each job has a command."""
 
 
 @ci.command()
@@ -70,7 +70,7 @@ def ci() -> None:
 )
 @BEFORE
 def prepare(form: str, before: Path) -> None:
-    """Validate a workflow's inputs, show what the run can show, and get earlier evidence."""
+    """Validate a workflow's inputs, forecast the run, and download the evidence of earlier jobs."""
     from kvci.jobs.inputs import inputs
     from kvci.jobs.prepare import prepare as prepare_run
     from kvci.publish.pull_request import github_of
@@ -86,7 +86,7 @@ def prepare(form: str, before: Path) -> None:
 @RUN_ID
 @SHARD
 def restore(before: Path, out: str, run_id: str, shard: str) -> None:
-    """Resume from another machine's EVIDENCE if it is more complete than this machine's run."""
+    """Resume a run from a folder EVIDENCE, if it has trials that this machine's run lacks."""
     from kvci.jobs.restore import restore as restore_run
 
     for line in restore_run(before, out, run_id, shard):
@@ -98,7 +98,7 @@ def restore(before: Path, out: str, run_id: str, shard: str) -> None:
 @RUN_ID
 @SHARD
 def pack(out: str, run_id: str, shard: str) -> None:
-    """Pack what a shard has so far, for the job's artifact."""
+    """Pack the evidence that a shard has so far, for the job's artifact."""
     from kvci.jobs.pack import pack_shard
 
     pack_shard(out, run_id, shard)
@@ -117,7 +117,7 @@ def pack(out: str, run_id: str, shard: str) -> None:
     "--before",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Evidence of earlier jobs, for shards that left none now.",
+    help="Folder with evidence of earlier jobs, for shards that EVIDENCE lacks.",
 )
 @click.option(
     "--summary/--no-summary", default=True, show_default=True, help="Write the job's summary."
@@ -139,9 +139,9 @@ def collect(archives: Path, out: Path, before: Path | None, summary: bool) -> No
 @REPOSITORY
 @click.pass_context
 def review(ctx: click.Context, number: int, repository: str) -> None:
-    """Check the results of pull request NUMBER against their evidence; exits 1 if they differ.
+    """Check the results of pull request NUMBER against their evidence; exits 1 if the check fails.
 
-    The pull request's files are read through the API; nothing in it is run.
+    kvci reads the pull request's files through the API, and runs nothing of it.
     """
     from kvci.github import run_url, web
     from kvci.publish.pull_request import github_of
@@ -151,7 +151,7 @@ def review(ctx: click.Context, number: int, repository: str) -> None:
     started_by = json.loads(Path(event).read_text()) if event else None
     done = review_pull(github_of(repository), number, web(), run_url(repository), started_by)
     if done is None:
-        click.echo(f"#{number} touches no results")
+        click.echo(f"#{number} changes no results")
         return
     found, passes = done
     for line in (*found.problems, *found.unattested):
@@ -171,7 +171,11 @@ def review(ctx: click.Context, number: int, repository: str) -> None:
 )
 @click.pass_context
 def nightly(ctx: click.Context, repository: str, branch: str, results: str) -> None:
-    """Start the next experiment of ci/experiments/nightly.toml; exits 1 if no runner takes it."""
+    """Start the next experiment of ci/experiments/nightly.toml.
+
+    Exits 1 if no runner took a job of an earlier workflow run, if an experiment is stuck, or if a
+    workflow run waits for an approval.
+    """
     from kvci.jobs.nightly import nightly as start
     from kvci.publish.pull_request import github_of
 
@@ -185,7 +189,7 @@ def nightly(ctx: click.Context, repository: str, branch: str, results: str) -> N
 @BRANCH
 @BEFORE
 def find(form: str, repository: str, branch: str, before: Path) -> None:
-    """Get the evidence of the run that rerun.yml repeats."""
+    """Download the evidence of the run whose trials rerun.yml repeats."""
     from kvci.jobs.inputs import rerun_inputs
     from kvci.jobs.repeat import find as find_evidence
     from kvci.publish.pull_request import github_of
@@ -200,7 +204,10 @@ def find(form: str, repository: str, branch: str, before: Path) -> None:
 @BEFORE
 @click.pass_context
 def repeat(ctx: click.Context, form: str, out: str, run_id: str, before: Path) -> None:
-    """Run the chosen trials of an earlier run again, from this machine or from BEFORE."""
+    """Run chosen trials of an earlier run again.
+
+    The earlier run is in this machine's run folder, or in the evidence of --before.
+    """
     from kvci.jobs.inputs import rerun_inputs
     from kvci.jobs.repeat import repeat as spec_of_repeat
 

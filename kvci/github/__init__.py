@@ -1,4 +1,4 @@
-"""GitHub's REST API, as publishing, the review and the workflows' jobs use it."""
+"""Access to GitHub's REST API for publishing, for the review and for the workflows' jobs."""
 
 from kvci.github.answers import Artifact, PullRequest, WorkflowRun
 from kvci.github.operations import FILES, LAST_RUNS, GitHub, run_url, web

@@ -1,4 +1,4 @@
-"""What kvci keeps of GitHub's answers."""
+"""The parts of GitHub's answers that kvci keeps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal, Self
 from kvci.github.rest import Json
 
 BOT = "github-actions[bot]"
-"""The user that a job acts as when it uses its own token."""
+"""The name under which a job acts if it uses its own token, GITHUB_TOKEN."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Artifact:
     created: str
     branch: str
     foreign: bool
-    """A fork's workflow made it."""
+    """True if the workflow run of a fork made the artifact."""
 
     @classmethod
     def read(cls, answer: Json) -> Self:
@@ -54,17 +54,22 @@ class WorkflowRun:
     created: str
     title: str
     state: Literal["waits", "works", "held", "given up", "done"]
-    """waits: jobs wait for a runner, and none is at work. works: a job is at work. held: a job
-    waits for an approval. given up: the run ended, and no job ever had a runner. done: it ended."""
+    """waits: jobs wait for a runner, and no job is running. works: a job is running. held: a job
+    waits for an approval. given up: the workflow run ended, and no job ever had a runner. done: the
+    workflow run ended in another way."""
     by_job: bool
-    """A workflow started it, not a person."""
+    """True if a workflow started the workflow run, False if a person did."""
     jobs: int
     untaken: int
     """The number of jobs that no runner has taken."""
 
     @classmethod
     def read(cls, run: Json, jobs: Sequence[Json]) -> Self:
-        """GitHub ends a job that no runner takes after a day; its run is then "completed", too."""
+        """Return a workflow run with its state, from GitHub's answers about the run and its jobs.
+
+        If no runner takes a job for a day, GitHub ends the job. The workflow run then also has the
+        status "completed".
+        """
         untaken = [one for one in jobs if not one["runner_id"]]
         taken = [one for one in jobs if one["runner_id"]]
         state: Literal["waits", "works", "held", "given up", "done"] = "works"
@@ -74,6 +79,8 @@ class WorkflowRun:
             state = "held"
         elif untaken and all(one["status"] == "completed" for one in taken):
             state = "waits"
-        by_job = (run["actor"] or {}).get("login") == BOT  # null if the user was deleted
+        by_job = (run["actor"] or {}).get(
+            "login"
+        ) == BOT  # the actor is null if the user was deleted
         counts = (len(jobs), len(untaken))
         return cls(run["created_at"], run["display_title"], state, by_job, *counts)

@@ -1,4 +1,4 @@
-"""The operations on a repository at GitHub that kvci needs."""
+"""The operations that kvci needs on a repository at GitHub."""
 
 import base64
 import os
@@ -11,31 +11,31 @@ from kvci.github.answers import BOT, Artifact, PullRequest, WorkflowRun
 from kvci.github.rest import API, Invalid, Json, NotFound, Rejected, RestApi
 
 FILES = ("100644", "100755")
-"""The modes of plain files in git's trees; 120000 is a link."""
+"""The modes of plain files in git's trees. A link has the mode 120000, which is not one of them."""
 MAX_ARTIFACTS = 1000
 LAST_RUNS = 30
 MAX_COMMENT = 60_000
-"""Characters; GitHub takes 65,536."""
+"""The maximum number of characters that kvci writes; GitHub accepts 65,536."""
 MAY_NOT_OPEN = "not permitted to create or approve pull requests"
 ALLOW = (
     'turn on "Allow GitHub Actions to create and approve pull requests" in the repository\'s '
-    "settings, under Actions, General; or give the token of an App"
+    "settings, under Actions, General, or use the token of a GitHub App"
 )
 
 
 def web() -> str:
-    """Return the address of GitHub's pages, which a job has in its environment."""
+    """Return the address of GitHub's pages. In a job, GitHub sets it in the environment."""
     return os.environ.get("GITHUB_SERVER_URL", "https://github.com")
 
 
 def run_url(repository: str) -> str:
-    """Return the page of the workflow run that this job is part of; empty outside a workflow."""
+    """Return the URL of this job's workflow run; empty outside a workflow."""
     number = os.environ.get("GITHUB_RUN_ID")
     return f"{web()}/{repository}/actions/runs/{number}" if number else ""
 
 
 class GitHub:
-    """A repository, `owner/name`.
+    """A repository at GitHub, named `owner/name`.
 
     Every method raises UserError if GitHub rejects the request or does not answer.
     """
@@ -54,7 +54,7 @@ class GitHub:
                 return PullRequest.read(made)
             except Invalid:
                 found = self._open(branch, base)
-                if not found:  # else another publisher was faster
+                if not found:  # if it is found, another publisher opened it first
                     raise
             except Rejected as error:
                 if MAY_NOT_OPEN in error.message:
@@ -64,17 +64,17 @@ class GitHub:
         return PullRequest.read(self._api.patch(f"/pulls/{found['number']}", text))
 
     def attach(self, tag: str, target: str, name: str, content: bytes) -> str:
-        """Put a file into the release of this tag, and return its URL.
+        """Upload a file to the release with this tag, and return the file's URL.
 
-        The release is made if it does not exist. A file's name contains its hash, so a complete
-        file of this name is the same file.
+        kvci makes the release if it does not exist. The file's name contains a hash of its content.
+        So if the release already has a complete file with this name, nothing is uploaded.
         """
         release = self._release(tag, target)
         if url := _complete(release, name, len(content)):
             return url
         try:
             return self._upload(release, name, content)
-        except Invalid:  # another publisher uploaded it, or a part of it
+        except Invalid:  # another publisher uploaded the file, or a part of it
             release = self._release(tag, target)
         if url := _complete(release, name, len(content)):
             return url
@@ -84,22 +84,25 @@ class GitHub:
         return self._upload(release, name, content)
 
     def download_asset(self, url: str, web: str, max_bytes: int) -> bytes:
-        """Return a file of this repository's releases; `web` is the address of GitHub's pages.
+        """Return a file of this repository's releases.
 
-        Raises UserError too for a URL of another place, and for a larger file.
+        `web` is the address of GitHub's pages. Raises UserError also if the URL is not in a release
+        of this repository, or if the file is larger than `max_bytes`.
         """
         ours = re.escape(f"{web}/{self.repository}/releases/download/")
         found = re.fullmatch(rf"{ours}([\w-][\w.-]*)/([\w-][\w.-]*)", url, re.ASCII)
         if not found:
-            raise UserError(f"{url[:200]} is not in a release of this repository.")
+            raise UserError(
+                f"{url[:200]} is not in a release of this repository; publish its run here."
+            )
         tag, name = found.groups()
         try:
             assets = self._api.get(f"/releases/tags/{tag}")["assets"]
         except NotFound:
-            raise UserError(f"The release {tag} does not exist.") from None
+            raise UserError(f"The release {tag} does not exist; publish its run again.") from None
         number = next((asset["id"] for asset in assets if asset["name"] == name), None)
         if number is None:
-            raise UserError(f"The release {tag} has no file {name}.")
+            raise UserError(f"The release {tag} has no file {name}; publish its run again.")
         path = f"/releases/assets/{number}"
         return self._api.download(path, max_bytes, accept="application/octet-stream")
 
@@ -110,12 +113,12 @@ class GitHub:
             self._api.post(path, {"ref": branch, "inputs": inputs})
         except NotFound:
             raise UserError(
-                f"There is no workflow {workflow} on the branch {branch} that this token may "
-                "start; copy it there, and give the job `actions: write`."
+                f"There is no workflow {workflow} on the branch {branch}, or the token may not "
+                "start it; copy the workflow to the branch, and give the job `actions: write`."
             ) from None
 
     def may_write(self, user: str) -> bool:
-        """Return whether the user may push; for the role `maintain` GitHub reports `write`."""
+        """True if the user may push. For the role `maintain`, GitHub reports `write`."""
         try:
             found = self._api.get(f"/collaborators/{user}/permission")
         except NotFound:
@@ -126,13 +129,13 @@ class GitHub:
         return PullRequest.read(self._api.get(f"/pulls/{number}"))
 
     def changed(self, number: int) -> list[str]:
-        """Return the paths that a pull request touches, with the old paths of moved files."""
+        """Return the paths that a pull request changes, and the old paths of moved files."""
         found = list(self._api.pages(f"/pulls/{number}/files"))
         paths = [one["filename"] for one in found]
         return paths + [one["previous_filename"] for one in found if "previous_filename" in one]
 
     def merge_base(self, base: str, head: str) -> str:
-        """Return the last commit that both have in common."""
+        """Return the last commit that the histories of `base` and `head` have in common."""
         found = self._api.get(f"/compare/{base}...{head}", per_page=1)
         return str(found["merge_base_commit"]["sha"])
 
@@ -144,7 +147,7 @@ class GitHub:
             return ""
 
     def tree(self, commit: str) -> dict[str, str]:
-        """Return path -> blob of all files of a commit; links and submodules have an empty blob."""
+        """Return path -> blob's hash, for a commit; links and submodules have an empty hash."""
         found = self._api.get(f"/git/trees/{commit}", recursive="1")
         if found["truncated"]:
             raise UserError(f"{self.repository} has too many files for GitHub to list them.")
@@ -164,9 +167,10 @@ class GitHub:
         self._api.post(f"/statuses/{commit}", status | link)
 
     def comment(self, number: int, mark: str, text: str) -> None:
-        """Write our comment, the one that starts with the mark; replace its text if it exists.
+        """Write kvci's comment, which starts with `mark`, or replace its text if it exists.
 
-        If parallel jobs made several, the oldest stays and the others are deleted.
+        If parallel jobs made several such comments, the oldest comment stays, and the other ones
+        are deleted.
         """
         body = {"body": text if len(text) <= MAX_COMMENT else f"{text[:MAX_COMMENT]}\n\nCut here."}
         found = self._comments(number, mark)
@@ -177,18 +181,19 @@ class GitHub:
                 return
         self._api.patch(f"/issues/comments/{found[0]['id']}", body)
         for double in found[1:]:
-            with suppress(NotFound):  # another job deleted it
+            with suppress(NotFound):  # another job deleted the comment
                 self._api.delete(f"/issues/comments/{double['id']}")
 
     def existing_comment(self, number: int, mark: str) -> str:
-        """Return the text of our comment that starts with the mark; empty if there is none."""
+        """Return the text of kvci's comment that starts with `mark`; empty if there is none."""
         found = self._comments(number, mark)
         return str(found[0]["body"]) if found else ""
 
     def artifacts(self, name: str = "") -> list[Artifact]:
-        """Return the artifacts of this name, or of any, among the newest thousand.
+        """Return the newest thousand artifacts; with `name`, only artifacts of this name.
 
-        Without those that have expired, and those whose run was deleted: their origin is unknown.
+        Expired artifacts are left out. Artifacts of deleted workflow runs are left out too, because
+        their origin is unknown.
         """
         found = self._api.pages(
             "/actions/artifacts", "artifacts", **({"name": name} if name else {})
@@ -200,41 +205,41 @@ class GitHub:
         ]
 
     def download_artifact(self, number: int, max_bytes: int) -> bytes:
-        """Return an artifact, which is a zip. Raises UserError too if it is larger."""
+        """Return an artifact as a zip file. Raises UserError also if it exceeds `max_bytes`."""
         return self._api.download(f"/actions/artifacts/{number}/zip", max_bytes)
 
     def runs(self, workflow: str, job: str) -> list[WorkflowRun]:
-        """Return the last runs of a workflow, the newest first.
+        """Return the last workflow runs of a workflow, the newest first.
 
-        Their state comes from the jobs whose name is `job` and a suffix.
+        Their state depends on the jobs whose name is `job` with a suffix.
         """
         path = f"/actions/workflows/{workflow}/runs"
         found = self._api.get(path, per_page=LAST_RUNS)["workflow_runs"]
         return [WorkflowRun.read(one, self._jobs(one["id"], job)) for one in found]
 
     def is_running(self, number: int) -> bool:
-        """Return whether a workflow run has not ended; False if it does not exist."""
+        """True if a workflow run exists and has not ended."""
         try:
             return str(self._api.get(f"/actions/runs/{number}")["status"]) != "completed"
         except NotFound:
             return False
 
     def run_created(self, number: int) -> str:
-        """Return when a workflow run was made, in UTC; later attempts do not change it."""
+        """Return the UTC time at which a workflow run was created; all attempts have the same."""
         return str(self._api.get(f"/actions/runs/{number}")["created_at"])
 
     def _open(self, branch: str, base: str) -> Json | None:
-        """Return the branch's open pull request."""
+        """Return the branch's open pull request; None if there is none."""
         head = f"{self.repository.partition('/')[0]}:{branch}"
         found = self._api.get("/pulls", head=head, base=base, state="open")
         return found[0] if found else None
 
     def _release(self, tag: str, target: str) -> Json:
-        """Return the release of this tag, which is made if it does not exist."""
+        """Return the release with this tag. Make the release first if it does not exist."""
         with suppress(NotFound):
             return dict(self._api.get(f"/releases/tags/{tag}"))
         text = {"tag_name": tag, "target_commitish": target, "name": tag, "make_latest": "false"}
-        with suppress(Invalid):  # another publisher was faster
+        with suppress(Invalid):  # another publisher made it first
             return dict(self._api.post("/releases", text | {"prerelease": True}))
         return dict(self._api.get(f"/releases/tags/{tag}"))
 
@@ -243,20 +248,21 @@ class GitHub:
         return str(made["browser_download_url"])
 
     def _comments(self, number: int, mark: str) -> list[Json]:
-        """Return our comments that start with the mark, the oldest first."""
+        """Return kvci's comments that start with `mark`, the oldest first."""
         found = [
             one
             for one in self._api.pages(f"/issues/{number}/comments")
             if (one["body"] or "").startswith(mark)
-            and (one["user"] or {}).get("login") == BOT  # null if the user was deleted
+            and (one["user"] or {}).get("login") == BOT  # the user is null if it was deleted
         ]
         return sorted(found, key=lambda one: int(one["id"]))
 
     def _jobs(self, run: int, name: str) -> list[Json]:
-        """Return a run's jobs that have this name and a suffix.
+        """Return the jobs of a workflow run that have this name with a suffix.
 
-        Without jobs that were skipped because the plan failed: they never waited for a runner. If
-        another workflow calls this one, that workflow's job and a slash come before the name.
+        Skipped jobs are left out. They were skipped because the plan failed, so they never waited
+        for a runner. If another workflow calls this workflow, the name follows the name of the
+        calling job and a slash.
         """
         named = re.compile(rf"(^|/ ){re.escape(name)} ")
         return [
@@ -267,7 +273,7 @@ class GitHub:
 
 
 def _complete(release: Json, name: str, size: int) -> str:
-    """Return the URL of a release's file that was uploaded whole; empty if there is none."""
+    """Return the URL of a release's file if its upload is complete; else an empty text."""
     for asset in release["assets"]:
         if asset["name"] == name and asset["state"] == "uploaded" and asset["size"] == size:
             return str(asset["browser_download_url"])

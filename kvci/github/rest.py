@@ -1,6 +1,8 @@
-"""Requests to one repository's REST API: retries, pages, limited downloads, errors for users.
+"""Send requests to the REST API of one repository.
 
-https://docs.github.com/en/rest, API version 2026-03-10.
+This module retries requests, reads all pages of a list, limits the size of downloads, and turns
+errors into sentences. https://docs.github.com/en/rest describes the API; kvci uses its version
+2026-03-10.
 """
 
 import time
@@ -19,33 +21,34 @@ TRIES = 5
 TIMEOUT_S = 60.0
 PAGE = 100
 REMEDIES = {
-    401: "give a token that is valid in GITHUB_TOKEN",
+    401: "set GITHUB_TOKEN to a valid token",
     403: "give the job `contents: write` and `pull-requests: write`",
-    404: "check the repository's name, and that the token may see it",
+    404: "check the repository's name, and check that the token may read this repository",
 }
 
 
 class Rejected(UserError):
-    """GitHub answers with 4xx, and not because of a rate limit."""
+    """GitHub answers with a status 4xx for another reason than a rate limit."""
 
     def __init__(self, status: int, message: str) -> None:
-        remedy = REMEDIES.get(status, "see its message")
+        remedy = REMEDIES.get(status, "correct what this message names")
         super().__init__(f"GitHub answers {status}: {message}; {remedy}.")
         self.message = message
 
 
 class NotFound(Rejected):
-    """GitHub answers 404: the thing does not exist, or the token may not see it."""
+    """GitHub answers 404: the resource does not exist, or the token may not read it."""
 
 
 class Invalid(Rejected):
-    """GitHub answers 422: for example because the thing exists already."""
+    """GitHub answers 422, for example because the resource already exists."""
 
 
 class RestApi:
-    """Every method raises Rejected if GitHub rejects the request, UserError if it does not answer.
+    """Sends requests to the REST API of one repository, `owner/name`.
 
-    Paths start below the repository, `owner/name`.
+    Paths are relative to the repository's own path. Every method raises Rejected if GitHub rejects
+    the request, and UserError if GitHub does not answer.
     """
 
     def __init__(self, repository: str, token: str, api: str) -> None:
@@ -74,12 +77,12 @@ class RestApi:
         self._send("DELETE", path)
 
     def upload(self, url: str, name: str, content: bytes) -> Any:
-        """Post a gzip file to a URL outside of the repository."""
+        """Post a gzip file to a complete URL."""
         headers = {"content-type": "application/gzip"}
         return self._send("POST", url, params={"name": name}, headers=headers, content=content)
 
     def pages(self, path: str, key: str = "", **params: str) -> Iterator[Json]:
-        """Yield the items of all pages of a list, which is the answer or its field `key`."""
+        """Yield the items of a list from all pages; a page is the answer or its field `key`."""
         for page in count(1):
             answer = self.get(path, **params, per_page=PAGE, page=page)
             items = answer[key] if key else answer
@@ -88,9 +91,9 @@ class RestApi:
                 return
 
     def download(self, path: str, max_bytes: int, accept: str = JSON) -> bytes:
-        """Return the answer's body. Raises UserError too if it is larger than `max_bytes`.
+        """Return the answer's body. Raises UserError also if it is larger than `max_bytes`.
 
-        GitHub redirects to a storage host; httpx does not send the token there.
+        GitHub redirects to a storage host. httpx does not send the token to that host.
         """
         content = bytearray()
 
@@ -117,8 +120,8 @@ class RestApi:
 def _retry(send: Callable[[], httpx.Response]) -> httpx.Response:
     """Send a request until it succeeds, at most five times.
 
-    Another try follows a network failure, an answer of 5xx and a rate limit. Raises Rejected for
-    any other answer, and UserError after the last try.
+    A network failure, a status 5xx and a rate limit lead to another try. Raises Rejected if GitHub
+    answers with another error, and UserError if the last try fails.
     """
     why = ""
     for retries in range(TRIES):
@@ -143,7 +146,7 @@ def _retry(send: Callable[[], httpx.Response]) -> httpx.Response:
 
 
 def _message(answer: httpx.Response) -> str:
-    """Return GitHub's message and its details; the first 200 characters of anything else."""
+    """Return GitHub's message and its details, or the first 200 characters of another answer."""
     try:
         found = answer.json()
         details = "; ".join(str(one.get("message", "")) for one in found.get("errors", []))

@@ -1,1 +1,1 @@
-"""What the jobs of the GitHub workflows do: read inputs, pass evidence on, write summaries."""
+"""The jobs of the GitHub workflows. They read inputs, pass on evidence, and write summaries."""

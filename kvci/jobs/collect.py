@@ -22,15 +22,16 @@ HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Claim")
 def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Record]:
     """Merge the untrusted archives below `evidence` into the new folder `run`; return its records.
 
-    A shard that is in none of them comes from the archives of earlier jobs in `before`.
-    Raises UserError if no archive exists, or if the archives do not belong together.
+    If no archive below `evidence` has a shard, the shard comes from an archive in `before`, the
+    folder of earlier jobs. Raises UserError if there is no archive, if `run` is not empty, or if
+    the archives do not belong together.
     """
     new = sorted(evidence.rglob("*.tar.gz"))
     old = sorted(before.glob("*.tar.gz")) if before else []  # archives of shards, then of the run
     if not new and not old:
         raise UserError(
-            f"{evidence} contains no evidence: no shard ran, or none uploaded its evidence; see "
-            "the logs of the run jobs."
+            f"{evidence} contains no evidence, because no shard ran or no shard uploaded its "
+            "evidence; see the logs of the run jobs."
         )
     if run.exists() and any(run.iterdir()):
         raise UserError(f"{run} is not empty; give a new folder.")
@@ -42,14 +43,15 @@ def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Recor
 
 
 def summarize(records: list[Record]) -> None:
-    """Write the summary of these records."""
+    """Write the summary of these records to the job's summary."""
     summary(summary_text(records))
 
 
 def _add(found: Path, run: Path, earlier: bool) -> None:
     """Move the parts of an unpacked archive into the run's folder.
 
-    If a part already exists there, skip it if it comes from an `earlier` job, else raise UserError.
+    If the folder already has a part, ignore a part of an `earlier` job, and raise UserError for
+    any other part.
     """
     for part in (one.path for one in Run(found).parts):
         place = run / part.name if part != found else run

@@ -1,6 +1,6 @@
-"""The inputs of a workflow (`toJSON(inputs)`), validated before anything else uses them.
+"""Read and validate the inputs of a workflow (`toJSON(inputs)`).
 
-They never reach a shell: a step passes them in the environment variable KVCI_INPUTS.
+The inputs never reach a shell: a step passes them in the environment variable KVCI_INPUTS.
 """
 
 import json
@@ -20,10 +20,10 @@ from kvci.rundir.documents import RUN_ID
 
 EXPERIMENTS, MODELS = Path("ci/experiments"), Path("ci/models")
 INPUTS_MAX_CHARS = 65_535
-"""GitHub's limit for the inputs of a dispatch."""
+"""GitHub's limit for the inputs of a dispatch, in characters."""
 SHARDS_MAX, BUDGET_MAX_MINUTES = 256, 5 * 24 * 60 - 60
-"""GitHub's limits: jobs of a matrix, and the time of a self-hosted job minus one hour for its last
-steps."""
+"""GitHub's limits: the number of jobs in a matrix, and the time of a self-hosted job. One hour is
+subtracted from this time for the job's last steps."""
 DEFAULTS: dict[str, Any] = {
     "model": "calibration",
     "kv": "f16/f16, q8_0/q8_0, q4_0/q4_0",
@@ -43,7 +43,7 @@ PLANNING = (
     click.Option(["--base-rate"], type=click.FloatRange(0, 1, True, True)),
     click.Option(["--expected-trial", "trial_s"], type=Quantity(units.seconds)),
 )
-"""Options of the `options` line that `kvci run` does not have."""
+"""Options that the input `options` accepts in addition to those of `kvci run`."""
 
 Form = TypeVar("Form", bound=Document)
 Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
@@ -60,7 +60,7 @@ class Inputs(Document):
     model: Name | None = None
     """The name of a file in ci/models."""
     kv: Text | None = None
-    """Arms separated by commas, or by semicolons where flags contain commas; the baseline first."""
+    """The arms, the baseline first. Commas separate them, or semicolons if a flag has a comma."""
     dataset: Dataset | None = None
     limit: Number | None = None
     context: Number | None = None
@@ -73,7 +73,7 @@ class Inputs(Document):
 
     @cached_property
     def more(self) -> dict[str, Any]:
-        """The options line as fields and values. Raises UserError."""
+        """Field -> value of the input `options`. Raises UserError if the input is not valid."""
         return parse(self.options or "", PLANNING, without=RUNNER_FIELDS | WORKFLOW_FIELDS)
 
     @property
@@ -82,12 +82,12 @@ class Inputs(Document):
 
     @property
     def base_rate(self) -> float | None:
-        """The share that the baseline is expected to resolve; only the plan uses it."""
+        """The expected share of trials that the baseline resolves. Only the plan uses it."""
         return self.more.get("base_rate")
 
     @property
     def trial_s(self) -> float | None:
-        """The expected time of a trial, in seconds; only the plan uses it."""
+        """The expected time of a trial, in seconds. Only the plan uses it."""
         return self.more.get("trial_s")
 
     @property
@@ -95,9 +95,9 @@ class Inputs(Document):
         return self.more.get("time_budget_s")
 
     def asked(self) -> tuple[Path | None, dict[str, Any]]:
-        """Return the experiment's file and the fields of the specification that override it.
+        """Return the path of the experiment file, and the fields that override the file's fields.
 
-        Raises UserError.
+        Raises UserError if the input `options` is not valid.
         """
         given = self.model_dump(include=set(DEFAULTS), exclude_none=True)
         if self.experiment:
@@ -138,7 +138,7 @@ def _arms(text: str) -> list[str]:
 
 
 def inputs(text: str) -> Inputs:
-    """Parse the form of benchmark.yml. Raises UserError."""
+    """Parse the form of benchmark.yml. Raises UserError if an input is not valid."""
     form = _form(text, Inputs)
     budget_s = form.time_budget_s or 0
     if budget_s > 60 * BUDGET_MAX_MINUTES:
@@ -150,19 +150,19 @@ def inputs(text: str) -> Inputs:
 
 
 def rerun_inputs(text: str) -> RerunInputs:
-    """Parse the form of rerun.yml. Raises UserError."""
+    """Parse the form of rerun.yml. Raises UserError if an input is not valid."""
     return _form(text, RerunInputs)
 
 
 def _form(text: str, kind: type[Form]) -> Form:
     if len(text) > INPUTS_MAX_CHARS:
-        raise UserError("The workflow's inputs are longer than GitHub allows.")
+        raise UserError("The workflow's inputs are longer than GitHub allows; shorten them.")
     try:
         given = json.loads(text)
         if not isinstance(given, dict):
             raise ValueError("they are not a JSON object")
         if bad := [name for name, value in given.items() if _has_control_character(value)]:
-            raise UserError(f"The input {bad[0][:40]!r} contains a newline or control character.")
+            raise UserError(f"The input {bad[0][:40]!r} contains a control character; remove it.")
         filled = {name: value for name, value in given.items() if not _is_empty(value)}
         return kind.model_validate(filled)
     except RecursionError:
@@ -178,5 +178,5 @@ def _has_control_character(value: object) -> bool:
 
 
 def _is_empty(value: object) -> bool:
-    """GitHub passes an empty text for an input that was not filled in."""
+    """True if an input was not filled in: GitHub then passes an empty text."""
     return isinstance(value, str) and not value.strip()

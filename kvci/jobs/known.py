@@ -1,4 +1,4 @@
-"""The records of this repository: in the work tree, and on the branch of unmerged rows."""
+"""Read this repository's records in the work tree and on the branch of unmerged rows."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,10 @@ from kvci.record.store import file_name, parse, read_all
 
 
 def records(github: GitHub, branch: str) -> list[Record]:
-    """Return the records of the work tree and of `branch`; `branch` takes precedence."""
+    """Return the records of the work tree and of `branch`.
+
+    If both have a record, the record of `branch` counts.
+    """
     found = {f"{RESULTS}/{file_name(one.row_id)}": one for one in read_all(Path(RESULTS))}
     commit = github.branch(branch)
     for path, sha in github.tree(commit).items() if commit else ():
@@ -27,7 +30,8 @@ def shards_of(run: list[Record]) -> int:
 def content(github: GitHub, path: str, sha: str) -> bytes:
     """Return the content of the Git blob `sha`.
 
-    It is the work tree's file if that has this hash, because GitHub limits the number of requests.
+    If the file of the work tree has this hash, kvci reads that file, because GitHub limits the
+    number of requests.
     """
     place = Path(path)
     local = place.read_bytes() if place.is_file() else b""

@@ -27,40 +27,45 @@ HEADER = ("Experiment", "Trials", "Tonight")
 State = tuple[str, int, int, str]
 """An experiment's name, its finished trials, all its trials, and what happens to it tonight."""
 STUCK_NIGHTS, STUCK_DAYS = 3, 7
-"""An experiment is stuck after this many nights without a new trial; then the next experiment runs.
-This many days after the last of these nights, the stuck one is tried again for one night."""
+"""An experiment is stuck after STUCK_NIGHTS nights without a new trial. Then the next experiment
+runs. STUCK_DAYS days after the last of these nights, kvci tries the stuck experiment again for one
+night."""
 
 
 class Nightly(Document):
-    """ci/experiments/nightly.toml."""
+    """The content of ci/experiments/nightly.toml."""
 
     experiments: tuple[Name, ...]
-    """Names of files in the same folder; each is one run, resumed every night until it is done."""
+    """The names of experiment files in this folder. Each experiment is one run, which is resumed
+    every night until it is done."""
     time_budget: Minutes = Field(gt=0, le=BUDGET_MAX_MINUTES)
-    """The time per night, for example "5h"; a bare number is minutes."""
+    """The time per night, for example "5h"; a number without a unit is in minutes."""
     shards: int = Field(1, gt=0, le=SHARDS_MAX)
-    """The shards of a new run; a run that has started keeps its number."""
+    """The number of shards of a new run. A run that has started keeps its number of shards."""
 
 
 def nightly(github: GitHub, branch: str, results: str) -> bool:
     """Start the workflow of the next experiment.
 
-    Returns False if no runner took an earlier job, an experiment is stuck, or a run waits for an
-    approval. `branch` is the workflow's branch, `results` the branch of unmerged rows. Raises
-    UserError.
+    Returns False if no runner took a job of an earlier workflow run, if an experiment is stuck, or
+    if a workflow run waits for an approval. `branch` is the workflow's branch, `results` the branch
+    of unmerged rows. Raises UserError if nightly.toml or an experiment is not valid, or if GitHub
+    fails.
     """
     config = _config(EXPERIMENTS / "nightly.toml")
     runs = github.runs(WORKFLOW, JOB)
     held = [f"The benchmark of {one.created} waits for an approval.\n\n"
             for one in runs if one.state == "held"]  # fmt: skip
     if working := next((run for run in runs if run.state == "works"), None):
-        line = f"**The benchmark of {working.created} is running.** No other one is started.\n"
+        line = (
+            f"**The benchmark of {working.created} is running.** No other benchmark is started.\n"
+        )
         summary("".join([*held, line]))
         return not held
     untaken = _untaken(runs)
     if waiting := next((run for run in runs if run.state == "waits"), None):
         line = untaken or f"**The benchmark of {waiting.created} waits for a runner.**"
-        summary(f"{line} No other one is started.\n")
+        summary(f"{line} No other benchmark is started.\n")
         return False
     known = records(github, results)
     states: list[State] = []
@@ -79,7 +84,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
             states.append((name, done, total, f"{nights}; see the summaries of its runs"))
         else:
             chosen = name
-            shards = shards_of(own) or config.shards  # a run keeps its number of shards
+            shards = shards_of(own) or config.shards  # a run never changes its number of shards
             github.dispatch(WORKFLOW, branch, _form(config, name, run_id, shards))
             states.append((name, done, total, "resumes" if own else "starts"))
     rest = "The remaining experiments are stuck" if stuck else "All experiments are done"
@@ -90,7 +95,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
 
 
 def _table(states: list[State]) -> str:
-    """Return a row per experiment, and a plot of their progress."""
+    """Return a table with a row for each experiment, and a plot of their progress."""
     rows = [
         (name, f"{done}/{total}" if total else "", state) for name, done, total, state in states
     ]
@@ -112,7 +117,7 @@ def _untaken(runs: list[WorkflowRun]) -> str:
 
 
 def _stuck(run_id: str, own: list[Record], runs: list[WorkflowRun]) -> bool:
-    """Return True if the latest nights of this run gave no new trial (see STUCK_NIGHTS)."""
+    """True if the last nights of this run gave no new trial (see STUCK_NIGHTS)."""
     week = datetime.now(UTC) - timedelta(days=STUCK_DAYS)
     ends = (datetime.fromisoformat(trial.end) for record in own for trial in record.trials)
     since = max(ends, default=datetime.min.replace(tzinfo=UTC))
@@ -128,7 +133,7 @@ def _stuck(run_id: str, own: list[Record], runs: list[WorkflowRun]) -> bool:
 
 
 def _form(config: Nightly, name: str, run_id: str, shards: int) -> dict[str, str]:
-    """Return the inputs of benchmark.yml; a dispatch takes texts only."""
+    """Return the inputs of benchmark.yml; a dispatch accepts only texts."""
     return {
         "experiment": name,
         "run_id": run_id,
@@ -149,15 +154,17 @@ def _config(path: Path) -> Nightly:
     try:
         return Nightly.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); see ci/README.md for an example."
+        ) from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not TOML: {error}.") from None
+        raise UserError(f"{path} is not TOML: {error}; correct the file.") from None
     except ValidationError as error:
         raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
 
 
 def _run_id(name: str) -> str:
-    """Return the id of an experiment's run; another spec, model or dataset makes another run."""
+    """Return the id of an experiment's run. A changed file, model or dataset gives another id."""
     spec = load(EXPERIMENTS / f"{name}.toml", {})
     instances = load_dataset(spec.dataset)
     digest = spec.hash(_model_sha256(spec), dataset_sha256(instances))

@@ -1,4 +1,4 @@
-"""What a job writes: outputs for later jobs, and a summary for people."""
+"""Write a job's outputs for later jobs, and its summary for people."""
 
 import os
 from pathlib import Path
@@ -6,27 +6,27 @@ from pathlib import Path
 from kvci.report.tables import inert
 
 SUMMARY_MAX_BYTES = 1 << 20
-"""GitHub's limit; it does not show a longer summary at all."""
+"""GitHub's limit. GitHub does not show a longer summary at all."""
 
 
 def output(**values: str) -> None:
-    """Write the job's outputs; outside of a job, print them."""
+    """Write the job's outputs; outside a job, print them."""
     for name, value in values.items():
         assert "\n" not in value, name
         _append("GITHUB_OUTPUT", f"{name}={value}\n")
 
 
 def summary(markdown: str) -> None:
-    """Append to the job's summary, truncated to GitHub's limit; outside of a job, print it."""
+    """Append a text to the job's summary, cut at GitHub's limit; outside a job, print it."""
     content = markdown.encode()
     if len(content) > SUMMARY_MAX_BYTES:
         whole = content[: SUMMARY_MAX_BYTES - 100].rpartition(b"\n")[0]
-        content = whole + b"\n\nThe summary is truncated here; the artifact has the rest.\n"
+        content = whole + b"\n\nThe summary is cut here; see the artifact.\n"
     _append("GITHUB_STEP_SUMMARY", content.decode())
 
 
 def failed(sentence: str) -> None:
-    """Write to the summary why the job fails."""
+    """Write the reason for the job's failure to the summary."""
     summary(f"**It failed:** {inert(' '.join(sentence.split()))}\n\n")
 
 

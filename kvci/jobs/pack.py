@@ -1,4 +1,4 @@
-"""The last steps of the run job: pack what the shard has so far, even if its run failed."""
+"""The last steps of the run job: pack the shard's evidence, even if the run failed."""
 
 import os
 import tempfile
@@ -20,10 +20,11 @@ HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "How they ended")
 
 
 def pack_shard(out: str, run_id: str, shard: str) -> None:
-    """Pack a shard's evidence, output the names of the archive and its artifact, and summarize.
+    """Pack a shard's evidence, and write the job's outputs and summary.
 
-    Without a started run, no output is written. The summary has counts and no claims, because
-    claims need all shards. Raises UserError if `run_id` or `shard` is not valid.
+    The outputs are the archive's path and the artifact's name. If the run has not started, kvci
+    writes no output. The summary has counts but no claims, because claims need all shards. Raises
+    UserError if `run_id` or `shard` is not valid.
     """
     whole, folder = folder_of(out, run_id, "1/1"), folder_of(out, run_id, shard)
     if not RunDirectory(folder).exists:

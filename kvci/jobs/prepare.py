@@ -1,4 +1,4 @@
-"""The plan job: validate the inputs, forecast what the run can show and cost, find evidence."""
+"""The plan job: validate the inputs, forecast the run, and download its earlier evidence."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from kvci.jobs.inputs import Inputs
 from kvci.jobs.known import records, shards_of
 from kvci.jobs.outputs import output, summary
 from kvci.jobs.restore import earliest_start, fetch, fetch_published, uploaded_shards
+from kvci.options import BASE_RATE
 from kvci.record.places import RESULTS, UNMERGED
 from kvci.record.schema import Record
 from kvci.record.store import read_all
@@ -25,28 +26,26 @@ from kvci.rundir.documents import now
 from kvci.spec import Spec, load
 from kvci.units import duration
 
-BASE_RATE = 0.3
-"""The assumed share that the baseline resolves, if neither the options nor a record give one."""
 AFTER_MINUTES = 60
-"""Time for the last block, grading and uploads, after the time budget."""
+"""The time for the last block, the grading and the uploads, after the time budget."""
 NO_BUDGET_MINUTES = 5 * 24 * 60
-"""GitHub's limit for a self-hosted job."""
+"""GitHub's limit for the time of a self-hosted job."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier record contributes to the forecast."""
+    """The values of an earlier record that the forecast uses."""
 
     row_id: str
     trial_s: float
     """The mean time of a trial in its slot, in seconds."""
     base_rate: float | None
-    """The share that the baseline resolved; None for 0 and 1, from which no forecast follows."""
+    """The share of trials that the baseline resolved; None for 0 and 1, which give no forecast."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The outputs for the jobs after this one."""
+    """The outputs for the later jobs."""
 
     run_id: str
     start: str
@@ -60,7 +59,7 @@ class Planned:
 def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     """Write the outputs and the summary, and put the evidence of earlier jobs into `before`.
 
-    Raises UserError.
+    Raises UserError if the inputs are not valid, or if the run cannot be resumed.
     """
     file, fields = asked.asked()
     spec = load(file, fields)
@@ -94,8 +93,8 @@ def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
 def _published(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Record]:
     """Return the records of this run.
 
-    Raises UserError if the run has another number of shards, or if the workflow run that started it
-    is still running: its evidence is not uploaded yet.
+    Raises UserError if the run has another number of shards. Raises UserError also if the workflow
+    run that started it is still running, because its evidence is not uploaded yet.
     """
     first = re.search(r"-(\d+)$", run_id)
     if first and first[1] != os.environ.get("GITHUB_RUN_ID") and github.is_running(int(first[1])):
@@ -118,7 +117,10 @@ def _branch() -> str:
 def _fetch_evidence(
     github: GitHub, run_id: str, shards: Sequence[str], published: Sequence[Record], before: Path
 ) -> int:
-    """Put the evidence of this run into `before`; return its number of shards. Raises UserError."""
+    """Put the evidence of this run into `before`, and return its number of shards.
+
+    Raises UserError if the evidence cannot be downloaded.
+    """
     uploaded = set(fetch(github, run_id, shards, _branch(), before))
     attested = [record for record in published if record.evidence.where]
     released = {trial.shard for record in attested for trial in record.counted}
@@ -128,14 +130,17 @@ def _fetch_evidence(
 
 
 def _limit_minutes(budget_s: float | None) -> int:
-    """Return the job's time limit; pulling images and the run may each take the whole budget."""
+    """Return the job's time limit: the pull and the run may each need the whole budget."""
     if budget_s is None:
         return NO_BUDGET_MINUTES
     return min(ceil(2 * budget_s / 60) + AFTER_MINUTES, NO_BUDGET_MINUTES)
 
 
 def earlier(spec: Spec, results: Path) -> Earlier | None:
-    """Return the speed and base rate of the newest record of this model, dataset and baseline."""
+    """Return the values of the newest record of this model, dataset and baseline.
+
+    Returns None if there is no such record, or if it has no trial.
+    """
     matching = [
         record
         for record in read_all(results)
@@ -155,13 +160,13 @@ def earlier(spec: Spec, results: Path) -> Earlier | None:
 
 
 def new_run_id(spec: Spec) -> str:
-    """Return the id of a new run; all attempts of a workflow run get the same, to resume it."""
+    """Return the id of a new run. All attempts of a workflow run get this id, to resume it."""
     number = os.environ.get("GITHUB_RUN_ID") or "local"
     return f"{spec.dataset_name}-{spec.model.name}-{number}"
 
 
 def workflow_start(github: GitHub | None) -> str:
-    """Return when the workflow run was created, in UTC; outside of one, the current time."""
+    """Return the UTC time at which the workflow run was created; outside a workflow, now."""
     number = os.environ.get("GITHUB_RUN_ID")
     if github and number:
         return github.run_created(int(number))
@@ -181,16 +186,16 @@ def _summary(
     cells = [("run", f"`{planned.run_id}`{resumes}"), ("trials", f"{trials}, on {shards}")]
     cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]
     if known and not (asked.trial_s and asked.base_rate):
-        text = f"speed and base rate from `{known.row_id}`, where the options give none"
+        text = f"speed and base rate from `{known.row_id}`, if no option gives them"
         cells.append(("estimates", text))
     if asked.time_budget_s:
         budget = duration(asked.time_budget_s)
-        text = f"no block begins after {budget}; the next job resumes"
+        text = f"no block begins after {budget}; the next job resumes the run"
         cells.append(("time", text))
     if recorded and not planned.before:
         text = (
-            "its record names no evidence: publish the run from the machine that has it; any other "
-            "machine starts it again"
+            "its record names no evidence; publish the run from the machine that has it, because "
+            "any other machine starts the run again"
         )
         cells.append(("evidence", text))
     lines = [f"**{answer}**", "", *table(("This run", ""), cells), ""]

@@ -19,7 +19,7 @@ from kvci.spec import Spec, without_model
 
 
 def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
-    """Put the evidence of the run's jobs into `before`, for a machine without the run's folder."""
+    """Put the evidence of the run's jobs into `before`, for a machine that lacks the run."""
     count = fetch_all(github, asked.run, branch, before)
     output(before=json.dumps(bool(count)))
     chosen = [asked.classes or "", asked.filter or "", "ended by infrastructure" * asked.errors]
@@ -27,7 +27,10 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
     cells = (
         ("run", f"`{asked.run}`"),
         ("trials", inert(", ".join(filter(None, chosen)))),
-        ("evidence", f"{source}; if the runner has more trials of the run, they are used"),
+        (
+            "evidence",
+            f"{source}; if the runner has more trials of the run, the rerun uses its folder",
+        ),
     )
     head = f"**Rerun of `{asked.run}`: {cells[1][1]}**"
     summary("\n".join([head, "", *table(("This rerun", ""), cells), ""]))
@@ -36,10 +39,11 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
 def repeat(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
     """Return the specification of the rerun.
 
-    Its trials come from the run's folder on this machine, or from the evidence in `before` if that
-    has more trials. Its engine and model always come from this machine and this repository, because
-    evidence is untrusted. A second attempt repeats the trials that the first attempt chose, even if
-    the run has more trials now. Raises UserError if neither a folder nor evidence exists.
+    Its trials come from the run's folder on this machine. If the evidence in `before` has more
+    trials, they come from the evidence. The engine always comes from this machine, and the model
+    from this repository, because evidence is untrusted. A second attempt repeats the trials that
+    the first attempt chose, even if the run has more trials now. Raises UserError if there is
+    neither a folder nor evidence, or if the repository does not have the model.
     """
     attempt, local = (Run(folder_of(out, name, "1/1")) for name in (run_id, asked.run))
     if attempt.exists:
@@ -54,7 +58,7 @@ def repeat(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
         if count >= uploaded:
             if not count:
                 raise UserError(
-                    f"{out} has no run {asked.run}, and no artifact of it is left on this branch; "
+                    f"{out} has no run {asked.run}, and this branch has no artifact of the run; "
                     "rerun it on the machine that ran it."
                 )
             source = local.path
@@ -62,7 +66,7 @@ def repeat(asked: RerunInputs, out: str, run_id: str, before: Path) -> Spec:
 
 
 def _with_local_settings(spec: Spec) -> Spec:
-    """Set this machine's engine and mirror, and the model as the repository's file describes it.
+    """Return the rerun with this machine's engine and mirror, and with the repository's model.
 
     Raises UserError if the repository has no file of this model.
     """

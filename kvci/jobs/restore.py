@@ -1,4 +1,4 @@
-"""Resume a run of earlier jobs from the evidence that they uploaded."""
+"""Resume a run from the evidence that earlier jobs uploaded."""
 
 import io
 import lzma
@@ -25,20 +25,20 @@ BROKEN = (
     *(ValueError, RuntimeError, EOFError, OSError),
     *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
 )
-"""Exceptions of reading an untrusted zip file."""
+"""Exceptions that can occur while kvci reads an untrusted zip file."""
 
 
 def artifact_name(run_id: str, shard: str) -> str:
-    """Return the name of the artifact with a shard's evidence; each job on it uploads a new one."""
+    """Return the name of a shard's artifact. Each job of the shard uploads a new one."""
     folder = folder_of("", run_id, shard)
     return "-".join(("evidence", *folder.parts))
 
 
 def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into: Path) -> list[str]:
-    """Put the newest evidence of each shard into the folder; return the shards that have evidence.
+    """Put the newest evidence of each shard into a folder; return the shards that have evidence.
 
-    Artifacts of other branches and of forks may have the same name; they are ignored.
-    Raises UserError.
+    kvci ignores artifacts of other branches and of forks, which may have the same name. Raises
+    UserError if an artifact cannot be downloaded or read.
     """
     found = []
     for shard in shards:
@@ -56,7 +56,7 @@ def fetch(github: GitHub, run_id: str, shards: Sequence[str], branch: str, into:
 
 def fetch_all(github: GitHub, run_id: str, branch: str, into: Path) -> int:
     """Do the same as `fetch` for all shards that have evidence; return their number."""
-    # GitHub lists only the newest artifacts; an older one is found by its name.
+    # Only the newest artifacts are listed. An older artifact is found by its name.
     shards = sorted(uploaded_shards(github, run_id, branch)) or ["1/1"]
     return len(fetch(github, run_id, shards, branch, into))
 
@@ -74,9 +74,11 @@ def _is_own(one: Artifact, branch: str) -> bool:
 
 
 def fetch_published(github: GitHub, web: str, run: Sequence[Record], into: Path) -> None:
-    """Put the evidence of a run whose artifacts have expired into the folder, as one archive.
+    """Put the published evidence of a run into a folder, as one archive.
 
-    It comes from the release that the record with the most trials names. Raises UserError.
+    kvci needs it if the run's artifacts have expired. It comes from the release that is named in
+    the record with the most trials. Raises UserError if the evidence cannot be downloaded, or if
+    its hash differs from the record's.
     """
     evidence = max(run, key=lambda record: len(record.trials)).evidence
     content = github.download_asset(evidence.where, web, MAX_BYTES)
@@ -88,34 +90,42 @@ def fetch_published(github: GitHub, web: str, run: Sequence[Record], into: Path)
 
 
 def _only_file(archive: bytes, name: str) -> bytes:
-    """Return the only file of an artifact, which GitHub serves as a zip file. Raises UserError."""
+    """Return the only file in an artifact's zip file.
+
+    Raises UserError if the zip file cannot be read, or if the file is too large.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
             (only,) = packed.infolist()
             if only.file_size > MAX_BYTES:
-                raise UserError(f"The artifact {name} is larger than {MAX_BYTES >> 30} GiB.")
+                raise UserError(
+                    f"The artifact {name} is larger than {MAX_BYTES >> 30} GiB; use more shards."
+                )
             return packed.read(only)
     except BROKEN as error:
-        raise UserError(f"The artifact {name} is not what kvci uploads: {error}.") from None
+        raise UserError(
+            f"The artifact {name} is no archive of kvci: {error}; delete the artifact."
+        ) from None
 
 
 def restore(before: Path, out: str, run_id: str, shard: str) -> list[str]:
     """Resume a shard from the evidence below `before` if it has trials that this machine lacks.
 
-    Otherwise this machine's folder stays, because it is not redacted. If both have trials that the
-    other lacks, the evidence replaces the folder, because it may be published already. Returns a
-    line per archive about what was done. Raises UserError.
+    Otherwise kvci keeps this machine's folder, because the folder is not redacted. If the evidence
+    and the folder each have trials that the other lacks, the evidence replaces the folder, because
+    the evidence may be published already. Returns a line for each archive, which says what kvci
+    did. Raises UserError if an archive is not valid or contains another run.
     """
     folder, whole = folder_of(out, run_id, shard), f"{artifact_name(run_id, '1/1')}.tar.gz"
     archives = before.rglob(f"{artifact_name(run_id, shard)}.tar.gz")
     paths = {*archives, *before.glob(whole)}
     lines = [_restore_archive(path, folder, run_id, shard) for path in sorted(paths)]
-    return [line for line in lines if line] or ["no earlier job uploaded evidence of it"]
+    return [line for line in lines if line] or ["no earlier job uploaded evidence of this shard"]
 
 
 def _restore_archive(archive: Path, folder: Path, run_id: str, shard: str) -> str:
     place = folder.parent / f".{folder.name}-before"
-    shutil.rmtree(place, ignore_errors=True)  # of a job that was killed
+    shutil.rmtree(place, ignore_errors=True)  # a killed job may have left this folder
     place.mkdir(parents=True)
     found = unpack(archive, place)
     part = found / folder.name if shard != "1/1" else found
@@ -125,15 +135,15 @@ def _restore_archive(archive: Path, folder: Path, run_id: str, shard: str) -> st
     uploaded, local = _finished(part), _finished(folder)
     if local and uploaded - _superseded(folder) <= local:
         shutil.rmtree(place)
-        return f"this machine has all trials of it ({len(local)})"
+        return f"this machine has all trials of the evidence ({len(local)})"
     manifest = RunDirectory(part).manifest
     if manifest.run_id != run_id:
-        raise UserError(f"{archive} contains the run {manifest.run_id}, not {run_id}.")
+        raise UserError(f"{archive} contains the run {manifest.run_id}, not {run_id}; remove it.")
     manifest.model_copy(update={"redacted": False}).write(part / "manifest.json")
     RunDirectory(part).spec.without_places().write(part / "spec.json")
     if folder.exists():
         aside = folder.parent / f".{folder.name}.{len(local)}-of-{len(uploaded)}"
-        shutil.rmtree(aside, ignore_errors=True)  # it has the same trials, or fewer
+        shutil.rmtree(aside, ignore_errors=True)  # an older copy has the same trials, or fewer
         folder.rename(aside)
     part.rename(folder)
     shutil.rmtree(place, ignore_errors=True)
@@ -141,9 +151,9 @@ def _restore_archive(archive: Path, folder: Path, run_id: str, shard: str) -> st
 
 
 def earliest_start(before: Path) -> str:
-    """Return when the run of this evidence began, in UTC; empty without evidence.
+    """Return the UTC time at which the run of this evidence began; empty without evidence.
 
-    Raises UserError.
+    Raises UserError if an archive is not valid.
     """
     starts = []
     for archive in sorted(before.glob("*.tar.gz")):
@@ -154,7 +164,7 @@ def earliest_start(before: Path) -> str:
 
 
 def _superseded(folder: Path) -> set[tuple[str, str, int, str]]:
-    """Return the trials of broken blocks, which were moved aside and run again."""
+    """Return the superseded trials: their blocks were interrupted, and ran again as a whole."""
     paths = folder.glob("superseded/*/*/*/*/outcome.json")
     return {(one.arm, one.instance, one.seed, one.start) for one in map(Outcome.read, paths)}
 

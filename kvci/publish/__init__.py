@@ -1,1 +1,1 @@
-"""Publishing: records, rows and evidence on their way to a pull request."""
+"""Publish a run: its evidence in a release, its records and rows in a pull request."""

@@ -1,9 +1,8 @@
-"""The rolling branch with the rows of all runs that are not merged yet.
+"""The branch with the records and rows of all runs that are not merged yet.
 
-The branch is always one commit on top of the base: the base's files, the branch's records that the
-base does not have, the new records, and BENCHMARKS.md rendered from all of them. If another
-publisher pushes first, this one starts again from the new branch, so that nothing is lost and
-nothing conflicts.
+The branch is always one commit on top of the base branch. This commit adds the records that only
+the branch has, the new records, and BENCHMARKS.md rendered from all records. If another publisher
+pushes first, kvci starts again from the new branch, so that no row is lost and no conflict arises.
 """
 
 import base64
@@ -26,21 +25,22 @@ from kvci.report.update import render_again
 
 TRIES = 40
 WORKFLOW_REMEDY = (
-    " Workflow files changed on the base since the branch was made: merge its pull request, or "
-    "close it and delete the branch, and publish again."
+    " Workflow files changed on the base branch since this branch was made; merge its pull "
+    "request, or close it and delete the branch. Then publish again."
 )
+RETRY = " Correct the cause, and publish again."
 BASE, BRANCH = "refs/kvci/base", "refs/kvci/branch"
 BOT = ("kvci", "41898282+github-actions[bot]@users.noreply.github.com")
 PUSHED_FIRST = (
     *("stale info", "fetch first", "non-fast-forward"),
     *("cannot lock ref", "failed to update ref", "reference already exists"),
 )
-"""Git's words if another publisher pushed first; any other rejection is final."""
+"""Texts in git's message if another publisher pushed first. Any other rejection is final."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """The branch after a push; `rows` are those that the base does not have."""
+    """The branch after a push. `rows` and `records` are not on the base branch yet."""
 
     commit: str
     rows: tuple[str, ...]
@@ -57,8 +57,8 @@ def push(
 ) -> Pushed:
     """Add the records to the branch. `origin` is a URL or a path.
 
-    A dry run does everything except the push. Raises UserError if git fails, or if the file of a
-    record belongs to another run.
+    A dry run does everything except the push. Raises UserError if git fails, if the file of a
+    record contains the record of another run, or if other publishers push first every time.
     """
     with tempfile.TemporaryDirectory(prefix="kvci-publish-") as folder:
         repository = git.Repo.init(folder)
@@ -72,18 +72,18 @@ def push(
                 pause()
         except git.GitCommandError as error:
             why = " ".join(str(error.stderr).split())[-300:]
-            remedy = WORKFLOW_REMEDY if "workflow" in why and "permission" in why else ""
+            remedy = WORKFLOW_REMEDY if "workflow" in why and "permission" in why else RETRY
             raise UserError(f"git cannot publish to {branch}: {why}.{remedy}") from None
-    raise UserError(f"Other publishers pushed first to {branch} {TRIES} times; publish again.")
+    raise UserError(f"Other publishers pushed to {branch} first, {TRIES} times; publish again.")
 
 
 def pause() -> None:
-    """Wait for a random time, so that publishers that collided do not collide again."""
+    """Wait for a random time, so that two publishers do not push at the same time again."""
     time.sleep(random.uniform(0.1, 2.0))
 
 
 def _environment(origin: str, token: str) -> dict[str, str]:
-    """Return git's environment. The token is in it because a process list shows arguments."""
+    """Return git's environment. It contains the token, because a process list shows arguments."""
     name, mail = BOT
     variables = {"GIT_TERMINAL_PROMPT": "0"}
     for who in ("AUTHOR", "COMMITTER"):
@@ -96,7 +96,7 @@ def _environment(origin: str, token: str) -> dict[str, str]:
 
 
 def _fetch(repository: git.Repo, origin: str, base: str, branch: str) -> str:
-    """Fetch the base and the branch; return the branch's commit, empty if it does not exist."""
+    """Fetch both branches. Return the commit of `branch`; empty if the branch does not exist."""
     wanted = [f"+refs/heads/{base}:{BASE}"]
     exists = bool(str(repository.git.ls_remote(origin, f"refs/heads/{branch}")))
     if exists:
@@ -106,7 +106,7 @@ def _fetch(repository: git.Repo, origin: str, base: str, branch: str) -> str:
 
 
 def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed:
-    """Make the branch's new commit; `old` stays if nothing changes."""
+    """Make the branch's new commit. If nothing changes, keep `old`, its present commit."""
     tree = Path(repository.working_dir)
     for commit in filter(None, (BASE, old)):
         _check_places(repository, commit)
@@ -137,7 +137,7 @@ def _commit(repository: git.Repo, records: Sequence[Record], old: str) -> Pushed
 
 
 def _check_places(repository: git.Repo, commit: str) -> None:
-    """Raises UserError if a link, file or folder of the commit is in the place of a result."""
+    """Raise UserError if the commit has a link, file or folder at the path of a result."""
     listed = str(repository.git.ls_tree("-r", "-z", commit, "--", "ci", BENCHMARKS))
     found = {}
     for entry in filter(None, listed.split("\0")):
@@ -149,7 +149,7 @@ def _check_places(repository: git.Repo, commit: str) -> None:
 
 
 def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:
-    """Return file name -> content of the commit's records."""
+    """Return file name -> content, for each record of the commit; empty without a commit."""
     if not commit:
         return {}
     names = repository.git.ls_tree("--name-only", commit, "--", f"{RESULTS}/").split("\n")
@@ -162,10 +162,11 @@ def _records_at(repository: git.Repo, commit: str) -> dict[str, bytes]:
 
 
 def _apply(branch: dict[str, bytes], results: Path) -> None:
-    """Write the branch's records over the base's.
+    """Write the branch's records over the records of the base branch.
 
-    A run's records stay as in the base if the base has trials that the branch lacks. The arms of a
-    run change together, because they share one archive of evidence.
+    If the base branch has trials of a run that the branch lacks, the run's records stay as they are
+    on the base branch. The records of a run change together, because they share one archive of
+    evidence.
     """
     found = {name: parse(content, name) for name, content in branch.items()}
     stale = set()
@@ -181,7 +182,7 @@ def _apply(branch: dict[str, bytes], results: Path) -> None:
 
 
 def _push(repository: git.Repo, origin: str, branch: str, old: str) -> bool:
-    """Return False if another publisher pushed first."""
+    """Push the commit. Return False if another publisher pushed first."""
     lease = f"--force-with-lease=refs/heads/{branch}:{old}"
     try:
         repository.git.push("--quiet", lease, origin, f"HEAD:refs/heads/{branch}")

@@ -1,4 +1,4 @@
-"""Publish a run: its evidence to a release, its records and rows to a pull request."""
+"""Publish a run in three steps: upload its evidence, push its rows, open a pull request."""
 
 import os
 import re
@@ -21,29 +21,29 @@ from kvci.report.tables import inert
 from kvci.rundir.parts import Run
 
 MAX_BODY = 60_000
-"""Characters; GitHub takes 65,536."""
+"""The maximum number of characters that kvci writes; GitHub accepts 65,536."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to publish."""
+    """The repository and the branches to which kvci publishes."""
 
     repository: str
-    """owner/name"""
+    """The repository at GitHub, as owner/name."""
     origin: str
-    """The repository's URL for git, or a path."""
+    """The repository's URL for git, or its path."""
     web: str = "https://github.com"
     base: str = "main"
     branch: str = UNMERGED
     run_url: str = ""
     """The page of the workflow run that publishes; empty outside a workflow."""
     review: str = ""
-    """The review workflow to start, if opening a pull request does not start it."""
+    """The file of the review workflow that kvci starts; empty if GitHub starts it by itself."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """The pull request. The URL is empty in a dry run, and if the base has all rows already."""
+    """A pull request. The URL is empty in a dry run, or if the base branch already has all rows."""
 
     title: str
     body: str
@@ -51,23 +51,24 @@ class Published:
 
 
 def target_of(repository: str, origin: str | None, base: str, branch: str, review: str) -> Target:
-    """Complete the target from the environment that GitHub Actions sets."""
+    """Return the target. Its addresses come from the environment that GitHub Actions sets."""
     url = origin or f"{web()}/{repository}.git"
     return Target(repository, url, web(), base, branch, run_url(repository), review)
 
 
 def github_of(repository: str) -> GitHub:
-    """Return the client with the token of GITHUB_TOKEN. Raises UserError without a token."""
+    """Return a client that uses the token in GITHUB_TOKEN. Raises UserError if it is not set."""
     token = os.environ.get("GITHUB_TOKEN", "")
     if not token:
-        raise UserError("Publishing needs a token; set GITHUB_TOKEN, or try --dry-run.")
+        raise UserError("There is no token for GitHub; set GITHUB_TOKEN, or use publish --dry-run.")
     return GitHub(repository, token, os.environ.get("GITHUB_API_URL", API))
 
 
 def publish(run: Path, target: Target, github: GitHub | None) -> Published:
     """Upload the evidence, push the rows that name it, and open or update the pull request.
 
-    Without `github` it is a dry run: nothing leaves this machine. Raises UserError.
+    If `github` is None, this is a dry run, and nothing leaves this machine. Raises UserError if the
+    run is a demo or cannot be read, or if git or GitHub fails.
     """
     manifest = Run(run).manifest
     if manifest.demo:
@@ -78,7 +79,10 @@ def publish(run: Path, target: Target, github: GitHub | None) -> Published:
     if github:
         tag, name, url = _evidence_place(manifest.run_id, archive, target)
         if (found := github.attach(tag, target.base, name, archive)) != url:
-            raise UserError(f"GitHub put the evidence at {found}, not at {url}.")
+            raise UserError(
+                f"The evidence is at {found}, but the rows name {url}; check --repository and "
+                "GITHUB_SERVER_URL."
+            )
     for _ in range(TRIES):
         pushed = push(target.origin, target.base, target.branch, records, token, dry_run=not github)
         text = Published(_title(pushed.records), _body(pushed.records, target))
@@ -87,11 +91,11 @@ def publish(run: Path, target: Target, github: GitHub | None) -> Published:
         request = github.pull_request(target.branch, target.base, text.title, text.body)
         if github.branch(target.branch) == pushed.commit:
             break
-        pause()  # another publisher pushed, and this text may have replaced its text
+        pause()  # another publisher pushed, and this text may have replaced that publisher's text
     else:
         raise UserError(
-            f"The rows were pushed to {target.branch}, but GitHub shows another commit on it; find "
-            "out what else writes to the branch, and publish again."
+            f"The rows were pushed to {target.branch}, but GitHub shows another commit on this "
+            "branch; find out what else writes to the branch, and publish again."
         )
     if target.review:
         github.dispatch(target.review, target.base, {"number": str(request.number)})
@@ -106,7 +110,7 @@ def _evidence_place(run_id: str, archive: bytes, target: Target) -> tuple[str, s
 
 
 def with_evidence(records: Sequence[Record], archive: bytes, target: Target) -> list[Record]:
-    """Return the records of a run with the URL and the hash of their archive."""
+    """Return a run's records, each with the URL and the hash of the run's archive."""
     _, _, url = _evidence_place(records[0].run_id, archive, target)
     where = {"where": url, "sha256": sha256_of(archive)}
     return [
@@ -137,5 +141,5 @@ def _body(records: Sequence[Record], target: Target) -> str:
         parts.append("")
     text = "\n".join(parts)
     if len(text) > MAX_BODY:
-        text = text[:MAX_BODY].rpartition("\n")[0] + "\n\nCut here; BENCHMARKS.md has the rest."
+        text = text[:MAX_BODY].rpartition("\n")[0] + "\n\nThe text is cut here; see BENCHMARKS.md."
     return text

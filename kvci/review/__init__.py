@@ -1,1 +1,1 @@
-"""The review of pull requests: rows against records, and records against their evidence."""
+"""Review pull requests: check rows against records, and records against their evidence."""

@@ -1,4 +1,4 @@
-"""The comment on a pull request: the result of its review, for people."""
+"""Write the comment on a pull request, which tells people the result of the review."""
 
 from collections.abc import Iterator, Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""The check of new records against their evidence: the records are built again from the archive."""
+"""Check new records against their evidence: build the records again from the archive."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,14 +13,15 @@ from kvci.review.recompute import DatasetUnavailable, differences
 from kvci.rundir.parts import Run
 
 Fetch = Callable[[str], bytes]
-"""URL of an archive -> its content; raises UserError if it cannot be downloaded."""
+"""A function that returns the content at the URL of an archive. It raises UserError if the download
+fails."""
 
 
 def check_evidence(arms: Sequence[Record], fetch: Fetch) -> tuple[list[str], list[str]]:
-    """Return the problems of a run's records, and what could not be checked.
+    """Return the problems of a run's records, and the checks that were not possible.
 
-    Builds the records again from the archive that they name, and recomputes the verdicts from the
-    dataset's rows and the logs of the tests.
+    kvci builds the records again from the archive that they name. It also recomputes the verdicts
+    from the dataset's rows and the test logs.
     """
     name = arms[0].run_id
     problems = [
@@ -55,8 +56,8 @@ def check_evidence(arms: Sequence[Record], fetch: Fetch) -> tuple[list[str], lis
 def _mismatch(record: Record, rebuilt: Record | None) -> str:
     if rebuilt and rebuilt.schema_version > record.schema_version:
         return (
-            f"{record.row_id} has the schema {record.schema_version} of an earlier kvci, and this "
-            f"one writes {rebuilt.schema_version}: publish its run again"
+            f"{record.row_id} has the schema version {record.schema_version} of an earlier kvci, "
+            f"and this kvci writes version {rebuilt.schema_version}; publish its run again"
         )
     if rebuilt != _without_place(record):
         return f"{record.row_id} does not match its evidence"
@@ -64,7 +65,9 @@ def _mismatch(record: Record, rebuilt: Record | None) -> str:
 
 
 def _rebuild(archive: bytes) -> tuple[dict[str, Record], list[str], str]:
-    """Return the records by arm, how the recomputed verdicts differ, and why none was recomputed.
+    """Return the records by arm, a line for each trial that differs, and a reason.
+
+    The reason says why no verdict could be recomputed; it is empty if verdicts were recomputed.
 
     Raises UserError or one of READ_ERRORS if the archive is not a run.
     """

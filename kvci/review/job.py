@@ -1,4 +1,4 @@
-"""The review job: reads a pull request's results through the API and checks their evidence."""
+"""The review job: read a pull request's results through the API, and check their evidence."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,11 +15,11 @@ from kvci.review.rows import Review, review
 
 CONTEXT = "kvci/results"
 LABEL = "kvci: accept unattested"
-"""It counts only if the user who sets it may write: the triage role may set labels, too."""
+"""The label counts only if the user who sets it may write. The triage role may set labels too."""
 MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
 MAX_LISTED = 3000
-"""The most files of a pull request that GitHub lists."""
+"""The maximum number of a pull request's files that GitHub lists."""
 NOTHING = "This pull request changes no results."
 Event = Mapping[str, Any]
 
@@ -27,11 +27,11 @@ Event = Mapping[str, Any]
 def review_pull(
     github: GitHub, number: int, web: str, job_url: str, event: Event | None = None
 ) -> tuple[Review, bool] | None:
-    """Review a pull request: set the status of its head, and write our comment.
+    """Review a pull request: set the status of its head, and write kvci's comment.
 
-    Returns the result and whether it passes; None if the pull request changes no results. `event`
-    is GitHub's event that started the job. Nothing of the head is run. Raises UserError; the status
-    is then a failure.
+    Returns the result, and True if it passes. Returns None if the pull request changes no results.
+    `event` is the GitHub event that started the job. kvci runs nothing of the head. Raises
+    UserError if the review cannot be done; the status is then `failure`.
     """
     pull = github.pull(number)
     if pull.into != pull.default:
@@ -65,9 +65,9 @@ def review_pull(
 def _reviewed(
     github: GitHub, number: int, pull: PullRequest, web: str, event: Event
 ) -> tuple[Review, bool, str] | None:
-    """Return the result, whether a maintainer accepts what is unattested, and the comment.
+    """Return the result, True if a maintainer accepts unattested records, and the comment.
 
-    None if the pull request changes no results.
+    Returns None if the pull request changes no results.
     """
     changed = github.changed(number)
     many = len(changed) >= MAX_LISTED
@@ -81,14 +81,14 @@ def _reviewed(
     _reread(github, number, pull)
     found = review(base, head, lambda url: github.download_asset(url, web, MAX_EVIDENCE_BYTES))
     found = replace(found, problems=(*wrong, *found.problems))
-    # The label may have been set while this job was reading: its state now counts.
+    # A user may have set the label while this job was reading, so the labels are read again.
     labels = _reread(github, number, pull).labels
     acceptance = f"<!-- accepted {pull.head} -->"
-    # Only the comment's second line is ours: the following lines quote the pull request.
+    # Only kvci writes the comment's second line. The lines after it quote the pull request.
     second_line = github.existing_comment(number, MARK).split("\n")[1:2]
     accepts = _accepted_head(event) == pull.head
     if accepts and not github.may_write(user := str(event["sender"]["login"])):
-        note = f"the label does not count: {user}, who set it, may not write here"
+        note = f"the label does not count, because {user}, who set it, may not write here"
         accepts, found = False, replace(found, notes=(note, *found.notes))
     accepted = LABEL in labels and (accepts or second_line == [acceptance])
     lines = [MARK, *([acceptance] if accepted else []), comment(found, accepted)]
@@ -96,13 +96,16 @@ def _reviewed(
 
 
 def _refuse_results(github: GitHub, number: int, pull: PullRequest) -> None:
-    """Raise UserError if a pull request into another branch than the default one changes results.
+    """Raise UserError if a pull request into another branch than the default branch has results.
 
-    It sets no status: a status belongs to the commit, and another pull request may have the same.
+    kvci then sets no status: a status belongs to a commit, which another pull request may share.
     """
     into = f"#{number} asks to merge into {pull.into[:80]}"
     if any(map(touches_results, github.changed(number))):
-        raise UserError(f"{into}, but results are merged only into {pull.default}.")
+        raise UserError(
+            f"{into}, but results are merged only into {pull.default}; change the branch into "
+            "which it merges."
+        )
     summary(f"**{inert(into)}, and changes no results.**\n")
 
 
@@ -110,14 +113,14 @@ def _reread(github: GitHub, number: int, pull: PullRequest) -> PullRequest:
     """Return the pull request as it is now. Raises UserError if its head has changed."""
     now = github.pull(number)
     if now.head != pull.head:
-        raise UserError(f"#{number} has changed while it was read; the next run reads it again.")
+        raise UserError(f"#{number} has changed while it was read; wait for the next review.")
     return now
 
 
 def _accepted_head(event: Event) -> str:
-    """Return the head on which the event sets the label; empty for any other event.
+    """Return the commit on which the event sets the label; empty for any other event.
 
-    The label does not accept commits that are pushed later.
+    The label does not accept later commits.
     """
     if event.get("action") != "labeled" or event.get("label", {}).get("name") != LABEL:
         return ""
@@ -139,6 +142,6 @@ def _is_result(path: str) -> bool:
 
 
 def _results(github: GitHub, tree: Mapping[str, str]) -> dict[str, bytes]:
-    """Return path -> content of BENCHMARKS.md and the records in a commit's tree."""
+    """Return path -> content, for BENCHMARKS.md and the records of a commit's tree."""
     blobs = {path: sha for path, sha in tree.items() if sha and _is_result(path)}
     return {path: content(github, path, sha) for path, sha in blobs.items()}

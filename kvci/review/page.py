@@ -1,4 +1,4 @@
-"""The check of BENCHMARKS.md: its tables against the records, and its prose against the base."""
+"""Check BENCHMARKS.md: its tables against the records, its other text against the base branch."""
 
 import re
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ from kvci.report.benchmarks import EMPTY, OLDER_FORM, has_tables, is_earlier_for
 
 Records = Sequence[Record | Imported]
 ROW_LIKE = re.compile(r"[|<]|```|~~~|!\[")
-"""A line outside of kvci's tables with one of these may pass for a row, or may hide one."""
+"""A line outside kvci's tables that contains one of these may look like a row, or hide a row."""
 
 
 def check_page(base: bytes | None, head: bytes, records: Records) -> tuple[list[str], list[str]]:
-    """Return the page's problems, and notes on what a person changed in it.
+    """Return the problems of the page `head`, and notes about changes by hand.
 
-    `base` is None if the base has no page; `records` are the head's.
+    `base` is the page of the base branch, or None if it has no page. `records` are those of the
+    head.
     """
     problems = _table_problems(head, records)
     added, removed = _edited_lines(base, head, records)
@@ -48,22 +49,23 @@ def _table_problems(page: bytes, records: Records) -> list[str]:
 
 
 def _edited_lines(base: bytes | None, head: bytes, records: Records) -> tuple[list[str], list[str]]:
-    """Return the lines that the head adds outside of kvci's tables, and those that it removes.
+    """Return the lines outside kvci's tables that the head adds, and those that it removes.
 
-    A line that moves is both. The base's page with the head's rows is what the head is compared to.
+    A line that moves is in both lists. For the comparison, the rows of the head are put into the
+    page of the base branch.
     """
     try:
         earlier = EMPTY if base is None else base.decode()
         known, now = prose(render(earlier, records)), prose(head.decode())
     except (UserError, UnicodeDecodeError):
-        return [], []  # the check of the tables reports it
+        return [], []  # the check of the tables reports this error
     lines = list(ndiff(known, now))
     added, gone = ([one[2:] for one in lines if one.startswith(sign)] for sign in ("+ ", "- "))
     return [line for line in added if line.strip()], [line for line in gone if line.strip()]
 
 
 def _has_tables(page: bytes) -> bool:
-    """Return whether the page has a table of kvci's; True too if it cannot be read."""
+    """True if the page has a table of kvci, or if the page cannot be read."""
     try:
         return has_tables(page.decode())
     except (UserError, UnicodeDecodeError):

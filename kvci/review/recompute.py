@@ -1,5 +1,6 @@
-"""A run's trials recomputed from what they left: verdicts from the test logs and the dataset's
-rows, classes and counts from the conversations.
+"""Recompute a run's trials from their files.
+
+Verdicts come from the test logs and the dataset's rows, classes and counts from the conversations.
 """
 
 import json
@@ -21,21 +22,21 @@ from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Observed, Verdict, classify, repeats, titled
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
-"""The verdicts that have a test log; the others would need the patch to be applied again."""
+"""The verdicts with a test log. Other verdicts cannot be recomputed without applying the patch."""
 ROUNDED_S = 0.002
-"""Outcomes round seconds to thousandths."""
+"""The allowed difference, because outcomes round seconds to thousandths."""
 
 
 class DatasetUnavailable(Exception):
-    """The verdicts cannot be recomputed here."""
+    """The dataset is not available here, so the verdicts cannot be recomputed."""
 
 
 def differences(run: Path) -> list[str]:
-    """Return a line for each trial that differs from what its files and the dataset give.
+    """Return a line for each trial whose outcome differs from the recomputed outcome.
 
-    Raises UserError if the dataset is not the one that the run used, DatasetUnavailable if it is
-    not public: the calibration suite, a dataset of the hub with a short name, a file of this work
-    tree.
+    Raises UserError if the dataset is not the one that the run used. Raises DatasetUnavailable if
+    the dataset is not public. Public are the calibration suite, datasets of the hub that have a
+    short name, and files of this work tree.
     """
     return [line for part in Run(run).parts for line in _differences(part)]
 
@@ -44,7 +45,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
     spec, manifest = directory.spec, directory.manifest
     rows = _rows(spec.dataset, manifest)
     if tuple(select(list(rows), spec)) != manifest.planned:
-        yield "the planned instances are not the ones that its spec selects"
+        yield "the planned instances are not the instances that its specification selects"
     outcomes = directory.outcomes()
     tried = {(one.host, one.instance) for one in outcomes if one.cls not in INFRASTRUCTURE}
     for one in outcomes:
@@ -63,7 +64,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
 
 
 def _rows(dataset: str, manifest: Manifest) -> dict[str, Row]:
-    """Return instance id -> row. Raises as `differences` does."""
+    """Return instance id -> row. Raises the same exceptions as `differences`."""
     name, file = dataset.partition("@")[0], Path(dataset)
     own = dataset.partition(":")[0] == "calibration"
     here = file.is_file() and not file.is_absolute() and ".." not in file.parts
@@ -84,7 +85,7 @@ def _rows(dataset: str, manifest: Manifest) -> dict[str, Row]:
 
 
 def _class_difference(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
-    """Return how a trial's class differs from what its conversation and patch give, or empty."""
+    """Return how a trial's class differs from the recomputed class; empty if they are equal."""
     if one.exit in WITHOUT_PATCH:
         invalid = one.exit is Exit.NOT_STARTED
         found, why = classify(Observed(one.exit, one.verdict, instance_invalid=invalid))
@@ -123,7 +124,7 @@ def _is_redacted(text: str) -> bool:
 
 
 def _count_difference(one: Outcome, folder: Path, prompt: str) -> str:
-    """Return how a trial's counts differ from what its conversation gives; empty if equal."""
+    """Return how a trial's counts differ from the recomputed counts; empty if they are equal."""
     if one.exit in WITHOUT_PATCH:
         return ""
     steps = answers(folder / "trajectory.jsonl")
@@ -160,7 +161,7 @@ def _count_difference(one: Outcome, folder: Path, prompt: str) -> str:
 
 
 def _log_difference(row: Row, one: Outcome, folder: Path) -> str:
-    """Return how a trial's outcome differs from what its test log gives; empty if equal."""
+    """Return how a trial's outcome differs from its test log; empty if they agree."""
     log, patch = folder / "grade" / "test_output.txt", folder / "patch.diff"
     failed = one.verdict is Verdict.TESTS_FAIL
     if not (log.exists() and patch.exists()):

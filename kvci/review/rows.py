@@ -1,6 +1,7 @@
-"""The check of a pull request's records and rows. It runs nothing of the pull request.
+"""Check the records and rows of a pull request. kvci runs nothing of the pull request.
 
-The files come as bytes. The base is trusted; the head and the evidence are not.
+kvci reads the files as bytes. It trusts the files of the base branch. It does not trust the files
+of the head, and not the evidence.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -16,18 +17,22 @@ from kvci.taxonomy import INFRASTRUCTURE
 
 MAX_RECORD_BYTES = 20 << 20
 Files = Mapping[str, bytes]
-"""Path in the repository -> content, of BENCHMARKS.md and the records."""
+"""Path in the repository -> content, for BENCHMARKS.md and the records."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """The result. `problems` fail the review; `unattested` too, unless a maintainer accepts it."""
+    """The result of a review.
+
+    A problem fails the review. A line in `unattested` also fails it, except if a maintainer accepts
+    the unattested records.
+    """
 
     new: tuple[Record, ...]
     problems: tuple[str, ...]
     unattested: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What a person should look at."""
+    """Things that a person should look at."""
 
     def passes(self, accepted: bool) -> bool:
         return not self.problems and (accepted or not self.unattested)
@@ -64,7 +69,10 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
 
 
 def _record(path: str, content: bytes) -> Record | Imported:
-    """Raises UserError, without a full stop, if the file is not the record of its name."""
+    """Return the record in a file.
+
+    Raises UserError if the file is not the record of its name. The message has no full stop.
+    """
     if len(content) > MAX_RECORD_BYTES:
         raise UserError(f"{path} is larger than {MAX_RECORD_BYTES >> 20} MiB")
     try:
@@ -77,9 +85,9 @@ def _record(path: str, content: bytes) -> Record | Imported:
 
 
 def _new(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> list[Record]:
-    """Return the records of runs with a changed arm.
+    """Return all records of the runs that have a changed record.
 
-    All arms of these runs, because they share their evidence and are compared with each other.
+    The records of a run share their evidence and are compared with each other.
     """
     own = {path: record for path, record in records.items() if isinstance(record, Record)}
     touched = {record.key for path, record in own.items() if head[path] != base.get(path)}
@@ -89,8 +97,8 @@ def _new(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> 
 def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> list[str]:
     """Return the forbidden changes of existing records.
 
-    A record may only be extended: the same run, with all earlier trials and more. The arms of a
-    run are extended together, because they name one archive.
+    A record may only gain trials of its run; it must keep all earlier trials. The records of a run
+    gain trials together, because they name one archive.
     """
     earlier = {
         path: records.get(path) if head[path] == content else _record(path, content)
@@ -111,7 +119,7 @@ def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -
 
 
 def _is_unfinished(arms: Sequence[Record]) -> bool:
-    """Return whether a run lacks trials or arms, or has trials that may be graded again."""
+    """True if a run lacks trials or arms, or has trials that may be graded again."""
     waits = any(trial.cls in REGRADABLE for one in arms for trial in one.counted)
     return waits or len(arms) < len(arms[0].spec["arms"]) or not all(one.complete for one in arms)
 

@@ -1,4 +1,4 @@
-"""What was asked for: one file per idea, read from here."""
+"""The specification of a run. Other packages import it from here, not from the modules."""
 
 from kvci.spec.arm import KV_BLOCK_ELEMENTS, Arm
 from kvci.spec.load import load, other_names, without_model

@@ -19,7 +19,7 @@ KV_BLOCK_ELEMENTS = {
     "q4_0": 32,
     "iq4_nl": 32,
 }
-"""KV types that llama-server accepts -> elements of one block (llama.cpp common/arg.cpp)."""
+"""KV type that llama-server accepts -> elements of one block (llama.cpp common/arg.cpp)."""
 
 ARM_FLAGS = {
     "-b", "--batch-size", "-ub", "--ubatch-size", "-t", "--threads", "-tb", "--threads-batch",
@@ -28,22 +28,26 @@ ARM_FLAGS = {
     "-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe", "-fa", "--flash-attn", "--swa-full",
     "--no-mmap", "--mlock", "--numa", "--poll", "--prio",
 }  # fmt: skip
-"""Flags that an arm may set: where and in which order it computes. All other flags are pinned,
-because they would change the model, the prompt, the sampling or what the cache keeps."""
+"""The flags that an arm may set. They say where and in which order llama-server computes. kvci
+chooses all other flags itself, because they would change the model, the prompt, the sampling or the
+contents of the cache."""
 
 
 class Arm(Versioned):
-    """One server configuration under test: a KV type and flags that differ from the defaults."""
+    """One server configuration under test: a KV type, and flags that an experiment adds."""
 
     k: str
     v: str
     flags: tuple[str, ...] = ()
     allow: tuple[Literal["converted", "cpu"], ...] = ()
-    """Kernel paths besides `compiled` that this arm may take on a GPU build."""
+    """The kernel paths that this arm may use on a GPU build, in addition to `compiled`."""
 
     @classmethod
     def parse(cls, text: str) -> "Arm":
-        """Read `K/V [FLAGS...] [allow=PATH]`, for example `f16/f16 -ub 32`."""
+        """Read `K/V [FLAGS...] [allow=PATH]`, for example `f16/f16 -ub 32`.
+
+        Raises ValueError if the text is not an arm.
+        """
         kv, *words = shlex.split(text) or [""]
         k, slash, v = kv.partition("/")
         if not slash:
@@ -69,7 +73,7 @@ class Arm(Versioned):
             number = re.fullmatch(r"-?[\d.,]+", flag)
             if flag.startswith("-") and not number and flag not in ARM_FLAGS:
                 raise ValueError(
-                    f"an arm may not set {flag}, which is pinned; it may set "
+                    f"an arm may not set {flag}; use only "
                     + " ".join(sorted(flag for flag in ARM_FLAGS if not flag.startswith("--")))
                 )
         return flags
@@ -80,6 +84,6 @@ class Arm(Versioned):
 
     @property
     def id(self) -> str:
-        """A name of the characters [a-z0-9_+.-]: `q8_0-q8_0`, `f16-f16+ub32`."""
+        """The arm's name in the characters [a-z0-9_+.-]: `q8_0-q8_0`, `f16-f16+ub32`."""
         extra = re.sub(r"[^a-z0-9_.]", "", " ".join(self.flags).lower().replace("--", ""))
         return f"{self.k}-{self.v}" + (f"+{extra}" if extra else "")

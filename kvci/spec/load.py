@@ -1,4 +1,4 @@
-"""A specification from a TOML file and from options."""
+"""Make a specification from a TOML file and from options."""
 
 import re
 import tomllib
@@ -13,7 +13,10 @@ from kvci.spec.specification import Spec
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
-    """The specification of a TOML file, with options that override it. Raises UserError."""
+    """Return the specification of a TOML file, with the fields of `overrides` over it.
+
+    Raises UserError if the file cannot be read, or if the specification is not valid.
+    """
     asked: dict[str, Any] = _by_field(_toml(path), str(path)) if path else {}
     model = asked.get("model")
     if isinstance(model, str):
@@ -24,13 +27,13 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
     try:
         return Spec.model_validate(asked | given)
     except ValidationError as error:
-        where = str(path) if path and not given else "The spec"
+        where = str(path) if path and not given else "The specification"
         raise UserError(f"{where} is not valid: {first_problem(error)}.") from None
 
 
 def other_names() -> dict[str, str]:
-    """The names that an experiment file may use besides the fields' own: `time_budget` is
-    `time_budget_s`."""
+    """Return name -> field, for the names that an experiment file may use instead of the fields'
+    own names: `time_budget` stands for `time_budget_s`."""
     found = {}
     for name, field in Spec.model_fields.items():
         shown = field.json_schema_extra
@@ -41,18 +44,21 @@ def other_names() -> dict[str, str]:
 
 
 def _by_field(asked: dict[str, Any], where: str) -> dict[str, Any]:
-    """The same under the fields' own names. Raises UserError if a field is given twice."""
+    """Return the same values by field. Raises UserError if a field is given twice."""
     names, found = other_names(), dict[str, Any]()
     for name, value in asked.items():
         field = names.get(name, name)
         if field in found:
-            raise UserError(f"{where} gives {name} and {field}, which are the same; keep one.")
+            raise UserError(f"{where} gives {name} and {field}, which are one field; keep one.")
         found[field] = value
     return found
 
 
 def without_model(asked: dict[str, Any]) -> Spec:
-    """A specification for verbs that only need a dataset's instances. Raises UserError."""
+    """Return a specification for commands that need only a dataset's instances.
+
+    Raises UserError if it is not valid.
+    """
     return load(None, {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]} | asked)
 
 
@@ -64,15 +70,21 @@ def _toml(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error.strerror}); see ci/experiments for examples."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}.") from None
+        raise UserError(f"{path} is not TOML: {error}; correct the file.") from None
 
 
 def _model(text: str, beside: Path) -> dict[str, Any]:
-    """The fields of a model that is given as a .toml file of ci/models or as a .gguf file."""
+    """Return the fields of a model.
+
+    `text` names a .toml file of ci/models or a .gguf file. If it is not a path from the working
+    directory, it is a path from the folder `beside`.
+    """
     path = Path(text) if Path(text).exists() else beside / text
     if path.suffix == ".toml":
         return _toml(path)
     if not path.exists():
-        raise UserError(f"The model {text} does not exist; give a .gguf file or a ci/models file.")
+        raise UserError(
+            f"The model {text} does not exist; give a .gguf file or a file of ci/models."
+        )
     name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._") or "model"
     return {"name": name, "path": str(path.resolve())}

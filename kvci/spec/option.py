@@ -1,4 +1,4 @@
-"""How a field of a specification is declared, so that the command line can offer it."""
+"""Declare the fields of a specification, so that the command line can offer them as options."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pydantic import Field
 EXPERIMENT, SERVER, AGENT, SANDBOX = "Experiment", "Server", "Agent", "Sandbox"
 GRADING, CLAIMS, IMAGES, RUN = "Grading", "Claims", "Docker images", "This run"
 GROUPS = (EXPERIMENT, SERVER, AGENT, SANDBOX, GRADING, CLAIMS, IMAGES, RUN)
-"""Groups of options, in the order of the help."""
+"""The groups of options, in the order of the help."""
 
 
 def option(
@@ -22,10 +22,11 @@ def option(
     since: int = 1,
     **field: Any,
 ) -> Any:
-    """A field that the command line offers, under `flags` or else under its own name.
+    """Return a field that the command line offers as an option.
 
-    `default_text` says in words what an absent value means. `since` is the schema version that adds
-    the field (`kvci/versioned.py`). All else goes to pydantic's Field.
+    The option's names are `flags`, or the field's own name if `flags` is empty. `default_text` says
+    in words what happens without a value. `since` is the schema version that adds the field
+    (`kvci/versioned.py`). All other arguments go to pydantic's Field.
     """
     shown: dict[str, Any] = {
         "group": group,

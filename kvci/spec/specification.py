@@ -1,4 +1,4 @@
-"""What to run, validated and hashed."""
+"""The specification of a run: its fields, their limits, and its hash."""
 
 import hashlib
 import json
@@ -28,41 +28,45 @@ from kvci.units import Duration, Gigabytes, Mebibytes
 from kvci.versioned import Versioned, without_versions
 
 DAY_S = 86400.0
-"""A sandbox lives longer than a trial, a command or the tests may take."""
+"""The maximum seconds of a trial, a command or the tests. A sandbox exists for longer."""
 NOT_HASHED = {
     *("shard", "start", "time_budget_s", "out", "dataset", "engine"),
     *("mirror", "disk_reserve_gb", "disk_budget_gb", "pull_workers", "pull_beside"),
     "preflight_first",
 }
-"""Fields that can change no trial, and so are not in the hash."""
+"""Fields that are not in the hash. `identity` adds the content of the dataset and the kind of the
+engine to the hash; the other fields cannot change a trial."""
 PLACES = ("path", "package", "repository", "file", "revision", "sha256")
-"""A model's fields that say where its file is, which are not in the hash either."""
+"""A model's fields that say where its file is. They are not in the hash either."""
 ELSEWHERE = "of another machine"
 """The model's path in a published specification."""
 
 
 class Spec(Versioned):
-    """Everything that a run was asked for. Its hash covers what can change a trial, its grading or
-    the planned set.
+    """All settings of a run. The hash covers every setting that can change a trial, its grading or
+    the set of planned trials.
 
     Each field that the command line offers is declared here with its help text, its group and its
-    flag; the command line, the workflow form and the reference of experiment files follow.
+    flag. The command line, the workflow's `options` and the reference of experiment files read
+    these declarations.
     """
 
     model: Model = option(
-        help="A .gguf file, or a file of ci/models.", group=EXPERIMENT, metavar="FILE"
+        help="The model: a .gguf file, or a .toml file of ci/models.",
+        group=EXPERIMENT,
+        metavar="FILE",
     )
     arms: tuple[Arm, ...] = option(
-        help="KV type of an arm, K/V, and its flags: 'q8_0/q8_0', 'f16/f16 -ub 32'. Give one for "
-        "each arm; the first is the baseline.",
+        help="One arm: its KV type, written K/V, and optional flags of llama-server, for example "
+        "'q8_0/q8_0' or 'f16/f16 -ub 32'. Give one for each arm; the first arm is the baseline.",
         group=EXPERIMENT,
         flags=("--kv", "--arm"),
         metavar="K/V",
         min_length=1,
     )
     dataset: str = option(
-        help="lite, verified, multilingual, a .jsonl or .parquet file, OWNER/NAME on the Hugging "
-        "Face hub, or calibration:split=test,functions=8,count=20.",
+        help="The dataset: lite, verified, multilingual, a .jsonl or .parquet file, OWNER/NAME on "
+        "the Hugging Face hub, or kvci's own, such as calibration:split=test,functions=8,count=20.",
         group=EXPERIMENT,
         metavar="NAME",
     )
@@ -82,46 +86,53 @@ class Spec(Versioned):
     )
     limit: int | None = option(
         None,
-        help="At most this many instances.",
+        help="Maximum number of instances.",
         group=EXPERIMENT,
         default_text="no limit",
         ge=1,
     )
-    context: int = option(65536, help="Context of each slot, in tokens.", group=SERVER, ge=256)
+    context: int = option(65536, help="Context size of each slot, in tokens.", group=SERVER, ge=256)
     slots: int = option(
-        1, help="Slots of the server: conversations that run at a time.", group=SERVER, ge=1, le=256
+        1,
+        help="Number of the server's slots: so many conversations run at the same time.",
+        group=SERVER,
+        ge=1,
+        le=256,
     )
     seeds: tuple[int, ...] = option(
         (0,),
-        help="Seeds, separated by commas; each instance runs once per seed.",
+        help="Random seeds, separated by commas; each instance runs once per seed.",
         group=EXPERIMENT,
         metavar="NUMBERS",
         default_text="0",
     )
     temperature: float = option(
         0.0,
-        help="Sampling temperature; several seeds need one above 0.",
+        help="Sampling temperature; several seeds need a temperature above 0.",
         group=EXPERIMENT,
         ge=0.0,
         le=2.0,
     )
     prompt: Literal["bash", "tools"] = option(
         "bash",
-        help="The agent's prompt and action protocol: fenced bash blocks, or tool calls.",
+        help="Prompt and action protocol of the agent: bash is fenced bash blocks, tools is tool "
+        "calls.",
         group=AGENT,
     )
-    max_steps: int = option(30, help="Answers of the model in one trial.", group=AGENT, ge=1)
-    max_tokens: int = option(4096, help="Tokens of one answer.", group=AGENT, ge=1)
+    max_steps: int = option(30, help="Maximum number of answers in one trial.", group=AGENT, ge=1)
+    max_tokens: int = option(
+        4096, help="Maximum number of tokens in one answer.", group=AGENT, ge=1
+    )
     max_total_tokens: int | None = option(
         None,
-        help="Tokens of all answers of one trial.",
+        help="Maximum number of tokens in all answers of one trial.",
         group=AGENT,
         default_text="no limit",
         ge=1,
     )
     trial_s: Duration = option(
         3600.0,
-        help="Time limit of one trial.",
+        help="Maximum time of one trial; a number without a unit is in seconds.",
         group=AGENT,
         flags=("--trial-time",),
         gt=0,
@@ -129,7 +140,7 @@ class Spec(Versioned):
     )
     command_s: Duration = option(
         60.0,
-        help="Time limit of one command.",
+        help="Maximum time of one shell command; a number without a unit is in seconds.",
         group=AGENT,
         flags=("--command-time",),
         gt=0,
@@ -137,65 +148,94 @@ class Spec(Versioned):
     )
     test_s: Duration = option(
         1800.0,
-        help="Time limit of an instance's tests, at least twice the gold patch's time.",
+        help="Maximum time of an instance's tests; a number without a unit is in seconds. "
+        "If twice the gold patch's time is longer, kvci raises the maximum to it.",
         group=GRADING,
         flags=("--test-time", "--test-s"),
         gt=0,
         le=DAY_S,
     )
     block_size: int = option(
-        4, help="Instances per block, the unit that is resumed.", group=RUN, ge=1
+        4,
+        help="Number of instances in a block. All arms run a block together; a stopped run is "
+        "resumed block by block.",
+        group=RUN,
+        ge=1,
     )
-    order_seed: int = option(0, help="Seed of the arms' random order in each block.", group=RUN)
+    order_seed: int = option(
+        0, help="Seed of the random order in which the arms run in each block.", group=RUN
+    )
     engine: str = option(
         "auto",
-        help="auto, embedded, the path of a llama-server, or a URL (unverified: gives no row).",
+        help="The server: auto, embedded, the path of a llama-server, or a URL. auto is the "
+        "llama-server that KVCI_LLAMA_SERVER names, else llama-server on PATH, else the embedded "
+        "engine. Trials of a URL are unverified and give no row.",
         group=SERVER,
         metavar="ENGINE",
     )
-    gpu_layers: int = option(99, help="Layers of the model on the GPU.", group=SERVER)
+    gpu_layers: int = option(
+        99, help="Maximum number of the model's layers on the GPU.", group=SERVER
+    )
     threads: int | None = option(
         None,
-        help="CPU threads of the server.",
+        help="Number of CPU threads of the server.",
         group=SERVER,
         default_text="llama-server's own default",
         ge=1,
     )
     sandbox: Literal["auto", "bwrap", "docker"] = option(
         "auto",
-        help="Where commands run: bubblewrap for generated instances, Docker for images.",
+        help="Where the model's commands run: bwrap is bubblewrap, for generated instances; docker "
+        "is Docker, for instances with an image. auto is the first that can run the instances.",
         group=SANDBOX,
     )
     memory_mib: Mebibytes = option(
-        4096, help="Memory of one trial's sandbox.", group=SANDBOX, flags=("--memory",), ge=64
+        4096,
+        help="Maximum memory of one trial's sandbox; a number without a unit is in MiB.",
+        group=SANDBOX,
+        flags=("--memory",),
+        ge=64,
     )
-    processes: int = option(256, help="Processes of one trial's sandbox.", group=SANDBOX, ge=8)
-    cpus: float = option(2.0, help="CPUs of one trial's sandbox.", group=SANDBOX, gt=0)
+    processes: int = option(
+        256, help="Maximum number of processes in one trial's sandbox.", group=SANDBOX, ge=8
+    )
+    cpus: float = option(
+        2.0, help="Maximum number of CPUs of one trial's sandbox.", group=SANDBOX, gt=0
+    )
     primary: Literal[
         "resolved", "no_loop", "well_formed", "patched", "no_overflow", "applies", "tests_flipped"
     ] = option(
         "resolved",
-        help="The one endpoint that claims are about: resolved, no_loop, well_formed, patched, "
-        "no_overflow, applies or tests_flipped.",
+        help="The endpoint of the claims. resolved: the patch resolves the instance. no_loop: no "
+        "action, and no cycle of two or three actions, occurs three times in a row. well_formed: "
+        "each answer has exactly one action. patched: the patch is not empty. no_overflow: the "
+        "context was never full. applies: the patch applies. tests_flipped: all tests that the "
+        "gold patch repairs pass.",
         group=CLAIMS,
         metavar="ENDPOINT",
     )
     rerun: Rerun | None = None
     margin: float | None = option(
         None,
-        help="Non-inferiority margin, e.g. 0.05 for five points.",
+        help="Non-inferiority margin, as a share: 0.05 is five percentage points.",
         group=CLAIMS,
         default_text="no non-inferiority claim",
         gt=0,
         lt=1,
     )
-    alpha: float = option(0.05, help="One-sided error rate of a claim.", group=CLAIMS, gt=0, lt=0.5)
+    alpha: float = option(
+        0.05,
+        help="One-sided error rate of a claim, as a share: 0.05 is 5 %.",
+        group=CLAIMS,
+        gt=0,
+        lt=0.5,
+    )
     grade_network: bool = option(
-        False, help="Give grading a network, for tests that need one.", group=GRADING
+        False, help="Give the grading sandbox a network, for tests that need one.", group=GRADING
     )
     mirror: str | None = option(
         None,
-        help="A registry to pull images from first.",
+        help="Registry that kvci tries first for each image.",
         group=IMAGES,
         envvar="KVCI_MIRROR",
         metavar="HOST",
@@ -204,7 +244,7 @@ class Spec(Versioned):
     )
     disk_reserve_gb: Gigabytes = option(
         10.0,
-        help="Disk space to keep free on Docker's disk.",
+        help="Minimum free space on Docker's disk; a number without a unit is in GB.",
         group=IMAGES,
         flags=("--disk-reserve",),
         envvar="KVCI_DISK_RESERVE",
@@ -212,20 +252,24 @@ class Spec(Versioned):
     )
     disk_budget_gb: Gigabytes | None = option(
         None,
-        help="Disk space that pulled images may take; bytes that images share are not counted.",
+        help="Maximum disk space of the pulled images; a number without a unit is in GB. "
+        "Data that images share is not counted.",
         group=IMAGES,
         flags=("--disk-budget",),
         envvar="KVCI_DISK_BUDGET",
-        default_text="all but the reserve",
+        default_text="all space except the reserve",
         gt=0,
     )
     preflight_first: bool = option(
         False,
-        help="Grade the gold patch and the base of every instance before any trial.",
+        help="Grade the gold patch and the base commit of all instances before the first trial. "
+        "Without this option, kvci grades them too, but block by block.",
         group=GRADING,
         flags=("--validate",),
     )
-    pull_workers: int = option(4, help="Images pulled at a time.", group=IMAGES, ge=1)
+    pull_workers: int = option(
+        4, help="Maximum number of images that are pulled at the same time.", group=IMAGES, ge=1
+    )
     pull_beside: bool = option(
         False,
         help="Pull images while trials run.",
@@ -233,11 +277,12 @@ class Spec(Versioned):
         flags=("--pull-during-trials", "--pull-beside"),
     )
     shard: str = option(
-        "1/1", help="Run only the I-th of N parts of the instances.", group=RUN, metavar="I/N"
+        "1/1", help="Run only part I of N parts of the instances.", group=RUN, metavar="I/N"
     )
     start: str | None = option(
         None,
-        help="When the run began, in UTC; give all shards the same, e.g. 2026-11-30T12:00:00Z.",
+        help="Time at which the run began, in UTC, for example 2026-11-30T12:00:00Z. Give all "
+        "shards the same time.",
         group=RUN,
         metavar="TIME",
         default_text="now",
@@ -245,14 +290,19 @@ class Spec(Versioned):
     )
     time_budget_s: Duration | None = option(
         None,
-        help="Start no new block that would end after this time.",
+        help="Time for this run; a number without a unit is in seconds. kvci starts no "
+        "block that it expects to end later.",
         group=RUN,
         flags=("--time-budget",),
         default_text="no budget",
         gt=0,
     )
     out: str = option(
-        "runs", help="The folder of run folders.", group=RUN, envvar="KVCI_RUNS", metavar="FOLDER"
+        "runs",
+        help="Folder that contains the run folders.",
+        group=RUN,
+        envvar="KVCI_RUNS",
+        metavar="FOLDER",
     )
 
     @field_validator("arms", mode="before")
@@ -281,16 +331,16 @@ class Spec(Versioned):
     def _whole(self) -> "Spec":
         ids = [arm.id for arm in self.arms]
         if len(set(ids)) != len(ids):
-            raise ValueError("two arms are the same; every arm must differ from the others")
+            raise ValueError("two arms are the same; remove one of them")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be given and differ from each other")
         if len(self.seeds) > 1 and self.temperature == 0:
-            raise ValueError("several seeds at temperature 0 repeat one trial; give a temperature")
+            raise ValueError("several seeds at temperature 0 repeat one trial; give one above 0")
         return self
 
     @property
     def verified(self) -> bool:
-        """True if a server's log proves the arms. Other trials can never become a row."""
+        """True if a server's log can prove the arms. Without this proof, no trial becomes a row."""
         return not self.engine.startswith(("replay:", "http:", "https:"))
 
     @property
@@ -298,7 +348,7 @@ class Spec(Versioned):
         return self.arms[0]
 
     def without_places(self) -> "Spec":
-        """The specification without what belongs to one machine: paths, registry, disk and time.
+        """Return the specification without this machine's paths, registry, disk and time budget.
 
         The hash stays the same.
         """
@@ -309,26 +359,27 @@ class Spec(Versioned):
         return self.model_copy(update=own)
 
     def instances_of(self, arm: str, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of the named instances that an arm runs: all of them, except in a rerun."""
+        """Return the instances of `names` that an arm runs; in a rerun, it may not run all."""
         again = self.rerun.instances.get(arm) if self.rerun else None
         return tuple(name for name in names if again is None or name in again)
 
     def trials_of_arms(self, names: Collection[str]) -> dict[str, int]:
-        """Arm id -> its number of trials on the named instances."""
+        """Return arm id -> number of the arm's trials on the instances of `names`."""
         seeds = len(self.seeds)
         return {arm.id: seeds * len(self.instances_of(arm.id, names)) for arm in self.arms}
 
     @property
     def dataset_name(self) -> str:
-        """The dataset's name without its options, as in row ids: `lite`, `calibration`."""
+        """The dataset's name in row ids, without its options: `lite`, `calibration`."""
         name = self.dataset.partition(":")[0].partition("@")[0]
         stem = Path(name).stem if name else "data"
         return re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip("-") or "data"
 
     def identity(self, model_sha256: str, dataset_sha256: str) -> dict[str, Any]:
-        """Everything that can change a trial, its grading or the planned set, as JSON values.
+        """Return every setting that can change a trial, its grading or the set of planned trials.
 
-        The model and the dataset are in it by their content, not by their place.
+        The values are JSON values. The model and the dataset are in it by the hash of their
+        content, without their place.
         """
         asked: dict[str, Any] = self.model_dump(mode="json", exclude=NOT_HASHED)
         for place in PLACES:
@@ -342,6 +393,6 @@ class Spec(Versioned):
         return identity
 
     def hash(self, model_sha256: str, dataset_sha256: str) -> str:
-        """The sha256 of the identity."""
+        """Return the sha256 of the identity."""
         asked = self.identity(model_sha256, dataset_sha256)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A targeted rerun."""
+"""The settings of a targeted rerun."""
 
 from pydantic import Field
 
@@ -7,25 +7,25 @@ from kvci.versioned import Versioned
 
 
 class Rerun(Versioned):
-    """What a targeted rerun repeats. It is never compared with anything."""
+    """The trials that a targeted rerun repeats. A rerun is never compared with another run."""
 
     of: str
-    """The run's id."""
+    """The id of the run whose trials are repeated."""
     filter: str
-    """Classes and a pattern, in words."""
+    """The choice of trials in words: classes and a pattern."""
     instances: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Arm -> the instances that it repeats; an arm that is not named repeats all."""
+    """Arm -> the instances that the arm repeats. An arm without an entry repeats all instances."""
     model_sha256: str = ""
     dataset_sha256: str = ""
 
     def check(self, model_sha256: str, dataset_sha256: str) -> None:
-        """Raises UserError if the model or the dataset is not the run's."""
+        """Raise UserError if the model or the dataset differs from that of the repeated run."""
         for kind, had, now in (
             ("model", self.model_sha256, model_sha256),
             ("dataset", self.dataset_sha256, dataset_sha256),
         ):
             if had and had != now:
                 raise UserError(
-                    f"The {kind} differs from the one of {self.of} (sha256 {now[:12]}, not "
-                    f"{had[:12]}); a rerun needs the same {kind}."
+                    f"The {kind} differs from the {kind} of the run {self.of} (sha256 {now[:12]}, "
+                    f"not {had[:12]}); use the same {kind}."
                 )

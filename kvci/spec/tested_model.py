@@ -8,26 +8,29 @@ from kvci.versioned import Versioned
 
 
 class Model(Versioned):
-    """The model under test: a file here, or a hub's file known by its sha256."""
+    """The model under test. Its file is at a path, in a Python package, or on the Hugging Face hub.
+
+    A file of the hub is identified by its sha256.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     path: str | None = None
     package: str | None = None
-    """A Python package that contains the file, as `module:function`, which returns its path."""
+    """`module:function` of a Python package with the file; the function returns its path."""
     repository: str | None = None
     file: str | None = None
     revision: str | None = None
-    """The repository's revision; its main branch if absent. The sha256 is checked in any case."""
+    """The repository's revision; if absent, its main branch. kvci always checks the sha256."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     weights: str = ""
     chat_template: str | None = None
-    """Jinja text, or `chatml`; the model's own if absent."""
+    """Jinja text, or `chatml`; if absent, the model's own template."""
     reasoning: Literal["off", "auto"] = "off"
 
     @field_validator("chat_template")
     @classmethod
     def _jinja(cls, template: str | None) -> str | None:
-        """With --jinja, llama-server uses every other name as the text of a template."""
+        """Refuse a name except `chatml`: with --jinja, llama-server would use it as a template."""
         if template and template != "chatml" and "{" not in template:
             raise ValueError(f"'{template}' is not a chat template; give Jinja text or chatml")
         return template
@@ -38,5 +41,5 @@ class Model(Versioned):
         if len(sources) != 1:
             raise ValueError("give exactly one of path, package and repository for the model")
         if self.repository and not (self.file and self.sha256):
-            raise ValueError("a model of a repository needs its file and sha256")
+            raise ValueError("a model of a repository needs file and sha256; give both")
         return self

@@ -1,7 +1,7 @@
-"""Run the workflows on this machine with act, and replace what only GitHub has.
+"""Run the workflows on this machine with act, and replace the parts that only GitHub has.
 
-The steps are the real ones, in host mode. Checkout copies this work tree, artifacts are files in a
-folder, origin is a bare repository, and the API is the fake of the tests.
+The steps are those of the workflows, and run in act's host mode. Checkout copies this work tree.
+Artifacts are files in a folder, origin is a bare repository, and the API is the fake of the tests.
 """
 
 import json
@@ -79,23 +79,23 @@ class Done:
 
     code: int
     log: str
-    """It contains the summaries."""
+    """The output of act, with the summaries."""
     jobs: dict[str, str]
     """A job and its matrix leg -> success or failure; a skipped job is missing."""
 
 
 class GitHubHere:
-    """A fake GitHub in a folder, with kvci's repository or another one that calls its workflows."""
+    """A fake GitHub in a folder. Its repository is kvci's, or one that calls kvci's workflows."""
 
     def __init__(self, folder: Path, fake: Fake, own: dict[str, str] | None = None) -> None:
-        """`own` has the files of another repository; without it, the repository is kvci's."""
+        """Make the repository from `own`, path -> text; without `own`, from kvci's files."""
         self.folder, self.fake = folder, fake
         self.work, self.origin = folder / "repository", folder / "origin.git"
         self.kvci = folder / "kvci"
         self.settings: list[tuple[str, str]] = []
-        """Variables and secrets, as options of act."""
+        """Variables and secrets, written as options of act."""
         self.payload: dict[str, Any] = {}
-        """More fields of the event's payload."""
+        """Additional fields of the event's payload."""
         fake.web, fake.origin = fake.url, self.origin
         self.runs = folder / "runs"
         _copy(self.kvci)
@@ -166,7 +166,7 @@ class GitHubHere:
             "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),
             "PYTHONPATH": sysconfig.get_path("purelib"),  # kvci's dependencies, without kvci
             "PIP_NO_DEPS": "1",
-            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads 0 as: no isolation
+            "PIP_NO_BUILD_ISOLATION": "0",  # 0 means: no isolation
         }
 
 

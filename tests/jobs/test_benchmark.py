@@ -1,4 +1,4 @@
-"""The workflows from a dispatch to the pull request."""
+"""Run the workflows, from a dispatch to the pull request."""
 
 import os
 import shutil
@@ -97,11 +97,13 @@ def test_lost_shard_keeps_earlier_evidence(here: GitHubHere) -> None:
     first = here.act("workflow_dispatch", "benchmark.yml", **form(2, "--shards 2"))
     assert first.code == 0, first.log[-5000:]
     (run,) = here.runs.iterdir()
-    (run / ".shard-2-of-2-before").touch()  # evidence is unpacked there, so the restore fails
+    (
+        run / ".shard-2-of-2-before"
+    ).touch()  # kvci unpacks evidence at this path, so the restore fails
     shutil.rmtree(here.folder / "artifacts")
     asked = form(2, "--shards 2") | {"run_id": run.name}
     lost = here.act("workflow_dispatch", "benchmark.yml", **asked)
-    # if one leg fails, act reports all later ones as failed
+    # if one leg fails, act reports all later legs as failed
     assert lost.jobs["run 2/2"] == "failure" and lost.jobs["publish"] == "success", lost.log[-5000:]
     left = [path.name for path in here.folder.glob("artifacts/*/evidence-*")]
     assert left == [f"evidence-{run.name}-shard-1-of-2"]
@@ -125,7 +127,7 @@ def test_cancelled_run_resumes_and_updates_pull_request(here: GitHubHere) -> Non
         time.sleep(0.2)
     (entry,) = _kvci_runs(here)
     began = time.monotonic()
-    os.kill(entry, signal.SIGINT)  # as GitHub does with a step's first process
+    os.kill(entry, signal.SIGINT)  # GitHub sends this signal to a step's first process
     while _kvci_runs(here):
         assert time.monotonic() - began < 5
         time.sleep(0.05)
@@ -210,7 +212,7 @@ def test_other_repository_publishes_through_app(
     own = {
         f".github/workflows/{path.name}": path.read_text().replace(
             "    cache-mode: none\n",
-            "",  # act does not know it yet
+            "",  # act does not know this key yet
         )
         for path in (ROOT / "ci" / "adopt").glob("*.yml")
     }

@@ -43,7 +43,7 @@ def test_summary_of_merged_shards_starts_with_claim(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [("shard-1-of-2", "shard-2-of-2"), ("",)], ids=["jobs", "release"])
 def test_missing_shard_comes_from_earlier_job(left: tuple[str, ...], tmp_path: Path) -> None:
-    """Otherwise the published record and tonight's run each have trials that the other lacks."""
+    """Otherwise, the published record and tonight's run would each lack trials of the other."""
     run, before, evidence = (tmp_path / name for name in ("run", "before", "evidence"))
     before.mkdir()
     evidence.mkdir()

@@ -1,4 +1,4 @@
-"""The messages that the guides quote exist in kvci."""
+"""Every message that a guide quotes exists in kvci."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The inputs of a form: valid ones become fields, all others are refused."""
+"""The inputs of a form: valid inputs become fields, and kvci refuses all other inputs."""
 
 import json
 from pathlib import Path

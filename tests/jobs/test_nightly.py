@@ -1,4 +1,4 @@
-"""Nightly chooses the next experiment, and jobs resume the evidence of earlier nights."""
+"""Nightly chooses the next experiment, and jobs resume from evidence of earlier nights."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from tests.record.test_merge import shard
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with two experiments."""
+    """Make a checkout with two experiments, and change into it."""
     (tmp_path / "ci" / "results").mkdir(parents=True)
     (tmp_path / "ci" / "models").symlink_to(ROOT / "ci" / "models")
     experiments = tmp_path / "ci" / "experiments"
@@ -53,7 +53,7 @@ def github(fake: Fake) -> GitHub:
 
 
 def finish(work: Path, name: str, trials: int) -> None:
-    """Write the records of an experiment; `trials` of the last arm's two trials are done."""
+    """Write the records of an experiment; `trials` of the second arm's two trials are done."""
     ends = {"f16/f16": ["ok"] * 2, "q8_0/q8_0": ["ok"] * trials}
     for one in run_of(ends, planned=2):
         ids = {"run_id": _run_id(name), "row_id": f"{name}-{one.arm}"}
@@ -232,7 +232,7 @@ def test_expired_artifacts_are_replaced_by_published_evidence(
 
 
 def test_record_without_evidence_restores_nothing(fake: Fake, work: Path) -> None:
-    """`kvci record` wrote the record on some machine, and a person committed it."""
+    """On some machine, `kvci record` wrote the record, and a person committed it."""
     fake.origin = bare(work)
     run = made(work / "there" / "run")
     for record in build(run):
@@ -283,7 +283,7 @@ def test_untaken_nights_beyond_known_runs_are_reported(fake: Fake, work: Path) -
 
 
 def test_stuck_experiment_does_not_block_next_one(fake: Fake, work: Path) -> None:
-    """Its trials are older than the last three nights, or it has none."""
+    """The experiment's trials are older than the last three nights, or it has no trial."""
     fake.origin = bare(work)
     nights = [(datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
               for days in (1, 2, 3)]  # fmt: skip
@@ -353,7 +353,7 @@ def test_other_machine_resumes_uploaded_evidence(
         (line,) = restore(work / "before", str(work / "here"), "run", f"{number}/2")
         assert "resumed from an earlier job" in line
         (again,) = restore(work / "before", str(work / "here"), "run", f"{number}/2")
-        assert "this machine has all trials of it" in again
+        assert "this machine has all trials of the evidence" in again
     assert pack(work / "here" / "run") == pack(run)
     assert [one.row_id for one in build(work / "here" / "run")] == [o.row_id for o in build(run)]
     assert not list((work / "here" / "run").glob(".*"))
@@ -363,7 +363,7 @@ def test_other_machine_resumes_uploaded_evidence(
 def test_resume_with_other_number_of_shards_is_refused(
     fake: Fake, work: Path, left: str, asked: str
 ) -> None:
-    """The run is not published yet; only its artifacts have a number of shards."""
+    """The run is not published yet, so only its artifacts show its number of shards."""
     fake.origin = bare(work)
     artifact(fake, artifact_name("run", left), b"x")
     artifact(fake, artifact_name("run", "1/7"), b"poison", head_repository_id=8)
@@ -377,8 +377,8 @@ def test_resume_with_other_number_of_shards_is_refused(
 
 @pytest.mark.parametrize("state", ["in_progress", "queued", "completed", ""])
 def test_resume_of_running_run_is_refused(state: str, fake: Fake, work: Path) -> None:
-    """Its workflow run has uploaded nothing yet, so a second one would get another start time, and
-    its rows would appear twice."""
+    """The first workflow run has uploaded nothing yet. A second one would get another start time,
+    and the rows of the run would appear twice."""
     fake.origin = bare(work)
     fake.known_runs = {77: state}
     asked = inputs(json.dumps({"experiment": "one", "run_id": "calibration-small-77"}))
@@ -404,7 +404,7 @@ def test_unreadable_artifact_is_explained(fake: Fake, work: Path) -> None:
     for was, now in ((b"\x00\x00\x00\x00", b"\x00\x00\x01\x00"), (b"PK\x01\x02", b"PK\x01\x03")):
         whole = fake.zips[0]
         fake.zips[0] = whole.replace(was, now)
-        with pytest.raises(UserError, match="is not what kvci uploads"):
+        with pytest.raises(UserError, match="is no archive of kvci"):
             fetch(github(fake), "run", ["1/1"], "main", work / "before")
         fake.zips[0] = whole
     for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
@@ -413,7 +413,7 @@ def test_unreadable_artifact_is_explained(fake: Fake, work: Path) -> None:
             archive.writestr("x.tar.gz", bytes(range(256)) * 40)
         whole = packed.getvalue()
         fake.zips[0] = whole[:46] + bytes(one ^ 255 for one in whole[46:70]) + whole[70:]
-        with pytest.raises(UserError, match="is not what kvci uploads"):
+        with pytest.raises(UserError, match="is no archive of kvci"):
             fetch(github(fake), "run", ["1/1"], "main", work / "before")
     artifact(fake, name, b"x" * 100)
     fake.zips[0] = fake.zips.pop(1)
@@ -422,7 +422,7 @@ def test_unreadable_artifact_is_explained(fake: Fake, work: Path) -> None:
     for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         locked[locked.index(head) + flags] |= 1
     fake.zips[0] = bytes(locked)
-    with pytest.raises(UserError, match="is not what kvci uploads"):
+    with pytest.raises(UserError, match="is no archive of kvci"):
         fetch(github(fake), "run", ["1/1"], "main", work / "before")
 
 
@@ -432,7 +432,7 @@ def one(lines: list[str]) -> str:
 
 
 def test_evidence_of_earlier_attempt_is_resumed(work: Path) -> None:
-    """The plan found evidence of the night before, and an earlier attempt uploaded more."""
+    """The plan found evidence of the last night; then an earlier attempt uploaded more trials."""
     before, name = work / "before", artifact_name("run", "1/1")
     (before / name).mkdir(parents=True)
     there = made(work / "there" / "run")
@@ -447,7 +447,7 @@ def test_restore_keeps_more_complete_local_folder(work: Path) -> None:
     there, here, archive, _ = two_machines(work)
     before = archive.parent
     archive.write_bytes(pack(there))
-    assert "has all trials of it" in one(restore(before, str(here), "run", "1/1"))
+    assert "has all trials of the evidence" in one(restore(before, str(here), "run", "1/1"))
     next((here / "run" / "trials").rglob("outcome.json")).unlink()
     assert "3 trials; this machine had 2" in one(restore(before, str(here), "run", "1/1"))
     assert len(RunDirectory(here / "run").outcomes()) == 3
@@ -461,14 +461,16 @@ def test_invalid_run_id_or_shard_is_refused(work: Path, run_id: str, shard_: str
 
 
 def test_superseded_block_is_not_run_a_third_time(work: Path) -> None:
-    """The first night ends within a block; the second one runs the block again and continues."""
+    """The first night ends inside a block. The second night runs this block again."""
     there, here, archive, old = two_machines(work)
     before = archive.parent
     whole, half = Outcome.read(old), Outcome.read(old).model_copy(update={"start": LATER})
     half.write(there / old.relative_to(here / "run"))
     archive.write_bytes(pack(there))
     put(here / "run", half, "superseded/0")
-    assert "this machine has all trials of it" in one(restore(before, str(here), "run", "1/1"))
+    assert "this machine has all trials of the evidence" in one(
+        restore(before, str(here), "run", "1/1")
+    )
     assert whole in RunDirectory(here / "run").outcomes()
     put(there, half, "superseded/0")
     whole.write(there / old.relative_to(here / "run"))

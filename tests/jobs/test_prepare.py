@@ -1,4 +1,4 @@
-"""The plan job: its summary and outputs before anything runs."""
+"""The summary and the outputs of the plan job."""
 
 import json
 from pathlib import Path

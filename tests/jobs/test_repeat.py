@@ -1,4 +1,4 @@
-"""Rerun repeats trials of a run, on the machine that ran it or on another one."""
+"""A rerun repeats trials of a run, on the machine that ran them or on another machine."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ ASKED = rerun_inputs('{"run": "run", "filter": "."}')
 
 @pytest.fixture(autouse=True)
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The repository has a file of the runs' model."""
+    """Make a repository with a file of the runs' model."""
     (tmp_path / "ci" / "models").mkdir(parents=True)
     text = 'name = "small"\nweights = "Q4_K_M"\npath = "/here/small.gguf"\n'
     (tmp_path / "ci" / "models" / "small.toml").write_text(text)
@@ -96,7 +96,7 @@ def test_old_artifact_is_found_by_name(fake: Fake, tmp_path: Path) -> None:
 
 
 def test_second_attempt_repeats_trials_of_first(fake: Fake, tmp_path: Path) -> None:
-    """The run has more trials by then, and with another choice the attempt would be refused."""
+    """The run has more trials by then. With another choice, kvci would refuse the attempt."""
     there, here = tmp_path / "there" / "run", tmp_path / "here"
     made(there)
     for path in (there / "trials").rglob("outcome.json"):
@@ -130,7 +130,7 @@ def test_rerun_takes_newer_trials_of_other_machine(fake: Fake, tmp_path: Path) -
 
 
 def hostile(there: Path) -> Path:
-    """Make a run whose specification, in its archive too, names programs to execute."""
+    """Make a run whose specification names programs to execute, also in its archive."""
     made(there)
     manifest = Manifest.read(there / "manifest.json")
     manifest.model_copy(update={"redacted": True}).write(there / "manifest.json")
@@ -153,7 +153,7 @@ def test_artifact_does_not_choose_engine_or_model(fake: Fake, tmp_path: Path) ->
 
 
 def test_restored_run_does_not_choose_engine_or_model(tmp_path: Path) -> None:
-    """This holds for both verbs, and before and after the run is resumed."""
+    """This is true for both commands, before and after the run is resumed."""
     before, folder = tmp_path / "before", tmp_path / "runs" / "run"
     before.mkdir()
     there = hostile(tmp_path / "there" / "run")

@@ -22,7 +22,7 @@ IGNORES = {
     ("rerun.yml", "self-hosted-runner"),
     ("review.yml", "dangerous-triggers"),
 }
-"""The audits of zizmor that a file ignores; each ignored line gives a reason."""
+"""File and audit of zizmor that the file ignores. Each ignored line gives a reason."""
 
 
 def jobs(path: Path) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_toml_examples_of_guide_are_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["benchmark.yml", "rerun.yml"])
 def test_failed_restore_uploads_no_evidence(name: str) -> None:
-    """Otherwise an old folder of this machine would become the newest evidence."""
+    """Otherwise, an old folder of this machine would become the newest evidence."""
     (path,) = [path for path in WORKFLOWS if path.name == name]
     steps = jobs(path)["run"]["steps"]
     ids = [step.get("id") for step in steps]
@@ -126,7 +126,7 @@ def test_failed_restore_uploads_no_evidence(name: str) -> None:
     ],
 )
 def test_publish_runs_only_with_something_to_publish(name: str, condition: str) -> None:
-    """Otherwise it would start after any failure, and its own failure would hide the reason."""
+    """Otherwise, publish would start after any failure, and its failure would hide the reason."""
     (path,) = [path for path in WORKFLOWS if path.name == name]
     assert f"!cancelled() && {condition} && " in jobs(path)["publish"]["if"]
     evidence = jobs(path)["run"].get("outputs", {}).get("evidence", "")

@@ -1,4 +1,4 @@
-"""The rolling branch of rows, in a real git repository."""
+"""The branch of rows that are not merged yet, in a real git repository."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ push(sys.argv[1], "main", "kvci/results", [Record.model_validate_json(sys.argv[2
 
 
 def at(hour: int, position: int = 0, **other: Any) -> Record:
-    """A record of a separate run."""
+    """Return the record of a run that starts at this hour."""
     return record(position, start=f"2026-02-01T{hour:02}:00:00Z", **other)
 
 
@@ -37,7 +37,7 @@ def files(origin: Path, branch: str = BRANCH) -> set[str]:
 
 
 def merge(origin: Path) -> None:
-    """Merge as a squash does: the base gets the branch's files, not its commit."""
+    """Merge with a squash: the base branch gets the branch's files, but not its commit."""
     bare = git.Repo(origin)
     tree = bare.git.rev_parse(f"{BRANCH}^{{tree}}")
     words = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
@@ -136,7 +136,7 @@ def test_owners_page_keeps_its_tables(origin: Path, tmp_path: Path) -> None:
 
 
 def test_regraded_and_repeated_trials_stay_until_merged(origin: Path) -> None:
-    """They are as many as in the base's record, and another publisher pushes in between."""
+    """The record has as many trials as on the base branch; another publisher pushes later."""
 
     def later(one: Record, trials: int) -> Record:
         old = tuple(trial.model_copy(update={"superseded": True}) for trial in one.trials)

@@ -1,4 +1,4 @@
-"""From a run directory to a pull request, with a real repository and a fake of GitHub."""
+"""Publish a run directory, with a real git repository and a fake of GitHub."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +65,7 @@ def test_evidence_reproduces_the_rows(origin: Path, fake: Fake, tmp_path: Path) 
 
 
 def many(count: int, folder: Path) -> list[Path]:
-    """Runs of one spec that start a second apart."""
+    """Return runs of one specification; each starts a second after the one before it."""
     runs = [made(folder / f"run-{number}") for number in range(count)]
     for number, run in enumerate(runs):
         manifest = Manifest.read(run / "manifest.json")
@@ -121,7 +121,7 @@ def test_twelve_parallel_publishers_share_one_pull_request(
 
 
 def test_arms_without_baseline_are_not_compared(origin: Path) -> None:
-    """For example of a run that was merged in part; publishing it failed after the push."""
+    """For example, a run was merged in part. Publishing it failed after the push."""
     one = record(1)
     arms = [one, one.model_copy(update={"row_id": f"{one.row_id}-2", "arm": "q4_0-q4_0"})]
     assert one.row_id in _body(arms, target(origin))

@@ -1,4 +1,4 @@
-"""The instances here are in no dataset; tests/run/test_regrade.py recomputes real ones."""
+"""No dataset has the instances of these tests; see tests/run/test_regrade.py for real ones."""
 
 import pytest
 

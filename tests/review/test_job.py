@@ -1,4 +1,4 @@
-"""The review job, with a fake of GitHub's API and real git."""
+"""The review job, with a fake of GitHub's API and a real git repository."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Opened:
         publish(folder / "run", Target("owner/name", str(origin), web=fake.url), self.github)
 
     def review(self, **other: Any) -> tuple[bool, str, str]:
-        """Whether it passes, the status's words, and the comment."""
+        """Review it. Return True if it passes, the text of the status, and the comment."""
         web = other.get("web", self.fake.url)
         done = review_pull(self.github, 1, web, "https://x/runs/1", other.get("event"))
         assert done is not None
@@ -35,7 +35,7 @@ class Opened:
 
 
 def labelled(opened: Opened, who: str = "owner") -> dict[str, Any]:
-    """The event of the label that a user sets on the current head."""
+    """Return the event that GitHub sends if a user sets the label on the current head."""
     head = {"head": {"sha": opened.fake.head(1)}}
     event = {"action": "labeled", "label": {"name": LABEL}, "pull_request": head}
     return event | {"sender": {"login": who}}
@@ -75,7 +75,7 @@ def test_label_accepts_missing_evidence_but_no_problem(opened: Opened) -> None:
 
 
 def test_user_without_write_access_accepts_nothing(opened: Opened) -> None:
-    """GitHub reports `read` for the triage role, which may set labels, too."""
+    """GitHub reports `read` for the triage role, and this role may set labels."""
     opened.fake.assets.clear()
     opened.fake.labels = [LABEL]
     opened.fake.roles = {"triager": "read", "writer": "write"}
@@ -86,7 +86,7 @@ def test_user_without_write_access_accepts_nothing(opened: Opened) -> None:
 
 
 def test_quoted_acceptance_accepts_nothing(opened: Opened) -> None:
-    """The author of a head knows its commit, and the comment quotes the author's lines."""
+    """An author knows the head's commit, and the comment quotes the author's lines."""
     opened.fake.assets.clear()
     opened.fake.labels = [LABEL]
     assert not opened.review()[0]
@@ -100,7 +100,7 @@ def test_quoted_acceptance_accepts_nothing(opened: Opened) -> None:
 
 
 def test_duplicate_comment_accepts_nothing(opened: Opened) -> None:
-    """Only the oldest comment is read and written."""
+    """kvci reads and writes only the oldest comment."""
     opened.fake.assets.clear()
     opened.fake.labels = [LABEL]
     assert not opened.review()[0]
@@ -125,7 +125,7 @@ def test_pull_request_into_another_branch_gets_no_status(
 def test_files_in_the_work_tree_are_not_downloaded(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GitHub limits calls: with some hundred records a review would exceed the limit."""
+    """GitHub limits calls. A review of hundreds of records would exceed the limit."""
     git.Repo(opened.origin).clone(tmp_path / "here", branch="kvci/results")
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here" / "BENCHMARKS.md").unlink()
@@ -222,7 +222,7 @@ def test_other_file_next_to_records_is_allowed(opened: Opened) -> None:
 def test_misplaced_results_are_a_problem(
     opened: Opened, tmp_path: Path, kind: str, path: str
 ) -> None:
-    """After a merge, results would be read and written through it. Publishing refuses it too."""
+    """After a merge, kvci would read results through the entry. Publishing refuses it too."""
     bare = git.Repo(opened.origin)
     bare.git.update_ref("refs/heads/kvci/results", bare.git.rev_parse("main"))
     entry = f"{kind},{_blob(opened, kind)},{path}"
@@ -239,7 +239,7 @@ def test_misplaced_results_are_a_problem(
 
 
 def test_label_set_during_a_review_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slower run starts before the label and ends last."""
+    """The slower workflow run starts before the label is set, and ends last."""
     opened.fake.assets.clear()
     attached = opened.github.download_asset
     event = labelled(opened)

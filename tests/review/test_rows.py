@@ -1,4 +1,4 @@
-"""A pull request's results are checked against their evidence; forgeries are named."""
+"""The review checks results against their evidence, and reports forgeries."""
 
 import json
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def gone(url: str) -> bytes:
 
 
 def hostile(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """A record with the hash of its own spec that kvci would not make."""
+    """Return a record that kvci would not make; its hash fits its specification."""
     made = json.loads(record().model_dump_json())
     change(made)
     made["spec_sha256"] = spec_hash(made["spec"])
@@ -119,7 +119,7 @@ def test_unavailable_dataset_needs_a_maintainer(
 
 
 def forged(case: Case, change: Callable[[dict[str, object]], None]) -> Tree:
-    """The head with one record changed, and the rows that this record gives."""
+    """Return the head with one changed record, and with the rows of this record."""
     made = json.loads(case.head[case.path])
     change(made)
     return tree(case.records[0], Record.model_validate(made))
@@ -134,7 +134,12 @@ def test_forged_record_is_a_problem(case: Case) -> None:
     says(BASE, forged(case, lost), case.fetch, "does not match its evidence")
     says(BASE, forged(case, lambda m: m.update(gpu="H200")), case.fetch, "match its evidence")
     older = forged(case, lambda m: m.update(schema_version=3))
-    says(BASE, older, case.fetch, "has the schema 3 of an earlier kvci, and this one writes 4")
+    says(
+        BASE,
+        older,
+        case.fetch,
+        "has the schema version 3 of an earlier kvci, and this kvci writes version 4",
+    )
     unverified = forged(case, lambda m: m["trials"][0].update(verified=False))  # type: ignore[index]
     says(BASE, unverified, case.fetch, "is unverified")
 
@@ -205,7 +210,7 @@ def test_notes_show_edited_prose_and_missing_arms(case: Case) -> None:
 
 
 def test_imported_record_needs_a_maintainer(case: Case) -> None:
-    """Otherwise no pull request could add one."""
+    """Otherwise, no pull request could add an imported record."""
     (path, *_) = sorted((ROOT / RESULTS).glob("2026*.json"))
     one = read(path)
     assert isinstance(one, Imported)
@@ -217,7 +222,7 @@ def test_imported_record_needs_a_maintainer(case: Case) -> None:
 
 
 def test_moved_headings_are_noted(case: Case) -> None:
-    """Otherwise rows of one table could be put under another table's heading."""
+    """Otherwise, a person could put rows of one table under another table's heading."""
     page = case.head[BENCHMARKS].decode()
     one, two = "## Paired comparison", "## How the trials ended"
     moved = page.replace(one, "@").replace(two, one).replace("@", two)
@@ -232,7 +237,7 @@ def test_moved_headings_are_noted(case: Case) -> None:
 
 
 def test_arms_of_one_run_share_one_archive(case: Case) -> None:
-    """Else an arm graded on another day than the baseline could show a false harm."""
+    """Otherwise, an arm that was graded later than its baseline could show a false harm."""
     old = {"sha256": "0" * 64, "where": "https://x/old"}
     first = case.records[0]
     first = first.model_copy(update={"evidence": first.evidence.model_copy(update=old)})
@@ -256,7 +261,7 @@ def test_graded_and_planned_trials_stay(case: Case) -> None:
 
 
 def test_finished_arm_changes_with_an_unfinished_one(case: Case) -> None:
-    """Only its evidence changes: the run has a new archive."""
+    """Only the finished arm's evidence changes, because the run has a new archive."""
     first, second = (
         one.model_copy(update={"evidence": one.evidence.model_copy(update={"sha256": "0" * 64})})
         for one in case.records
@@ -321,7 +326,7 @@ def test_file_names_are_inert_in_the_comment(case: Case) -> None:
 
 
 def test_migrated_tables_pass_review(case: Case) -> None:
-    """The base has the tables of kvci 0.1.0, and text of its owner."""
+    """The base branch has the tables of kvci 0.1.0, and text of its owner."""
     old = (GOLDEN / "kvci-0.1.0" / "BENCHMARKS.md").read_text() + "\nWords of the owner.\n"
     results = GOLDEN / "kvci-0.1.0" / "results"
     base = {f"{RESULTS}/{path.name}": path.read_bytes() for path in results.glob("*.json")}
