@@ -1,4 +1,4 @@
-"""Instances x seeds x arms -> trials in blocks, which are the unit of work and of resuming."""
+"""Instances x seeds x arms -> trials in blocks. Work and resuming are by block."""
 
 import random
 import re
@@ -9,12 +9,12 @@ from kvci.errors import UserError
 from kvci.spec import Spec
 
 INTERIM = "interim, no claim"
-"""What every table says until all planned trials are done."""
+"""The text that every table shows until all planned trials are done."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One (arm, instance, seed): one conversation, at most one patch."""
+    """One arm on one instance with one seed. It has one conversation and at most one patch."""
 
     arm: str
     instance: str
@@ -23,14 +23,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Block:
-    """A few instances with all arms, on one host without a pause; `arms` is their order."""
+    """A few instances, on which all arms run.
+
+    The arms run on one host, without a pause, in the order of `arms`.
+    """
 
     number: int
     instances: tuple[str, ...]
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     of_arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Arm -> the instances that it runs, where that is not all of them."""
+    """Arm -> the instances that the arm runs. An arm that is missing here runs all of them."""
 
     def trials(self, arm: str) -> list[Trial]:
         names = self.of_arms.get(arm, self.instances)
@@ -38,13 +41,16 @@ class Block:
 
 
 def select(ids: Sequence[str], spec: Spec) -> list[str]:
-    """The ids that a specification selects, in the dataset's order: filter, then limit, then shard.
+    """Return the ids that a specification selects, in the dataset's order.
 
-    Raises UserError if no instance is left, if there are fewer than shards, or if the dataset lacks
-    one that was asked for.
+    The filter is applied first, then the limit, then the shard. Raises UserError if no instance is
+    selected, or if there are fewer instances than shards. Raises UserError, too, if the dataset
+    does not contain an instance that was asked for.
     """
     if unknown := sorted(set(spec.instances) - set(ids)):
-        raise UserError(f"{unknown[0]} is not an instance of {spec.dataset}.")
+        raise UserError(
+            f"{unknown[0]} is not an instance of {spec.dataset}; give other --instances."
+        )
     wanted = spec.instances or ids
     chosen = [name for name in ids if name in wanted and re.search(spec.filter, name)]
     chosen = chosen[: spec.limit]
@@ -55,13 +61,17 @@ def select(ids: Sequence[str], spec: Spec) -> list[str]:
     index, count = (int(part) for part in spec.shard.split("/"))
     if count > len(chosen):
         raise UserError(
-            f"There are {len(chosen)} instances for {count} shards; give at most {len(chosen)}."
+            f"There are only {len(chosen)} instances for {count} shards; give at most "
+            f"{len(chosen)} shards."
         )
     return chosen[index - 1 :: count]
 
 
 def blocks(ids: Sequence[str], spec: Spec) -> list[Block]:
-    """The blocks of the selected instances, each with the arms in random order from the seed."""
+    """Return the blocks of the selected instances.
+
+    In each block the arms have a random order, which depends on `order_seed`.
+    """
     chosen = select(ids, spec)
     made = []
     for number, start in enumerate(range(0, len(chosen), spec.block_size)):

@@ -1,7 +1,7 @@
 """Exits, verdicts and classes as plain data.
 
-`classify` is a table in which the first match wins, so its order is the rule. Nothing here reads a
-file or knows a run.
+`classify` contains a table. The first match in the table wins, so the order of the table is the
+rule. This module reads no file and knows no run.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Exit(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What grading reports about the patch."""
+    """The result of grading a patch."""
 
     RESOLVED = "resolved"
     TESTS_FAIL = "tests_fail"
@@ -41,7 +41,7 @@ class Verdict(StrEnum):
 
 
 class Class(StrEnum):
-    """The first match of exit and verdict, in the order of the table."""
+    """The class of a trial: the first match in the table of `classify`."""
 
     I0 = "I0"
     I1 = "I1"
@@ -88,13 +88,13 @@ NAMES: dict[Class, str] = {
 
 
 def titled(label: str) -> str:
-    """A class with its name: `A6 empty patch`. Other texts stay as they are."""
+    """Return a class with its name: `A6 empty patch`. Return any other text unchanged."""
     return f"{label} {NAMES[Class(label)]}" if label in set(Class) else label
 
 
 INFRASTRUCTURE = frozenset({Class.I0, Class.I1, Class.I2, Class.I3, Class.I4})
 GENERATED_AGAIN = frozenset({Class.I1, Class.I2})
-"""Infrastructure failures that repeat the whole trial; I3 repeats the grading only."""
+"""The whole trial is repeated after these failures. After I3, only grading is repeated."""
 ATTEMPTS_MAX = 3
 
 LIMITS = frozenset({Exit.STEP_LIMIT, Exit.TOKEN_LIMIT, Exit.TIME_LIMIT})
@@ -109,19 +109,22 @@ class Observed:
     last_actions: tuple[str, ...] = ()
     instance_invalid: bool = False
     other_arm_completed: bool = False
-    """Another arm completed this instance and seed without a server failure."""
+    """True if another arm completed this instance and seed without a server failure."""
     server_failures: int = 0
-    """Attempts of this trial, including this one, in which the server failed."""
+    """The number of attempts of this trial, including this one, in which the server failed."""
     patched_files: frozenset[str] = field(default_factory=frozenset)
     gold_files: frozenset[str] = field(default_factory=frozenset)
 
 
 LAST_ACTIONS = 9
-"""Three times the longest cycle that counts as a loop."""
+"""Three times the length of the longest cycle that counts as a loop."""
 
 
 def repeats(actions: tuple[str, ...]) -> bool:
-    """True if the actions end with one action, or a cycle of two or three, three times in a row."""
+    """True if the actions end with the same action three times in a row.
+
+    Also true if they end with the same cycle of two or three actions, three times in a row.
+    """
     for period in (1, 2, 3):
         tail = actions[-3 * period :]
         if len(tail) == 3 * period and tail == tail[:period] * 3:
@@ -130,7 +133,7 @@ def repeats(actions: tuple[str, ...]) -> bool:
 
 
 def classify(trial: Observed) -> tuple[Class, str]:
-    """The first class that matches, and what decided it, in words."""
+    """Return the first class that matches, and the facts that decided it, in words."""
     ended, verdict = trial.exit, trial.verdict
     looping = ended in LIMITS | {Exit.CONTEXT_OVERFLOW} and repeats(trial.last_actions)
     server = ended in {Exit.SERVER_FAILED, Exit.REQUEST_FAILED}

@@ -1,1 +1,1 @@
-"""The minimal agent: a linear conversation, one command a turn, a fresh subshell."""
+"""The minimal agent: a linear conversation with one command per turn, in a new subshell."""

@@ -1,4 +1,4 @@
-"""One request to the server; each failure becomes an end of the conversation."""
+"""Send one request to the server. Each failure becomes an end of the conversation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,22 +17,25 @@ SENT_MAX = 3
 class Answer:
     message: Message
     cut: bool
-    """Whether the token limit ended the answer."""
+    """True if the token limit ended the answer."""
     prompt_tokens: int
     answer_tokens: int
     timings: dict[str, Any]
 
 
 class Client:
-    """A client of one server. `healthy` decides whether a failure is the server's."""
+    """A client of one server. If a request fails, `healthy` tells if the server still works."""
 
     def __init__(self, url: str, healthy: Callable[[], bool]) -> None:
         self._api = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         self._healthy = healthy
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> Answer:
-        """The server's answer. Raises Ended for an overflow or a failure, FormatError if the server
-        could not parse what the model wrote."""
+        """Return the server's answer.
+
+        Raises Ended if the context overflows or the request fails. Raises FormatError if the server
+        could not parse what the model wrote.
+        """
         create = self._api.chat.completions.create
         for sent in range(1, SENT_MAX + 1):
             try:

@@ -1,10 +1,10 @@
-"""The ends of a conversation are exceptions, so that the loop needs no flags."""
+"""The exceptions of a conversation. Its ends are exceptions, so that the loop needs no flags."""
 
 from kvci.taxonomy import Exit
 
 
 class Ended(Exception):
-    """The conversation is over; `exit` is the reason, the message is the evidence."""
+    """The conversation has ended. `exit` is the reason, and `detail` is the evidence."""
 
     def __init__(self, exit: Exit, detail: str = "") -> None:
         super().__init__(detail)
@@ -12,4 +12,4 @@ class Ended(Exception):
 
 
 class FormatError(Exception):
-    """The answer holds no action, or more than one; the message goes back to the model."""
+    """The answer does not contain exactly one action. The model sees the exception's message."""

@@ -1,4 +1,4 @@
-"""The loop: query, act, observe, until something ends it."""
+"""The loop: ask the model, run its command, show it the output, until the conversation ends."""
 
 import json
 import time
@@ -28,7 +28,7 @@ PROMPTS = Environment(
 
 @dataclass
 class Conversation:
-    """The result of a conversation; its numbers are sums over the steps."""
+    """The result of a conversation. Its numbers are sums over the steps, except `depth_tokens`."""
 
     exit: Exit = Exit.KVCI_FAILED
     detail: str = ""
@@ -39,32 +39,36 @@ class Conversation:
     answer_tokens: int = 0
     decode_s: float = 0.0
     depth_tokens: int = 0
-    """The deepest context reached, prompt and answer."""
+    """The largest context, prompt and answer together."""
     loops: int = 0
-    """Steps whose last actions repeat."""
+    """The number of steps at which the last actions were repetitions."""
     malformed: int = 0
     wall_s: float = 0.0
     actions: list[str] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
-    """Each answer's text and tool calls, without what the server adds."""
+    """The text and the tool calls of each answer, without the fields that the server adds."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one trial runs."""
+    """The client, sandbox, slot and files of one trial."""
 
     client: Client
     sandbox: Sandbox
     slot: int
     trajectory: Path
     on_answer: Callable[[int], None] = lambda tokens: None
-    """Called with the number of tokens of each answer."""
+    """The function to call after each answer, with the answer's number of tokens."""
     tests: tuple[str, ...] = ()
-    """Paths left out of the patch: the instance's own tests."""
+    """The paths of the instance's own tests. The patch leaves them out."""
 
 
 def converse(spec: Spec, issue: str, name: str, seed: int, place: Place) -> Conversation:
-    """One trial's conversation; whatever ends it, the patch is the tree's diff, if there is one."""
+    """Hold the conversation of one trial, and return its result.
+
+    After every end except a sandbox failure, the patch is the diff of the working tree. The patch
+    is empty if the diff cannot be made.
+    """
     conversation = Conversation()
     started = time.monotonic()
     place.trajectory.parent.mkdir(parents=True, exist_ok=True)
@@ -170,9 +174,9 @@ def _count(conversation: Conversation, answer: Answer) -> None:
 
 
 def _cut_in_a_row(spec: Spec, answer: Answer, before: int) -> int:
-    """The number of cut answers in a row.
+    """Return the number of cut answers in a row.
 
-    Raises Ended at the third one, and at the first one that the context cut.
+    Raises Ended at the third cut answer in a row, or if the end of the context cut the answer.
     """
     if not answer.cut:
         return 0

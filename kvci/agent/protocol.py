@@ -1,7 +1,7 @@
-"""The action protocols: how the model writes an action and reads an observation.
+"""The action protocols: how the model writes an action, and how it reads an observation.
 
-They are a registry. A new protocol is a class and a line in PROTOCOLS, a prompt
-`prompts/NAME.j2`, and its name in `Spec.prompt` (kvci/spec/specification.py).
+PROTOCOLS is their registry. To add a protocol, write a class, a line in PROTOCOLS, a prompt
+`prompts/NAME.j2`, and the name in `Spec.prompt` (kvci/spec/specification.py).
 """
 
 import json
@@ -28,17 +28,20 @@ BASH: dict[str, Any] = {
 
 class ActionProtocol(Protocol):
     tools: list[dict[str, Any]]
-    """OpenAI tool definitions that every request carries; empty for text."""
+    """The OpenAI tool definitions in every request; empty if actions are written as text."""
 
     def action(self, answer: Message) -> str:
-        """The one command of an answer. Raises FormatError."""
+        """Return the one command of an answer.
+
+        Raises FormatError if the answer does not contain exactly one command.
+        """
 
     def observation(self, answer: Message, text: str) -> Message:
-        """The message that brings the command's output, or an error, back to the model."""
+        """Return the message that shows the model the command's output, or an error."""
 
 
 class Fenced:
-    """Exactly one fenced bash block in the text."""
+    """The protocol in which an action is exactly one fenced bash block in the answer's text."""
 
     tools: list[dict[str, Any]] = []  # noqa: RUF012
 
@@ -53,7 +56,7 @@ class Fenced:
 
 
 class ToolCalls:
-    """Exactly one call of the tool `bash`."""
+    """The protocol in which an action is exactly one call of the tool `bash`."""
 
     tools = [BASH]  # noqa: RUF012
 
@@ -81,4 +84,4 @@ PROTOCOLS: dict[str, ActionProtocol] = {
     "bash": Fenced(),
     "tools": ToolCalls(),
 }
-"""Name, which is also the prompt's file name -> protocol."""
+"""The protocol's name -> the protocol. The prompt's file has the same name."""

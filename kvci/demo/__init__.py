@@ -1,1 +1,1 @@
-"""A known sample: the calibration model, its twin, and an experiment with a known answer."""
+"""The calibration model, its twin, and an experiment with a known answer."""

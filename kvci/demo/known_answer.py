@@ -1,7 +1,8 @@
 """An experiment with a known answer: no KV type harms the plain model; q4_0 harms its twin.
 
-Both models compute the same in f16. The twin's keys have outlier channels, as keys of large models
-have (`model.py`). If a machine does not reproduce the known answer, do not trust its claims.
+Both models compute the same function in f16. The twin's keys have outlier channels, like the keys
+of large models (`model.py`). If a machine does not reproduce the known answer, do not trust the
+machine's claims.
 """
 
 from datetime import UTC, datetime
@@ -24,24 +25,24 @@ from kvci.stats.decide import Claim
 
 MODELS = ("plain", "twin")
 HARMED = {("twin", "q4_0/q4_0")}
-"""(model, KV type) with known harm; all others have none."""
+"""(model, KV type) with known harm. No other KV type harms a model."""
 KNOWN = {True: "harm", False: "no harm"}
 INSTANCES_MIN, INSTANCES_MIN_STRONG = 20, 6
-"""With fewer instances the known harm may not show."""
+"""With fewer instances, the experiment may not show the known harm."""
 MARGIN = 0.25
-"""A share of the instances; so few cannot show non-inferiority with a smaller margin."""
+"""A share of the instances. So few instances show non-inferiority only with a wide margin."""
 ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
 LEGEND = (
     "Harm shown: the arm loses more than chance explains. "
     f"Non-inferior: the arm loses at most {MARGIN:.0%} of the instances. "
     "Inconclusive: so few instances show neither. "
-    "The control is the baseline with its sums in another order: a difference there is noise, "
-    "and without a difference the noise is not measured."
+    "The control is the baseline with its sums in another order: a difference between them is "
+    "noise; without a difference, the noise is not measured."
 )
 
 
 def spec_fields(model: str, instances: int, out: str, strong: bool = False) -> dict[str, object]:
-    """The fields of the spec for `plain` or `twin`."""
+    """Return the fields of the specification for the model `plain` or `twin`."""
     package = f"kvci.demo.model:{'strong_twin' if strong and model == 'twin' else model}"
     return {
         "model": {"name": f"kvci-calibration-{model}", "package": package, "weights": "F16"},
@@ -62,16 +63,18 @@ def spec_fields(model: str, instances: int, out: str, strong: bool = False) -> d
 
 
 def demo(out: str, instances: int | None, console: Console, strong: bool = False) -> bool:
-    """Run both models and show the claims next to the known answer; True if they agree.
+    """Run both models, and show the claims next to the known answer.
 
-    Raises UserError if `instances` are too few to show the known harm.
+    Return True if the claims agree with the known answer. Raises UserError if `instances` are too
+    few to show the known harm.
     """
     enough = INSTANCES_MIN_STRONG if strong else INSTANCES_MIN
     instances = instances or enough
     if instances < enough:
         strong_hint = "" if strong else f", or {INSTANCES_MIN_STRONG} with --strong"
         raise UserError(
-            f"{instances} instances can miss the known harm; give at least {enough}{strong_hint}."
+            f"{instances} instances are too few to show the known harm; give at least "
+            f"{enough}{strong_hint}."
         )
     start = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
     specs = {model: load(None, spec_fields(model, instances, out, strong)) for model in MODELS}
@@ -103,15 +106,16 @@ def demo(out: str, instances: int | None, console: Console, strong: bool = False
     console.print(
         "The known answer is reproduced."
         if reproduced
-        else "The known answer is NOT reproduced: do not trust claims of this machine."
+        else "The known answer is NOT reproduced; do not trust claims of this machine."
     )
     return reproduced
 
 
 def agrees(model: str, arm: ArmComparison, alpha: float) -> bool:
-    """Whether the claim about an arm agrees with the known answer.
+    """True if the claim about an arm agrees with the known answer.
 
-    The control may differ only by chance. A harmless arm may be inconclusive, but not harmful.
+    A control agrees if it differs only by chance. An arm with known harm agrees if its claim is
+    harm. Any other arm agrees if its claim is not harm; the claim may be inconclusive.
     """
     if arm.control:
         return not beyond_chance(arm, alpha)

@@ -1,10 +1,10 @@
 """The plain model's file, and its twin: the same function in f16, with outlier key channels.
 
-Large models have a few key channels that are far larger than the others, and the few steps of a
-quantized cache are spent on them. The twin gets them by an equivalence: the two dimensions
-that RoPE rotates as a pair are multiplied by a power of two in the keys and divided by it in the
-queries. Every product of a query and a key stays the same, except for the rounding of weights close
-to zero.
+Large models have a few key channels that are far larger than the other channels. A quantized cache
+has few steps, and these channels use most of them. The twin gets such channels without a change of
+its function: RoPE rotates dimensions in pairs, and the two dimensions of a pair are multiplied by a
+power of two in the keys and divided by it in the queries. Every product of a query and a key stays
+the same, except for the rounding of weights close to zero.
 """
 
 import shutil
@@ -18,23 +18,25 @@ from kvci.files import sha256_of_file
 from kvci.host import cache_folder
 
 STRENGTH = 32
-"""The factor of the twin's outlier channels; chosen only on instances of the training split."""
+"""The factor of the twin's outlier channels. It was chosen only on the training split."""
 HEAD = 64
 CHANNELS = (30, 31, 62, 63)
-"""The channels of each head that become outliers: in each quantized block of 32, the pair that RoPE
-rotates most slowly."""
+"""The channels of each head that become outliers.
+
+In each quantized block of 32 channels, they are the pair that RoPE rotates most slowly.
+"""
 
 
 def plain() -> Path:
-    """The path of the model in this package."""
+    """Return the path of the model in this package."""
     return Path(__file__).with_name("kvci-calibration.gguf")
 
 
 def twin(strength: int = STRENGTH) -> Path:
-    """The path of the twin, in kvci's cache; made from the plain model at each call.
+    """Make the twin from the plain model in kvci's cache, and return the twin's path.
 
-    The file's name contains its sha256. `strength` is a power of two. Raises UserError if the cache
-    cannot be written.
+    The name of the twin's file contains its sha256. `strength` is a power of two. Raises UserError
+    if the cache cannot be written.
     """
     folder = cache_folder()
     try:
@@ -52,14 +54,18 @@ def twin(strength: int = STRENGTH) -> Path:
 
 
 def strong_twin() -> Path:
-    """The path of a twin of twice the strength: q4_0 resolves almost nothing, so that few instances
-    show the harm."""
+    """Make a twin with twice the strength, and return its path.
+
+    With q4_0, this twin resolves almost no instance, so that few instances show the harm.
+    """
     return twin(2 * STRENGTH)
 
 
 def plant(path: Path, strength: float) -> None:
-    """Multiply the outlier channels of a model file's keys by `strength`, and divide those of its
-    queries."""
+    """Change the outlier channels in a model's file.
+
+    The channels are multiplied by `strength` in the keys and divided by it in the queries.
+    """
     from gguf import GGUFReader
 
     def scale(factor: float) -> Callable[[Any], None]:

@@ -1,4 +1,5 @@
-"""Patch -> verdict, with swebench's own specs, log parsers and grading.
+"""Grade a patch with swebench's own test specs, log parsers and grading.
 
-Only code that grades imports `patch.py`, because it imports swebench, which takes seconds.
+`patch.py` imports swebench, and this import takes seconds. So only code that grades imports
+`patch.py`.
 """

@@ -1,4 +1,4 @@
-"""A cross-check with the harness: `swebench eval` on the same patches."""
+"""Run the harness (`swebench eval`) on the same patches, and compare its reports with kvci's."""
 
 import contextlib
 import json
@@ -16,22 +16,22 @@ from kvci.errors import UserError
 from kvci.tasks.row import Row
 
 NAME = "kvci"
-"""The model's name in the harness's files."""
+"""The model's name in the files of the harness."""
 
 
 def evaluate(
     rows: list[Row], patches: Mapping[str, str], folder: Path, test_s: float
 ) -> dict[str, dict[str, Any]]:
-    """Instance id -> the harness's report, for the instances that it wrote a report of.
+    """Return instance id -> the harness's report, for each instance that has a report.
 
-    The harness runs with one worker and keeps its logs in `folder`. Raises UserError if it does not
-    run.
+    The harness runs with one worker and writes its logs to `folder`. Raises UserError if the
+    harness does not run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     chosen = [row for row in rows if row.instance_id in patches]
     (folder / "rows.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in chosen))
-    run_id = f"{NAME}-{uuid.uuid4().hex[:12]}"  # for a known id it only repeats the reports
+    run_id = f"{NAME}-{uuid.uuid4().hex[:12]}"  # with a known id it only repeats reports
     lines = [
         {"instance_id": name, "model_patch": patch, "model_name_or_path": NAME}
         for name, patch in patches.items()
@@ -56,9 +56,9 @@ def evaluate(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the containers that killed harness runs of this folder left behind.
+    """Remove the containers of harness runs in this folder that were killed.
 
-    A container's name contains the id of its harness run.
+    The name of a container contains the id of its harness run.
     """
     from kvci.docker import engine
 
@@ -70,7 +70,10 @@ def _sweep(folder: Path) -> None:
 
 
 def differences(own: dict[str, Any], harness: dict[str, Any]) -> list[str]:
-    """Where kvci's and the harness's report of a patch differ: resolved, and each test's status."""
+    """Return one line for each difference between kvci's and the harness's report of a patch.
+
+    The comparison covers `resolved` and the status of each test.
+    """
     found = []
     if own.get("resolved") != harness.get("resolved"):
         found.append(

@@ -1,4 +1,4 @@
-"""One patch to one verdict."""
+"""Grade one patch: apply it, run the tests, and give a verdict."""
 
 import base64
 import contextlib
@@ -22,9 +22,9 @@ from kvci.taxonomy import Verdict
 
 NOT_APPLIED, APPLIED = 33, "kvci-applied"
 READ_S = 120.0
-"""Seconds to read a test log; some of swebench's parsers take hours for one long line."""
+"""Seconds in which a test log must be read. Some parsers of swebench need hours for one line."""
 OUTPUT_MIB_MAX = 256
-"""Tests that print more are ended, because the output is kept in memory."""
+"""Tests that print more than this are stopped, because the output is kept in memory."""
 PREPARE = Limits(wall_s=300.0, cpu_s=600)
 APPLY = f"""
 base64 -d > /tmp/kvci.patch <<'KVCI_PATCH'
@@ -41,8 +41,10 @@ again() {{{{ git checkout -- . ; git clean -fd; }}}}
 ) > /dev/null 2>&1 || exit {NOT_APPLIED}
 echo {APPLIED}
 """
-"""The same commands as in swebench's harness. The last one asks whether the patch is already
-applied."""
+"""The commands are the same as in swebench's harness.
+
+The last command checks whether the patch is already applied.
+"""
 PARSES = r"""
 import ast, subprocess, sys
 for name in sys.argv[1:]:
@@ -61,16 +63,16 @@ for name in sys.argv[1:]:
 
 
 class UnreadableLog(Exception):
-    """swebench takes too long to read a test log."""
+    """swebench needs too much time to read a test log."""
 
 
 def grade(
     row: Row, patch: bytes | None, make: Callable[[], Sandbox], folder: Path, test_s: float
 ) -> Graded:
-    """Grade a patch in a sandbox of its own, and keep its log and the patch in `folder`.
+    """Grade a patch in its own sandbox, and write the patch and the test log to `folder`.
 
-    An empty patch is not run. None runs the tests on the unchanged base. Raises SandboxFailed if
-    the sandbox does not start or breaks.
+    The tests are not run for an empty patch. If `patch` is None, the tests run on the base commit
+    without a patch. Raises SandboxFailed if the sandbox does not start or stops working.
     """
     if patch is not None and not patch.strip():
         return Graded(verdict=Verdict.EMPTY_PATCH)
@@ -87,13 +89,13 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
     if broken is None:
         (folder / "report.json").unlink(missing_ok=True)
         return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
-    # A test's status may be anywhere in the output, so all of it is kept.
+    # A test's status may be anywhere in the output, so the whole output is kept.
     whole = Limits(
         test_s, int(test_s * 4) + 1, output_mib=OUTPUT_MIB_MAX, kept_bytes=OUTPUT_MIB_MAX << 20
     )
     run = sandbox.script(row.eval_script, whole)
     log = folder / "test_output.txt"
-    # Decoded as the harness does it: the parsers read UTF-8, and tests may print any bytes.
+    # As in the harness: tests may print any bytes, but the parsers read UTF-8.
     write_atomic(log, run.output.decode(errors="replace"))
     started = START_TEST_OUTPUT.encode() in run.output
     if run.timed_out and started:
@@ -128,9 +130,10 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
 
 
 def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
-    """Apply the patch. Returns the Python files that no longer parse, or None if it does not apply.
+    """Apply the patch, and return the Python files that no longer parse.
 
-    One script does both, because each start of a script costs time. Raises SandboxFailed.
+    Return None if the patch does not apply. One script applies the patch and parses the files,
+    because each start of a script costs time. Raises SandboxFailed if the script ends before that.
     """
     touched = patched_files(patch.decode(errors="surrogateescape"))
     names = sorted(name for name in touched if name.endswith(".py"))
@@ -142,20 +145,23 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     if done.code == NOT_APPLIED:
         return None
     _, applied, broken = done.output.decode(errors="replace").partition(APPLIED)
-    if not applied:  # otherwise the tests would run on the base, and the model would be blamed
+    if not applied:  # without this, the tests would run on the base commit
         raise SandboxFailed(f"the patch could not be applied ({done.code}, {done.wall_s:.0f} s)")
     if done.code:
-        return ""  # a file that crashes the parser; the tests show what it breaks
+        return ""  # a file crashed the parser; the tests show what the file breaks
     return ", ".join(broken.split())
 
 
 def has_markers(log: bytes) -> bool:
-    """Whether the log has both markers: the tests started and ended."""
+    """True if the log has both markers. Then the tests started and ended."""
     return START_TEST_OUTPUT.encode() in log and END_TEST_OUTPUT.encode() in log
 
 
 def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
-    """swebench's report of an instance's test log. Raises UnreadableLog."""
+    """Return swebench's report of an instance's test log.
+
+    Raises UnreadableLog if swebench needs too much time to read the log.
+    """
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch.decode(errors="replace"),
@@ -173,7 +179,10 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Raises UnreadableLog after READ_S; only in the main thread, because others get no signals."""
+    """A context that raises UnreadableLog after READ_S.
+
+    In other threads than the main thread there is no limit, because they get no signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -191,7 +200,7 @@ def _limited() -> Iterator[None]:
 
 
 def counts(report: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(passing, all) of FAIL_TO_PASS and of PASS_TO_PASS."""
+    """Return (passed tests, all tests) for FAIL_TO_PASS and for PASS_TO_PASS."""
     tests = report.get("tests_status", {})
     found = [tests.get(kind, {}) for kind in ("FAIL_TO_PASS", "PASS_TO_PASS")]
     (f2p, f2f), (p2p, p2f) = (

@@ -1,1 +1,1 @@
-"""Runs all trials of one specification, grades patches, and forecasts what a run can show."""
+"""Run all trials of one specification, grade patches, and forecast what a run can show."""

@@ -1,4 +1,4 @@
-"""Grade one patch in this process, and retry what infrastructure spoiled."""
+"""Grade one patch in this process, and grade it again if infrastructure fails."""
 
 import contextlib
 import traceback
@@ -20,11 +20,12 @@ def grade_once(
     test_s: float,
     network: bool = False,
 ) -> Graded:
-    """The grading of one patch, or of the base if `patch` is None; an exception becomes a verdict.
+    """Return the grading of one patch; an exception becomes a verdict.
 
-    The tests may take `test_s` seconds. Logs are written into `folder`.
+    If `patch` is None, the base commit is graded without a patch. The tests may take `test_s`
+    seconds. Logs are written into `folder`.
     """
-    from kvci.grade.patch import grade  # swebench: seconds, and memory only the child needs
+    from kvci.grade.patch import grade  # slow; only the child needs swebench
 
     def make() -> Sandbox:
         return sandboxes.make(instance, network or sandboxes.grade_network)
@@ -47,10 +48,11 @@ def grade_with_retries(
     test_s: float,
     gold_resolved: bool,
 ) -> Graded:
-    """The grading of one patch; infrastructure failures are retried twice.
+    """Return the grading of one patch. If infrastructure fails, repeat it at most twice.
 
-    If the gold patch resolved on this machine, a patch whose test log lacks a marker in every
-    attempt kills the tests itself, and its verdict is tests_fail.
+    The start marker or the end marker may be missing in the test log of every attempt. If the gold
+    patch resolved on this machine, then the patch itself kills the tests, and its verdict is
+    tests_fail.
     """
     attempts = []
     for _ in range(ATTEMPTS_MAX):
@@ -65,16 +67,19 @@ def grade_with_retries(
 
 
 def time_limit_s(test_s: float, gold: Graded | None) -> float:
-    """Seconds that a patch's tests may take: at least twice the gold patch's time, if known."""
+    """Return the seconds that a patch's tests may take.
+
+    If the time of the gold patch's tests is known, the result is at least twice that time.
+    """
     return max(test_s, 2 * gold.eval_s) if gold else test_s
 
 
 def lacks_marker(graded: Graded) -> bool:
-    """True if the tests ran, but their log lacks a marker."""
+    """True if the patch applies, but the test log has no start marker or no end marker."""
     return graded.verdict is Verdict.GRADING_FAILED and graded.applies is True
 
 
 def no_test_ran(graded: Graded) -> bool:
-    """True if infrastructure or kvci itself failed first, so that the patch is not judged."""
+    """True if infrastructure or kvci itself failed before the tests ran."""
     failed = graded.verdict is Verdict.GRADING_FAILED and graded.applies is None
     return failed or graded.verdict is Verdict.NOT_GRADED

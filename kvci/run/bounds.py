@@ -12,4 +12,4 @@ class Bounds:
     """The folder for work trees."""
     caps: Caps
     run: str = ""
-    """The run's id; it labels containers for people who list them."""
+    """The run's id. It is a label on containers, so that people see which run made them."""

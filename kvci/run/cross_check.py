@@ -1,4 +1,4 @@
-"""Grade a run's patches with the official harness too, and list each difference."""
+"""Grade a run's patches with the official harness, too, and list each difference."""
 
 import json
 from collections.abc import Callable
@@ -22,10 +22,11 @@ UNREPORTED = {Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT}
 
 
 def cross_check(folder: Path, say: Callable[[str], None] = print) -> tuple[int, list[str]]:
-    """How many trials' patches the harness graded too, and one line for each difference.
+    """Return the number of trials whose patches the harness graded, and a line for each difference.
 
-    The harness grades a patch once, even if several trials have it. A patch without a report is a
-    difference unless kvci's grading explains why there is none. Raises UserError.
+    If several trials have the same patch, the harness grades the patch once. If the harness writes
+    no report for a patch, and kvci's grading does not explain this, that is a difference. Raises
+    UserError if the cross-check is stopped or cannot run.
     """
     try:
         found = [_cross_check(part.path, say) for part in Run(folder).parts]
@@ -35,7 +36,7 @@ def cross_check(folder: Path, say: Callable[[str], None] = print) -> tuple[int, 
 
 
 def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    from kvci.grade.patch import has_markers  # swebench: seconds
+    from kvci.grade.patch import has_markers  # slow: imports swebench
 
     spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
@@ -44,7 +45,7 @@ def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[st
         outcomes = [one for one in directory.outcomes() if one.has_patch and one.patch_bytes]
         count, lines, left = 0, [], {one.instance for one in outcomes}
         reports: dict[tuple[str, str], dict[str, Any] | None] = {}
-        """By instance and patch; None if the harness wrote none."""
+        """(instance, patch) -> its report; None if the harness wrote no report."""
         for wave in waves(spec, instances, set(left), folder, say):
             left -= wave
             for arm, seed in product([arm.id for arm in spec.arms], spec.seeds):
@@ -76,7 +77,7 @@ def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[st
                     log = folders[name] / "grade" / "test_output.txt"
                     unmarked = log.exists() and not has_markers(log.read_bytes())
                     if report is None and outcome.verdict not in UNREPORTED and not unmarked:
-                        lines.append(f"{arm} {name}: the harness wrote no report for it")
+                        lines.append(f"{arm} {name}: the harness wrote no report for its patch")
                         continue
                     by_harness = report or {"resolved": False}
                     by_kvci = {"resolved": outcome.verdict is Verdict.RESOLVED}
@@ -84,5 +85,7 @@ def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[st
                     if report is not None and kvci_report.exists():
                         by_kvci = json.loads(kvci_report.read_text())
                     lines += [f"{arm} {name}: {line}" for line in differences(by_kvci, by_harness)]
-    missing = [f"{name}: not cross-checked, its image is not available" for name in sorted(left)]
+    missing = [
+        f"{name}: not cross-checked, because its image is not available" for name in sorted(left)
+    ]
     return count, [*lines, *missing]

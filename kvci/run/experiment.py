@@ -1,4 +1,4 @@
-"""From a specification to a finished run; `run` shows the whole data flow."""
+"""Turn a specification into a finished run. The function `run` shows the whole data flow."""
 
 import contextlib
 import re
@@ -33,9 +33,11 @@ def _default_run_id(spec: Spec) -> str:
 
 
 def folder_of(out: str, run_id: str, shard: str) -> Path:
-    """The run directory of one shard, OUT/RUN-ID/shard-I-of-N, or of a whole run, OUT/RUN-ID.
+    """Return the run directory of a shard, or of a whole run if there is only one shard.
 
-    Raises UserError for an invalid run id or shard.
+    The first is OUT/RUN-ID/shard-I-of-N, and the second is OUT/RUN-ID.
+
+    Raises UserError if the run id or the shard is not valid.
     """
     if not re.fullmatch(RUN_ID, run_id):
         raise UserError(
@@ -49,20 +51,22 @@ def folder_of(out: str, run_id: str, shard: str) -> Path:
 
 
 def _check_shard_count(run_folder: Path, shard: str) -> None:
-    """Raises UserError if the run was started with another number of shards, because the trials
-    of both would overlap."""
+    """Raises UserError if the run was started with another number of shards.
+
+    With two numbers of shards, some trials would run twice.
+    """
     counts = {int(part.path.name.rpartition("-")[2]) for part in Run(run_folder).shards}
     counts |= {1} if RunDirectory(run_folder).exists else set()
     if other := counts - {int(shard.partition("/")[2])}:
         count = max(other)
         raise UserError(
             f"{run_folder} is a run of {count} shard{'s' if count > 1 else ''}; resume it with the "
-            "same number, or give another --run-id."
+            "same number of shards, or give another --run-id."
         )
 
 
 def _dataset_revision(spec: Spec, path: Path) -> str:
-    """The hub's commit with which a run of this dataset started; empty if none started."""
+    """Return the hub's commit with which this run started; empty if the run or dataset is new."""
     directory = RunDirectory(path)
     if not directory.exists or directory.spec.dataset != spec.dataset:
         return ""
@@ -70,7 +74,7 @@ def _dataset_revision(spec: Spec, path: Path) -> str:
 
 
 def _earlier_start(spec: Spec, path: Path) -> str:
-    """The run's start as the specification or another shard states it; empty if it starts now."""
+    """Return the run's start from the specification or another shard; empty if it starts now."""
     if spec.start or spec.shard == "1/1":
         return spec.start or ""
     starts = [one.manifest.start for one in Run(path.parent).shards if one.exists]
@@ -80,9 +84,10 @@ def _earlier_start(spec: Spec, path: Path) -> str:
 def run(
     spec: Spec, run_id: str | None, console: Console, demo: bool = False
 ) -> tuple[Path, Summary]:
-    """Run the trials that are not done, and print a summary; the run directory and the summary.
+    """Run the trials that are not done, and print a summary.
 
-    Bad input raises UserError before anything is written.
+    Return the run directory and the summary. Raises UserError, before anything is written, if the
+    input is not valid.
     """
     run_id = run_id or _default_run_id(spec)
     path = folder_of(spec.out, run_id, spec.shard)

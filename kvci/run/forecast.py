@@ -1,4 +1,4 @@
-"""What a specification will run, what that can show, and what it will cost."""
+"""Forecast what a specification will run, what the run can show, and what it will cost."""
 
 from dataclasses import replace
 from math import isfinite
@@ -29,23 +29,31 @@ class Forecast(Document):
     trials: int
     blocks: int
     shards: tuple[str, ...]
-    """For a workflow's matrix: as many as asked for, but at most one for each instance."""
+    """The shards for a workflow's matrix: as many as asked for, at most one for each instance."""
     base_rate: float
     icc: float
     alpha: float
     margin: float | None
     minimum_detectable_effect: float | None
-    """The smallest harm, as a share, that is shown with 80 % power if only one KV arm does harm, so
-    that Holm's correction is Bonferroni's; None if even a total loss is not shown so often."""
+    """The smallest harm, as a share, that the run shows with 80 % power.
+
+    This assumes that only one KV arm does harm, so that Holm's correction is Bonferroni's. None if
+    the power is below 80 % even for a total loss.
+    """
     power_of_harm: dict[str, float]
-    """Harm in points -> the chance to show it if only one KV arm does harm."""
+    """Harm in points -> the chance to show this harm if only one KV arm does harm."""
     power_of_no_harm: float | None
-    """The chance to claim non-inferiority of the first KV arm if it is harmless. Later arms are
-    tested only after that claim. None without a margin."""
+    """The chance to claim non-inferiority of the first KV arm if that arm does no harm.
+
+    Later arms are tested only after that claim. None if there is no margin.
+    """
     instances_for_margin: int | None
-    """Instances that raise that chance to 80 %; None without a margin, or above 100,000."""
+    """The number of instances that raises `power_of_no_harm` to 80 %.
+
+    None if there is no margin, or if the number is above 100,000.
+    """
     hours: float | None
-    """Hours on one machine with the specification's slots; None if the speed is not known."""
+    """Hours on one machine with the specification's slots; None if no speed is known."""
     answer: str
     """What the run can show, in words."""
 
@@ -57,14 +65,15 @@ def forecast(
     trial_s: float | None = None,
     measured: Path | None = None,
 ) -> Forecast:
-    """The forecast for an assumed base rate and intra-class correlation.
+    """Return the forecast for an assumed base rate and intra-class correlation.
 
-    `trial_s` is the seconds of one trial in its slot; `measured` is a run folder to take them from.
-    Raises UserError.
+    `trial_s` is the time in seconds that one trial needs in its slot. If `measured` is given, the
+    time comes from the finished trials in this run folder. Raises UserError if a number is not
+    finite, if no trial is finished, or if no instance is selected.
     """
     for name, number in (("--base-rate", base_rate), ("--icc", icc), ("--expected-trial", trial_s)):
         if number is not None and not isfinite(number):
-            raise UserError(f"{name} is not a finite number; give one.")
+            raise UserError(f"{name} is not a finite number; give a finite number.")
     if measured:
         trial_s = _measured_s(measured)
     whole = spec.model_copy(update={"shard": "1/1"})
@@ -117,13 +126,13 @@ def _answer(
     baseline = f"if the baseline {resolves} {base_rate:.1%} of the instances"
     if not tested:
         return (
-            "This run cannot answer: no arm has another KV type than the baseline; give a second "
-            "--kv."
+            "This run cannot answer: no arm has another KV type than the baseline; give a --kv "
+            "with another KV type."
         )
     if detectable is None:
         return (
             f"This run cannot answer: {baseline}, {count} instances do not show even a total loss "
-            f"with {POWER:.0%} power; take a stronger model, easier instances, or more instances."
+            f"with {POWER:.0%} power; use a stronger model, easier instances, or more instances."
         )
     harm = (
         f"Minimum detectable effect: {100 * detectable:.1f} points of harm with {POWER:.0%} power, "
@@ -141,18 +150,18 @@ def _answer(
     if claimed < POWER:
         more = "more than 100,000" if needed is None else str(needed)
         return (
-            f"{harm} This run cannot answer for {margin}: it claims {claim}; for {POWER:.0%} it "
-            f"needs {more} instances."
+            f"{harm} This run cannot answer for {margin}: the run claims {claim}; for {POWER:.0%} "
+            f"it needs {more} instances."
         )
-    return f"{harm} With {margin}, it claims {claim}."
+    return f"{harm} With {margin}, the run claims {claim}."
 
 
 def _measured_s(run: Path) -> float:
-    """The mean seconds of a trial in its slot. Raises UserError if no trial is finished."""
+    """Return the mean seconds of a trial in its slot. Raises UserError if no trial is finished."""
     times = [outcome.solve_s for outcome in Run(run).outcomes() if outcome.steps]
     if not times:
         raise UserError(
-            f"{run} has no finished trial to measure the speed of; give --expected-trial, for "
+            f"{run} has no finished trial, so no speed can be measured; give --expected-trial, for "
             "example 3m."
         )
     return sum(times) / len(times)
@@ -163,7 +172,7 @@ def _count(number: int, word: str) -> str:
 
 
 def lines(found: Forecast) -> list[str]:
-    """Four lines for a person: the trials, the answer, the assumptions, the cost."""
+    """Return four lines for a person: the trials, the answer, the assumptions, the cost."""
     arms = f"{_count(len(found.arms), 'arm')} ({', '.join(found.arms)})"
     made = [
         f"{_count(found.instances, 'instance')} x {arms} x {_count(found.seeds, 'seed')}: "
@@ -176,7 +185,8 @@ def lines(found: Forecast) -> list[str]:
         made.append("cost: not known; give --expected-trial, for example 3m, or --measured RUN")
     else:
         shards = len(found.shards)
-        each = f", or {found.hours / shards:.1f} h on each of {shards}" if shards > 1 else ""
+        each_h = found.hours / shards
+        each = f", or {each_h:.1f} h on each of {shards} machines" if shards > 1 else ""
         made.append(
             f"cost: {found.hours:.3g} h on one machine{each}, plus preflight, server starts and "
             "grading"

@@ -1,4 +1,4 @@
-"""Grading in a separate child process, while conversations continue."""
+"""Grade patches in a separate child process, while conversations continue."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 @dataclass(eq=False)
 class _Task:
-    """One grading: `then` is called with its result before `result` is set."""
+    """One grading. The function `then` is called with the grading before `result` is set."""
 
     work: Callable[[], Graded]
     then: Callable[[Graded], None] = lambda graded: None
@@ -39,10 +39,10 @@ class _Task:
 
 
 class Grader:
-    """One worker process; `submit` and `preflight` return futures at once.
+    """One worker process that grades. `submit` and `preflight` return futures at once.
 
-    A worker that ends, for example because memory ran out, is replaced, and its gradings are
-    repeated.
+    If the worker ends, for example because there is no free memory, a new worker replaces it and
+    repeats its gradings.
     """
 
     def __init__(self, sandboxes: Sandboxes, test_s: float) -> None:
@@ -51,7 +51,7 @@ class Grader:
         self._lock = threading.Lock()
         self._closed = False
         self._waiting: list[_Task] = []
-        """In the worker's order: when a worker ends, it was working on the first one."""
+        """The tasks in the worker's order. A worker that ends was working on the first task."""
 
     def submit(
         self,
@@ -100,7 +100,7 @@ class Grader:
         task.end(sent)
 
     def _resend(self, pool: Executor, task: "_Task") -> None:
-        """Send the task to a new worker, unless it was a stop that ended the old one."""
+        """Send the task to a new worker. If a stop ended the old worker, cancel the task."""
         with self._lock:
             if self._closed or children.ENDING.is_set():
                 task.result.cancel()
@@ -117,7 +117,7 @@ class Grader:
             self._end(task, failed)
 
     def close(self, wait: bool) -> None:
-        """End the worker, after all gradings with `wait`, at once without."""
+        """End the worker: after all gradings if `wait` is true, otherwise at once."""
         with self._lock:
             self._closed = not wait
         self._pool.shutdown(wait=wait, cancel_futures=not wait)

@@ -1,4 +1,4 @@
-"""Trials in bubblewrap, for instances whose files come with kvci."""
+"""Run trials in bubblewrap. This works for instances whose files come with kvci."""
 
 import subprocess
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.instance import Instance
 
 HAS_NETWORK = False
-"""Whether grading can be given a network."""
+"""False: bubblewrap cannot give grading a network."""
 
 
 def unfit(instances: Sequence[Instance]) -> str:
-    """Why bubblewrap cannot run these instances; empty if it can."""
+    """Return why bubblewrap cannot run these instances; empty if it can."""
     images = [instance for instance in instances if not instance.files]
     if not images:
         return ""
@@ -21,15 +21,15 @@ def unfit(instances: Sequence[Instance]) -> str:
 
 
 def check(instances: Sequence[Instance]) -> str:
-    """The manifest's text: how this machine limits the sandbox.
+    """Return the manifest's text: how this machine limits the sandbox.
 
-    Raises UserError if bubblewrap cannot make one.
+    Raises UserError if bubblewrap cannot make a sandbox.
     """
     return f"bwrap, {bwrap.check()}"
 
 
 def identity(instance: Instance) -> str:
-    """Empty: these instances have no image."""
+    """Return an empty text, because these instances have no image."""
     return ""
 
 
@@ -38,7 +38,7 @@ def lacks(instance: Instance) -> bool:
 
 
 def make(instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
-    """A fresh sandbox, always without a network. Raises SandboxFailed."""
+    """Return a new sandbox without a network. Raises SandboxFailed if it cannot be made."""
     try:
         return Bwrap(instance.files, bounds.scratch, bounds.caps)
     except (OSError, subprocess.SubprocessError) as error:
@@ -51,5 +51,5 @@ def wait(bounds: Bounds) -> None:
 
 
 def sweep(own: bool) -> None:
-    """End processes that killed kvci processes left running."""
+    """End processes that were started by a kvci process that was killed."""
     cgroup.sweep()

@@ -1,4 +1,8 @@
-"""Trials in Docker: in the instance's image, or in a base image that gets the instance's files."""
+"""Run trials in Docker.
+
+A trial runs in the image of its instance. If the instance has its own files, the trial runs in a
+base image into which kvci copies the files.
+"""
 
 from collections.abc import Sequence
 
@@ -11,18 +15,18 @@ from kvci.sandbox.container import Docker
 from kvci.tasks.instance import Instance
 
 HAS_NETWORK = True
-"""Whether grading can be given a network."""
+"""True: Docker can give grading a network."""
 
 
 def unfit(instances: Sequence[Instance]) -> str:
-    """Empty: Docker can run every instance."""
+    """Return an empty text, because Docker can run every instance."""
     return ""
 
 
 def check(instances: Sequence[Instance]) -> str:
-    """The manifest's text: the version of the Docker engine.
+    """Return the manifest's text: the version of the Docker engine.
 
-    Raises UserError if the engine does not answer or lacks a base image.
+    Raises UserError if the Docker engine does not answer or has no base image.
     """
     version = engine.check()
     for image in {instance.row.image for instance in instances if instance.files}:
@@ -35,13 +39,15 @@ def check(instances: Sequence[Instance]) -> str:
 
 
 def identity(instance: Instance) -> str:
-    """A text that identifies the instance's image; empty if it has no image of its own."""
+    """Return a text that identifies the instance's image; empty if there is no such image."""
     return "" if instance.files else history.identity(instance.row.image)
 
 
 def lacks(instance: Instance) -> bool:
-    """True if the engine reports that the instance's image is not on this machine; False if the
-    engine does not answer."""
+    """True if the Docker engine reports that the instance's image is not on this machine.
+
+    False if the Docker engine does not answer.
+    """
     try:
         return not engine.has(instance.row.image)
     except (*engine.ENGINE_ERRORS, UserError):
@@ -49,7 +55,7 @@ def lacks(instance: Instance) -> bool:
 
 
 def make(instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
-    """A fresh sandbox. Raises SandboxFailed."""
+    """Return a new sandbox. Raises SandboxFailed if it cannot be made."""
     image, base = instance.row.image, instance.row.base_commit
     name = image if instance.files else history.history_stripped(image, base)
     return Docker(name, instance.files, bounds.caps, network, bounds.run)
@@ -61,6 +67,9 @@ def wait(bounds: Bounds) -> None:
 
 
 def sweep(own: bool) -> None:
-    """Remove containers that killed kvci processes left, and with `own` those of this process."""
+    """Remove the containers of kvci processes that were killed.
+
+    If `own` is true, also remove the containers of this process.
+    """
     cgroup.sweep()
     engine.sweep(own)

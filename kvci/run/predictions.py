@@ -32,29 +32,33 @@ class Prediction(Document):
 def grade_patches(
     spec: Spec, predictions: Path | None, out: Path, say: Callable[[str], None] = print
 ) -> dict[str, Graded]:
-    """Instance id -> the grading of its patch; without predictions, of its gold patch.
+    """Return instance id -> the grading of its patch, or of its gold patch without predictions.
 
-    Images are pulled a wave at a time. Logs and patches are written to `out`, a folder for each
-    instance. Raises UserError.
+    Images are pulled in waves. Logs and patches are written to `out`, into one folder for each
+    instance. Raises UserError if the predictions are not valid, or if grading is stopped.
     """
     instances = {instance.row.instance_id: instance for instance in load(spec.dataset)}
     if predictions:
         patches = _read(predictions)
         unknown = sorted(patches.keys() - instances.keys())
         if unknown:
-            raise UserError(f"{unknown[0]} in {predictions} is not an instance of {spec.dataset}.")
+            raise UserError(
+                f"{unknown[0]} in {predictions} is not an instance of {spec.dataset}; remove it."
+            )
     else:
         patches = {name: instance.row.patch for name, instance in instances.items()}
     with_patch = [name for name in instances if name in patches]
     if not with_patch:
-        raise UserError(f"{predictions} contains no prediction; write one JSON object a line.")
+        raise UserError(
+            f"{predictions} contains no prediction; write one JSON object in each line."
+        )
     selected = {name: instances[name] for name in select(with_patch, spec)}
     kind, _ = choose(spec, selected.values())
     try:
         with RunDirectory(out.resolve()) as directory, stopping():
             return _grade(kind, directory, spec, selected, patches, say)
     except Stopped:
-        raise UserError(f"Stopped; the results so far are in {out}.") from None
+        raise UserError(f"Stopped; read the results so far in {out}.") from None
 
 
 def _grade(
@@ -67,7 +71,7 @@ def _grade(
 ) -> dict[str, Graded]:
     sandboxes = Sandboxes.of(spec, kind, directory.scratch, directory.path.name)
     sandboxes.sweep()
-    one_each = spec.model_copy(update={"block_size": 1})  # there are no pairs to keep together
+    one_each = spec.model_copy(update={"block_size": 1})  # no pairs have to stay together
     grader = Grader(sandboxes, spec.test_s)
     graded: dict[str, Graded] = {}
     ended = False
@@ -76,7 +80,7 @@ def _grade(
         patch, folder = patches[name].encode(errors="surrogateescape"), directory.path / name
         return grader.submit(instances[name], patch, folder, lambda _: None, None)
 
-    empty = {name for name in instances if not patches[name].strip()}  # these need no image
+    empty = {name for name in instances if not patches[name].strip()}  # they need no image
     rest = waves(one_each, instances, instances.keys() - empty, directory.path, say)
     try:
         for wave in chain([empty], rest):
@@ -97,17 +101,19 @@ def _read(path: Path) -> dict[str, str]:
     try:
         lines = path.read_bytes().rstrip().split(b"\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); give another file.") from None
     for number, line in enumerate(lines, 1):
         try:
             one = Prediction.model_validate(json.loads(line))
             (one.model_patch or "").encode(errors="surrogateescape")
         except ValueError as error:
             problem = first_problem(error)
-            raise UserError(f"Line {number} of {path} is not a prediction: {problem}.") from None
+            raise UserError(
+                f"Line {number} of {path} is not a prediction ({problem}); correct it."
+            ) from None
         if one.instance_id in found:
             raise UserError(
-                f"{path} has two patches for {one.instance_id}; give one for each instance."
+                f"{path} has two patches for {one.instance_id}; give one patch for each instance."
             )
         found[one.instance_id] = one.model_patch or ""
     return found

@@ -1,4 +1,4 @@
-"""Grade the gold patch, and the base without it, on this machine before any trial."""
+"""Grade the gold patch, and the base commit without a patch, before any trial."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 GOLD_TRIES = 2
 TRANSIENT = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED, Verdict.TEST_TIMEOUT}
-"""Verdicts that may be transient, because infrastructure or time had a part; never cached."""
+"""These verdicts may depend on infrastructure or on time, so they are never cached."""
 
 
 def preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
-    """The grading of the gold patch, which must resolve in one of two tries.
+    """Return the grading of the gold patch. The gold patch must resolve in one of two tries.
 
-    The base without it must not resolve; if it does, the verdict is tests_fail. This machine caches
-    the result by kvci's version, image, row and limits. Transient verdicts are not cached, nor a
-    failure of a grading that may use the network.
+    The base commit must not resolve without a patch; if it does, the verdict is tests_fail. This
+    machine caches the result by kvci's version, image, row and limits. A transient verdict is not
+    cached. If grading may use the network, a failure is not cached either.
     """
     cached = _cache_file(sandboxes, instance, test_s)
     if cached and cached.exists():
@@ -32,7 +32,7 @@ def preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: fl
     graded = _grade_gold_and_base(sandboxes, instance, folder, test_s)
     lasts = graded.verdict is Verdict.RESOLVED or not sandboxes.grade_network
     if cached and lasts and graded.verdict not in TRANSIENT:
-        with contextlib.suppress(OSError):  # then the next run grades it again
+        with contextlib.suppress(OSError):  # the next run then grades again
             graded.write(cached)
     return graded
 
@@ -63,10 +63,10 @@ def _grade_gold_and_base(
 
 
 def _with_retries(sandboxes: Sandboxes, grade: Callable[[], Graded]) -> Graded:
-    """The grading, retried twice while infrastructure prevents it.
+    """Return the grading. If infrastructure fails before the tests, repeat it at most twice.
 
-    Raises UserError if no sandbox can be made for too long, because that is not the instance's
-    fault.
+    Raises UserError if no sandbox can be made for a long time, because the instance does not cause
+    this.
     """
     for _ in range(ATTEMPTS_MAX):
         if not no_test_ran(graded := grade()):
@@ -76,11 +76,11 @@ def _with_retries(sandboxes: Sandboxes, grade: Callable[[], Graded]) -> Graded:
 
 
 def _cache_file(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | None:
-    """The file that caches this row's preflight; None if no image identifies it."""
+    """Return the file that caches this row's preflight; None if the row has no known image."""
     try:
         image = sandboxes.identity(instance)
     except Exception:
-        return None  # the image is not available, and making the sandbox reports it
+        return None  # the image is not available; the sandbox reports this later
     bounds = f"{sandboxes.caps} {sandboxes.grade_network} {test_s}"
     key = f"{__version__} {host()} {image} {bounds} {instance.row.model_dump_json()}"
     return cache_folder() / "preflight" / f"{sha256_of(key.encode())}.json" if image else None

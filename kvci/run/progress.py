@@ -1,4 +1,4 @@
-"""The progress of a run: a live view on a terminal, one line now and then elsewhere."""
+"""Show the progress of a run: a live view on a terminal, or lines in a log."""
 
 import threading
 import time
@@ -16,13 +16,13 @@ from kvci.rundir.documents import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 LINE_S = 10.0
-"""The shortest time between two lines."""
+"""The shortest time between two lines in a log."""
 WINDOW_S = 60.0
-"""The time over which tokens per second are averaged."""
+"""The shown tokens per second are the mean over this time."""
 
 
 class Progress:
-    """A context manager that counts outcomes, tokens and busy slots; threads may share it."""
+    """A context manager that counts outcomes, tokens and busy slots. Threads may share it."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Progress:
         slots: int,
         earlier: Iterable[Outcome] = (),
     ) -> None:
-        """`planned` maps each arm to its trials; `earlier` has outcomes from before a resume."""
+        """`planned`: arm -> number of trials. `earlier`: the outcomes from before a resume."""
         self._console, self._planned, self._slots = console, planned, slots
         self._lock = threading.Lock()
         self._done: Counter[str] = Counter()
@@ -77,7 +77,7 @@ class Progress:
             self._busy += change
 
     def line(self) -> str:
-        """All counts in one line, for a log."""
+        """Return all counts in one line, for a log."""
         done, planned = self._done.total(), sum(self._planned.values())
         arms = ", ".join(
             f"{arm} {self._done[arm]}/{count} ({self._resolved[arm]} resolved)"
@@ -87,7 +87,7 @@ class Progress:
         return f"{done}/{planned} trials done{interim}: {arms}; {self._pace()}"
 
     def view(self) -> Group:
-        """A table with a row for each arm, for a terminal."""
+        """Return a table with a row for each arm, for a terminal."""
         table = Table(box=None, pad_edge=False)
         for column in ("Arm", "Trials done", "Resolved so far", "Infrastructure failures"):
             table.add_column(column, justify="left" if column == "Arm" else "right")

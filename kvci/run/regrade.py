@@ -35,13 +35,14 @@ def regrade_trial(
     gold: Graded | None,
     then: Callable[[Outcome], None],
 ) -> Future[Graded]:
-    """Grade the trial's stored patch, rewrite its outcome, and call `then` with the new outcome.
+    """Grade the trial's stored patch, write its new outcome, and call `then` with the new outcome.
 
-    If grading fails now, a verdict that the trial already has stays, and `then` is not called.
+    If grading fails now and the trial already has a verdict, the old verdict stays. `then` is then
+    not called.
     """
     folder = directory.trial(Trial(outcome.arm, outcome.instance, outcome.seed))
     patch = (folder / "patch.diff").read_bytes()
-    # The logs of an existing verdict stay until there is a new one.
+    # The logs of the old verdict stay until there is a new verdict.
     logs = directory.scratch / f"grade-{outcome.arm}-{outcome.instance}-{outcome.seed}"
     observed = Observed(
         exit=outcome.exit,
@@ -80,11 +81,12 @@ def regrade_trial(
 def regrade(
     folder: Path, everything: bool, say: Callable[[str], None] = print
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
-    """Each regraded trial before and after, and the trials that were not graded.
+    """Return each graded trial before and after, and the trials that were not graded.
 
-    With `everything` all trials that have a patch are graded, else those whose grading failed.
-    Images are pulled. A trial is not graded if its image is not available or if it ran on another
-    machine. Raises UserError if the dataset is not the run's.
+    If `everything` is true, all trials that have a patch are graded. Otherwise only the trials
+    whose grading failed are graded. Images are pulled. A trial is not graded if its image is not
+    available or if the trial ran on another machine. Raises UserError if the dataset is not the
+    run's.
     """
     changed, left = [], []
     for part in Run(folder).parts:
@@ -101,7 +103,8 @@ def _regrade(
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     if dataset_sha256(instances.values()) != manifest.dataset_sha256:
         raise UserError(
-            f"The dataset {spec.dataset} changed after {folder} was made; restore its old version."
+            f"The dataset {spec.dataset} changed after {folder} was made; restore the old version "
+            "of the dataset."
         )
     kind, _ = choose(spec, (instances[name] for name in manifest.planned))
     with RunDirectory(folder.resolve()) as directory, stopping():
@@ -114,14 +117,14 @@ def _regrade(
         foreign = [one for one in left if one.host != host()]
         if foreign:
             say(
-                f"{len(foreign)} trials of {folder} ran on machine {foreign[0].host}: grade them "
-                "there, because both trials of a pair need the same machine"
+                f"Both trials of a pair must be graded on one machine, and {len(foreign)} trials "
+                f"of {folder} ran on machine {foreign[0].host}; grade them there"
             )
             left = [one for one in left if one not in foreign]
         ungraded, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
         ended = False
         try:
-            empty = [one for one in left if not one.patch_bytes]  # these need no image
+            empty = [one for one in left if not one.patch_bytes]  # an empty patch needs no image
             rest = [one for one in left if one.patch_bytes]
             names = {one.instance for one in rest}
             supplied = waves(spec, instances, names, folder, say)

@@ -1,4 +1,4 @@
-"""The specification of a targeted rerun: some instances of a run again, to look closer."""
+"""Make the specification of a targeted rerun: it runs some instances of a run again."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,12 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, titled
 
 
 def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bool) -> Spec:
-    """The specification of a new run of the matching trials, on the dataset rows of the old run.
+    """Return the specification of a run that repeats the matching trials of an old run.
 
-    `classes` are class codes separated by commas; `errors` adds the infrastructure classes. With
-    several seeds, each instance is run with every seed that matched for any trial. A rerun is never
-    compared. Raises UserError.
+    The new run uses the dataset rows of the old run. `classes` are class codes separated by commas;
+    `errors` adds the infrastructure classes. Each selected instance runs with every seed that any
+    selected trial has. A rerun is never compared. Raises UserError if an option is not valid, if no
+    trial matches, or if the old run is a rerun itself.
     """
     run = Run(folder)
     manifest, spec = run.manifest, run.spec
@@ -27,7 +28,7 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     wanted = {each.strip() for each in (classes or "").split(",") if each.strip()}
     if unknown := sorted(wanted - set(Class)):
         known = ", ".join(titled(cls) for cls in Class)
-        raise UserError(f"{unknown[0]} is not a class; use the codes of: {known}.")
+        raise UserError(f"{unknown[0]} is not a class; give codes of these classes: {known}.")
     wanted |= set(INFRASTRUCTURE) if errors else set()
     if not wanted and filter is None:
         raise UserError("No trials are selected; give --class, --filter or --errors.")
@@ -38,7 +39,9 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
             if (not wanted or one.cls in wanted) and re.search(filter or "", one.instance)
         ]
     except re.error as error:
-        raise UserError(f"--filter {filter} is not a regular expression: {error}.") from None
+        raise UserError(
+            f"--filter {filter} is not a regular expression ({error}); correct it."
+        ) from None
     if not chosen:
         raise UserError(f"No trial of {folder} matches; widen --class or --filter.")
     words = [word for word in (",".join(sorted(wanted)), filter) if word]
@@ -69,4 +72,6 @@ def rerun_spec(folder: Path, classes: str | None, filter: str | None, errors: bo
     try:
         return Spec.model_validate(spec.model_dump() | changes)
     except ValidationError as error:
-        raise UserError(f"{folder} cannot be rerun: {first_problem(error)}.") from None
+        raise UserError(
+            f"{folder} cannot be rerun ({first_problem(error)}); start a new run instead."
+        ) from None

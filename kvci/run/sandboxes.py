@@ -1,4 +1,7 @@
-"""The registry of sandboxes. A new one is a module with these functions and a line in KINDS."""
+"""The registry of sandboxes.
+
+To add a sandbox, write a module with the functions of `Kind`, and a line in KINDS.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,51 +17,60 @@ from kvci.tasks.instance import Instance
 
 
 class Kind(Protocol):
-    """What a sandbox's module has."""
+    """The names that the module of a sandbox must have."""
 
     HAS_NETWORK: bool
-    """Whether grading can be given a network."""
+    """True if the sandbox can give grading a network."""
 
     def unfit(self, instances: Sequence[Instance]) -> str:
-        """Why this sandbox cannot run these instances; empty if it can."""
+        """Return why this sandbox cannot run these instances; empty if it can."""
 
     def check(self, instances: Sequence[Instance]) -> str:
-        """The manifest's text about this sandbox. Raises UserError if it cannot be used."""
+        """Return the manifest's text about this sandbox.
+
+        Raises UserError if this sandbox does not work on this machine.
+        """
 
     def identity(self, instance: Instance) -> str:
-        """A text that identifies the instance's image; empty if it has no image of its own."""
+        """Return a text that identifies the instance's image; empty if there is no such image."""
 
     def lacks(self, instance: Instance) -> bool:
         """True if the instance's image is not on this machine."""
 
     def make(self, instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
-        """A fresh sandbox. Raises SandboxFailed."""
+        """Return a new sandbox. Raises SandboxFailed if it cannot be made."""
 
     def wait(self, bounds: Bounds) -> None:
-        """Return as soon as sandboxes can be made again. Raises UserError after too long."""
+        """Return as soon as sandboxes can be made again.
+
+        Raises UserError if that takes too long.
+        """
 
     def sweep(self, own: bool) -> None:
-        """End what killed kvci processes left, and with `own` what this process still has."""
+        """Remove the containers or processes of kvci processes that were killed.
+
+        If `own` is true, also remove the containers of this process.
+        """
 
 
 KINDS: dict[str, Kind] = {"bwrap": in_bwrap, "docker": in_docker}
-"""Name in a specification -> the module. `auto` takes the first that can run the instances."""
+"""Name in a specification -> module. `auto` means the first that can run the instances."""
 
 
 @dataclass(frozen=True)
 class Sandboxes:
-    """Makes a fresh sandbox for each trial; it is pickled for the grading process."""
+    """The sandboxes of a run, one for each trial. The grading process gets a copy of this."""
 
     kind: str
     scratch: Path
     caps: Caps
     grade_network: bool = False
-    """Grading has a network. Trials never have one."""
+    """True if grading has a network. Trials never have a network."""
     run: str = ""
 
     @classmethod
     def of(cls, spec: Spec, kind: str, scratch: Path, run: str) -> Self:
-        """The sandboxes of one kind, with the specification's limits."""
+        """Return the sandboxes of one kind, with the specification's limits."""
         caps = Caps(spec.memory_mib, spec.processes, spec.cpus)
         return cls(kind, scratch, caps, spec.grade_network, run)
 
@@ -68,7 +80,7 @@ class Sandboxes:
 
     @property
     def has_network(self) -> bool:
-        """Whether grading can be given a network."""
+        """True if the sandbox can give grading a network."""
         return KINDS[self.kind].HAS_NETWORK
 
     def identity(self, instance: Instance) -> str:
@@ -78,11 +90,14 @@ class Sandboxes:
         return KINDS[self.kind].lacks(instance)
 
     def make(self, instance: Instance, network: bool = False) -> Sandbox:
-        """A fresh sandbox. Raises SandboxFailed."""
+        """Return a new sandbox. Raises SandboxFailed if it cannot be made."""
         return KINDS[self.kind].make(instance, self._bounds, network)
 
     def wait(self) -> None:
-        """Return as soon as sandboxes can be made again. Raises UserError after too long."""
+        """Return as soon as sandboxes can be made again.
+
+        Raises UserError if that takes too long.
+        """
         KINDS[self.kind].wait(self._bounds)
 
     def sweep(self, own: bool = False) -> None:
@@ -90,9 +105,9 @@ class Sandboxes:
 
 
 def choose(spec: Spec, instances: Iterable[Instance]) -> tuple[str, str]:
-    """The kind of sandbox for these instances, and the manifest's text about it.
+    """Return the kind of sandbox for these instances, and the manifest's text about the sandbox.
 
-    Raises UserError if no allowed kind can run them.
+    Raises UserError if no allowed kind can run the instances.
     """
     selected, why = list(instances), ""
     for name in KINDS if spec.sandbox == "auto" else (spec.sandbox,):

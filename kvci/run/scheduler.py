@@ -1,4 +1,8 @@
-"""For each block, for each arm in random order: one server, as many conversations as slots."""
+"""Run the trials of a run, block by block.
+
+In each block, the arms run one after another in random order. Each arm has its own server, which
+holds as many conversations at a time as it has slots.
+"""
 
 import itertools
 import json
@@ -50,18 +54,18 @@ BLOCK_MAX = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class ServerOfTrial:
-    """The server of a trial: its build, and the name of its log."""
+    """The server of a trial: the server's build, and the name of the server's log."""
 
     build: str = ""
     server: str = ""
 
 
 class BuildChanged(Exception):
-    """The server's build differs from that of trials that the block already has."""
+    """The server's build differs from the build of the block's earlier trials."""
 
 
 class Scheduler:
-    """Runs the trials that are not done, and reports them to `progress`."""
+    """The scheduler of a run. It runs the trials that are not done, and reports to `progress`."""
 
     def __init__(
         self,
@@ -84,17 +88,17 @@ class Scheduler:
         self._attempts: dict[Trial, int] = {}
         self._server_failures: dict[Trial, int] = {}
         self._without_image: set[str] = set()
-        """Instances that had no image when their gold patch should have been graded."""
+        """Instances that had no image when kvci wanted to grade their gold patch."""
         self._image_removed: set[str] = set()
-        """Instances whose images were removed by hand while they were needed."""
+        """Instances whose images were removed by hand while kvci needed them."""
         self._stop = threading.Event()
         self._supply = supply or NothingToFetch()
         self._longest_s = 0.0
         self.out_of_time = False
-        """The time budget ended the run."""
+        """True if the time budget ended the run."""
 
     def run(self, blocks: list[Block]) -> None:
-        """Run these blocks; no block starts that may exceed the time budget.
+        """Run these blocks. A block does not start if it may exceed the time budget.
 
         Raises UserError if a server's log does not prove the arm's configuration, or if a block
         takes longer than a day.
@@ -129,7 +133,7 @@ class Scheduler:
     def _validate(self, blocks: list[Block], started: float) -> bool:
         """Grade all gold patches before the first server starts, and write ceiling.json.
 
-        False if the time budget ended it.
+        Return False if the time budget ended the grading.
         """
         names = [name for block in blocks for name in block.instances]
         for name in names:
@@ -160,12 +164,15 @@ class Scheduler:
         return True
 
     def _over_budget(self, started: float, ahead_s: float = 0.0) -> bool:
-        """True if work of `ahead_s` seconds would exceed the time budget."""
+        """True if work that takes another `ahead_s` seconds would exceed the time budget."""
         budget_s = self._spec.time_budget_s
         return budget_s is not None and time.monotonic() - started + ahead_s > budget_s
 
     def _wave(self, wave: list[Block], started: float) -> bool:
-        """Run blocks whose images are on this machine; False if the time budget ended it."""
+        """Run blocks whose images are on this machine.
+
+        Return False if the time budget ended the work.
+        """
         for block, following in itertools.zip_longest(wave, wave[1:]):
             if self._over_budget(started, self._longest_s):
                 return False
@@ -178,9 +185,9 @@ class Scheduler:
         return True
 
     def _supersede_unproven(self) -> None:
-        """Supersede trials whose server's whole log does not prove the arm's configuration.
+        """Supersede trials if the whole log of their server does not prove the arm's configuration.
 
-        This is the third check, after those of the start and of the warm-up.
+        This is the third check. The first is at the server's start, the second after its warm-up.
         """
         problems = self._directory.judge(self._spec)
         trials = [
@@ -197,19 +204,20 @@ class Scheduler:
     def _complete(self, block: Block) -> bool:
         """True if every trial has an outcome, and no patch has to be graded again.
 
-        A grading that failed on another machine is not repeated here. A trial that still waits to
-        be graded there is run again, because that machine may not come back.
+        If a grading failed on another machine, it is not repeated on this machine. If a trial still
+        waits for its grading on another machine, the trial runs again on this machine, because the
+        other machine may not come back.
         """
         outcomes = self._outcomes_of(block)
         waits = any(one.waits or (one.ungraded and one.host == self._host) for one in outcomes)
         return len(outcomes) == len(self._trials(block)) and not waits
 
     def _waits_elsewhere(self, block: Block) -> bool:
-        """True if another machine ended before it graded all patches of the block."""
+        """True if another machine stopped before it graded all patches of the block."""
         return any(one.waits and one.host != self._host for one in self._outcomes_of(block))
 
     def _preflight(self, block: Block) -> None:
-        """Start to grade the gold patches of a block in the background."""
+        """Start to grade the gold patches of a block, in the background."""
         for name in block.instances:
             folder = self._directory.preflight(name)
             if name in self._without_image and not self._supply.absent(name):
@@ -230,30 +238,30 @@ class Scheduler:
                 if no_test_ran(graded) and not self._supply.absent(name):
                     if self._note_removed_image(name):
                         continue
-                    # Its image may have been missing for a while; only the new result counts.
+                    # The image may have been missing for a while, so only the new result counts.
                     graded = self._grader.preflight(self._instances[name], folder).result()
                 self._gold[name] = graded
                 if no_test_ran(graded) and self._supply.absent(name):
-                    self._without_image.add(name)  # a later wave may bring it
+                    self._without_image.add(name)  # a later wave may fetch the image
                 else:
                     graded.write(folder / "graded.json")
 
     def _note_removed_image(self, name: str) -> bool:
-        """True if an image that was pulled for this instance is not on this machine any more.
+        """True if kvci pulled an image for this instance, and the image is not here any more.
 
-        Then the instance's trials stay undone until all other blocks have run, and the image is
-        pulled again.
+        The instance's trials then wait until all other blocks have run. After that, kvci pulls the
+        image again.
         """
         instance = self._instances[name]
         if self._supply.absent(name) or not self._sandboxes.lacks(instance):
             return False
         if name not in self._image_removed:
             self._image_removed.add(name)
-            self._progress.say(f"image {instance.row.image} was removed while it was needed")
+            self._progress.say(f"image {instance.row.image} was removed while kvci needed it")
         return True
 
     def _block(self, block: Block) -> None:
-        """Run all arms of a block. Trials that new ones cannot be paired with are superseded."""
+        """Run all arms of a block. Supersede trials that cannot be paired with new trials."""
         self._await_preflight(block)
         done = all(self._directory.done(trial) for trial in self._trials(block))
         if done and not self._waits_elsewhere(block):
@@ -261,7 +269,7 @@ class Scheduler:
             return
         if unserved := self._never_served(block):
             self._directory.supersede(unserved)
-        # Before anything is graded again: grading would write a superseded trial's outcome.
+        # This comes before any regrading, which would write the outcome of a superseded trial.
         if self._cannot_pair(block, ""):
             self._directory.supersede(self._trials(block))
         self._regrade(block)
@@ -270,8 +278,8 @@ class Scheduler:
                 for arm in block.arms:
                     if self._over_a_day(block):
                         raise UserError(
-                            f"Block {block.number} takes longer than a day; set a smaller "
-                            "block_size and give another --run-id."
+                            f"Block {block.number} takes longer than a day; give a smaller "
+                            "block_size and another --run-id."
                         )
                     self._arm(block, self._arms[arm])
                 return
@@ -282,15 +290,18 @@ class Scheduler:
         raise UserError("llama-server's build changed between restarts; pin it with --engine PATH.")
 
     def _note_images_removed_in_grading(self, wave: list[Block]) -> None:
-        """Note images removed by hand, while the wave's images are still locked from eviction."""
+        """Note images that were removed by hand.
+
+        This happens while no kvci process may evict the wave's images.
+        """
         for one in [one for block in wave for one in self._outcomes_of(block)]:
             if one.ungraded and one.host == self._host:
                 self._note_removed_image(one.instance)
 
     def _regrade(self, block: Block) -> None:
-        """Grade stored patches whose grading failed on this machine.
+        """Grade stored patches again if their grading failed on this machine.
 
-        Both trials of a pair must be graded on one machine.
+        Both trials of a pair must be graded on the same machine.
         """
         for outcome in (one for one in self._outcomes_of(block) if one.host == self._host):
             if not outcome.ungraded or outcome.instance in self._image_removed:
@@ -308,8 +319,10 @@ class Scheduler:
         return [outcome for outcome in found if outcome]
 
     def _never_served(self, block: Block) -> list[Trial]:
-        """Trials of a resumed block whose server never started: its build is unknown, and the
-        server may start now."""
+        """Return trials of a resumed block whose server never started.
+
+        The build of their server is not known, and the server may start now.
+        """
         return [
             Trial(one.arm, one.instance, one.seed)
             for one in self._outcomes_of(block)
@@ -317,12 +330,12 @@ class Scheduler:
         ]
 
     def _over_a_day(self, block: Block) -> bool:
-        """True if the block's first trial started too long ago to be paired with a new one."""
+        """True if the block's first trial started too long ago to be paired with a new trial."""
         starts = [datetime.fromisoformat(outcome.start) for outcome in self._outcomes_of(block)]
         return bool(starts) and datetime.fromisoformat(now()) - min(starts) > BLOCK_MAX
 
     def _cannot_pair(self, block: Block, build: str) -> bool:
-        """True if the block's trials cannot be paired with new trials on this host and build."""
+        """True if the block's trials cannot be paired with new trials of this host and build."""
         outcomes = self._outcomes_of(block)
         builds = {outcome.server_build for outcome in outcomes} | {build}
         foreign = any(outcome.host != self._host for outcome in outcomes)
@@ -331,14 +344,14 @@ class Scheduler:
     def _invalid(self, name: str) -> bool:
         """True if the gold patch does not resolve on this host, or could not be graded.
 
-        An instance whose image does not exist is not invalid; its trials get class I1.
+        If the image of an instance does not exist, the result is False. Its trials get class I1.
         """
         return not self._supply.absent(name) and self._gold[name].verdict is not Verdict.RESOLVED
 
     def _arm(self, block: Block, arm: Arm) -> None:
-        """Run all trials of one arm in one block; infrastructure failures are retried twice.
+        """Run all trials of one arm in one block. Trials that infrastructure ends get two retries.
 
-        Retries use one slot, so that a trial that ends the server spoils another trial only once.
+        Retries use one slot. So a retried trial that ends the server does not end other trials.
         """
         pending = [t for t in block.trials(arm.id) if not self._directory.done(t)]
         pending = [t for t in pending if t.instance not in self._image_removed]
@@ -394,19 +407,19 @@ class Scheduler:
         used: ServerOfTrial,
         workers: int,
     ) -> list[Trial]:
-        """Run the trials on this server; the trials to retry.
+        """Run the trials on this server, and return the trials to retry.
 
-        If it raises, conversations in flight end without an outcome.
+        If this function raises an exception, running conversations end without an outcome.
         """
         client, todo = Client(server.url, server.healthy), iter(trials)
 
         def retries(trial: Trial, slot: int) -> bool:
-            """Run one trial; True if it must be retried."""
+            """Run one trial. Return True if the trial must be retried."""
             self._progress.slot(+1)
             started = now()
             try:
                 if not server.healthy():
-                    return True  # another trial ended the server; this one has not started
+                    return True  # another trial ended the server; this trial has not started
                 talk = self._solve(trial, server, client, slot)
                 if talk.exit is Exit.SANDBOX_FAILED:
                     self._sandboxes.wait()
@@ -463,7 +476,10 @@ class Scheduler:
     def _finish(
         self, block: Block, trial: Trial, talk: Conversation, used: ServerOfTrial, started: str
     ) -> bool:
-        """True if the trial must be retried; otherwise its patch goes to grading."""
+        """Return True if the trial must be retried.
+
+        Otherwise write the trial's outcome, and start to grade its patch.
+        """
         if self._stop.is_set():
             return False
         self._attempts[trial] = attempts = self._attempts.get(trial, 0) + 1
@@ -478,7 +494,7 @@ class Scheduler:
             return False
         folder = self._directory.trial(trial)
         write_atomic(folder / "patch.diff", talk.patch)
-        # If kvci ends now, a resume grades this patch and does not repeat the conversation.
+        # If kvci ends now, a resume grades this patch. It does not repeat the conversation.
         waits = Graded(verdict=Verdict.GRADING_FAILED, detail=WAITS)
         write(waits, show=False)
         instance, gold = self._instances[trial.instance], self._gold[trial.instance]
@@ -556,4 +572,4 @@ class Scheduler:
 
 
 def _ignore(_: Outcome) -> None:
-    """The progress view already counted this trial."""
+    """Do nothing, because the progress view already counted this trial."""

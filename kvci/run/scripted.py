@@ -1,4 +1,4 @@
-"""A run with scripted answers and known classes: a test of everything except the model."""
+"""Run scripted answers with known classes. This tests everything except the model."""
 
 from pathlib import Path
 
@@ -16,7 +16,10 @@ DATASET = f"calibration:split=test,functions=4,count={len(EXPECTED)}"
 
 
 def run_scripted(out: Path, run_id: str, sandbox: str = "auto") -> bool:
-    """Run every scripted behaviour under two arms; True if each trial has the expected class."""
+    """Run every scripted behaviour under two arms.
+
+    Return True if each trial has the expected class. Raises UserError if the run is not complete.
+    """
     answers, expected = script(suite(DATASET))
     path = out / f"{run_id}.script.json"
     answers.write(path)

@@ -1,4 +1,4 @@
-"""Stop on a signal. Finished trials are on disk; the rest runs after a resume."""
+"""Stop on a signal. Finished trials are on disk; the other trials run after a resume."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ import psutil
 from kvci.children import ENDING
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""SIGHUP arrives when a terminal is closed."""
+"""A process gets SIGHUP if its terminal is closed."""
 
 
 class Stopped(BaseException):
@@ -32,9 +32,10 @@ def stopping() -> Iterator[None]:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    """Kill all child processes; every thread waits for one of them and so ends too.
+    """Kill all child processes. Every thread waits for a child process, so every thread ends too.
 
-    Python's resource tracker ends by itself and prints a warning when it is killed.
+    Python's resource tracker is not killed: it ends by itself, and prints a warning if it is
+    killed.
     """
     for again in STOPS:
         signal.signal(again, signal.SIG_IGN)

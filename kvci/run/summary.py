@@ -1,4 +1,4 @@
-"""Outcomes -> counts for each arm. Only the comparison interprets the counts."""
+"""Count the outcomes of each arm. Only the comparison interprets the counts."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class ArmSummary(Document):
     planned: int
     done: int
     submitted: int
-    """Non-empty patches."""
+    """The number of patches that are not empty."""
     resolved: int
     infrastructure: int
     classes: dict[str, int]
@@ -30,19 +30,22 @@ class Summary(Document):
     complete: bool
     arms: tuple[ArmSummary, ...]
     late: bool = False
-    """The time budget ended the run; another job resumes it."""
+    """True if the time budget ended the run. Another job resumes it."""
 
     @property
     def succeeded(self) -> bool:
-        """True if the run is complete or its time budget ended it, no trial has class I4 (kvci),
-        and every arm has a trial that infrastructure did not spoil."""
+        """True if three conditions hold.
+
+        The run is complete, or its time budget ended it. No trial has class I4 (kvci). Every arm
+        has a trial that infrastructure did not end.
+        """
         faults = any(arm.classes.get(Class.I4) for arm in self.arms)
         enough = self.complete or self.late
         return enough and not faults and all(a.done > a.infrastructure for a in self.arms)
 
 
 def summarize(run_id: str, planned: Mapping[str, int], outcomes: list[Outcome]) -> Summary:
-    """The counts of each arm; `planned` maps each arm to its number of trials."""
+    """Return the counts of each arm. `planned` maps each arm to its number of trials."""
     made = []
     for arm, count in planned.items():
         of_arm = [outcome for outcome in outcomes if outcome.arm == arm]
@@ -65,7 +68,7 @@ def summarize(run_id: str, planned: Mapping[str, int], outcomes: list[Outcome]) 
 
 
 def infrastructure_lines(outcomes: list[Outcome]) -> list[str]:
-    """A line for each trial that infrastructure ended, or that has class A12."""
+    """Return a line for each trial that infrastructure ended, or that has class A12."""
     return [
         f"{titled(outcome.cls)}: {outcome.arm} {outcome.instance} seed {outcome.seed}: "
         f"{' '.join((outcome.detail or outcome.why).split())[-300:]}"
@@ -75,7 +78,7 @@ def infrastructure_lines(outcomes: list[Outcome]) -> list[str]:
 
 
 def table(summary: Summary) -> Table:
-    """The counts for a terminal of 80 columns, a row for each arm."""
+    """Return a table for a terminal of 80 columns, with the counts of each arm in a row."""
     interim = "" if summary.complete else f" ({INTERIM})"
     title = f"Run {summary.run_id}{interim}"
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)

@@ -1,4 +1,4 @@
-"""The images that must be on this machine before a run's sandboxes can be made."""
+"""Fetch the images that a run needs on this machine before its sandboxes can be made."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -11,23 +11,23 @@ from kvci.tasks.instance import Instance
 
 
 class Supplies(Protocol):
-    """Fetches images, so that the sandboxes of a wave of blocks can be made at once."""
+    """The supply of images. A wave is a group of blocks whose images fit into the disk budget."""
 
     def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
-        """The blocks, in groups whose images are on this machine at the same time."""
+        """Yield the blocks in groups. All images of a group are on this machine at one time."""
 
     def absent(self, instance: str) -> str:
-        """Why this instance's image can never be fetched; empty if it can."""
+        """Return why this instance's image can never be fetched; empty if it can."""
 
     def missing(self) -> list[str]:
-        """A line for each image that could not be fetched."""
+        """Return a line for each image that could not be fetched."""
 
     def stopped(self) -> str:
-        """Why fetching has stopped, for example the time budget; empty if it has not."""
+        """Return why fetching has stopped, for example the time budget; empty if it goes on."""
 
 
 class NothingToFetch:
-    """For instances whose files come with kvci."""
+    """The supply for instances whose files come with kvci. They need no images."""
 
     def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
         yield blocks
@@ -45,7 +45,10 @@ class NothingToFetch:
 def supplies(
     spec: Spec, instances: Iterable[Instance], ledger: Path, say: Callable[[str], None]
 ) -> Supplies:
-    """The supply of images for these instances; those whose files come with kvci need none."""
+    """Return the supply of images for these instances.
+
+    Instances whose files come with kvci need no image.
+    """
     with_image = [instance for instance in instances if not instance.files]
     if not with_image:
         return NothingToFetch()
@@ -61,9 +64,10 @@ def waves(
     folder: Path,
     say: Callable[[str], None],
 ) -> Iterator[set[str]]:
-    """The named instances in groups whose images are on this machine, for grading without trials.
+    """Yield the named instances in groups, for grading without trials.
 
-    The run's time budget does not apply. `say` gets a line for each image that is missing.
+    All images of a group are on this machine at one time. The run's time budget does not apply.
+    `say` gets a line for each image that is missing.
     """
     selected = [instances[name] for name in names]
     without_budget = spec.model_copy(update={"time_budget_s": None})

@@ -1,1 +1,1 @@
-"""The run directory: its layout, its documents, and everything that reads a run from disk."""
+"""The run directory: its layout, its documents, and the code that reads a run from disk."""

@@ -19,28 +19,33 @@ from kvci.taxonomy import Verdict
 
 
 def shard_name(shard: str) -> str:
-    """The name of a shard's folder in the run's folder."""
+    """Return the name of a shard's folder in the run's folder."""
     return f"shard-{shard.replace('/', '-of-')}"
 
 
 def shards(run: Path) -> list[Path]:
-    """The run directories of a run's shards, first shard first; empty if it has no shards."""
+    """Return the run directories of a run's shards, in their order; empty if it has no shards."""
     return sorted(run.glob("shard-*-of-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 class RunDirectory:
-    """One run directory; as a context manager it holds the directory's lock."""
+    """One run directory. As a context manager, it holds the lock of the directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __enter__(self) -> "RunDirectory":
-        """Raises UserError if another process holds the lock, or the folder cannot be made."""
+        """Make the folder and take its lock.
+
+        Raises UserError if another process holds the lock, or if the folder cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise UserError(f"{self.path} cannot be made: {error.strerror}.") from None
+            raise UserError(
+                f"The folder {self.path} cannot be made ({error.strerror}); give another folder."
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,23 +68,28 @@ class RunDirectory:
 
     @property
     def manifest(self) -> Manifest:
-        """Raises UserError if the folder holds no run."""
+        """The manifest. Raises UserError if the folder contains no run."""
         if not self.exists:
             raise UserError(
-                f"{self.path} is not a run folder, because it holds no manifest.json; give the "
+                f"{self.path} is not a run folder, because it has no manifest.json; give the "
                 "folder of a run, for example runs/RUN-ID."
             )
         return Manifest.read(self.path / "manifest.json")
 
     @property
     def spec(self) -> Spec:
-        """Raises UserError if spec.json is missing, or this version of kvci cannot read it."""
+        """The specification.
+
+        Raises UserError if spec.json is missing, or if this version of kvci cannot read it.
+        """
         return Spec.read(self.path / "spec.json")
 
     @property
     def scratch(self) -> Path:
-        """The folder for work trees of trials in flight. The process that takes the lock deletes
-        it, so the name is one that only kvci uses."""
+        """The folder for the work trees of running trials.
+
+        The process that takes the lock deletes this folder, so only kvci uses its name.
+        """
         return self.path / ".kvci-scratch"
 
     def open(
@@ -94,12 +104,12 @@ class RunDirectory:
         dataset_revision: str = "",
         start: str = "",
     ) -> Manifest:
-        """Create the run or resume it; its manifest.
+        """Create the run or resume it, and return its manifest.
 
-        Fields that the specification's hash leaves out are replaced with the new ones, because
-        another machine may have written the folder. `start` is the time when the run started, if
-        it started elsewhere; all shards have the same. Raises UserError if the run was made for
-        another specification.
+        The specification's hash leaves out some fields. If the run is resumed, these fields get the
+        new values, because another machine may have written the folder. `start` is the time when
+        the run started on another machine, if it did; all shards have the same start. Raises
+        UserError if the run was made for another specification.
         """
         spec_sha256 = spec.hash(model_sha256, dataset_sha256)
         if self.exists:
@@ -142,19 +152,20 @@ class RunDirectory:
         return (self.trial(trial) / "outcome.json").exists()
 
     def preflight(self, instance: str) -> Path:
-        """The folder of the gold patch's grading on this host."""
+        """Return the folder for the grading of an instance's gold patch on this host."""
         return self.path / "preflight" / host() / instance
 
     def gold(self, instance: str) -> Graded | None:
-        """The gold patch's grading on this machine.
+        """Return the grading of an instance's gold patch on this machine.
 
-        None if it did not resolve, because then its test time has no meaning.
+        Return None if the gold patch did not resolve, because then the time of its tests has no
+        meaning.
         """
         file = self.preflight(instance) / "graded.json"
         return resolved(Graded.read(file)) if file.exists() else None
 
     def supersede(self, trials: Iterable[Trial]) -> None:
-        """Move these trials to superseded/<n>/: they are kept, but are not done any more."""
+        """Move these trials to superseded/<n>/. The files are kept, but the trials are not done."""
         superseded = self.path / "superseded"
         superseded.mkdir(exist_ok=True)
         used = [int(folder.name) for folder in superseded.iterdir() if folder.name.isdecimal()]
@@ -169,21 +180,22 @@ class RunDirectory:
         return Outcome.read(self.trial(trial) / "outcome.json") if self.done(trial) else None
 
     def server_log(self, arm: str) -> Path:
-        """An unused path for a new log: servers/<arm>.<n>.log."""
+        """Return an unused path for a new log: servers/<arm>.<n>.log."""
         used = [int(log.stem.rpartition(".")[2]) for log in self.server_logs(arm)]
         (self.path / "servers").mkdir(exist_ok=True)
         return self.path / "servers" / f"{arm}.{max(used, default=-1) + 1}.log"
 
     def server_logs(self, arm: str) -> list[Path]:
-        """The arm's logs, in no order."""
+        """Return the logs of an arm, in any order."""
         # An arm's id may start with another arm's id and a dot.
         name = re.compile(re.escape(arm) + r"\.\d+")
         return [log for log in (self.path / "servers").glob("*.log") if name.fullmatch(log.stem)]
 
     def judge(self, spec: Spec) -> dict[str, tuple[str, ...]]:
-        """Server -> the problems in its whole log, for servers with trials and problems.
+        """Return server -> the problems in its whole log, for servers with trials and problems.
 
-        The effective configuration of each log is written next to it as JSON, if it changed.
+        If the effective configuration of a log changed, this function writes the configuration next
+        to the log as JSON.
         """
         with_trials = {outcome.server for outcome in self.outcomes()}
         found: dict[str, tuple[str, ...]] = {}
@@ -205,5 +217,5 @@ class RunDirectory:
 
 
 def resolved(gold: Graded | None) -> Graded | None:
-    """The gold patch's grading if it resolved, else None."""
+    """Return the gold patch's grading if the gold patch resolved, else None."""
     return gold if gold and gold.verdict is Verdict.RESOLVED else None

@@ -13,7 +13,7 @@ ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 SHARD = r"^[1-9]\d{0,3}/[1-9]\d{0,3}$"
 WITHOUT_PATCH = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED, Exit.REQUEST_FAILED}
 WITHOUT_PATCH |= {Exit.KVCI_FAILED}
-"""A conversation with one of these exits left no patch."""
+"""A conversation that ended with one of these exits has no patch."""
 UNGRADED = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED}
 WAITS = "it waits to be graded"
 """The detail of an outcome whose patch is not graded yet; part of the file format."""
@@ -38,25 +38,27 @@ class Manifest(Document):
     model_sha256: str
     dataset_sha256: str
     dataset_revision: str = ""
-    """The hub's commit; empty for a file."""
+    """The dataset's commit on the hub; empty if the dataset is not from the hub."""
     kvci: str
     host: str
-    """A digest that identifies the machine without its name, which stays private."""
+    """A digest that identifies the machine. The machine's name stays private."""
     gpu: str
-    """Name and driver version as nvidia-smi reports them; empty without a GPU."""
+    """The GPU's name and driver version, as nvidia-smi reports them; empty without a GPU."""
     python: str
     sandbox: str
     demo: bool
     """True for `kvci demo`; a demo never becomes a row of the repository's BENCHMARKS.md."""
     planned: tuple[Annotated[str, Field(pattern=INSTANCE)], ...]
-    """Instance ids, in the dataset's order."""
+    """The ids of the planned instances, in the dataset's order."""
     redacted: bool = False
-    """True in published evidence: private text is already removed."""
+    """True in published evidence, because private text is removed from it."""
 
 
 class Graded(Document):
-    """A verdict with its evidence. The counts are (passed tests, all tests); None for `applies`
-    means that the patch was not tried."""
+    """A verdict with its evidence. The counts are (passed tests, all tests).
+
+    If `applies` is None, kvci did not try to apply the patch.
+    """
 
     verdict: Verdict
     detail: str = ""
@@ -72,10 +74,10 @@ class Ceiling(Document):
     asked: int
     valid: tuple[str, ...]
     invalid: dict[str, str]
-    """Instance -> why all arms drop it. An instance in neither field was not graded."""
+    """Instance -> why all arms drop it. An instance missing in both fields was not graded."""
 
     def line(self) -> str:
-        """One line for a person."""
+        """Return one line for a person."""
         dropped = "".join(f"; {name} is dropped: {why}" for name, why in self.invalid.items())
         return (
             f"The gold patch resolves {len(self.valid)} of {self.asked} instances on this "
@@ -88,7 +90,7 @@ Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 
 
 class Outcome(Document):
-    """A trial whose conversation has ended. Times are UTC; `attempts` includes the last one."""
+    """A trial whose conversation has ended. Times are UTC."""
 
     arm: str = Field(pattern=ARM)
     instance: str = Field(pattern=INSTANCE)
@@ -99,11 +101,12 @@ class Outcome(Document):
     start: Instant
     end: Instant
     attempts: Count
+    """The number of attempts, including the last one."""
     server_failures: Count = 0
-    """Attempts, including the last one, that ended because the server failed."""
+    """The number of attempts, including the last one, that ended because the server failed."""
     server_build: str
     server: str = ""
-    """The log that proves the server's configuration, as in servers/<server>.log."""
+    """The log that proves the server's configuration: the file is servers/<server>.log."""
     verified: bool
     exit: Exit
     detail: str
@@ -119,7 +122,7 @@ class Outcome(Document):
     depth_tokens: Count
     """The largest context, prompt and answer together."""
     loops: Count
-    """Steps at which the last actions were repetitions."""
+    """The number of steps at which the last actions were repetitions."""
     malformed: Count
     solve_s: Seconds
     eval_s: Seconds
@@ -129,21 +132,21 @@ class Outcome(Document):
     patch_sha256: str
     patch_bytes: Count
     answers_sha256: str = ""
-    """The digest of all answers of the model; it shows whether any token differs."""
+    """The digest of all answers of the model. If two digests are equal, all tokens are equal."""
 
     @property
     def waits(self) -> bool:
-        """True if the patch was not graded yet; then the trial is not done."""
+        """True if the patch is not graded yet. Such a trial is not done."""
         return self.detail == WAITS and self.verdict is Verdict.GRADING_FAILED
 
     @property
     def has_patch(self) -> bool:
-        """True if there is a patch, even an empty one, that can be graded again."""
+        """True if the trial has a patch that can be graded again. The patch may be empty."""
         return self.exit not in WITHOUT_PATCH and self.cls is not Class.I0
 
     @property
     def ungraded(self) -> bool:
-        """True if infrastructure or a fault in kvci prevented the patch from being graded."""
+        """True if the patch could not be graded because infrastructure or kvci failed."""
         return self.verdict in UNGRADED and self.has_patch
 
     @model_validator(mode="after")
@@ -158,5 +161,5 @@ class Outcome(Document):
 
 
 def now() -> str:
-    """The time in UTC, to the second, in ISO 8601."""
+    """Return the time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""A run on disk: one run directory, or one for each shard."""
+"""A run on disk: one run directory, or one run directory for each shard."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ from kvci.spec import Spec
 
 
 class Run:
-    """The whole run in this folder, with all its shards."""
+    """The whole run in one folder, with all its shards."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.shards = [RunDirectory(part) for part in shards(path)]
-        """First shard first; empty if the run is not divided."""
+        """The run directories of the shards, in their order; empty if the run has no shards."""
 
     @property
     def parts(self) -> list[RunDirectory]:
-        """The run directories of the shards, or the one of an undivided run."""
+        """The run directories of the shards, or the one directory of a run without shards."""
         return self.shards or [RunDirectory(self.path)]
 
     @property
@@ -26,17 +26,17 @@ class Run:
 
     @property
     def manifest(self) -> Manifest:
-        """The first part's manifest. Raises UserError if the folder holds no run."""
+        """The manifest of the first part. Raises UserError if the folder contains no run."""
         return self.parts[0].manifest
 
     @property
     def spec(self) -> Spec:
-        """The first part's specification. Raises UserError if the folder holds no run."""
+        """The specification of the first part. Raises UserError if it cannot be read."""
         return self.parts[0].spec
 
     @property
     def demo(self) -> bool:
-        """True if every part is a demo, which is never published and never becomes a row."""
+        """True if every part is a demo. A demo is never published and never becomes a row."""
         return all(part.manifest.demo for part in self.parts)
 
     def outcomes(self) -> list[Outcome]:

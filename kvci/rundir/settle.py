@@ -1,4 +1,4 @@
-"""Class A12, a server that fails in only one arm, which only all arms together can show."""
+"""Find class A12: a server that fails in only one arm. Only all arms together can show it."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Observed, classify
 
 
 def settle(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes of done trials, with I2 changed to A12 if the server fails in only this arm.
+    """Return the outcomes of done trials, with I2 changed to A12 if only this arm's server fails.
 
-    That is so if another arm completed the same instance and seed, and the failure recurs.
+    I2 becomes A12 if the failure repeats, and another arm completed the same instance and seed.
     """
     outcomes = [outcome for outcome in outcomes if not outcome.waits]
     completed = {(o.instance, o.seed, o.arm) for o in outcomes if o.cls not in INFRASTRUCTURE}

@@ -1,4 +1,4 @@
-"""A stored conversation: the model's answers and the actions in them."""
+"""Read a stored conversation: the model's answers, and the actions in them."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,15 @@ from kvci.taxonomy import LAST_ACTIONS, Exit
 
 
 def answers(trajectory: Path) -> list[dict[str, Any]]:
-    """The entries of a trajectory that hold the model's answers."""
+    """Return the entries of a trajectory that contain the model's answers."""
     entries = map(json.loads, trajectory.read_text().splitlines())
     return [entry for entry in entries if "step" in entry]
 
 
 def read(steps: list[dict[str, Any]], prompt: str, ended: Exit) -> tuple[list[str], int]:
-    """The actions that the conversation parsed, and the number of malformed answers."""
+    """Return the actions that the agent parsed, and the number of malformed answers."""
     if steps and steps[-1]["cut"] and ended in (Exit.ANSWER_LIMIT, Exit.CONTEXT_OVERFLOW):
-        steps = steps[:-1]  # it ended the conversation, so its action was never parsed
+        steps = steps[:-1]  # this answer ended the conversation, so the agent never parsed it
     found, malformed = [], 0
     for entry in steps:
         try:
@@ -29,6 +29,6 @@ def read(steps: list[dict[str, Any]], prompt: str, ended: Exit) -> tuple[list[st
 
 
 def actions(trajectory: Path, prompt: str, ended: Exit) -> tuple[str, ...]:
-    """The model's last actions, as many as a loop check needs."""
+    """Return the model's last actions, as many as the check for loops needs."""
     found, _ = read(answers(trajectory), prompt, ended)
     return tuple(found[-LAST_ACTIONS:])

@@ -1,1 +1,1 @@
-"""llama-server: its flags, its process, and what its own log proves."""
+"""llama-server: its flags, its process, and the configuration that its own log proves."""

@@ -1,7 +1,8 @@
-"""The effective configuration: what a server's own log shows that the server does.
+"""Read the effective configuration of a server from the server's own log.
 
-`/props` does not report the KV types, so the log is the only source. `read` knows the forms that
-several builds give each line. What no line shows is None ("not shown") and is never assumed.
+`/props` does not report the KV types, so the log is the only source. Different builds write the
+same line in different forms; `read` knows these forms. If no line shows a value, the value is None
+("not shown"). kvci never assumes a value.
 """
 
 import re
@@ -20,7 +21,7 @@ class Effective(Document):
     context_per_slot: int | None
     slots: int | None
     cells: int | None
-    """Cells of one slot's cache; of the largest cache where there are several."""
+    """Cells in the cache of one slot. If a model has several caches, the largest one counts."""
     unified: bool | None
     flash_attention: Literal["on", "off"] | None
     kernel_path: KernelPath
@@ -28,14 +29,15 @@ class Effective(Document):
     kv_mib: float | None
     kv_device: str | None
     gpu: bool | None
-    """Whether the build has a GPU backend that found a device."""
+    """True if the build has a GPU backend, and the backend found a device."""
     graph_splits: int | None
     build: str | None
     weights_mib: float | None = None
-    """On the GPUs, or in the host's memory without a GPU. The same holds for `compute_mib`."""
+    """Size of the weights on the GPUs; without a GPU, their size in the host's memory."""
     compute_mib: float | None = None
+    """Size of the compute buffers on the GPUs; without a GPU, their size in the host's memory."""
     fa_pairs: tuple[str, ...] | None = None
-    """K-V pairs that flash attention was compiled for, if the build reports them."""
+    """The K-V pairs that flash attention was compiled for, if the build reports them."""
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -56,7 +58,7 @@ SPLITS = re.compile(r"(?:splits = (?:\d+ / )?(\d+)\b|graph splits += (\d+))")
 LAYERS = re.compile(r"print_info: n_layer += (\d+)")
 QUANTS = re.compile(r"FA_QUANTS = ([\w,.-]+)")
 QUANTS_ALL = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "bf16", "f16")
-"""The types that `all` stands for, each as K with each as V (ggml/cmake/common.cmake)."""
+"""The types that `all` means: every type as K with every type as V (ggml/cmake/common.cmake)."""
 BUILD = re.compile(r"build_info: (\S+)|build(?::)? (\d+ \([^)]*\))")
 NO_KERNEL = "no FlashAttention vector kernel compiled"
 ON_CPU = re.compile(r"assigned to device CPU|Flash Attention not supported, set to disabled")
@@ -64,7 +66,7 @@ GPU_NAMES = re.compile(r"^(CUDA|ROCm|HIP|Vulkan|Metal|MTL|SYCL|MUSA|CANN)", re.I
 
 
 def read(log: str) -> Effective:
-    """The effective configuration that a log shows; `problems` stays empty."""
+    """Return the effective configuration that a log shows. Its field `problems` is empty."""
     text = "\n".join(lines_of(log))
     caches = CACHE.findall(text)
     kinds = {f"{k}/{v}" for *_, k, v in caches}
@@ -98,14 +100,14 @@ def read(log: str) -> Effective:
         graph_splits=max(splits, default=None),
         build=next(part for part in build.groups() if part) if build else None,
         weights_mib=_mib(WEIGHTS.findall(text), gpu),
-        # A later reservation on a device replaces the earlier one.
+        # If a device has several reservations, the last one counts.
         compute_mib=_mib(dict(COMPUTE.findall(text)).items(), gpu),
         warnings=warnings,
     )
 
 
 def _mib(buffers: Iterable[tuple[str, str]], gpu: bool | None) -> float | None:
-    """The sum over the GPUs' buffers, or over all buffers without a GPU."""
+    """Return the sum over the buffers on GPUs; without a GPU, the sum over all buffers."""
     sizes = [float(mib) for device, mib in buffers if not gpu or _on_gpu(device)]
     return round(sum(sizes), 2) if sizes and gpu is not None else None
 
@@ -142,7 +144,11 @@ def _flash(text: str) -> Literal["on", "off"] | None:
 
 
 def _rotation(text: str, kinds: set[str]) -> Literal["on", "off"] | None:
-    """On if every cache rotates each quantized side; off if nothing is quantized."""
+    """Return "on" if every cache rotates every side (K or V) that is quantized.
+
+    Return "off" if a quantized side is not rotated, or if no side is quantized. Return None if the
+    log does not show the rotation.
+    """
     if "attention rotation force disabled" in text:
         return "off"
     sizes = [(side, int(size)) for side, size in ROTATION.findall(text)]
@@ -160,10 +166,10 @@ def _rotation(text: str, kinds: set[str]) -> Literal["on", "off"] | None:
 def _kernel_path(
     text: str, kinds: set[str], gpu: bool | None, flash: str | None, splits: list[int]
 ) -> KernelPath:
-    """Where attention runs, and whether with a kernel that was compiled for the KV type.
+    """Return where attention runs, and whether its kernel was compiled for the KV type.
 
-    A GPU build that keeps attention on the GPU has one or two graph splits. If attention falls to
-    the CPU, each layer adds two splits, and no other line shows it (seen with iq4_nl on CUDA).
+    A GPU build that runs attention on the GPU has one or two graph splits. If attention runs on the
+    CPU, each layer adds two splits. No other line of the log shows this (seen with iq4_nl on CUDA).
     """
     if gpu is False:
         return "cpu"

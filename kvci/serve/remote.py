@@ -1,4 +1,7 @@
-"""A server at a URL that kvci did not start; no log proves what it does, so it gives no row."""
+"""A server at a URL, which kvci did not start.
+
+No log proves the server's configuration, so its trials never become a row.
+"""
 
 from pathlib import Path
 from typing import Self
@@ -20,7 +23,7 @@ class Remote(Server):
         self._http = httpx.Client(base_url=self.url)
 
     def __enter__(self) -> Self:
-        """Raises ServerFailed if the server does not answer."""
+        """Check that the server answers. Raises ServerFailed if it does not."""
         if not self.healthy():
             raise ServerFailed(f"{self.url} does not answer")
         return self
@@ -29,7 +32,7 @@ class Remote(Server):
         self._http.close()
 
     def healthy(self, timeout_s: float = 5.0) -> bool:
-        """Whether the server answers; a 404 counts, because not every server has /health."""
+        """True if the server answers. A 404 counts as an answer: some servers have no /health."""
         try:
             return self._http.get("/health", timeout=timeout_s).status_code < 500
         except httpx.HTTPError:
@@ -40,4 +43,4 @@ class Remote(Server):
         return judge(read(""), Expected())
 
     def erase(self, slot: int) -> None:
-        """Do nothing, because the slots belong to others."""
+        """Do nothing, because other clients may use the slots."""

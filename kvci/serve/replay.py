@@ -1,7 +1,7 @@
-"""The replay engine: llama-server's API with answers from a script per instance.
+"""The replay engine: a server with llama-server's API that answers from a script.
 
-Tests use it where the outcome must be known. Its trials are unverified and never become a row.
-Run it as `python -m kvci.serve.replay SCRIPT FLAGS`; it reads only --port from the flags.
+Tests use this engine if they must know the outcome. Its trials are unverified and never become a
+row. Run it as `python -m kvci.serve.replay SCRIPT FLAGS`. From the flags, it reads only --port.
 """
 
 import json
@@ -17,22 +17,22 @@ from kvci.files import Document
 OVERFLOW = (
     "request (5002 tokens) exceeds the available context size (2048 tokens), try increasing it"
 )
-"""llama-server's own message."""
+"""The message that llama-server itself sends."""
 
 
 class Step(Document):
-    """One answer: a text, or a fault."""
+    """One answer of a script: a text or a fault."""
 
     text: str = ""
     fault: Literal["", "cut", "overflow", "die", "error"] = ""
 
 
 class Script(Document):
-    """Instance id -> its answers. The last answer is repeated for all later requests."""
+    """Instance id -> the answers for it. All later requests get the last answer again."""
 
     answers: dict[str, tuple[Step, ...]]
     turn_s: float = 0.0
-    """Seconds that every answer takes."""
+    """Seconds that the server waits before each answer."""
 
 
 class Replay(ThreadingHTTPServer):
@@ -47,7 +47,7 @@ class Replay(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    """Otherwise the body's packet waits 40 ms until the header's packet is acknowledged."""
+    """With Nagle's algorithm, the body would wait 40 ms until the header is acknowledged."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -63,7 +63,11 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {})
 
     def _chat(self, body: dict[str, Any]) -> None:
-        """The number of answers in the conversation selects the next one, so there is no state."""
+        """Answer a chat request.
+
+        The number of answers in the conversation selects the next answer, so the server keeps no
+        state.
+        """
         assert isinstance(self.server, Replay)
         time.sleep(self.server.script.turn_s)
         steps = self.server.script.answers[body["user"]]
@@ -89,14 +93,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _completion(body: dict[str, Any], step: Step) -> dict[str, Any]:
-    """A completion that counts four characters as one token; a cut answer fills its limit."""
+    """Return a completion. Four characters count as one token.
+
+    A cut answer has as many tokens as the limit of the request.
+    """
     cut, limit = step.fault == "cut", body["max_tokens"]
     prompt = sum(len(message["content"]) for message in body["messages"]) // 4
     return completion(step.text, cut, prompt, limit if cut else min(len(step.text) // 4 + 1, limit))
 
 
 def completion(text: str, cut: bool, prompt_tokens: int, answer_tokens: int) -> dict[str, Any]:
-    """A chat completion as llama-server writes it."""
+    """Return a chat completion in the form that llama-server writes."""
     message = {"role": "assistant", "content": text}
     return {
         "id": "replay",

@@ -1,4 +1,4 @@
-"""One llama-server process: start it, prove its configuration, stop it."""
+"""Start one llama-server process, prove its configuration, and stop it."""
 
 import os
 import re
@@ -28,33 +28,42 @@ WRITTEN_S = 10.0
 STOP_S = 10.0
 WATCH_S = 10.0
 UNHEALTHY_MAX = 6
-"""A server that fails this many health checks in a row hangs."""
+"""If a server fails this many health checks in a row, kvci kills it."""
 USAGE = re.compile(
     r"error: invalid argument: |error while handling argument|does not know the flag"
 )
-"""How a server reports that its command line is wrong. CUDA's "error: invalid argument" has no
-second colon and is not about the command line."""
+"""Texts with which a server reports that its command line is wrong.
+
+CUDA also writes "error: invalid argument", without the second colon. That error is not about the
+command line.
+"""
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
 class ServerFailed(Exception):
-    """The server died, hangs, or does not answer its health check."""
+    """The server ended, hangs, or does not answer its health check."""
 
 
 class NotProven(UserError):
-    """The server rejects what was asked, or its log does not prove it."""
+    """The server rejects its flags, or its log does not prove what was asked for."""
 
 
 def resolve(engine: str) -> str:
-    """What `auto` means: the llama-server in KVCI_LLAMA_SERVER, else the one on PATH, else the
-    embedded engine. Other engines stay as they are."""
+    """Return the engine that `auto` means on this machine. Return any other engine unchanged.
+
+    `auto` means the llama-server in KVCI_LLAMA_SERVER. If that is not set, `auto` means the
+    llama-server on PATH. If PATH has none, `auto` means the embedded engine.
+    """
     if engine != "auto":
         return engine
     return os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server") or "embedded"
 
 
 def command(engine: str) -> list[str]:
-    """The program that takes llama-server's flags. Raises UserError if it does not exist."""
+    """Return the program that accepts llama-server's flags; an empty list for a URL.
+
+    Raises UserError if the program does not exist.
+    """
     if engine.startswith(("http:", "https:")):
         return []
     if engine == "embedded":
@@ -62,13 +71,13 @@ def command(engine: str) -> list[str]:
     if engine.startswith("replay:"):
         script = Path(engine.removeprefix("replay:"))
         if not script.is_file():
-            raise UserError(f"The replay script {script} does not exist.")
+            raise UserError(f"The replay script {script} does not exist; give another path.")
         return [sys.executable, "-m", "kvci.serve.replay", str(script)]
     if engine == "auto":
         return command(resolve(engine))
     found = shutil.which(engine)
     if not found:
-        raise UserError(f"The engine {engine} is not a program; give llama-server's path.")
+        raise UserError(f"The engine {engine} is not a program; give the path of llama-server.")
     return [found]
 
 
@@ -79,17 +88,20 @@ def free_port() -> int:
 
 
 class Server:
-    """A context manager; inside it the server answers at `url` and its configuration is proved."""
+    """A context manager. In its context, the server answers at `url` and is proved."""
 
     def __init__(
         self, spec: Spec, arm: Arm, model: Path, log: Path, scratch: Path | None = None
     ) -> None:
-        """`scratch` holds the folder of saved slots; the caller clears it after a killed kvci."""
+        """`scratch` is the folder in which the folder of saved slots is made.
+
+        If kvci is killed, the caller clears `scratch`.
+        """
         self.arm, self.log = arm, log
         self._verified = spec.verified
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        # One client for all requests, because a new one reads the certificates again (30 ms).
+        # One client for all requests, because each new client reads the certificates (30 ms).
         self._http = httpx.Client(base_url=self.url, limits=CONNECTIONS)
         self._folder = tempfile.TemporaryDirectory(prefix="kvci-slots-", dir=scratch)
         flags = server_flags(spec, arm, model, port, log, Path(self._folder.name))
@@ -99,8 +111,11 @@ class Server:
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
-        """Raises ServerFailed if the server does not start, NotProven if it differs from what was
-        asked."""
+        """Start the server and prove its configuration.
+
+        Raises ServerFailed if the server does not start. Raises NotProven if it rejects its flags,
+        or if its log does not prove what was asked for.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.with_suffix(".out").open("wb") as out:
             self._process = subprocess.Popen(
@@ -143,7 +158,10 @@ class Server:
         return judge(read(text), self.asked)
 
     def prove(self) -> None:
-        """Raises NotProven with what was asked and what the log shows."""
+        """Raises NotProven if the log does not prove what was asked for.
+
+        The message names each difference.
+        """
         problems = self.effective.problems
         if problems:
             raise NotProven(
@@ -178,7 +196,7 @@ class Server:
                 self._process.kill()
 
     def _wait_until_written(self) -> None:
-        """Wait for the last lines of the start: a server may answer before they are in its log."""
+        """Wait for the last lines of the start: a server may answer before it writes them."""
         until = time.monotonic() + WRITTEN_S
         while any(MISSING in problem for problem in self.effective.problems):
             if time.monotonic() > until:
@@ -210,7 +228,7 @@ class Server:
             raise ServerFailed(f"the warm-up decode failed: {error}") from None
 
     def _prove_template(self) -> None:
-        """Raises NotProven if the chat template drops the text of a user message."""
+        """Raises NotProven if the chat template leaves out the text of a user message."""
         text = "kvci-asks-whether-this-is-read"
         body = {"messages": [{"role": "user", "content": text}]}
         try:

@@ -1,4 +1,4 @@
-"""The messages of a server's log, and the error that a failed start left in it."""
+"""Read the messages of a server's log, and find the error of a start that failed."""
 
 import json
 import re
@@ -6,16 +6,22 @@ import re
 LOADING = re.compile(r": loading model")
 READY = re.compile(r"model loaded|slots are idle|listening on http")
 LABELLED = re.compile(r"(?:[\d.]+ )?([A-Z]) (.*)")
-"""llama.cpp's prefix: a time, a level (E is an error), the message."""
+"""A line with llama.cpp's prefix: a time, a level (E means error), then the message."""
 UNLABELLED_ERROR = re.compile(
     r"(?i:\berror\b|\bfailed to\b|out of memory)|^\w+Error: |GGML_ASSERT\(|what\(\): "
 )
-"""An error in a line without a level: of the flags' parser, the loader, an abort, or Python."""
+"""An error in a line without a level.
+
+The parser of the flags, the loader, an abort and Python write such lines.
+"""
 REASON = re.compile(r"(?:error loading model|failed to initialize the context): (.*)")
 
 
 def lines_of(log: str) -> list[str]:
-    """The messages of a text log or of one written with `--log-jsonl`; errors start with `E `."""
+    """Return the messages of a text log, or of a log written with `--log-jsonl`.
+
+    In the second case, each message that is an error starts with `E `.
+    """
     lines: list[str] = []
     for line in log.splitlines():
         if line.startswith("{"):
@@ -32,11 +38,12 @@ def lines_of(log: str) -> list[str]:
 
 
 def start_error(log: str) -> str | None:
-    """The error that ended the last start in a log; None if the server started or shows no error.
+    """Return the error that ended the last start in a log.
 
-    llama.cpp reports the cause first and then everything that failed because of it, down to
-    "exiting due to model loading error". An error before the model is loaded counts only if none
-    follows, because a GPU that cannot be used, for example, ends no server.
+    Return None if the server started or the log shows no error. llama.cpp reports the cause first,
+    and then everything that failed because of it. The last message is "exiting due to model loading
+    error". An error before the loading of the model counts only if no error follows: a server
+    continues, for example, if it cannot use a GPU.
     """
     lines = lines_of(log)
     starts = [number for number, line in enumerate(lines) if LOADING.search(line)]

@@ -1,1 +1,1 @@
-"""Where instances come from: SWE-bench rows and the calibration suite."""
+"""Instances: SWE-bench rows, and the generated instances of the calibration suite."""

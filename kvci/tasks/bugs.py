@@ -1,7 +1,8 @@
-"""The kinds of bug: a small function, its right line, its wrong line, and arguments of calls.
+"""The kinds of bug. Each has a small function, a right line, a wrong line, and calls.
 
-`{k}` is a constant that the generator draws, `{k1}` is that constant plus 1. Expected results are
-not written here: the generator runs the right function, so no expected result can be wrong.
+`{k}` is a constant that the generator chooses at random, and `{k1}` is that constant plus 1. The
+expected results are not in this file. The generator gets them from the right function, so no
+expected result can be wrong.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ class Bug:
     right: str
     wrong: str
     calls: tuple[str, ...]
-    """Argument lists. For every constant, one of them must tell the right line from the wrong."""
+    """The arguments of each call.
+
+    For every constant, at least one call must give different results with the two lines.
+    """
 
     def source(self, name: str, constant: int, broken: bool) -> str:
         body = self.body.replace("{line}", self.wrong if broken else self.right)

@@ -1,8 +1,9 @@
-"""The calibration suite: instances generated from a seed, as rows in the v5 format.
+"""The calibration suite: instances that are generated from a seed, as rows in the v5 format.
 
-Each instance is a small Python repository with one planted bug, an issue text, tests of all other
-functions, a failing test that only grading has, and the gold patch. The train and the test split
-share no name of a function or file: the hash of a name decides which split may use it.
+Each instance is a small Python repository with one bug. The instance has an issue text, tests of
+all other functions, and the gold patch. It also has a test that fails because of the bug; only
+grading has this test. No name of a function or file is in both the train split and the test split:
+the hash of a name decides which split may use the name.
 """
 
 import hashlib
@@ -23,8 +24,10 @@ IMAGE = "kvci/calibration:1"
 TESTS = "tests/test_all.py"
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvz" for second in "aeiou")
 SHADOWED = {"site", "time"}
-"""Names of standard modules that Python has already loaded; a file of that name would not be
-imported."""
+"""Names of standard modules that Python has already loaded.
+
+Python would not import a file with such a name.
+"""
 Split = Literal["train", "test"]
 
 
@@ -44,14 +47,14 @@ class _Function:
 
 @cache
 def _call(bug: Bug, constant: int, arguments: str, broken: bool) -> Any:
-    """The result of a call. The source is ours, so it runs in this process."""
+    """Return the result of a call. kvci wrote the source, so this process may run it."""
     scope: dict[str, Any] = {}
     exec(bug.source("called", constant, broken), scope)
     return scope["called"](*eval(f"({arguments},)"))
 
 
 def split_of(name: str) -> Split:
-    """The split that may use a name."""
+    """Return the split that may use a name."""
     return "test" if hashlib.sha256(name.encode()).digest()[0] % 4 == 0 else "train"
 
 
@@ -64,7 +67,7 @@ def _name(rng: random.Random, split: Split) -> str:
 
 
 def generate(split: Split, seed: int, functions: int = 8, files: int = 1) -> Instance:
-    """One instance. The same arguments give the same bytes on every machine.
+    """Return one instance. The same arguments give the same bytes on every machine.
 
     Raises UserError if there are fewer functions than files.
     """
@@ -125,7 +128,7 @@ def _test_id(function: _Function) -> str:
 
 
 def _tests(made: list[_Function]) -> str:
-    """A test module that runs its own tests, so that no test runner has to be installed."""
+    """Return a test module that runs its own tests, so that it needs no test runner."""
     tests = []
     for function in made:
         checks = "".join(
@@ -152,7 +155,11 @@ def _tests(made: list[_Function]) -> str:
 
 
 def _eval_script(tests: str) -> str:
-    """The script writes the tests again before it runs them, so that editing them gains nothing."""
+    """Return the eval script.
+
+    The script writes the tests again before it runs them. A model that edits the tests gains
+    nothing.
+    """
     return (
         "#!/bin/bash\nset -uo pipefail\ncd /testbed\nmkdir -p tests\n"
         f"cat > {TESTS} <<'EOF_TESTS'\n{tests}EOF_TESTS\n"
@@ -164,7 +171,7 @@ def _eval_script(tests: str) -> str:
 
 
 def _diff(path: str, old: str, new: str) -> str:
-    """A git patch with one hunk, from the first line that differs to the last."""
+    """Return a git patch with one hunk, from the first to the last line that differs."""
     before, after = old.splitlines(), new.splitlines()
     same = [a == b for a, b in zip(before, after, strict=False)]
     first = same.index(False) if False in same else len(same)
@@ -184,9 +191,9 @@ def _diff(path: str, old: str, new: str) -> str:
 
 
 def suite(text: str) -> list[Instance]:
-    """The instances of `calibration:split=test,functions=8,files=1,count=20,first=0`.
+    """Return the instances of a name like `calibration:split=test,functions=8,files=1,count=20`.
 
-    Raises UserError for anything else.
+    Raises UserError if the name has an unknown option or a value that is not valid.
     """
     defaults = {"split": "test", "functions": 8, "files": 1, "count": 20, "first": 0}
     asked: dict[str, Any] = dict(defaults)
@@ -195,8 +202,8 @@ def suite(text: str) -> list[Instance]:
         number = key in asked and key != "split" and value.isdecimal()
         if not number and part not in ("split=train", "split=test"):
             raise UserError(
-                f"'{part}' is not an option of the calibration suite; its options and defaults are "
-                f"{json.dumps(defaults)}."
+                f"'{part}' is not an option of the calibration suite; give some of these options, "
+                f"which are shown with their defaults: {json.dumps(defaults)}."
             )
         asked[key] = int(value) if number else value
     if asked["count"] > COUNT_MAX:

@@ -1,4 +1,4 @@
-"""A dataset's name -> its instances: the calibration suite, a file, or a dataset of the hub."""
+"""Load a dataset by its name: the calibration suite, a file, or a dataset of the hub."""
 
 import hashlib
 import re
@@ -17,21 +17,22 @@ NAMED = {
     "verified": "SWE-bench/SWE-bench_Verified",
     "multilingual": "SWE-bench/SWE-bench_Multilingual",
 }
-"""Short name -> repository on the hub, in the v5 format."""
+"""Short name -> repository on the hub. Its rows have the v5 format."""
 TEST_SPLIT = "data/test-*.parquet"
 
 
 def load(dataset: str, known: str = "") -> list[Instance]:
-    """The instances of a dataset, in order. Raises UserError."""
+    """Return the instances of a dataset, in its order. Raises UserError if it cannot be loaded."""
     return load_with_revision(dataset, known)[0]
 
 
 def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], str]:
-    """The instances of a dataset, in order, and their commit on the hub ("" if not from the hub).
+    """Return the instances of a dataset, in its order, and the dataset's commit on the hub.
 
-    A repository of the hub may carry a revision: `OWNER/NAME@REVISION`. A resumed run gives its
-    commit as `known`; the run keeps that commit, and works without the hub if its files are cached.
-    Raises UserError.
+    The commit is "" if the dataset is not from the hub. The name of a repository on the hub may end
+    with a revision: `OWNER/NAME@REVISION`. A resumed run gives the commit of its first start as
+    `known`, so that the run keeps that commit. If the files of that commit are in the cache, the
+    hub is not needed. Raises UserError if the dataset cannot be loaded.
     """
     if dataset.partition(":")[0] == "calibration":
         return suite(dataset), ""
@@ -49,13 +50,15 @@ def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], s
             raise
     parts = sorted(file for file in files if fnmatch(file, TEST_SPLIT))
     if not parts:
-        raise UserError(f"{name} on the hub has no {TEST_SPLIT}; give a file of its rows instead.")
+        raise UserError(
+            f"The dataset {name} on the hub has no file {TEST_SPLIT}; give a file with its rows."
+        )
     rows = [each for part in parts for each in row.load(fetch(name, part, commit, "dataset"))]
     return [Instance(each) for each in rows], commit
 
 
 def dataset_sha256(instances: Iterable[Instance]) -> str:
-    """The sha256 of all rows in their order."""
+    """Return the sha256 of all rows, in the order of the instances."""
     digest = hashlib.sha256()
     for instance in instances:
         digest.update(instance.row.model_dump_json().encode())

@@ -17,9 +17,9 @@ class Row(Versioned):
 
     repo: str
     instance_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """The pattern makes it safe as a folder name."""
+    """The pattern makes the id safe as the name of a folder."""
     base_commit: str = Field(pattern=r"^([0-9a-f]{7,64}|HEAD)$")
-    """The pattern makes it safe as an argument of git, which would read `--x` as an option."""
+    """The pattern makes the commit safe for git, because git reads `--x` as an option."""
     patch: str
     test_patch: str
     problem_statement: str
@@ -49,29 +49,34 @@ class Row(Versioned):
 
 
 def load(path: Path) -> list[Row]:
-    """The rows of a .jsonl or .parquet file in their order. Raises UserError."""
+    """Return the rows of a .jsonl or .parquet file, in their order.
+
+    Raises UserError if the file cannot be read, or if a row is not valid or occurs twice.
+    """
     rows: list[Row] = []
     for number, raw in enumerate(_raw(path), 1):
         if "image" not in raw and "patch" in raw:
             raise UserError(
-                f"{path} holds rows of the old format, without image and eval_script; "
+                f"{path} contains rows of the old format, without image and eval_script; "
                 "use the v5 format of swebench 5, for example the hub's SWE-bench/SWE-bench_Lite."
             )
         try:
             rows.append(Row.model_validate(raw))
         except ValidationError as error:
             raise UserError(
-                f"Row {number} of {path} is not valid: {first_problem(error)}."
+                f"Row {number} of {path} is not valid ({first_problem(error)}); correct it."
             ) from None
     ids = {row.instance_id for row in rows}
     if len(ids) != len(rows):
-        raise UserError(f"{path} holds an instance_id twice; remove one of the rows.")
+        raise UserError(f"{path} contains an instance_id twice; remove one of the rows.")
     return rows
 
 
 def _raw(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
-        raise UserError(f"The dataset {path} does not exist.")
+        raise UserError(
+            f"The dataset {path} does not exist; give a file, or OWNER/NAME on the hub."
+        )
     if path.suffix == ".jsonl":
         for number, line in enumerate(path.read_bytes().rstrip().split(b"\n"), 1):
             try:
@@ -79,7 +84,9 @@ def _raw(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 raw = None
             if not isinstance(raw, dict):
-                raise UserError(f"Line {number} of {path} is not a JSON object.")
+                raise UserError(
+                    f"Line {number} of {path} is not a JSON object; write one object in each line."
+                )
             yield raw
     elif path.suffix == ".parquet":
         from pyarrow import ArrowInvalid, parquet
@@ -87,12 +94,14 @@ def _raw(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield from parquet.read_table(path).to_pylist()
         except (ArrowInvalid, OSError):
-            raise UserError(f"{path} is not a parquet file.") from None
+            raise UserError(f"{path} is not a parquet file; give another file.") from None
     else:
-        raise UserError(f"The dataset {path} is neither .jsonl nor .parquet.")
+        raise UserError(
+            f"The dataset {path} has an unknown format; give a .jsonl or a .parquet file."
+        )
 
 
 def patched_files(patch: str) -> frozenset[str]:
-    """The files that a git patch touches, by their new names."""
+    """Return the files that a git patch changes, by their new names."""
     heads = (line for line in patch.splitlines() if line.startswith("diff --git a/"))
     return frozenset(head.rpartition(" b/")[2] for head in heads)

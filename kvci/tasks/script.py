@@ -1,4 +1,4 @@
-"""Scripts for the replay engine: behaviours with a known class."""
+"""Scripts for the replay engine. Each behaviour in a script has a known class."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def _bash(command: str) -> Step:
 
 
 def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
-    """The answers of one behaviour on one instance."""
+    """Return the answers that show one behaviour on one instance."""
     (file,) = patched_files(instance.row.patch)
     gold = _bash(f"git apply - <<'EOF'\n{instance.row.patch}EOF")
     other = instance.row.PASS_TO_PASS[0].partition("::test_")[2]
@@ -57,8 +57,10 @@ def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
 
 
 def script(instances: Sequence[Instance]) -> tuple[Script, dict[str, str]]:
-    """A script that assigns the behaviours to the instances in turn, and instance id -> expected
-    class."""
+    """Return a script, and the expected class of each instance (instance id -> class).
+
+    The first instance shows the first behaviour, the second instance the second, and so on.
+    """
     names = list(EXPECTED)
     given = {i.row.instance_id: names[n % len(names)] for n, i in enumerate(instances)}
     answers = {i.row.instance_id: behave(i, given[i.row.instance_id]) for i in instances}

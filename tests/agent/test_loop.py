@@ -1,4 +1,4 @@
-"""The loop with a real HTTP server that gives known answers, in the real sandbox."""
+"""Test the loop in the real sandbox, with a real HTTP server that gives known answers."""
 
 import json
 import time
@@ -22,9 +22,10 @@ OVERFLOW = {"error": {"code": 400, "type": "exceed_context_size_error", "message
 
 
 class Scripted(ThreadingHTTPServer):
-    """Gives its answers in order and repeats the last one.
+    """A server that gives its answers in order, and repeats the last answer.
 
-    An int is the token count of a cut answer, None a cut connection, a float a delay in seconds.
+    An int is a cut answer with this number of tokens. None is a cut connection. A float is a delay
+    in seconds.
     """
 
     def __init__(self, answers: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The registry of action protocols, and how each reads an answer."""
+"""Test the registry of action protocols, and how each protocol reads an answer."""
 
 from pathlib import Path
 from typing import Any, get_args

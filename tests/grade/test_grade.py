@@ -1,4 +1,4 @@
-"""Calibration instances in the real sandbox, graded by swebench's own code."""
+"""Grade calibration instances in the real sandbox, with swebench's own code."""
 
 import re
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_each_kind_of_patch_gets_its_verdict(case: str, tmp_path: Path) -> None:
 
 
 class Late(Bwrap):
-    """Its first script times out, as on a busy disk."""
+    """A sandbox whose first script times out, as on a busy disk."""
 
     late = True
 
@@ -85,7 +85,7 @@ def test_a_patch_breaks_other_tests(tmp_path: Path) -> None:
 def test_an_unreadable_log_gives_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the limit the worker and the run would never end."""
+    """Without the time limit, the worker and the run would never end."""
 
     def endless(**_: object) -> None:
         re.match(r"(a+)+$", "a" * 60 + "b")

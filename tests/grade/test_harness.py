@@ -1,4 +1,4 @@
-"""kvci's grading against `swebench eval`, on patches of every kind."""
+"""Compare kvci's grading with `swebench eval`, on patches of every kind."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ TEST_S = 40.0
 
 
 def added(path: str, lines: str) -> str:
-    """A patch that makes a new file."""
+    """Return a patch that makes a new file."""
     body = "".join(f"+{line}\n" for line in lines.splitlines())
     count = len(lines.splitlines())
     return (
@@ -40,7 +40,7 @@ def added(path: str, lines: str) -> str:
 
 
 def kinds(gold: str) -> dict[str, tuple[str, Verdict]]:
-    """Kind -> the patch, and kvci's verdict about it."""
+    """Return kind -> a patch, and kvci's verdict about the patch."""
     breaking = added("tests/conftest.py.orig", "x")
     shadow = added("tests/test_cli_extra.py", "x = 1")
     context = gold.replace("\n ", "\n  ", 3)

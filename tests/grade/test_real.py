@@ -1,4 +1,4 @@
-"""One real SWE-bench Lite instance."""
+"""Run and grade one real instance of SWE-bench Lite."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_the_gold_patch_resolves(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_run_of_three_kv_types(tmp_path: Path) -> None:
-    """The model is far too small to fix the instance, so no arm resolves it."""
+    """The model is too small to fix this instance, so no arm resolves it."""
     real_images(INSTANCE)
     words = ["run", "--model", str(MODEL), "--dataset", str(data("swe-bench-lite.v5.jsonl"))]
     words += ["--kv", "f16/f16", "--kv", "q8_0/q8_0", "--kv", "q4_0/q4_0", "--filter", INSTANCE]

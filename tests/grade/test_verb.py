@@ -1,4 +1,4 @@
-"""`kvci grade`: gold patches, predictions of other tools, and bad input."""
+"""Test `kvci grade` with gold patches, predictions of other tools, and bad input."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""How kvci runs the harness: a new run id each time, and no containers left behind."""
+"""kvci runs the harness with a new run id each time, and removes its containers."""
 
 import subprocess
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_every_comparison_has_its_own_run_id(
 def test_containers_of_a_killed_harness_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The containers have no label of kvci, sleep forever and keep their images in use."""
+    """The containers have no label of kvci. They never end, and their images stay in use."""
     names = ["kvci-0123456789ab", "kvci-0123456789ac"]
     (tmp_path / "logs" / "run_evaluation" / names[0]).mkdir(parents=True)
     done = subprocess.CompletedProcess([], 0, "", "")

@@ -1,4 +1,4 @@
-"""Outcomes for tests."""
+"""Make outcomes for tests."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from kvci.taxonomy import Class, Exit, Verdict
 
 
 def outcome(arm: str, instance: str, **other: Any) -> Outcome:
-    """A resolved trial with `other` fields changed."""
+    """Return the outcome of a resolved trial, with the fields of `other` changed."""
     fields: dict[str, Any] = {
         "arm": arm,
         "instance": instance,

@@ -1,4 +1,4 @@
-"""The scheduler: blocks that cannot be paired, failing gold patches, time budgets, resuming."""
+"""Test the scheduler: unpairable blocks, failing gold patches, time budgets, resuming."""
 
 import errno
 import shutil
@@ -103,7 +103,7 @@ def test_unpairable_block_reruns_all_arms_and_keeps_old(
 def test_trials_of_never_started_server_are_rerun(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
-    """Once, a failure of another build counted against the arm."""
+    """In an earlier version, a failure of another build counted against the arm."""
     first, late = blocks(list(INSTANCES), spec(tmp_path))[0].arms
     fresh = {"host": host(), "start": now(), "end": now()}
     failed = {"exit": Exit.SERVER_FAILED, "verdict": Verdict.NOT_GRADED, "cls": Class.I2}
@@ -116,7 +116,7 @@ def test_trials_of_never_started_server_are_rerun(
 def test_trial_ungraded_on_another_machine_is_rerun(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
-    """That machine may not come back. A grading that failed there stays with it."""
+    """The other machine may not come back. A grading that failed there is not repeated here."""
     lost = {"host": "another", "verdict": Verdict.GRADING_FAILED, "cls": Class.I3}
     for name, detail in ((FIRST, WAITS), (SECOND, "gone")):
         put(tmp_path, outcome(ARMS[0], name, **lost, detail=detail))
@@ -130,7 +130,7 @@ def test_trial_ungraded_on_another_machine_is_rerun(
 def test_resume_grades_ended_conversation_without_repeating_it(
     tmp_path: Path, run: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, a stop before the grading lost the conversation."""
+    """In an earlier version, a stop before the grading lost the conversation."""
 
     def stopped(*_: object) -> Future[Graded]:
         raise KeyboardInterrupt
@@ -151,7 +151,7 @@ def test_resume_grades_ended_conversation_without_repeating_it(
 def test_failed_grading_is_repeated_only_on_its_machine(
     tmp_path: Path, run: Callable[..., list[Outcome]]
 ) -> None:
-    """An unpairable block is superseded for good; a complete block of another machine stays."""
+    """A block that cannot be paired stays superseded; a complete block of another machine stays."""
     lost = {"cls": Class.I3, "verdict": Verdict.GRADING_FAILED, "host": "another", "detail": "old"}
     lost |= {"start": now(), "end": now(), "server_build": ""}
     late = blocks(list(INSTANCES), spec(tmp_path))[0].arms[1]
@@ -173,7 +173,7 @@ def test_failed_grading_is_repeated_only_on_its_machine(
 def test_resume_keeps_pairable_trials(tmp_path: Path, run: Callable[..., list[Outcome]]) -> None:
     fresh = {"host": host(), "start": now(), "end": now(), "server_build": ""}
     put(tmp_path, outcome(ARMS[0], FIRST, **fresh, detail="kept"))
-    for arm in ARMS:  # complete, so its age does not matter
+    for arm in ARMS:  # the block is complete, so its age does not matter
         put(tmp_path, outcome(arm, SECOND, host="another", detail="kept"))
     found = run(spec(tmp_path))
     assert sorted(o.detail for o in found) == ["", "kept", "kept", "kept"]
@@ -222,7 +222,7 @@ def test_superseded_trials_are_numbered(tmp_path: Path) -> None:
 
 
 def test_time_budget_can_end_during_pulls(tmp_path: Path) -> None:
-    """Once, blocks without images counted as a failure, not as the end of the budget."""
+    """In an earlier version, blocks without images counted as a failure of the run."""
 
     class Pulls(NothingToFetch):
         def waves(self, blocks: list[Block]) -> Iterator[list[Block]]:
@@ -244,7 +244,7 @@ def test_time_budget_can_end_during_pulls(tmp_path: Path) -> None:
 def test_full_disk_leaves_trial_for_resume(
     run: Callable[..., list[Outcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, the trial kept class I4."""
+    """In an earlier version, the trial kept class I4."""
     written = loop._append
 
     def full(*_: object) -> None:
@@ -262,7 +262,7 @@ def test_full_disk_leaves_trial_for_resume(
 
 
 class Waves(NothingToFetch):
-    """One wave for each call; the image of `lacking` is absent in the first."""
+    """A supply with one wave for each call. In the first wave, the image of `lacking` is absent."""
 
     def __init__(self, lacking: str = "") -> None:
         self.asked, self.wave_out, self._lacking = 0, False, lacking
@@ -289,7 +289,7 @@ UNKNOWN = Graded(verdict=Verdict.GRADING_FAILED, detail="Docker has no image")
 def test_evicted_image_is_not_taken_for_removed(
     tmp_path: Path, run: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, a failed grading caused all images to be pulled twice more."""
+    """In an earlier version, kvci pulled all images twice more after a failed grading."""
     supply = Waves()
 
     def failing(_: Grader, *asked: Any) -> Future[Graded]:
@@ -309,7 +309,7 @@ def test_missing_image_does_not_make_instance_invalid(
     run: Callable[..., list[Outcome]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its image was absent, or removed, at the first grading, and available afterwards."""
+    """At the first grading, the image was absent or removed. Afterwards it was available."""
     asks, asked = Grader.preflight, list[str]()
 
     def preflight(self: Grader, instance: Instance, folder: Path) -> Future[Graded]:
@@ -325,7 +325,7 @@ def test_missing_image_does_not_make_instance_invalid(
 def test_silent_engine_does_not_mean_missing_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, the engine's exception gave the trial class I4."""
+    """In an earlier version, the exception of the Docker engine gave the trial class I4."""
 
     def silent(_: str) -> bool:
         raise requests.ReadTimeout("no answer")

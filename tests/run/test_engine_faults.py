@@ -1,4 +1,4 @@
-"""Docker fails during a run, and every trial still has its expected class."""
+"""If Docker fails during a run, every trial still gets its expected class."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 class Running:
-    """A scripted run in a process of its own."""
+    """A scripted run in its own process."""
 
     def __init__(self, out: Path) -> None:
         self.folder = out / "r"
@@ -40,7 +40,7 @@ class Running:
         )
 
     def until(self, trials: int) -> None:
-        """Return as soon as so many trials are finished."""
+        """Return as soon as this number of trials is finished."""
         end = time.monotonic() + 300
         while len(list(self.folder.glob("trials/*/*/*/outcome.json"))) < trials:
             assert self.process.poll() is None, self.process.communicate()[0]

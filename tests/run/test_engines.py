@@ -1,4 +1,4 @@
-"""Live runs with the embedded engine and a llama-server binary, and kill -9 with a real model."""
+"""Run a real model in the embedded engine and in llama-server, also with kill -9."""
 
 import json
 import os
@@ -16,7 +16,7 @@ DEMO = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
 
 
 def live(out: Path, engine: str = "embedded") -> "subprocess.Popen[str]":
-    """Two arms, two instances, one slot, temperature 0; only the run's id is `scripted`."""
+    """Start a run of two arms on two instances. Its id is `scripted`; `outcomes` needs that."""
     words = ["run", DEMO, "--out", str(out), "--run-id", "scripted", "--limit", "2"]
     words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0", "--max-steps", "3", "--max-tokens", "64"]
     return subprocess.Popen(
@@ -30,7 +30,7 @@ def live(out: Path, engine: str = "embedded") -> "subprocess.Popen[str]":
 
 
 def messages(out: Path) -> dict[str, list[object]]:
-    """Trial -> its messages, without their times."""
+    """Return trial -> the messages of the trial, without their times."""
     return {
         str(path.relative_to(out)): [json.loads(line).get("message") for line in path.open()]
         for path in out.glob("scripted/trials/*/*/*/trajectory.jsonl")
@@ -53,7 +53,7 @@ def test_kill_9_with_the_embedded_engine(tmp_path: Path) -> None:
 
 
 def test_both_engines_give_same_effective_configuration(tmp_path: Path) -> None:
-    """If their builds are the same, the patches are the same too."""
+    """If both engines have the same build, their patches are equal, too."""
     binary = os.environ.get("KVCI_LLAMA_SERVER") or shutil.which("llama-server")
     if not binary:
         pytest.skip("no llama-server on PATH or in KVCI_LLAMA_SERVER")

@@ -1,4 +1,4 @@
-"""The forecast of `kvci plan`."""
+"""Test the forecast of `kvci plan`."""
 
 import json
 from pathlib import Path
@@ -42,14 +42,14 @@ def test_plan_states_when_run_cannot_answer() -> None:
 
 
 def test_margin_needs_power_for_non_inferiority_only() -> None:
-    """Many KV arms have low power for harm of 5 points, but enough for non-inferiority."""
+    """Many KV arms have low power to show harm of 5 points, but enough for non-inferiority."""
     arms = [word for kv in ("q5_1/q5_1", "q5_0/q5_0", "q4_1/q4_1", "q4_0/q4_0") for word in
             ("--kv", kv)]  # fmt: skip
     words = ("--base-rate", "0.5", "--margin", "0.05", *arms)
     words += ("--dataset", "calibration:functions=2,count=700")
     found = json.loads(plan(*words, "--json")[1])
     assert found["minimum_detectable_effect"] > 0.05 and found["power_of_no_harm"] > 0.8
-    assert "With the margin of 5.0 points, it claims non-inferiority of" in plan(*words)[1]
+    assert "With the margin of 5.0 points, the run claims non-inferiority of" in plan(*words)[1]
     assert "even a total loss is within it" in plan("--base-rate", "0.2", "--margin", "0.3")[1]
     assert "more than 100,000 instances" in plan("--base-rate", "0.5", "--margin", "0.0001")[1]
 

@@ -1,4 +1,4 @@
-"""A grading worker that ends is replaced."""
+"""If a grading worker ends, a new worker replaces it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The preflight: gold patch and base of each instance, before any trial."""
+"""Test the preflight: it grades gold patch and base commit of each instance before any trial."""
 
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def test_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
 def test_resume_with_another_dataset_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, a resume silently used the dataset of the first start."""
+    """In an earlier version, a resume used the dataset of the first start without a message."""
     one = suite("calibration:split=test,functions=3,count=2")[:1]
     script(one)[0].write(tmp_path / "script.json")
     asked = {
@@ -203,7 +203,7 @@ def test_preflight_retries_infrastructure_failures(
 def test_ungradable_gold_patch_drops_only_its_instance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, it prevented its whole block from running."""
+    """In an earlier version, such an instance prevented its whole block from running."""
     dataset = "calibration:split=test,functions=3,count=2"
     instances = suite(dataset)
     script(instances)[0].write(tmp_path / "script.json")

@@ -1,4 +1,4 @@
-"""The progress of a run."""
+"""Test the progress lines of a run."""
 
 import io
 
@@ -19,7 +19,7 @@ def test_log_gets_one_line_now_and_then() -> None:
     ) as shown:
         shown.slot(+1)
         shown.outcome(outcome(ARMS[0], "b", cls=Class.A6, verdict=Verdict.EMPTY_PATCH))
-        assert out.getvalue() == ""  # too soon after the start
+        assert out.getvalue() == ""  # it is too soon for a line
         shown.outcome(outcome(ARMS[1], "a"))
         shown.outcome(outcome(ARMS[1], "b"))
     (line,) = out.getvalue().splitlines()

@@ -1,6 +1,6 @@
-"""A whole run of real SWE-bench Lite instances: killed, resumed, and graded by the harness too.
+"""Run real instances of SWE-bench Lite: kill the run, resume it, and compare with the harness.
 
-The disk budget holds a third of their images.
+A third of the images fit into the disk budget.
 """
 
 import json
@@ -33,7 +33,7 @@ from tests.own_daemon import own_daemon
 
 FLASK = [f"pallets__flask-{number}" for number in (4045, 4992, 5063)]
 REQUESTS = [f"psf__requests-{number}" for number in (2317, 3362)]
-"""Their tests need a server on the internet."""
+"""The tests of these instances need a server on the internet."""
 PYTEST = [f"pytest-dev__pytest-{number}" for number in (5692, 7168, 7432, 8365, 8906, 11143)]
 SYMPY_NUMBERS = [11400, 12236, 13031, 13773, 14024, 14774, 15345, 15346, 16106, 17655]
 SYMPY_NUMBERS += [18835, 20049, 20442, 21055, 21171, 21627, 22840, 24066, 24909]
@@ -70,12 +70,12 @@ def behave(one: Row, behaviour: str) -> tuple[Step, ...]:
 
 
 BUDGET_GB = 0.3
-"""All images together take about 0.9 GB, without shared layers."""
+"""All images together need about 0.9 GB, without shared layers."""
 DISK_BYTES = 16 << 30
 
 
 class Most:
-    """The most bytes and the most images that kvci kept while trials ran."""
+    """A watch on the most bytes and the most images that kvci kept while trials ran."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._stop, self.bytes, self.images = folder, threading.Event(), 0, 0
@@ -102,7 +102,7 @@ class Most:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Iterator[Path]:
-    """The real instances; a Docker daemon of the test pulls their images from a local registry."""
+    """Return the instances. The test's own Docker daemon pulls images from a local registry."""
     real_images(*NAMES)
     real = [one for one in row.load(data(ROWS)) if one.instance_id in NAMES]
     storage, found = tmp_path / "registry", program(tmp_path)

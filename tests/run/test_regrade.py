@@ -1,4 +1,4 @@
-"""Trials graded again from stored patches, rerun, cross-checked and recomputed."""
+"""Grade trials again from stored patches, rerun them, cross-check them and recompute them."""
 
 import json
 import re
@@ -34,7 +34,7 @@ from kvci.tasks.script import script
 from kvci.taxonomy import Class, Exit, Verdict
 
 DATASET = "calibration:split=test,functions=4,count=9"
-"""As many instances as there are behaviours that grading judges."""
+"""The suite has one instance for each behaviour that grading judges."""
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_grade_regrades_failed_or_all_trials(made: tuple[Spec, Path]) -> None:
 def test_harness_gets_same_time_limit_as_kvci(
     made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, the harness timed out where the gold patch is slow and kvci waited longer."""
+    """In an earlier version, the harness timed out on slow gold patches, but kvci did not."""
     _, folder = made
     slow, *others = [one.instance for one in RunDirectory(folder).outcomes() if one.patch_bytes]
     path = RunDirectory(folder).preflight(slow) / "graded.json"
@@ -219,7 +219,7 @@ def test_counts_are_recomputed_from_trajectories(made: tuple[Spec, Path]) -> Non
 def test_answer_before_full_context_counts(
     made: tuple[Spec, Path],
 ) -> None:
-    """The next request was refused. Once, the review counted one loop too few."""
+    """The server refused the next request. An earlier version counted one loop too few."""
     spec, folder = made
     looped = next(one for one in outcomes(folder).values() if one.exit is Exit.LOOP)
     full = looped.model_copy(update={"exit": Exit.CONTEXT_OVERFLOW, "steps": looped.steps + 1})
@@ -250,7 +250,7 @@ def test_private_or_changed_dataset_proves_nothing(made: tuple[Spec, Path], tmp_
 def test_outcome_must_agree_with_its_files(
     made: tuple[Spec, Path],
 ) -> None:
-    """Each of these changes once passed, and made an arm look better or worse."""
+    """Earlier versions accepted each of these changes, which make an arm look better or worse."""
     _, folder = made
     first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
     place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
@@ -287,7 +287,7 @@ def test_outcome_must_agree_with_its_files(
 
 
 def test_redaction_does_not_create_loops(made: tuple[Spec, Path], tmp_path: Path) -> None:
-    """Once, three commands with different home folders became equal and failed the review."""
+    """In an earlier version, three commands with different home folders became equal here."""
     spec, folder = made
     first = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
     place = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 0))
@@ -341,7 +341,7 @@ def test_trials_of_another_machine_are_not_regraded(made: tuple[Spec, Path]) -> 
         for words in ([], ["--all"]):
             done = CliRunner().invoke(main, ["grade", str(folder), *words])
             assert done.exit_code == 1 and "1 trials" in done.output
-            assert "ran on machine 0123456789ab: grade them there" in done.output
+            assert "ran on machine 0123456789ab; grade them there" in done.output
             assert f"{name}: not graded, still I3 grading" in done.output
             assert outcomes(folder)[name].verdict is Verdict.GRADING_FAILED
     finally:

@@ -1,4 +1,4 @@
-"""Whole runs on the command line: expected classes, kill -9, stops, refusals."""
+"""Run whole runs on the command line: expected classes, kill -9, stops, bad input."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Known = dict[tuple[str, str], tuple[str, str, str, str]]
 
 
 def temporary(out: Path) -> Path:
-    """A separate temporary folder, so that a test can see what a run leaves there."""
+    """Return a separate temporary folder, in which a test sees the files that a run leaves."""
     folder = out / "temporary"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -53,7 +53,7 @@ def outcomes(out: Path) -> Known:
 
 
 def left_over(out: Path) -> list[str]:
-    """Processes that belong to the run in this folder."""
+    """Return the processes that belong to the run in this folder."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
         line = " ".join(process.info["cmdline"] or [])
@@ -71,7 +71,7 @@ def wait_until_nothing_is_left(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    """A run without a kill; it gives the expected classes."""
+    """Return the outcomes of a run that was not killed. They have the expected classes."""
     out = tmp_path_factory.mktemp("undisturbed")
     process = scripted(out)
     text, _ = process.communicate(timeout=200)
@@ -90,7 +90,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Known:
 
 
 def orphaned_containers() -> list[str]:
-    """Containers of ended processes that are left after 10 s; other tests may have their own."""
+    """Return the containers of ended processes that still exist after 10 s.
+
+    Other tests may have containers at the same time.
+    """
     deadline = time.monotonic() + 10
     while True:
         owners = [
@@ -107,7 +110,7 @@ def orphaned_containers() -> list[str]:
 
 @pytest.mark.long
 def test_docker_gives_same_classes_as_bwrap(tmp_path: Path, undisturbed: Known) -> None:
-    """A stop during the run leaves no container."""
+    """If a run is stopped, it leaves no container."""
     calibration_image()
     first = scripted(tmp_path, "docker")
     deadline = time.monotonic() + 100
@@ -132,7 +135,7 @@ def kill_and_resume(
     start: Callable[[Path], "subprocess.Popen[str]"] = scripted,
     within_s: float = 6.0,
 ) -> None:
-    """Kill the run at random times, then let it finish; the outcomes must be the same."""
+    """Kill the run at random times, then let it finish. The outcomes must be the same."""
     rng = random.Random(seed)
     for _ in range(kills):
         process = start(out)
@@ -228,7 +231,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(
 
 
 def test_demo_experiment_runs_and_refuses_other_spec(tmp_path: Path) -> None:
-    """Live: the embedded engine, two arms, one instance."""
+    """Run two arms on one instance with the embedded engine."""
     demo = str(Path(__file__).parents[2] / "ci" / "experiments" / "demo.toml")
     words = ["run", demo, "--out", str(tmp_path), "--run-id", "r", "--limit", "1"]
     words += ["--kv", "f16/f16", "--kv", "q4_0/q4_0"]
@@ -290,7 +293,7 @@ server.serve_forever()
 
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
 def test_trials_under_unproven_log_are_superseded(tmp_path: Path, dies: bool) -> None:
-    """The third check covers the whole log, even if the server died."""
+    """The third check reads the whole log, even if the server has ended."""
     name, instance = DATASET.replace("count=14", "count=1"), suite(DATASET)[0]
     steps = (*behave(instance, "gold")[:2], Step(fault="die")) if dies else behave(instance, "gold")
     Script(answers={instance.row.instance_id: steps}).write(tmp_path / "script.json")

@@ -1,4 +1,4 @@
-"""A URL as engine: trials run, but are unverified."""
+"""With a URL as engine, trials run, but they are unverified."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Class A12, which only all arms together can show."""
+"""Test class A12. Only all arms together can show this class."""
 
 from kvci.rundir.documents import Outcome
 from kvci.rundir.settle import settle

@@ -1,4 +1,4 @@
-"""Golden logs of real servers. Some CUDA logs are not part of the project; their tests skip."""
+"""Read golden logs of real servers. If a CUDA log is not in the project, its tests are skipped."""
 
 import json
 
@@ -122,7 +122,7 @@ def test_cuda_logs_show_the_kernel_path(name: str, kv: str, path: str, problem: 
         ("f16/f16", "compiled", 2),
         ("q8_0/q8_0", "compiled", 2),
         ("q4_0/q4_0", "compiled", 2),
-        ("q8_0/q4_0", "converted", 2),  # built without its kernel: one warning
+        ("q8_0/q4_0", "converted", 2),  # the build lacks the kernel: one warning
         ("iq4_nl/iq4_nl", "cpu", 2 + 2 * 8),  # two splits a layer, no warning
     ],
 )
@@ -161,7 +161,7 @@ def test_inspect_exits_1_with_the_problem() -> None:
 
 @pytest.mark.parametrize("kv", ["f16-f16", "q8_0-q8_0", "q4_0-q4_0", "q8_0-q4_0"])
 def test_the_cache_has_the_predicted_size(kv: str) -> None:
-    """The calibration model on a GPU."""
+    """The log is from the calibration model on a GPU."""
     found = read(golden(f"b11434-cuda-{kv}"))
     asked = {"model": str(MODEL), "arms": [kv.replace("-", "/")], "dataset": "calibration"}
     spec = load(None, asked | {"context": found.context_per_slot, "slots": found.slots})

@@ -1,4 +1,7 @@
-"""Every place that lists the KV types has the same ones; each message names the place to change."""
+"""Every list of KV types contains the same types.
+
+If a test fails, its message names the list to change.
+"""
 
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

@@ -1,4 +1,4 @@
-"""Live: the embedded engine with a real model, and servers that do not do what was asked."""
+"""Start the embedded engine with a real model, and servers that do not do what was asked."""
 
 import os
 import shutil
@@ -100,7 +100,7 @@ exec {python} -m kvci.serve.embedded "${{words[@]}}"
 
 
 def test_a_late_log_is_waited_for(model: Path, tmp_path: Path) -> None:
-    """2 of 130 starts on a busy machine answered before their log showed the slots."""
+    """On a busy machine, 2 of 130 servers answered before their log showed the slots."""
     wrapper = tmp_path / "llama-server"
     wrapper.write_text(LATE.format(python=sys.executable))
     wrapper.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The error of a server that did not start; the golden logs are the embedded engine's own."""
+"""Find the error of a server that did not start. The golden logs are from the embedded engine."""
 
 import json
 

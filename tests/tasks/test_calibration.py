@@ -1,4 +1,4 @@
-"""The calibration suite; swebench grades each instance's gold patch and the empty patch."""
+"""Test the calibration suite. swebench grades the gold patch of each instance, and no patch."""
 
 import random
 import re
@@ -32,7 +32,7 @@ SUITE = [
 
 
 def resolves(instance: Instance, folder: Path, patch: str) -> bool:
-    """Whether the patch resolves. The code is ours, so it needs no sandbox."""
+    """Return True if the patch resolves. kvci wrote the code, so it needs no sandbox."""
     tree = folder / "testbed"
     for name, text in instance.files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def test_a_suite_by_its_name() -> None:
 
 
 def test_no_module_hides_a_standard_module() -> None:
-    """Python would import the standard module and not find the function."""
+    """Python would import the standard module, which does not contain the function."""
     name = re.compile(f"(?:{'|'.join(SYLLABLES)}){{2,3}}")
     assert {module for module in sys.stdlib_module_names if name.fullmatch(module)} == SHADOWED
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Rows from files, and files that are refused."""
+"""Read rows from files, and refuse files that are not valid."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
             ),
             "base_commit",
         ),
-        ("rows.csv", "", "neither .jsonl nor .parquet"),
+        ("rows.csv", "", "give a .jsonl or a .parquet file"),
         ("rows.parquet", "no", "not a parquet file"),
     ],
 )
