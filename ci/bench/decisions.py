@@ -1,12 +1,12 @@
-"""How often the decision rules (RULES.md, what is claimed) make a false claim, by simulation.
+"""Simulate how often the decision rules (RULES.md, what is claimed) make a false claim.
 
-A claim of harm is false if the arm is as good as the baseline, and a claim of non-inferiority is
-false if the arm is worse by exactly the margin. The instances' rates come from a beta distribution
-with the given intraclass correlation (ICC). An arm loses in one of three ways: `even` scales each
+A claim of harm is false if the arm is as good as the baseline. A claim of non-inferiority is false
+if the arm is worse by exactly the margin. The instances' rates come from a beta distribution with
+the given intraclass correlation (ICC). An arm loses in one of three ways: `even` scales each
 instance's rate, `whole` sets the rate of some instances to 0, and `redrawn` draws new rates with a
 lower mean. The limit is 5.5 % for a nominal 5 %, plus two standard errors of the simulation. Each
-case has one arm, and the rules' own test and interval decide; for several arms, Holm and the fixed
-sequence keep the error rate of one.
+case has one arm, and the rules' own test and interval decide. With several arms, Holm's correction
+and the fixed sequence keep the error rate of one arm.
 """
 
 import itertools
@@ -38,8 +38,11 @@ class Case:
     loss: str
 
     def draw(self, rng: np.random.Generator, runs: int) -> Iterator[tuple[int, ...]]:
-        """Yield a histogram per run, flattened: instances by the number of seeds that only the
-        baseline resolves and the number that only the arm resolves."""
+        """Yield one flattened histogram per run.
+
+        It counts the instances by two numbers: the seeds that only the baseline resolves, and the
+        seeds that only the arm resolves.
+        """
         shape = (runs, self.instances)
         first = self._rates(rng, self.base, shape)
         kept = 1 - self.effect / self.base

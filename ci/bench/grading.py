@@ -1,10 +1,12 @@
-"""The time that grading takes in addition to the eval script, compared with `swebench eval`.
+"""Measure the time that grading takes in addition to the eval script, and run `swebench eval`, too.
 
 kvci's overhead is the wall time of grading one patch minus the time of its eval script. The limits
-are 1 s in Docker and 0.3 s in bubblewrap. Removing the commits after the base happens once per
-image, and its time is printed separately. `swebench eval` runs the same gold patches with one
-worker, as kvci does, if the instances have images. Per patch it should take at least twice kvci's
-time if the eval script takes less than 10 s, and at least 13 s more otherwise.
+are 1 s in Docker and 0.3 s in bubblewrap. The commits after the base commit are removed once per
+image; that time is printed separately.
+
+If the instances have images, `swebench eval` runs the same gold patches with one worker, as kvci
+does. If the eval script takes less than 10 s, `swebench eval` should take at least twice kvci's
+time per patch. Otherwise it should take at least 13 s more than kvci per patch.
 """
 
 import statistics

@@ -1,9 +1,9 @@
-"""The share that the calibration model resolves on the suite's test split, for its card.
+"""Compute the share that the calibration model resolves on the suite's test split, for its card.
 
 `kvci run --model ci/models/calibration.toml --kv f16/f16 --kv q8_0/q8_0 --kv q4_0/q4_0 --engine
 embedded --context 4096 --slots 2 --max-steps 10 --max-tokens 128 --dataset
-calibration:split=test,functions=16,files=3,count=100` makes one of the runs. Give the folders of
-all runs.
+calibration:split=test,functions=16,files=3,count=100` makes one of the runs. Give this script the
+folders of all runs.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from kvci.tasks.calibration import generate
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 def main(runs: tuple[Path, ...]) -> None:
-    """Print the share resolved with its interval, and the counts by kind of bug over all RUNS."""
+    """Print the share of resolved bugs with its interval, and counts by kind of bug, for RUNS."""
     resolved: Counter[str] = Counter()
     total: Counter[str] = Counter()
     click.echo(

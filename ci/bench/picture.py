@@ -1,6 +1,7 @@
-"""The README's picture: what a finished run shows, as SVG.
+"""Draw the README's picture of a finished run, as SVG.
 
-`python ci/bench/picture.py runs/demo-twin-... > ci/demo.svg` (needs `pip install -e .[report]`).
+`python ci/bench/picture.py runs/demo-twin-... > ci/demo.svg` makes the picture. The script needs
+`pip install -e .[report]`.
 """
 
 import sys
@@ -18,7 +19,7 @@ WIDTH, STEP, LABELS = 200, 44, 560
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """One row per arm: name, resolved and all trials, what is claimed, colour."""
+    """Return one row per arm: its name, resolved trials, all trials, claim and colour."""
     found = compare_named([str(run)], run / "results")
     first = found.arms[0].valid
     made = [(found.baseline_kv, first.both + first.only_baseline, first.pairs, "the baseline")]
@@ -40,7 +41,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def picture(data: list[dict[str, Any]], model: str) -> dict[str, Any]:
-    """The Vega-Lite specification."""
+    """Return the picture's Vega-Lite specification."""
     order = [one["arm"] for one in data]
     axis = {"field": "arm", "type": "nominal", "sort": order, "title": None}
     most = max(one["trials"] for one in data)

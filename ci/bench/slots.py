@@ -1,8 +1,9 @@
-"""Slot use and memory, with many conversations and a server whose answers take a known time.
+"""Measure slot use and memory, with many conversations and a server with a known answer time.
 
-Every turn runs a real command in a real bubblewrap sandbox, and every patch is graded. Prints the
-share of slot time in use from the first request until the queue is empty (the last conversation's
-first request), and the largest resident memory of kvci's own process.
+Every turn runs a real command in a real bubblewrap sandbox, and every patch is graded. The script
+prints the share of slot time in use, and the largest resident memory of kvci's own process. The
+share is measured from the first request until the queue is empty: until the last conversation's
+first request.
 """
 
 import json
@@ -47,7 +48,10 @@ def prepare(folder: Path, conversations: int, slots: int, turns: int, turn_s: fl
 
 
 def request_spans(folder: Path) -> tuple[list[tuple[float, float]], float]:
-    """Return each request's start and end, and when the queue was empty, in clock seconds."""
+    """Return each request's start and end, and the time at which the queue became empty.
+
+    All times are in seconds of the clock.
+    """
     spans, firsts = [], []
     for path in folder.glob("runs/bench/trials/*/*/*/trajectory.jsonl"):
         steps = [json.loads(line) for line in path.read_text().splitlines()]

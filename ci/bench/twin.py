@@ -1,7 +1,7 @@
-"""How each strength of the calibration model's twin harms each KV type, on the training split.
+"""Measure how each strength of the calibration model's twin harms each KV type.
 
-A strength is right if q4_0 resolves 20 to 80 % of what f16 resolves, and if most trials that q4_0
-loses still submit.
+The trials use the training split. A strength is right if q4_0 resolves 20 to 80 % as many trials as
+f16, and if most trials that fail with q4_0 still submit a patch.
 """
 
 from collections import Counter

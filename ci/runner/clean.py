@@ -1,6 +1,7 @@
-"""Remove runs that have not changed for long; their evidence is in artifacts and releases.
+"""Remove runs that have not changed for a long time.
 
-A run that is in progress, or that is continued every night, changes and stays.
+Their evidence is in artifacts and releases. A run stays if it is in progress or continues every
+night, because it changes.
 """
 
 import contextlib
@@ -16,16 +17,16 @@ DAYS = 60.0
 
 
 def idle_days(run: Path) -> float:
-    """Return the days since the newest change in the folder."""
+    """Return the number of days since the newest change in the folder."""
     newest = run.lstat().st_mtime
     for path in run.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the file was removed meanwhile
             newest = max(newest, path.lstat().st_mtime)
     return (time.time() - newest) / 86_400
 
 
 def in_use(run: Path) -> bool:
-    """True if a kvci process has locked the folder, or one of its shards."""
+    """True if a kvci process has locked the folder or one of its shards."""
     for lock in run.rglob(".lock"):
         file = os.open(lock, os.O_RDONLY)
         try:
@@ -41,7 +42,10 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="the folder of all runs")
     parser.add_argument(
-        "--days", type=float, default=DAYS, help="remove runs unchanged for so long [60]"
+        "--days",
+        type=float,
+        default=DAYS,
+        help="remove runs that are unchanged for so many days [60]",
     )
     given = parser.parse_args()
     old = [

@@ -1,6 +1,7 @@
-"""Before each job: remove what earlier jobs left, and fail the job if the disk is nearly full.
+"""Remove leftovers of earlier jobs, and fail the job if the disk is nearly full.
 
-The runner's user runs it. A failure here fails the job, and the last line gives the reason.
+The runner calls this script before each job, as its own user. If the script fails, the job fails,
+and the last line of the output gives the reason.
 """
 
 import os
@@ -16,10 +17,9 @@ STALE_S = 86_400.0
 
 
 def leftovers(workspace: Path, temporary: Path) -> list[Path]:
-    """Return what to remove: all in the workspace, and old files of this user in `temporary`.
+    """Return the paths to remove: the whole workspace, and old files of this user in `temporary`.
 
-    kvci's locks stay, because a lock file that is removed while it is locked no longer excludes
-    another process.
+    kvci's lock files stay. If a locked file were removed, a second process could get the same lock.
     """
     found = sorted(workspace.glob("*")) if workspace.is_dir() else []
     for path in sorted(temporary.iterdir()):
@@ -52,7 +52,7 @@ def free_space(workspace: Path) -> Step:
         raise Failed(
             f"{shutil.disk_usage(existing).free >> 30} GiB are free for {workspace}, but a run "
             f"needs {FREE_BYTES >> 30}; free space with kvci images prune, by deleting old models, "
-            "or with fewer --days of clean.py."
+            "or with clean.py and fewer --days."
         )
 
     return Step(

@@ -1,7 +1,8 @@
 """Ask GitHub for the configuration of a runner that takes one job.
 
-systemd runs it as root before each job. It reads the token, and writes a configuration for the
-runner's user that is valid for only one job. If GitHub refuses, it fails, and systemd retries.
+systemd runs this script as root before each job. The script reads the token, and writes a
+configuration that is valid for only one job and that only the runner's user can read. If GitHub
+refuses, the script fails, and systemd runs it again.
 """
 
 import json
@@ -20,13 +21,16 @@ from steps import Failed, Step, apply, arguments
 ETC, OUTPUT, USER = Path("/etc/kvci"), Path("/run/kvci-runner/jit"), "kvci"
 REMEDIES = {
     401: "the token in /etc/kvci/token is not valid or has expired; create a new one",
-    403: "the token lacks the repository permission Administration: write; create one that has it",
-    404: "the token cannot see the repository of /etc/kvci/runner.json; correct one of them",
+    403: "the token lacks the repository permission Administration: write; create one with it",
+    404: "the token cannot see the repository of /etc/kvci/runner.json; correct one of the files",
 }
 
 
 def configuration(etc: Path) -> str:
-    """Return GitHub's configuration for one job, encoded. Raises Failed with the remedy."""
+    """Return GitHub's encoded configuration for one job.
+
+    Raises Failed with a remedy if GitHub refuses or does not answer.
+    """
     settings: dict[str, Any] = json.loads((etc / "runner.json").read_text())
     body = {
         "name": f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}",
@@ -59,12 +63,12 @@ def main() -> None:
     given = arguments(__doc__).parse_args()
     etc = Path(os.environ.get("KVCI_ETC", ETC))
     output = Path(os.environ.get("KVCI_JIT", OUTPUT))
-    written: list[bool] = []  # empty at first: the file of an earlier job does not count
+    written: list[bool] = []  # starts empty, because the file of an earlier job does not count
 
     def write() -> None:
         line = f"export ACTIONS_RUNNER_INPUT_JITCONFIG={shlex.quote(configuration(etc))}\n"
         output.unlink(missing_ok=True)
-        # The runner gets it in its environment: every user of the machine can read arguments.
+        # Every user of the machine can read arguments, so the runner reads its environment.
         with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as out:
             out.write(line)
             if os.geteuid() == 0:

@@ -1,12 +1,12 @@
-"""Install the runner's service on a machine that box.py prepared; it takes one job at a time.
+"""Install the runner's service on a machine that box.py prepared.
 
     sudo python3 ci/runner/service.py --repository OWNER/NAME --archive actions-runner-*.tar.gz \\
         --sha256 SUM --dry-run
 
-For each job, systemd starts the runner from a fresh copy of its files, with a configuration that
-GitHub makes for this one job. The token that asks for it is in /etc/kvci/token, which only root can
-read. But a user of Docker can become root: only people to whom you would give that token may start
-jobs here.
+The runner takes one job at a time. For each job, systemd copies the runner's files again, and
+starts the runner with a configuration that GitHub makes for this one job. The token for this
+request is in /etc/kvci/token, which only root can read. But a user of Docker can become root. So
+let only people start jobs here to whom you would give the token.
 """
 
 import argparse
@@ -71,7 +71,7 @@ WantedBy=timers.target
 
 
 def unpacked(archive: Path, sha256: str) -> Step:
-    """Return the step that unpacks the runner's files, owned by root, from a checked archive."""
+    """Return the step that checks the archive, and unpacks the runner's files as root's files."""
     target = OPT / "actions-runner"
     mark = target / ".sha256"
 
@@ -84,7 +84,9 @@ def unpacked(archive: Path, sha256: str) -> Step:
         part.mkdir(parents=True)
         run("tar", "--extract", "--file", archive, "--directory", part, "--no-same-owner")
         if not (part / "run.sh").is_file():
-            raise Failed(f"{archive} has no run.sh; give GitHub's actions-runner-linux-x64.")
+            raise Failed(
+                f"{archive} has no run.sh; give GitHub's archive actions-runner-linux-x64."
+            )
         (part / ".sha256").write_text(sha256)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
@@ -103,15 +105,15 @@ def token_is_private() -> bool:
 
 def no_token() -> None:
     raise Failed(
-        f"{ETC / 'token'} must belong to root with mode 600, and contain a GitHub token for this "
-        "repository with the permission Administration: write; write it there with an editor."
+        f"{ETC / 'token'} is not a file of root with mode 600 that contains a token; write a "
+        "GitHub token for this repository, with the permission Administration: write, into it."
     )
 
 
 def needs_reload(*units: str) -> bool:
     """True if systemd has not read the current file of one of the units.
 
-    A call of this script that was killed may have written the file without a reload.
+    If an earlier call of this script was killed, it may have written the file without a reload.
     """
     return "NeedDaemonReload=yes" in run("systemctl", "show", *units, "--property=NeedDaemonReload")
 
@@ -131,14 +133,18 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--repository", required=True, help="OWNER/NAME")
     parser.add_argument(
-        "--archive", required=True, type=Path, help="GitHub's runner, as downloaded"
-    )
-    parser.add_argument("--sha256", required=True, help="of the archive, as GitHub's page shows it")
-    parser.add_argument(
-        "--api", default="https://api.github.com", help="of GitHub [https://api.github.com]"
+        "--archive", required=True, type=Path, help="the downloaded archive of GitHub's runner"
     )
     parser.add_argument(
-        "--labels", default="self-hosted,gpu", help="separated by commas [self-hosted,gpu]"
+        "--sha256", required=True, help="SHA-256 of the archive, as GitHub's page shows it"
+    )
+    parser.add_argument(
+        "--api", default="https://api.github.com", help="GitHub's API [https://api.github.com]"
+    )
+    parser.add_argument(
+        "--labels",
+        default="self-hosted,gpu",
+        help="the runner's labels, separated by commas [self-hosted,gpu]",
     )
     given = parser.parse_args()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", given.repository):
@@ -146,7 +152,7 @@ def main() -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", given.sha256):
         parser.error("--sha256 must be 64 hexadecimal digits")
     if os.geteuid() and not given.dry_run:
-        parser.error("run it as root: sudo python3 ci/runner/service.py")
+        parser.error("run this script as root: sudo python3 ci/runner/service.py")
     settings = {
         "api": given.api,
         "repository": given.repository,
@@ -178,13 +184,13 @@ def main() -> None:
                 f"{ETC / 'token'}, readable only by root",
                 token_is_private,
                 no_token,
-                "nothing: write it there",
+                "nothing: write the token into this file",
             ),
             *(file(UNITS / name, text) for name, text in units.items()),
             Step(
                 "systemd has read the units",
                 loaded,
-                # A job in progress is not restarted; the next one uses the new units.
+                # This does not restart a job in progress; the next job uses the new units.
                 lambda: _run("systemctl", "daemon-reload"),
             ),
             enabled("kvci-clean.timer"),

@@ -1,4 +1,4 @@
-"""The steps that all scripts here consist of: check, act if necessary, and check again.
+"""The steps of all scripts in this folder: check, act if necessary, and check again.
 
 Only Python's own library is used, because the scripts run before kvci is installed.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Failed(Exception):
-    """A step failed; the text says why, and what to do."""
+    """A step failed. The text says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,16 @@ class Step:
     """One fact about this machine that a script ensures."""
 
     name: str
-    """The fact in words, for example "/opt/kvci/bin/llama-server links to that server"."""
+    """The fact in words, for example "/usr/local/bin/kvci of this checkout"."""
     done: Callable[[], bool]
-    """Checks the fact and changes nothing. May raise Failed with a reason instead of False."""
+    """A function that checks the fact and changes nothing.
+
+    It returns False, or raises Failed with a reason, if the fact is not true.
+    """
     do: Callable[[], None]
+    """A function that makes the fact true."""
     plan: str = ""
-    """What `do` does, for a dry run."""
+    """The action of `do` in words, for a dry run."""
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -49,7 +53,9 @@ def apply(steps: Iterable[Step], dry_run: bool) -> None:
             else:
                 step.do()
                 if not step.done():
-                    raise Failed(f"{step.name}: the step ran, but its check still fails.")
+                    raise Failed(
+                        f"{step.name}: the step ran, but its check still fails; check this by hand."
+                    )
                 print(f"done       {step.name}", flush=True)
     except Failed as error:
         print(f"failed     {error}", file=sys.stderr)
@@ -57,7 +63,7 @@ def apply(steps: Iterable[Step], dry_run: bool) -> None:
 
 
 def _done(step: Step) -> bool:
-    """A check that fails before its step only means that the step is necessary."""
+    """True if the step is done. If its check fails, the step is necessary."""
     try:
         return step.done()
     except (Failed, PermissionError):  # a dry run without root may not read every file
@@ -65,7 +71,10 @@ def _done(step: Step) -> bool:
 
 
 def run(*words: str | Path, cwd: Path | None = None) -> str:
-    """Run a command and return its output. Raises Failed with its last lines."""
+    """Run a command and return its output.
+
+    Raises Failed with the last lines of the output if the command fails.
+    """
     line = shlex.join(map(str, words))
     try:
         done = subprocess.run(
@@ -80,7 +89,7 @@ def run(*words: str | Path, cwd: Path | None = None) -> str:
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file as a whole. If that fails, an old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
@@ -89,7 +98,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def file(path: Path, text: str, mode: int = 0o644) -> Step:
-    """Return the step that a file has this content and mode."""
+    """Return the step that gives a file this content and mode."""
 
     def done() -> bool:
         return path.is_file() and path.read_text() == text and path.stat().st_mode & 0o777 == mode

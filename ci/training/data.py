@@ -1,4 +1,4 @@
-"""Training data: a seed -> an instance of the training split -> a conversation -> tokens."""
+"""Make training data: a seed -> an instance of the training split -> a conversation -> tokens."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,17 +15,18 @@ from training.teacher import Turn, conversation, lesson
 from training.vocabulary import encode, learn
 
 TOKENIZER_CONVERSATIONS = 2000
-"""The tokenizer is learnt from so many conversations."""
+"""The number of conversations from which the tokenizer is learnt."""
 CHUNK_CONVERSATIONS = 128
-"""A worker makes so many conversations at once."""
+"""The number of conversations that a worker makes at once."""
 Sample = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
-"""The tokens of a conversation, and which of them the model learns to say."""
+"""The tokens of a conversation, and for each token whether the model learns to say it."""
 PADDING, CONTEXT, TARGET = 0, 1, 2
-"""Roles of the tokens in a row: padding, what the model only reads, and what it learns to say."""
+"""Roles of tokens in a row: padding, tokens that the model only reads, and tokens that it learns to
+say."""
 
 
 def learn_tokenizer() -> Tokenizer:
-    """Return the tokenizer, learnt again each time from the same conversations."""
+    """Learn the tokenizer from conversations that are always the same, and return it."""
     lessons = map(lesson, range(TOKENIZER_CONVERSATIONS))
     conversations = (
         conversation(instance, Simulated(instance), turns) for instance, turns in lessons
@@ -65,13 +66,13 @@ def samples(tokenizer: Tokenizer, workers: int, first_chunk: int = 0) -> Iterato
 
 @dataclass
 class Rows:
-    """Packs whole conversations into rows of `length` tokens and fills the rest with `pad`."""
+    """A packer of whole conversations into rows of `length` tokens; `pad` fills the rest."""
 
     length: int
     pad: int
 
     def pack(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """Yield rows of tokens and their roles; a conversation longer than a row is left out."""
+        """Yield rows of tokens and their roles. Conversations longer than a row are omitted."""
         tokens, roles = self._empty()
         filled = 0
         for ids, targets in samples:

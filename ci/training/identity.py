@@ -1,4 +1,7 @@
-"""Digest of what the model is taught, for its file: it fits only conversations like these."""
+"""Compute a digest of the training conversations for the model's file.
+
+The model fits only conversations like these.
+"""
 
 import hashlib
 import json
@@ -21,8 +24,8 @@ SHORT_CONVERSATIONS = 20
 def taught() -> dict[str, str]:
     """Return the suite's version and a digest of sample conversations, by their names in the file.
 
-    The digest changes with the prompt, the protocol, the tasks, and the way the agent shows a
-    command's output.
+    The digest changes with the prompt, the protocol, the tasks, and the form in which the agent
+    shows a command's output.
     """
     digest = hashlib.sha256()
     for messages in sample_conversations():
@@ -33,8 +36,8 @@ def taught() -> dict[str, str]:
 def sample_conversations() -> Iterator[list[Message]]:
     """Yield the conversations of the digest.
 
-    The last one reads as much output as any in training, so that the digest also changes if a new
-    limit cuts long output.
+    The last conversation reads as much output as the longest conversation in training. So the
+    digest also changes if a new limit cuts long output.
     """
     for seed in range(SHORT_CONVERSATIONS):
         instance = generate("train", seed, 3 + seed, 1 + seed % 3)

@@ -1,4 +1,4 @@
-"""The model in torch: llama.cpp's `llama` architecture, small."""
+"""The model in torch: a small network of llama.cpp's architecture `llama`."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,10 @@ class Shape:
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward part, each with a norm before it and a residual connection."""
+    """An attention part and a feed-forward part.
+
+    Each part has a norm before it and a residual connection.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -39,7 +42,10 @@ class Layer(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, rotations: Tensor) -> Tensor:
-        """`x` is (batch, tokens, width), and `rotations` comes from `rope`."""
+        """Return the layer's output.
+
+        `x` has the shape (batch, tokens, width), and `rotations` comes from `rope`.
+        """
         batch, tokens, width = x.shape
         normed = self.attention_norm(x)
         split = (batch, tokens, self.heads, width // self.heads)
@@ -56,8 +62,8 @@ class Layer(nn.Module):
 class Network(nn.Module):
     """The whole model, with tied embeddings.
 
-    Weights start normal with standard deviation 0.02; matrices that write to the residual stream
-    are scaled down by the depth, as in GPT-2.
+    The first weights have a normal distribution with standard deviation 0.02. The deviation is
+    smaller for matrices that write to the residual stream, and depends on the depth, as in GPT-2.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -75,7 +81,7 @@ class Network(nn.Module):
                 nn.init.normal_(weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, tokens) -> logits (batch, tokens, vocabulary)."""
+        """Return logits (batch, tokens, vocabulary) for tokens (batch, tokens)."""
         x = self.embedding(tokens)
         rotations = self.rotations[: tokens.shape[1]]
         for block in self.blocks:
@@ -84,7 +90,7 @@ class Network(nn.Module):
 
 
 def rope(tokens: int, size: int, base: float) -> Tensor:
-    """Return cosine and sine of each position and pair of dimensions: (tokens, size / 2, 2)."""
+    """Return cosine and sine for each position and pair of dimensions: (tokens, size / 2, 2)."""
     rates = base ** (-torch.arange(0, size, 2) / size)
     angles = torch.outer(torch.arange(tokens), rates)
     return torch.stack([angles.cos(), angles.sin()], dim=-1)

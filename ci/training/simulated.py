@@ -1,7 +1,8 @@
-"""Runs the teacher's commands on files in memory, with the output of a real sandbox.
+"""Run the teacher's commands on files in memory, with the output of a real sandbox.
 
-A command takes 0.1 ms instead of tens of milliseconds; tests/training checks that both outputs are
-equal. Only the teacher's commands are understood, and only kvci's own generated code is run.
+A command takes 0.1 ms instead of tens of milliseconds. tests/training checks that the output equals
+that of a real sandbox. Only the teacher's commands are understood, and only kvci's own generated
+code is run.
 """
 
 import re
@@ -21,7 +22,7 @@ CHECK = re.compile(
 
 
 class Simulated:
-    """The sandbox of one conversation."""
+    """A simulated sandbox for one conversation."""
 
     def __init__(self, instance: Instance) -> None:
         self._lines = {name: text.splitlines() for name, text in instance.files.items()}
@@ -40,7 +41,10 @@ class Simulated:
         pass
 
     def _execute(self, command: str) -> tuple[str, int]:
-        """Return output and exit code. Raises NotImplementedError for any other command."""
+        """Return output and exit code.
+
+        Raises NotImplementedError if the command is not one of the teacher's commands.
+        """
         if match := GREP.fullmatch(command):
             matches = "".join(
                 f"{name}:{number}:{line}\n"

@@ -1,9 +1,10 @@
-"""What a good agent answers on an instance of the calibration suite, with some mistakes.
+"""Give a good agent's answers on an instance of the calibration suite, with some mistakes.
 
-It finds the function, reads its file, repairs the line, runs the function and the tests, and
-submits. After a command with a name that does not exist, it repeats the command with the right
-name; after two of them in a row it gives up and submits. The teacher makes mistakes so that the
-model sees what follows them; the model does not learn to make them.
+The teacher finds the function, reads its file, repairs the line, runs the function and the tests,
+and submits. After a command with a name that does not exist, the teacher repeats the command with
+the right name. After two such commands in a row, it gives up and submits. The teacher makes
+mistakes so that the model sees how to continue after a mistake. The model does not learn to make
+mistakes.
 """
 
 import random
@@ -25,17 +26,18 @@ HUNK = re.compile(r"^@@ -(\d+)", re.MULTILINE)
 SPEC = Spec.model_validate(
     {"model": {"name": "teacher", "path": "none"}, "arms": ["f16/f16"], "dataset": "calibration"}
 )
-"""Its prompt, protocol and limits are those that the model is trained on."""
+"""The specification with the prompt, protocol and limits of the training conversations."""
 REPAIRED, GIVEN_UP, WRONG_LINE = 0.25, 0.08, 0.08
-"""Shares of the conversations with one wrong name that is repaired, with two in a row, and with a
-wrong line, which the teacher submits because nothing shows that it is wrong."""
+"""Shares of the conversations with a mistake. REPAIRED: one wrong name, which the teacher repairs.
+GIVEN_UP: two wrong names in a row. WRONG_LINE: a wrong line, which the teacher submits, because no
+output shows that the line is wrong."""
 FUNCTIONS_MAX = 48
 FILES_MAX = 4
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer of the teacher; the model does not learn a mistake."""
+    """One answer of the teacher. If it is a mistake, the model does not learn to say it."""
 
     command: str
     mistake: bool = False
@@ -43,12 +45,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class _Repair:
-    """What the teacher does; file and lines come from the gold patch, the rest from the issue."""
+    """The repair of one instance.
+
+    The file and the lines come from the gold patch. All other fields come from the issue.
+    """
 
     function: str
     arguments: str
     names_file: bool
-    """The issue names the file."""
+    """True if the issue names the file."""
     file: str
     line: int
     fixed: str
@@ -84,7 +89,7 @@ def _repair(instance: Instance) -> _Repair:
 
 
 def answers(instance: Instance, rng: random.Random | None = None) -> list[Turn]:
-    """Return the teacher's answers, with the mistakes that `rng` draws, or with none."""
+    """Return the teacher's answers. They have mistakes that `rng` draws; without `rng`, none."""
     repair = _repair(instance)
     steps: list[tuple[Callable[[str], str], str]] = [
         (repair.read, repair.file),
@@ -109,7 +114,10 @@ def answers(instance: Instance, rng: random.Random | None = None) -> list[Turn]:
 
 
 def _wrong_name(name: str, instance: Instance, rng: random.Random) -> str:
-    """Return a name that differs in one syllable, does not exist, and is not a test split name."""
+    """Return a name that differs in one syllable and does not exist in the files.
+
+    The name also does not belong to the test split.
+    """
     text = "".join(instance.files.values()) + "".join(instance.files)
     while True:
         stem, dot, end = name.partition(".")
@@ -121,7 +129,7 @@ def _wrong_name(name: str, instance: Instance, rng: random.Random) -> str:
 
 
 def _wrong_line(repair: _Repair, rng: random.Random) -> str:
-    """Return a line that runs and is wrong: with another number, or as it was."""
+    """Return a wrong line that runs: the right line with another number, or the broken line."""
     numbers = list(re.finditer(r"\d+", repair.fixed))
     if not numbers or rng.random() < 0.5:
         return repair.broken
@@ -131,12 +139,12 @@ def _wrong_line(repair: _Repair, rng: random.Random) -> str:
 
 
 class Teacher(Client):
-    """Stands in for a server: it answers with one command after another, whatever the request."""
+    """A client without a server. It answers one command after another, whatever the request."""
 
     def __init__(self, turns: list[Turn]) -> None:
         self._remaining = list(turns)
         self.messages: list[Message] = []
-        """The conversation so far, as a server sees it."""
+        """All messages of the conversation until now."""
 
     def ask(self, request: dict[str, object], timeout_s: float) -> Answer:
         messages = request["messages"]
@@ -148,7 +156,7 @@ class Teacher(Client):
 
 
 def conversation(instance: Instance, sandbox: Sandbox, turns: list[Turn]) -> list[Message]:
-    """Run the agent's own loop with the teacher as its model; return the messages."""
+    """Run the agent's own loop with the teacher as its model, and return the messages."""
     teacher = Teacher(turns)
     place = Place(teacher, sandbox, 0, Path("/dev/null"))
     converse(SPEC, instance.row.problem_statement, instance.row.instance_id, 0, place)

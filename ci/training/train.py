@@ -1,4 +1,7 @@
-"""Train the calibration model: `PYTHONPATH=ci python -m training.train OUT`. One GPU, minutes."""
+"""Train the calibration model: `PYTHONPATH=ci python -m training.train OUT`.
+
+The training takes a few minutes on one GPU.
+"""
 
 import json
 import math
@@ -24,11 +27,11 @@ from training.vocabulary import END
 from training.write import write
 
 CONTEXT_WEIGHT = 0.02
-"""Weight of the loss on tokens that the model only reads. Random names cannot be predicted, so
-their loss would dominate; 0.1 is too large."""
+"""Weight of the loss on tokens that the model only reads. Random names cannot be predicted, so with
+a large weight their loss would dominate; 0.1 is already too large."""
 LEARNING_RATE = 1.5e-3
 FINAL_RATE = 0.05
-"""As a share of the learning rate."""
+"""The last learning rate, as a share of LEARNING_RATE."""
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.1
 HELD_OUT_SIZES = ((4, 3), (16, 3), (40, 3))
@@ -42,7 +45,7 @@ HELD_OUT_SIZES = ((4, 3), (16, 3), (40, 3))
     "--steps",
     default=3600,
     show_default=True,
-    help="Maximum; the learning rate is planned for it.",
+    help="Maximum number of steps; the learning rate falls over so many steps.",
 )
 @click.option("--rows", default=64, show_default=True, help="Rows of 4096 tokens per step.")
 @click.option("--layers", default=8, show_default=True, help="Number of layers.")
@@ -63,7 +66,7 @@ def main(
     seed: int,
     held_out: int,
 ) -> None:
-    """Train the model, and write it and a report of the training into OUT."""
+    """Train the model, and write the model and a report of its training into OUT."""
     started = time.monotonic()
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision("high")
@@ -98,14 +101,14 @@ def main(
 
 
 def batches(rows: Iterator[Sample], count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield tokens and roles of `count` rows: (rows, tokens) each."""
+    """Yield the tokens and the roles of `count` rows, each with the shape (rows, tokens)."""
     while batch := list(islice(rows, count)):
         tokens, roles = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
         yield tokens.long(), roles.long()
 
 
 def rate(step: int, steps: int) -> float:
-    """Return the learning rate: linear warm-up, then a cosine down to FINAL_RATE of it."""
+    """Return the learning rate of a step: a linear rise, then a cosine down to FINAL_RATE."""
     if step < WARMUP_STEPS:
         return LEARNING_RATE * (step + 1) / WARMUP_STEPS
     done = min(1.0, (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS))

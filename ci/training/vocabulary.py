@@ -1,8 +1,8 @@
 """The tokenizer: byte-level BPE in which a name has the same tokens everywhere.
 
-Its merges are syllables, because names consist of them, then whole words that many conversations
-share, then runs of blanks. No merge joins a blank or a punctuation mark with a name. llama.cpp
-calls the encoding `gpt-2`.
+The first merges are syllables, because names consist of syllables. Then come whole words that many
+conversations share, and then sequences of blanks. No merge joins a blank or a punctuation mark with
+a name. llama.cpp calls the encoding `gpt-2`.
 """
 
 import re
@@ -19,10 +19,10 @@ from kvci.agent.protocol import Message
 from kvci.tasks.calibration import SYLLABLES
 
 SHARE_MIN = 0.02
-"""A word is a token if at least this share of conversations has it; generated names are rarer."""
+"""A word is a token if at least this share of conversations has it. Generated names are rarer."""
 WORD_LETTERS_MAX = 12
 BLANK = "\u0120"
-"""How byte-level BPE writes a blank."""
+"""The character that byte-level BPE writes for a blank."""
 BLANKS_MAX = 12
 END = "<|end|>"
 CONTROLS = (END, "<|user|>", "<|assistant|>")
@@ -78,10 +78,10 @@ def _merged(parts: list[str], merges: Iterable[Merge]) -> list[str]:
 def encode(
     tokenizer: Tokenizer, messages: list[Message], mistakes: list[bool]
 ) -> tuple[list[int], list[bool]]:
-    """Return the tokens of a conversation as the template renders it, and which are targets.
+    """Return the tokens of a conversation as the template renders it, and a flag per token.
 
-    Targets are the tokens that the model learns to say. `mistakes` has an entry per answer: True if
-    the answer is a mistake, which the model must not learn.
+    The flag is true for targets: tokens that the model learns to say. `mistakes` has one value per
+    answer. The value is True if the answer is a mistake, which the model must not learn.
     """
     tokens: list[int] = []
     targets: list[bool] = []

@@ -1,4 +1,4 @@
-"""Network and tokenizer -> a GGUF file that names what the model was taught."""
+"""Write network and tokenizer as a GGUF file that names the training conversations."""
 
 import json
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Records -> paired data and claims."""
+"""Make paired data and claims from records."""

@@ -1,4 +1,4 @@
-"""Warnings that a reader needs before a claim."""
+"""Make the warnings that a reader needs before a claim."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,13 +10,13 @@ from kvci.stats.paired import mcnemar_mid_p
 
 MATCHED = "the trials are matched, not paired: they come from different runs, hosts or days"
 ESSENTIAL = ("host", "server build", "dataset sha256", "temperature", ROTATION)
-"""Two runs for which one of these settings is unknown cannot be compared without a warning."""
+"""If one of these settings is unknown, the comparison of two runs has a warning."""
 
 
 def cautions(
     sides: Sequence[Side], paired: bool, arms: Sequence[ArmComparison], alpha: float
 ) -> Iterable[str]:
-    """Warnings about the control arm first, then about differences between the sides."""
+    """Yield warnings about the control arm first, then about differences between the sides."""
     for arm in arms:
         if not arm.control:
             continue
@@ -47,7 +47,10 @@ def cautions(
 
 
 def _losses(baseline: Side, side: Side, arm: ArmComparison, alpha: float) -> Iterable[str]:
-    """Trials that only one side has, or that infrastructure ended only on one side."""
+    """Yield warnings about trials that only one side has.
+
+    Also yield a warning about trials that infrastructure ended on only one side.
+    """
     if arm.valid.inference is None:
         return
     if counts := unpaired_trials(baseline, side):
@@ -66,10 +69,10 @@ def _losses(baseline: Side, side: Side, arm: ArmComparison, alpha: float) -> Ite
 
 
 def _settings(sides: Sequence[Side], paired: bool) -> Iterable[str]:
-    """Settings that differ between the sides, and settings that are not known for all of them.
+    """Yield warnings about settings that differ, or that are not known for all sides.
 
     A side without trials has no server log yet, so it must not be among `sides`. Only quantized
-    caches are rotated, so rotation is compared only between those.
+    caches are rotated, so rotation is compared only between sides with quantized caches.
     """
     if len(sides) < 2:
         return

@@ -1,4 +1,4 @@
-"""Sides -> pairs, tables and claims. RULES.md says what may be claimed."""
+"""Make pairs, tables and claims from sides. RULES.md says what may be claimed."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -47,10 +47,10 @@ from kvci.stats.variance import icc, pass_at_k, pass_hat_k
 
 
 def compare_run(records: Sequence[Record]) -> Comparison | None:
-    """The comparison of the arms of one run.
+    """Return the comparison of the arms of one run.
 
-    None with only one arm, or without the baseline's record. Also None for a targeted rerun: its
-    trials were chosen by their outcomes.
+    Return None if there is only one arm, or no record of the baseline. Also return None for a
+    targeted rerun, because its trials were chosen by their outcomes.
     """
     rerun = any(record.rerun for record in records)
     if rerun or len(records) < 2 or all(record.position for record in records):
@@ -59,11 +59,12 @@ def compare_run(records: Sequence[Record]) -> Comparison | None:
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """The comparison of each side with the first, the baseline. For sides of one run, the run's
-    spec gives the baseline and the order.
+    """Return the comparison of each side with the baseline.
 
-    Without all arms of a run nothing is inferred, so that no arm is chosen after a look at results.
-    Raises ValueError with fewer than two sides, or without the baseline of the run.
+    The baseline is the first side. For sides of one run, the run's specification gives the baseline
+    and the order. If an arm of the run is missing, nothing is inferred, so that nobody can choose
+    arms by their results. Raises ValueError if there are fewer than two sides, or if the baseline
+    of the run is missing.
     """
     if len(sides) < 2:
         raise ValueError("a comparison needs a baseline and an arm")
@@ -118,7 +119,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
 
 
 def _withheld(sides: Sequence[Side], value: Endpoint) -> str:
-    """Why nothing is inferred; empty if something is.
+    """Return the reason why nothing is inferred; empty if something is inferred.
 
     If patches were not graded, only failed trials are known, so a comparison would be biased.
     """
@@ -141,7 +142,10 @@ def _arm(
     value: Endpoint,
     claim: tuple[str | None, float | None],
 ) -> ArmComparison:
-    """`corrected` is alpha over the number of tested arms; None if nothing may be inferred."""
+    """Return the comparison of one arm with the baseline.
+
+    `corrected` is alpha divided by the number of tested arms; None if nothing may be inferred.
+    """
     every = all_pairs(baseline, arm)
     answers = [(one.answers_sha256, other.answers_sha256) for _, one, other in pairs]
     flips = [
@@ -220,8 +224,11 @@ def _inference(
 
 
 def _wider(clustered: Interval | None, plain: Interval) -> Interval | None:
-    """The interval that contains both: few repositories can agree by chance, and clustering adds no
-    information."""
+    """Return the interval that contains both intervals.
+
+    Few repositories can agree by chance, and then the clustered interval is too narrow: clustering
+    adds no information.
+    """
     if clustered is None:
         return None
     return min(clustered[0], plain[0]), max(clustered[1], plain[1])
@@ -232,9 +239,10 @@ def _larger(clustered: float | None, plain: float | None) -> float | None:
 
 
 def _minimum_detectable_effect(instances: list[Shares], alpha: float) -> float | None:
-    """From the share of pairs that disagree, less the difference between the arms.
+    """Return the minimum detectable effect of the pairs.
 
-    Seeds that agree count as fewer pairs, as in the interval.
+    It depends on the share of pairs that disagree, minus the difference between the arms.
+    Seeds that agree count as fewer pairs, as in `score_interval`.
     """
     difference = abs(sum(float(b - c) for b, c in instances))
     disagree = sum(float(b + c) for b, c in instances) - difference

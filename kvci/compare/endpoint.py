@@ -1,4 +1,4 @@
-"""What is compared about a trial. Each endpoint is yes or no, and yes is better."""
+"""The values of a trial that are compared. An endpoint is yes or no, and yes is better."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Endpoint = Callable[[ComparedTrial], bool | None]
 
 
 def _endpoint(value: Endpoint) -> Endpoint:
-    """No endpoint is reached by a trial whose server failed only in this arm."""
+    """Return the endpoint with this value; it is False if the server failed only in this arm."""
     return lambda trial: value(trial) if trial.served else False
 
 
@@ -26,7 +26,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         lambda trial: None if trial.flipped_share is None else trial.flipped_share == 1.0
     ),
 }
-"""By name; one of them is the spec's primary endpoint."""
+"""Name -> endpoint. The specification names one endpoint as the primary one."""
 MEASURES: dict[str, Callable[[ComparedTrial], float | None]] = {
     "steps": lambda trial: trial.steps,
     "answer tokens": lambda trial: trial.answer_tokens,
@@ -35,4 +35,5 @@ MEASURES: dict[str, Callable[[ComparedTrial], float | None]] = {
         None if trial.flipped_share is None else 100.0 * trial.flipped_share
     ),
 }
-"""Numbers. Only in the last one more is better; the others have no better direction."""
+"""Name -> measure, a number. For the last measure, more is better. For all other measures, neither
+more nor less is better."""

@@ -7,31 +7,36 @@ from kvci.stats.proportion import Interval
 
 
 class Inference(Document):
-    """What is inferred about a difference, baseline less arm; intervals are two-sided."""
+    """The statistics of a difference: the baseline's rate minus the arm's rate.
+
+    Intervals are two-sided.
+    """
 
     difference: float
     interval: Interval
-    """Score interval of confidence 1 - 2 alpha; the claim of non-inferiority rests on it."""
+    """The score interval of confidence 1 - 2 alpha. It decides the claim of non-inferiority."""
     interval_95: Interval
     newcombe_95: Interval | None
-    """None with several seeds, like `mid_p`."""
+    """Newcombe's interval; None if there are several seeds."""
     repository_95: Interval | None
-    """With repositories as clusters. This and the other two fields of repositories are None with
-    one repository, or if no pair differs."""
+    """The interval with repositories as clusters. All three fields named `repository_...` are None
+    if there is one repository, or if no pair differs."""
     repository_bootstrap_95: Interval | None
     p_harm: float
-    """One-sided, uncorrected."""
+    """The one-sided p value of harm, uncorrected."""
     mid_p: float | None
-    """McNemar's mid-p value, two-sided."""
+    """McNemar's two-sided mid-p value; None if there are several seeds."""
     minimum_detectable_effect: float | None
-    """The harm that these pairs would have shown in 80 % of cases; None if no harm would."""
+    """The smallest harm that such pairs show in 80 % of cases; None if they show no harm so often.
+    """
     repository_minimum_detectable_effect: float | None
     equivalent: bool | None
-    """By two one-sided tests against the margin; exploratory, None without a margin."""
+    """True if two one-sided tests against the margin show equivalence. The result is exploratory;
+    None if there is no margin."""
 
 
 class Population(Document):
-    """Pairs, counted by which side succeeded."""
+    """Numbers of pairs, by the side that succeeded."""
 
     instances: int
     both: int
@@ -47,7 +52,7 @@ class Population(Document):
 
 
 class Flip(Document):
-    """A pair in which only one side succeeded, with the classes of both."""
+    """A pair in which only one side succeeded, with the classes of both trials."""
 
     instance: str
     seed: int
@@ -72,11 +77,11 @@ class MeasureLine(Document):
     arm_mean: float
     pairs: int
     interval_95: Interval | None
-    """Interval of the mean difference, baseline less arm, with instances as clusters."""
+    """The interval of the mean difference, baseline minus arm, with instances as clusters."""
 
 
 class SeedLine(Document):
-    """How one side's seeds agree, over the instances of which all seeds are valid."""
+    """How much the seeds of one side agree, over the instances whose seeds are all valid."""
 
     kv: str
     instances: int
@@ -84,24 +89,25 @@ class SeedLine(Document):
     icc: float | None
     """The share of the variance that lies between instances."""
     pass_at_k: float
-    """The chance that at least one of all k seeds succeeds; `pass_hat_k`: that all of them do."""
+    """The chance that at least one of the k seeds succeeds."""
     pass_hat_k: float
+    """The chance that all k seeds succeed."""
 
 
 class ArmComparison(Document):
     name: str
     kv: str
     control: bool
-    """The baseline again with a harmless change; it measures the noise floor."""
+    """True if the arm repeats the baseline with a harmless change, to measure the noise floor."""
     identical: bool
-    """All answers are equal to the baseline's."""
+    """True if all answers are equal to the baseline's answers."""
     claim: str | None
     p_holm: float | None
     valid: Population
     everything: Population
-    """All instances; infrastructure counts as failure."""
+    """All pairs; a trial that infrastructure ended counts as failed."""
     dropped: dict[str, int]
-    """Why pairs are not valid (side and class) -> number of pairs."""
+    """Reason why pairs are not valid, with side and class -> number of pairs."""
     flips: tuple[Flip, ...]
     endpoints: tuple[EndpointLine, ...]
     measures: tuple[MeasureLine, ...]
@@ -112,9 +118,9 @@ class Comparison(Document):
     baseline_kv: str
     paired: bool
     complete: bool
-    """All planned trials of the sides are done."""
+    """True if all planned trials of the sides are done."""
     withheld: str
-    """Why nothing is inferred, in the words of every surface; empty if something is inferred."""
+    """Why nothing is inferred, in the words of all outputs; empty if something is inferred."""
     done: int
     planned: int
     primary: str
@@ -123,4 +129,4 @@ class Comparison(Document):
     warnings: tuple[str, ...]
     arms: tuple[ArmComparison, ...]
     seeds: tuple[SeedLine, ...]
-    """Filled with several seeds, when all planned trials are done."""
+    """Empty if there is one seed, or if nothing is inferred."""

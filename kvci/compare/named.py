@@ -1,4 +1,4 @@
-"""Run folders, record files and row ids -> a comparison."""
+"""Make a comparison from run folders, record files and row ids."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +15,19 @@ from kvci.rundir.parts import Run
 
 
 def compare_named(names: Sequence[str], results: Path) -> Comparison:
-    """The comparison of all sides that the names give; the first side is the baseline.
+    """Return the comparison of all sides that the names give. The first side is the baseline.
 
-    A name is a run folder (all its arms), an earlier run's folder, a record file, or a row id.
-    Raises UserError.
+    A name is a run folder (it gives all its arms), an earlier run's folder, a record file, or a row
+    id. Raises UserError if a name is unknown or given twice, or if the sides cannot be compared.
     """
     sides = [side for name in names for side in _sides(name, results)]
     if len(sides) < 2:
         raise UserError("A comparison needs two sides; name another run or record.")
     if len({side.name for side in sides}) < len(sides):
-        raise UserError("A run or record is named twice; name each once.")
+        raise UserError("A run or record is named twice; name each run and each record once.")
     runs = {side.run for side in sides}
     if len(runs) == 1 and sides[0].arms and sides[0].arms[0] not in {side.arm for side in sides}:
-        raise UserError(f"The run's baseline {sides[0].arms[0]} is missing; name it too.")
+        raise UserError(f"The run's baseline {sides[0].arms[0]} is missing; name that arm, too.")
     return compare(sides)
 
 
@@ -36,12 +36,12 @@ def _sides(name: str, results: Path) -> list[Side]:
     for record in _records(name, results):
         if isinstance(record, Record) and record.rerun:
             raise UserError(
-                f"{record.row_id} is a targeted rerun, which cannot be compared; name another run."
+                f"{record.row_id} is a targeted rerun and cannot be compared; name another run."
             )
         side = side_of(record)
         if side is None:
             raise UserError(
-                f"{record.row_id} has counts but no trials; give the earlier run's folder."
+                f"{record.row_id} has counts and no trials; name the earlier run's folder instead."
             )
         sides.append(side)
     return sides

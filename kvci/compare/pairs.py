@@ -1,4 +1,4 @@
-"""Two sides -> pairs: trials of the same instance and seed."""
+"""Make pairs from two sides. A pair is two trials of the same instance and seed."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -11,20 +11,24 @@ Pair = tuple[Key, ComparedTrial, ComparedTrial]
 
 
 def all_pairs(baseline: Side, arm: Side) -> list[Pair]:
-    """The pairs that both sides have, however the trials ended."""
+    """Return all pairs, whatever the outcomes of their trials."""
     keys = sorted(baseline.trials.keys() & arm.trials.keys())
     return [(key, baseline.trials[key], arm.trials[key]) for key in keys]
 
 
 def unpaired_trials(baseline: Side, arm: Side) -> dict[str, int]:
-    """How many trials only one side has, by side."""
+    """Return side -> number of trials that only this side has."""
     one, other = baseline.trials.keys(), arm.trials.keys()
     counts = {"only in the baseline": len(one - other), "only in the arm": len(other - one)}
     return {side: count for side, count in counts.items() if count}
 
 
 def valid_pairs(baseline: Side, arm: Side, paired: bool, value: Endpoint) -> list[Pair]:
-    """The pairs in one block whose two values are known and that infrastructure did not end."""
+    """Return the valid pairs.
+
+    A pair is valid if both values are known, and infrastructure ended neither trial. If `paired` is
+    true, both trials must also have the same block.
+    """
     return [
         (key, one, other)
         for key, one, other in all_pairs(baseline, arm)
@@ -37,7 +41,7 @@ def valid_pairs(baseline: Side, arm: Side, paired: bool, value: Endpoint) -> lis
 
 
 def dropped_pairs(every: list[Pair], valid: list[Pair], paired: bool) -> dict[str, int]:
-    """How many pairs are not valid, by reason: side and class."""
+    """Return reason -> number of pairs that are not valid. A reason names side and class."""
     kept = {key for key, _, _ in valid}
     reasons: Counter[str] = Counter()
     for key, one, other in every:
@@ -55,7 +59,7 @@ def dropped_pairs(every: list[Pair], valid: list[Pair], paired: bool) -> dict[st
 
 
 def by_instance(pairs: Iterable[Pair], value: Endpoint) -> dict[str, Shares]:
-    """The shares of each instance: how often only one side succeeded."""
+    """Return instance -> its shares: how often only the one or only the other side succeeded."""
     outcomes: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for (instance, _), one, other in pairs:
         outcomes[instance].append((bool(value(one)), bool(value(other))))

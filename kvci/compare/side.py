@@ -31,13 +31,14 @@ class ComparedTrial:
     depth_tokens: int
     applies: bool | None = None
     flipped_share: float | None = None
-    """The share of the failing tests that pass."""
+    """The share of the instance's failing tests that pass with the patch."""
     block: str = ""
-    """The host and the block; a pair never crosses them."""
+    """The host and the block of the trial. In one run, the trials of a pair have the same block."""
     answers_sha256: str = ""
-    """A digest of the model's answers; it differs if one token differs."""
+    """A digest of the model's answers. One different token gives another digest."""
     served: bool = True
-    """False if the server failed only in this arm (class A12): no endpoint was reached."""
+    """False if the server failed only in this arm (class A12). The trial then reaches no endpoint.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Side:
 
     name: str
     run: str
-    """Sides of the same run are paired; empty for a run of another tool."""
+    """The key of the run; empty for a run of another tool. Sides of the same run are paired."""
     kv: str
     total: int
     """Planned trials of this arm."""
@@ -54,23 +55,23 @@ class Side:
     verified: bool
     trials: dict[Key, ComparedTrial]
     settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label -> values; two sides are comparable if these are equal."""
+    """Label -> values; two sides are comparable if their settings are equal."""
     arm: str = ""
     arms: tuple[str, ...] = ()
-    """All arms of its run in the spec's order, which is the order of the claims; the baseline is
-    first."""
+    """All arms of the run in the order of the specification. The baseline is first, and the claims
+    have the same order."""
     alpha: float = 0.05
     margin: float | None = None
     primary: str = "resolved"
 
     @property
     def kv_type(self) -> str:
-        """K/V without the arm's flags."""
+        """The K/V types of the arm, without its flags."""
         return self.kv.split()[0]
 
 
 def missing_arms(sides: Iterable[Side]) -> list[str]:
-    """The arms of the sides' runs that are not among the sides."""
+    """Return the arms that belong to the sides' runs and are not among the sides."""
     present: dict[str, set[str]] = defaultdict(set)
     planned: dict[str, tuple[str, ...]] = {}
     for side in sides:
@@ -80,7 +81,10 @@ def missing_arms(sides: Iterable[Side]) -> list[str]:
 
 
 def side_of(record: Record | Imported) -> Side | None:
-    """None for an imported row without trials: counts give no pairs."""
+    """Return the side of a record.
+
+    Return None for an imported row that has counts without trials, because counts give no pairs.
+    """
     if isinstance(record, Record):
         return own_side(record)
     if record.derived is None:
@@ -99,10 +103,10 @@ def side_of(record: Record | Imported) -> Side | None:
 
 
 NOT_COMPARED = {
-    *("arms", "spec_sha256", "model_sha256", "dataset_sha256"),  # the treatment, or added below
-    *("alpha", "margin", "primary", "block_size", "order_seed"),  # they change no trial
+    *("arms", "spec_sha256", "model_sha256", "dataset_sha256"),  # differ by design, or added below
+    *("alpha", "margin", "primary", "block_size", "order_seed"),  # these fields change no trial
 }
-"""Fields of a spec that may differ between two sides."""
+"""Fields of a specification that may differ between two sides."""
 LABELS = {"max_steps": "step limit", "command_s": "command timeout s"}
 EFFECTIVE = {
     "server build": "build",
@@ -118,7 +122,7 @@ EFFECTIVE = {
 
 
 def own_side(record: Record) -> Side:
-    """The side of one arm of a kvci run."""
+    """Return the side of one arm of a kvci run."""
     spec = record.spec
     settings: dict[str, set[str]] = {
         LABELS.get(key, key.replace("_", " ")): {
@@ -161,12 +165,15 @@ def own_side(record: Record) -> Side:
 
 
 def quantized(kv: str) -> bool:
-    """True for a cache that llama.cpp may rotate: one side at least has blocks."""
+    """True if the type of K or of V has blocks. llama.cpp may rotate such a cache."""
     return any(KV_BLOCK_ELEMENTS.get(side, 1) > 1 for side in kv.split()[0].split("/"))
 
 
 def _own_trial(trial: RecordedTrial) -> ComparedTrial:
-    """A stage that the trial did not reach counts as failed: no patch applied, no test passed."""
+    """Return the compared values of a trial of kvci.
+
+    A stage that the trial did not reach counts as failed: no patch applied, no test passed.
+    """
     passed, total = trial.fail_to_pass
     return replace(
         _common(trial, (trial.cls,), str(trial.cls)),
@@ -186,7 +193,7 @@ def _imported_trial(trial: ImportedTrial) -> ComparedTrial:
 def _common(
     trial: RecordedTrial | ImportedTrial, classes: tuple[Class, ...], label: str
 ) -> ComparedTrial:
-    """The values that a trial of any tool has; `classes` are all classes that it may have."""
+    """Return the values that a trial of any tool has; `classes` has all its possible classes."""
     return ComparedTrial(
         label=label,
         valid=not INFRASTRUCTURE & set(classes),

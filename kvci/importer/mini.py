@@ -1,7 +1,8 @@
-"""A run folder of mini-swe-agent (1.x and 2.x) -> an imported record, trial by trial.
+"""Make an imported record from a run folder of mini-swe-agent (1.x and 2.x).
 
-Nothing is guessed: if the folder does not decide a trial's class, the trial has all possible ones.
-mini-swe-agent 1.x stored the text of an exception as the patch; here that is not a patch.
+kvci guesses nothing: if the folder does not decide a trial's class, the trial has all possible
+classes. mini-swe-agent 1.x stored the text of an exception as the patch; such a text does not count
+as a patch.
 """
 
 import json
@@ -33,7 +34,8 @@ from kvci.taxonomy import Class, repeats
 ACTION = re.compile(r"```(?:bash|mswea_bash_command)[ \t]*\n(.*?)\n```", re.DOTALL)
 OVERFLOW = re.compile(r"exceeds? the available context|context.{0,20}window|context length", re.I)
 FORMAT_ERROR = re.compile(r"^Please always provide EXACTLY ONE action")
-"""How 1.x replies to an answer without exactly one action; 2.x sets `interrupt_type`."""
+"""The reply of 1.x to an answer that does not have exactly one action. 2.x sets `interrupt_type`.
+"""
 SUBMITTED = "Submitted"
 NOT_GRADED = "not graded"
 UNSPLIT = (Class.A8, Class.A9, Class.A11A, Class.A11B)
@@ -53,8 +55,8 @@ SAMPLING = {
     "max_tokens": "max tokens",
     "timeout": "request timeout s",
 }
-"""A model's setting -> its name in the record. Others are left out, because they may be secret and
-a record is published."""
+"""A model's setting -> its name in the record. Other settings are omitted, because they may be
+secret and a record is published."""
 SERVING = {
     "accelerator": "accelerator",
     "ctx_size": "context",
@@ -63,14 +65,14 @@ SERVING = {
     "flash_attn": "flash attention",
     "threads": "threads",
 }
-"""The same for the server's settings in metadata.json."""
+"""A server's setting in metadata.json -> its name in the record."""
 
 
 def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) -> Imported:
     """Return the record of a run folder.
 
-    `kv` and `dataset` take precedence over metadata.json. Raises UserError if this is not a run
-    folder, or if it does not state its KV type and `kv` is not given.
+    `kv` and `dataset` take precedence over metadata.json. Raises UserError if `folder` is not a run
+    folder, or if neither `kv` nor metadata.json gives a KV type.
     """
     what = "is not a run folder of mini-swe-agent"
     predictions = document(folder / "preds.json", PREDICTIONS, what)
@@ -90,12 +92,12 @@ def read_run(folder: Path, kv: str | None = None, dataset: str | None = None) ->
         for name in sorted(names)
     ]
     if not names:
-        raise UserError(f"{folder} has no instances; there is nothing to import.")
+        raise UserError(f"{folder} has no instances; import the folder of another run.")
     row_id = metadata.run_id or folder.resolve().name
     if not re.fullmatch(ROW_ID, row_id):
         raise UserError(
-            f"{folder} has the row id {row_id!r}, which cannot name a file; rename the folder, or "
-            "change run_id in its metadata.json."
+            f"The row id {row_id!r} of {folder} cannot name a file; rename the folder, or change "
+            "run_id in its metadata.json."
         )
     kv = _kv(folder, kv, metadata)
     total = max(len(names), graded.total_instances if graded else 0)
@@ -133,7 +135,9 @@ def _kv(folder: Path, kv: str | None, metadata: Metadata) -> str:
     try:
         return Arm.parse(text).kv_type
     except ValueError as error:
-        raise UserError(f"The KV type of {folder} is not valid: {first_problem(error)}.") from None
+        raise UserError(
+            f"The KV type of {folder} is not valid ({first_problem(error)}); give it with --kv K/V."
+        ) from None
 
 
 def _trial(
@@ -184,7 +188,7 @@ def _classes(
     actions: tuple[str, ...],
     graded: HarnessReport | None,
 ) -> tuple[tuple[Class, ...], str]:
-    """Return all classes that the evidence allows, in the order of RULES.md, and the reason."""
+    """Return all classes that the evidence allows, in the order of RULES.md, and their reason."""
     if graded and name in graded.resolved_ids:
         return (Class.OK,), "resolved by the harness"
     looping = repeats(actions[-9:])
@@ -213,9 +217,10 @@ def _classes(
 def _unresolved_classes(
     name: str, graded: HarnessReport | None, exit_status: str
 ) -> tuple[tuple[Class, ...], str]:
-    """Return the classes of a trial with a patch that does not count as resolved.
+    """Return the possible classes of a trial that has a patch and is not resolved.
 
-    Without an exit status, the conversation may also have ended in any way but an empty patch.
+    If the exit status is missing, the conversation may also have ended in any other way, except
+    with an empty patch.
     """
     endings = () if exit_status else ENDINGS[:-1]
     if graded is None:
@@ -244,9 +249,9 @@ def _malformed(message: Message) -> bool:
 def _settings(
     trajectories: Collection[MiniTrajectory], metadata: Metadata
 ) -> dict[str, tuple[str, ...]]:
-    """Return what two runs must share to be comparable: setting -> all its values in the run.
+    """Return the settings that must be equal in comparable runs: setting -> all its values.
 
-    The host's name is private; a digest identifies the host instead.
+    The host's name is private. A digest identifies the host instead.
     """
     met: dict[str, set[str]] = defaultdict(set)
     for trajectory in trajectories:

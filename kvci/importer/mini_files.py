@@ -1,4 +1,4 @@
-"""The files of a mini-swe-agent run folder (1.x and 2.x), as far as kvci reads them."""
+"""Read and validate the files of a mini-swe-agent run folder (1.x and 2.x)."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from kvci.files import first_problem
 
 
 class ForeignDocument(BaseModel):
-    """A document of another tool: unknown fields are ignored, and null means absent."""
+    """A document of another tool. Unknown fields are ignored; a null field counts as absent."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -114,7 +114,7 @@ class HarnessReport(ForeignDocument):
 
     @property
     def attempted(self) -> set[str]:
-        """All instances of the report but those of `incomplete_ids`, which never ran."""
+        """All instances of the report except `incomplete_ids`: those instances never ran."""
         seen = self.resolved_ids | self.unresolved_ids | self.error_ids
         return seen | self.submitted_ids | self.completed_ids | self.empty_patch_ids
 
@@ -130,7 +130,10 @@ class Statuses(ForeignDocument):
 
 
 def document(path: Path, adapter: TypeAdapter[T], what: str) -> T:
-    """Read a document. Raises UserError that says "PATH `what`", for example "x is not JSON"."""
+    """Read a document. Raises UserError if the file cannot be read or is not valid.
+
+    The error says "PATH `what`", for example "report.json is not JSON".
+    """
     return _valid(path, adapter, what, parsed(path, what))
 
 
@@ -138,20 +141,22 @@ def _valid(path: Path, adapter: TypeAdapter[T], what: str, raw: Any) -> T:
     try:
         return adapter.validate_python(raw)
     except ValidationError as error:
-        raise UserError(f"{path} {what}: {first_problem(error)}.") from None
+        raise UserError(f"{path} {what} ({first_problem(error)}); restore the file.") from None
 
 
 def parsed(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path.parent} {what}: {path.name}: {error.strerror}.") from None
+        raise UserError(
+            f"{path.parent} {what} ({path.name}: {error.strerror}); check the folder's name."
+        ) from None
     except ValueError as error:
-        raise UserError(f"{path} {what}: {error}.") from None
+        raise UserError(f"{path} {what} ({error}); restore the file.") from None
 
 
 def report(folder: Path) -> HarnessReport | None:
-    """Return the report with the most instances; its keys identify a report, not its file name."""
+    """Return the report with the most instances. A file is a report if it has a report's keys."""
     found: list[HarnessReport] = []
     for path in sorted(folder.glob("*.json")):
         if path.name == "preds.json":
@@ -165,13 +170,14 @@ def report(folder: Path) -> HarnessReport | None:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """Return instance -> exit status."""
+    """Return the exit statuses: instance -> exit status."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob("exit_statuses_*.yaml")):
         try:
             raw = yaml.safe_load(path.read_text()) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
+            why = str(error).splitlines()[0]
+            raise UserError(f"{path} is not YAML ({why}); restore the file.") from None
         kept = _valid(path, TypeAdapter(Statuses), "has no exit statuses", raw)
         for status, names in kept.instances_by_exit_status.items():
             found |= dict.fromkeys(names, status)

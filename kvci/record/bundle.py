@@ -1,6 +1,6 @@
-"""Evidence archives: the files that a run's records rest on, redacted, in one tar.gz.
+"""Pack the evidence of a run's records into one redacted tar.gz, and unpack it.
 
-A record has the sha256 of each file as redacted, so that the same record can be built from the
+A record has the sha256 of each redacted file, so that the same record can be built from the
 archive.
 """
 
@@ -26,12 +26,13 @@ from kvci.spec import Spec
 TOP_FILES = ("spec.json", "images.json", "ceiling.json")
 FOLDERS = ("preflight", "servers", "superseded", "trials")
 PATCH = "patch.diff"
-"""It is not redacted, because the trial's outcome has its sha256."""
+"""The patch is not redacted, because the trial's outcome has the patch's sha256."""
 MEMBER_NAME = re.compile(
     rf"(shard-\d+-of-\d+/)?(manifest\.json|{'|'.join(map(re.escape, TOP_FILES))}"
     rf"|({'|'.join(FOLDERS)})(/(?!\.\.?/|\.\.?$|[^/]*\.(jsonl?|diff|log|out)/)[^/\0]+)+)"
 )
-"""No folder has a name like that of a run's file, for example trials/x.json/y."""
+"""The names of a run's files. A folder with the name of a file, as in trials/x.json/y, is refused.
+"""
 MAX_BYTES = 4 << 30
 MAX_FILES = 200_000
 MAX_HEADER_BYTES = 1 << 20
@@ -42,7 +43,7 @@ HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 def publishable(path: Path, run: Path, redacted: bool) -> bytes:
     """Return the redacted content of a file of this run directory.
 
-    With `redacted`, the run directory comes from an archive and is redacted already.
+    If `redacted` is true, the run directory comes from an archive, and its files are redacted.
     """
     content = path.read_bytes()
     if redacted or path.name == PATCH:
@@ -55,7 +56,7 @@ def publishable(path: Path, run: Path, redacted: bool) -> bytes:
     elif path.suffix == ".jsonl":
         text = "\n".join(_redacted_line(line, run) for line in text.split("\n"))
     elif path.parent.name == "servers":
-        # A user may be called `build`: outside of paths, the words that the log is read by stay.
+        # Only names in paths are redacted: a user may be called `build`, a word that kvci reads.
         text = redact(text, run, after="/@")
     else:
         text = redact(text, run)
@@ -63,7 +64,7 @@ def publishable(path: Path, run: Path, redacted: bool) -> bytes:
 
 
 def pack(run: Path, shard: str = "") -> bytes:
-    """Return the archive of a run with all its shards, or of the one in the folder `shard`.
+    """Return the archive of a run with all its shards, or of the one shard in the folder `shard`.
 
     The same run always gives the same bytes.
     """
@@ -85,14 +86,14 @@ def pack(run: Path, shard: str = "") -> bytes:
 
 
 def write(run: Path, archive: Path, shard: str = "") -> str:
-    """Write the archive of a run, as `pack` makes it, and return its sha256."""
+    """Write the archive that `pack` returns, and return its sha256."""
     content = pack(run, shard)
     write_atomic(archive, content)
     return sha256_of(content)
 
 
 class _Member(tarfile.TarInfo):
-    """A member with a small header, because tarfile reads a header into memory whole."""
+    """A member of an archive. A large header is refused, because tarfile reads it into memory."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
@@ -105,8 +106,8 @@ class _Member(tarfile.TarInfo):
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpack an untrusted archive into an empty folder, and return that folder as a run directory.
 
-    Raises UserError for anything but regular files of a run: links, devices, paths out of the
-    folder, other names, too many files or bytes, or a run that is not redacted.
+    Raises UserError if the archive is damaged, too large, or not redacted. Also raises UserError if
+    a member is not a regular file of a run, for example a link or a path outside the folder.
     """
     total = count = 0
     try:
@@ -126,7 +127,7 @@ def unpack(archive: Path, folder: Path) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as file:
                     shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # it is a file
-            while stream.read(1 << 16):  # to the end: a truncated archive raises here
+            while stream.read(1 << 16):  # read to the end: a truncated archive raises here
                 if (total := total + (1 << 16)) > MAX_BYTES:
                     raise tarfile.TarError("it is too large")
     except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, zlib.error) as error:
@@ -141,7 +142,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def _sorted_files(run: Path) -> Iterator[Path]:
-    """Yield all files but the manifest, in an order that does not depend on the disk."""
+    """Yield all files except the manifest, in an order that does not depend on the disk."""
     yield from (path for name in TOP_FILES if (path := run / name).is_file())
     for folder in FOLDERS:
         yield from sorted(path for path in (run / folder).rglob("*") if path.is_file())
@@ -150,8 +151,8 @@ def _sorted_files(run: Path) -> Iterator[Path]:
 def _redacted_line(line: str, run: Path) -> str:
     """Return a redacted line of a JSONL file.
 
-    A line that is not JSON is redacted as text: the last line is empty, and a killed kvci may have
-    written half a line.
+    A line that is not JSON is redacted as text. It is the empty last line, or half a line of a kvci
+    that was killed.
     """
     try:
         return json.dumps(redact_json(json.loads(line), run, names=True))

@@ -1,4 +1,4 @@
-"""A run directory -> its records, one per arm."""
+"""Build the records of a run directory: one record per arm."""
 
 import re
 from collections.abc import Iterable
@@ -23,14 +23,14 @@ READ_ERRORS = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(RuntimeError, OSError),
 )
-"""Exceptions besides UserError that reading untrusted evidence may raise."""
+"""Exceptions that reading untrusted evidence may raise, in addition to UserError."""
 
 
 def build(run: Path, row: bool = True) -> list[Record]:
-    """Return the records of a run directory, or of all shards in it: one per arm.
+    """Return the records of a run directory, or of all shards in it: one record per arm.
 
-    Raises UserError if this is not a run, if its files contradict each other, or, with `row`, if
-    its trials are unverified and so can never become a row.
+    Raises UserError if `run` is not a run, or if its files contradict each other. If `row` is true,
+    also raises UserError if a trial is unverified, because such a trial can never become a row.
     """
     if parts := Run(run).shards:
         return merge([(part.path.name, _build(part, row)) for part in parts])
@@ -40,7 +40,7 @@ def build(run: Path, row: bool = True) -> list[Record]:
 def build_untrusted(run: Path) -> list[Record]:
     """Return the records of untrusted evidence.
 
-    Raises UserError for whatever is wrong with it, and OSError only if the disk is full.
+    Raises UserError if the evidence gives no records. Raises OSError only if the disk is full.
     """
     try:
         return build(run)
@@ -63,8 +63,8 @@ def _build(directory: RunDirectory, row: bool) -> list[Record]:
     check_blocks(outcomes)
     if row and not (spec.verified and all(outcome.verified for outcome in outcomes)):
         raise UserError(
-            f"The trials of {run} are unverified, because no server log proves their arms; "
-            "they can never become a row: run them with a llama-server or the embedded engine."
+            f"Trials of {run} are unverified and can never become a row, because no server log "
+            "proves their arms; run them with a llama-server or the embedded engine."
         )
     superseded = [
         Outcome.read(path) for path in sorted(run.glob("superseded/*/*/*/*/outcome.json"))
@@ -129,7 +129,7 @@ def _effective(run: Path, arm: Arm) -> tuple[Effective, ...]:
 
 
 def _files(run: Path, arm: Arm, redacted: bool) -> dict[str, str]:
-    """Return the sha256 of each file of the arm, as it is published, by its path in the run."""
+    """Return path in the run -> sha256 of the published content, for each file of the arm."""
     paths = [*(run / "trials" / arm.id).rglob("*")]
     for log in RunDirectory(run).server_logs(arm.id):
         paths += [log, log.with_suffix(".json"), log.with_suffix(".out")]

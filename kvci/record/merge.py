@@ -1,4 +1,4 @@
-"""The records of a run's shards -> the records of the run, one per arm with all trials."""
+"""Merge the records of a run's shards into one record per arm, with all trials of the arm."""
 
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
@@ -8,10 +8,11 @@ from kvci.record.schema import EvidenceFiles, Record
 
 
 def merge(parts: Sequence[tuple[str, list[Record]]]) -> list[Record]:
-    """Return one record per arm. `parts` has each shard's folder name and its records.
+    """Return one record per arm. `parts` has the folder name and the records of each shard.
 
-    Planned instances are interleaved, because the plan deals them to the shards in turn. Raises
-    UserError if the shards belong to different runs.
+    The plan gives instance 1 to shard 1, instance 2 to shard 2, and so on. The merged record has
+    the planned instances in the order of the plan again. Raises UserError if the shards belong to
+    different runs.
     """
     if len({len(records) for _, records in parts}) > 1:
         raise UserError("The shards have different arms; keep only shards of one run in a folder.")

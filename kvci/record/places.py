@@ -1,4 +1,4 @@
-"""The paths of results in a repository, and the branch that has them before they are merged."""
+"""The paths of results in a repository, and the branch of results that are not merged yet."""
 
 import re
 from collections.abc import Mapping
@@ -9,20 +9,21 @@ UNMERGED = "kvci/results"
 
 
 def is_record(path: str) -> bool:
-    """True if this path of a repository is a record; other files below the folder are not."""
+    """True if this path of a repository is a record: a JSON file directly in `RESULTS`."""
     return bool(re.fullmatch(rf"{RESULTS}/[^/]+\.json", path))
 
 
 def touches_results(path: str) -> bool:
-    """True if this path is a result, a parent of one, or lies below the place of one."""
+    """True if this path is a result, or lies above or below the path of a result."""
     return path == "ci" or bool(re.match(rf"({RESULTS}|{re.escape(BENCHMARKS)})(/|\Z)", path))
 
 
 def misplaced(tree: Mapping[str, str]) -> list[str]:
-    """Return a problem for each path of a commit where a result must be a regular file.
+    """Return one problem for each path of results that is not what it must be.
 
-    Through a link, another file would be read or written in place of a result. `tree` comes from
-    GitHub.tree: path -> blob, empty for what is not a regular file.
+    Results are regular files in the folder `RESULTS`, and `BENCHMARKS` is a regular file. If a
+    result were a link, kvci would read or write another file. `tree` comes from GitHub.tree: path
+    -> blob. The blob is empty if the path is not a regular file.
     """
     below_a_file = rf"({re.escape(BENCHMARKS)}|{RESULTS}/[^/]+\.json)/.+"
     return [

@@ -14,14 +14,14 @@ TOKEN = re.compile(
 HOME = re.compile(r"/(?:home|Users)/[^\s/:'\"\\]+|/root(?=/|\b)")
 PLACEHOLDERS = ("[token]", "[run]", "[home]", "[host]", "[user]")
 FREE_TEXT = frozenset({"detail", "why"})
-"""Fields of the run directory's documents that may have a program's output."""
+"""Fields of the run directory's documents that may contain a program's output."""
 
 
 def redact(text: str, run: Path, names: bool = True, after: str = "") -> str:
     """Return the text with placeholders for tokens, the run's folder and home folders.
 
-    With `names`, also for the names of the machine and the user; with `after`, only for names that
-    follow one of its characters.
+    If `names` is true, placeholders also replace the names of the machine and the user. If `after`
+    is given, a name is replaced only if it follows one of the characters of `after`.
     """
     text = TOKEN.sub("[token]", text)
     text = text.replace(str(run.resolve()), "[run]")
@@ -35,10 +35,10 @@ def redact(text: str, run: Path, names: bool = True, after: str = "") -> str:
 
 
 def redact_json(value: Any, run: Path, names: bool = False) -> Any:
-    """Return a JSON value with its texts redacted; keys stay, because they are the schema's.
+    """Return a JSON value with its texts redacted; keys stay, because the schema defines them.
 
-    Without `names`, names are removed only from free text and absolute paths: a user may have the
-    same name as a model, and the model's name must stay.
+    If `names` is false, names are removed only from free text and absolute paths. The reason: a
+    user may have the same name as a model, and the model's name must stay.
     """
     if isinstance(value, str):
         return redact(value, run, names or value.startswith("/"))

@@ -16,17 +16,18 @@ from kvci.spec import Arm, Rerun
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 ROW_ID = r"^(\.{3})?[A-Za-z0-9][A-Za-z0-9._+-]{0,249}$"
-"""It is also a file name; an id that its owner shortened starts with dots."""
+"""The pattern of a row id. It is also a file name. An id that its owner shortened starts with dots.
+"""
 
 
 class RecordedTrial(Outcome):
-    """A trial as the run left it; a superseded one is kept, but no figure counts it."""
+    """A trial of a run. A superseded trial stays in the record, and no figure counts it."""
 
     superseded: bool = False
 
 
 class EvidenceFiles(Document):
-    """The run's archive, and the sha256 of each of the arm's files as redacted."""
+    """The run's archive, and the sha256 of each redacted file of the arm."""
 
     where: str = ""
     """URL of the archive; empty until it is published."""
@@ -43,7 +44,10 @@ class RecordedModel(BaseModel):
 
 
 class RecordedSpec(BaseModel):
-    """The fields of a record's spec that kvci reads; other fields are kept, and hashed with it."""
+    """The fields of a record's specification that kvci reads.
+
+    Other fields stay in the specification, and its hash includes them.
+    """
 
     model_config = ConfigDict(extra="allow")
     model: RecordedModel
@@ -58,16 +62,16 @@ class RecordedSpec(BaseModel):
 
 
 RunKey = tuple[str, str, str]
-"""A run's id, its start, and the hash of its spec."""
+"""A run's id, its start, and the hash of its specification."""
 
 
 class Record(Document):
-    """One arm of one run. Every figure of its row is recomputed from it."""
+    """One arm of one run. Every figure of the arm's row is computed from its record."""
 
     schema_version: Literal[1, 2, 3, 4] = 4
-    """2: each trial names its server's log and has a digest of the model's answers.
-    3: the effective configuration has the memory of the weights and of computing.
-    4: the evidence is one archive, and its digests are those of the redacted files."""
+    """Version 2: each trial names its server's log and has a digest of the model's answers.
+    Version 3: the effective configuration has the memory of the weights and of computing.
+    Version 4: the evidence is one archive, with the digests of the redacted files."""
     kind: Literal["run"] = "run"
     row_id: str = Field(pattern=ROW_ID)
     run_id: str = Field(pattern=RUN_ID)
@@ -75,9 +79,9 @@ class Record(Document):
     dataset: str
     arm: str = Field(pattern=ARM)
     position: int = Field(ge=0)
-    """The arm's index in the spec; 0 is the baseline."""
+    """The arm's index in the specification; 0 is the baseline."""
     spec: dict[str, Any]
-    """The spec in the form that is hashed."""
+    """The specification; `spec_sha256` is its hash."""
     spec_sha256: str
     host: str
     gpu: str
@@ -86,7 +90,7 @@ class Record(Document):
     sandbox: str
     planned: tuple[Annotated[str, Field(pattern=INSTANCE)], ...]
     effective: tuple[Effective, ...]
-    """The configurations that the servers' logs prove, each once."""
+    """The different configurations that the servers' logs prove."""
     trials: tuple[RecordedTrial, ...]
     evidence: EvidenceFiles
 
@@ -110,7 +114,7 @@ class Record(Document):
 
     @property
     def rerun(self) -> str:
-        """What a targeted rerun repeats, as "FILTER of RUN"; empty for any other run."""
+        """The text "FILTER of RUN" for a targeted rerun; empty for any other run."""
         repeated = self.spec.get("rerun")
         return f"{repeated['filter']} of {repeated['of']}" if repeated else ""
 
@@ -120,12 +124,12 @@ class Record(Document):
 
     @property
     def total(self) -> int:
-        """Planned trials: instances times seeds."""
+        """The number of planned trials: instances times seeds."""
         return len(self.planned) * len(self.spec["seeds"])
 
     @property
     def key(self) -> RunKey:
-        """Identifies the run: all records with this key are its arms."""
+        """The key of the run: all records with this key are arms of the run."""
         return self.run_id, self.start, self.spec_sha256
 
     @property
@@ -135,7 +139,7 @@ class Record(Document):
 
     @property
     def shards(self) -> int:
-        """The run's number of shards, as its trials state it."""
+        """The run's number of shards; each trial states it."""
         return max((int(trial.shard.partition("/")[2]) for trial in self.counted), default=1)
 
     @property
@@ -169,7 +173,7 @@ class Record(Document):
 
 
 class ImportedTrial(Document):
-    """A trial of an earlier tool, as far as its run folder shows it."""
+    """A trial of an earlier tool, with the values that its run folder shows."""
 
     instance: str
     exit: str
@@ -185,13 +189,13 @@ class ImportedTrial(Document):
     patch_sha256: str
     patch_bytes: int
     overflowed: bool | None = None
-    """True if the context was full; None if that was not recorded (schema 1 and 2)."""
+    """True if the context was full; None if that is not known, as in schema 1 and 2."""
     exception_as_patch: bool
-    """The tool stored the text of an exception where a patch belongs."""
+    """True if the tool stored the text of an exception as the patch."""
 
     @property
     def label(self) -> str:
-        """The class, or the possible classes and why the evidence does not decide."""
+        """The class; or the possible classes, and why the evidence does not decide between them."""
         if len(self.classes) == 1:
             return str(self.classes[0])
         if self.classes == (Class.A8, Class.A9, Class.A11A, Class.A11B):
@@ -209,21 +213,21 @@ class ImportedTrial(Document):
 
 
 class Derived(Document):
-    """kvci's reading of an earlier run."""
+    """The values that kvci read from the folder of an earlier run."""
 
     kv: str
     total: int
     settings: dict[str, tuple[str, ...]]
-    """What must be equal for two runs to be comparable: setting -> all its values in the run."""
+    """The settings that must be equal in comparable runs: setting -> all its values in the run."""
     trials: tuple[ImportedTrial, ...]
 
 
 class Imported(Document):
-    """A row from before kvci, as its owner wrote it, and kvci's own reading of the run."""
+    """A row from before kvci: its owner's text, and the values that kvci read from the run."""
 
     schema_version: Literal[1, 2, 3] = 3
-    """2: has kvci's own reading, if the earlier run's folder was read.
-    3: its trials state whether the context was full."""
+    """Version 2: `derived` has values if the earlier run's folder was read.
+    Version 3: the trials state whether the context was full."""
     kind: Literal["imported"] = "imported"
     row_id: str = Field(pattern=ROW_ID)
     table: Literal["log", "reruns"]
@@ -237,7 +241,7 @@ ADAPTER: TypeAdapter[Record | Imported] = TypeAdapter(AnyRecord)
 
 
 def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
-    """Return each run's records by its key, in the given order."""
+    """Return run key -> records of the run, in the given order."""
     runs: dict[RunKey, list[Record]] = defaultdict(list)
     for record in records:
         runs[record.key].append(record)
@@ -255,5 +259,5 @@ def finished(records: Iterable[Record]) -> set[RunKey]:
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
-    """Return the sha256 of a spec's canonical JSON."""
+    """Return the sha256 of a specification's canonical JSON."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()

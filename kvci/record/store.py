@@ -1,4 +1,4 @@
-"""Read the records of a repository, and write records without losing trials of stored ones."""
+"""Read the records of a repository, and write records without losing stored trials."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +11,11 @@ from kvci.record.schema import ADAPTER, Imported, Record, by_run
 from kvci.taxonomy import Class
 
 REGRADABLE = (Class.I3, Class.I4)
-"""A trial of these classes may be graded again, and then has another class."""
+"""A trial with one of these classes may be graded again and get another class."""
 
 
 def read(path: Path) -> Record | Imported:
-    """Read one record. Raises UserError naming the file."""
+    """Read one record. Raises UserError if the file cannot be read or is not a record."""
     try:
         return parse(path.read_bytes(), str(path))
     except OSError as error:
@@ -23,7 +23,7 @@ def read(path: Path) -> Record | Imported:
 
 
 def parse(content: bytes, name: str) -> Record | Imported:
-    """Read one record from bytes; `name` is its name in the UserError that this raises."""
+    """Read one record from bytes. Raises UserError with `name` if the bytes are not a record."""
     try:
         return ADAPTER.validate_json(content)
     except ValidationError as error:
@@ -36,24 +36,28 @@ def read_all(folder: Path) -> list[Record | Imported]:
     for path in sorted(folder.glob("*.json")):
         record = read(path)
         if path.name != file_name(record.row_id):
-            raise UserError(f"{path} has the record {record.row_id}; rename the file or the row.")
+            raise UserError(
+                f"{path} has the record {record.row_id}; rename the file to "
+                f"{file_name(record.row_id)}."
+            )
         found.append(record)
     return found
 
 
 def file_name(row_id: str) -> str:
-    """Return the file of a row. The leading dots of a shortened id would hide it, so they go."""
+    """Return the file name of a row: its id without leading dots, which would hide the file."""
     return f"{row_id.lstrip('.')}.json"
 
 
 def write(records: Iterable[Record], folder: Path) -> None:
-    """Write records; the arms of a run are written together, because they share one archive.
+    """Write records. The arms of a run are written together, because they share one archive.
 
-    If the stored records of a run have trials that the new ones lack, because a slower publisher
-    comes late, all stored records of that run stay.
+    The stored records of a run may have trials that the new records lack, because a slower
+    publisher writes late. Then all stored records of that run stay.
 
-    Raises UserError, before anything is written, if a file has the record of another run, or if
-    both the stored and the new records have trials that the other side lacks.
+    Raises UserError if a file has the record of another run. Also raises UserError if the stored
+    records have trials that the new records lack, and the new records have trials that the stored
+    records lack. In both cases, nothing is written.
     """
     accepted: list[Record] = []
     for arms in by_run(records).values():
@@ -67,18 +71,24 @@ def write(records: Iterable[Record], folder: Path) -> None:
 
 
 def _stored(record: Record, folder: Path) -> Record | None:
-    """Return the stored record of this arm, if any. Raises UserError if it is of another run."""
+    """Return the stored record of this arm, or None.
+
+    Raises UserError if the file has the record of another run.
+    """
     path = folder / file_name(record.row_id)
     if not path.exists():
         return None
     stored = read(path)
     if not isinstance(stored, Record) or stored.key != record.key:
-        raise UserError(f"{path} is the record of another run; it is never overwritten.")
+        raise UserError(
+            f"{path} is the record of another run and is never overwritten; remove that file to "
+            "record this run."
+        )
     return stored
 
 
 def _has_more(record: Record, other: Record | None) -> bool:
-    """True if the record has trials or gradings that the other one lacks."""
+    """True if the record has trials or gradings that the other record lacks."""
     return bool(trial_keys(record) - (trial_keys(other) if other else set()))
 
 
@@ -96,9 +106,10 @@ def _diverged(stored: Record, folder: Path) -> UserError:
 
 
 def trial_keys(record: Record) -> set[tuple[str, int, str, bool]]:
-    """Return a key per trial, superseded ones included, and a second one if its grading is final.
+    """Return one key per trial, and a second key if the trial's grading is final.
 
-    So a record with more trials, or with more gradings, has more keys.
+    Superseded trials have keys, too. A record with more trials, or with more gradings, has more
+    keys.
     """
     return {
         (trial.instance, trial.seed, trial.start, final)

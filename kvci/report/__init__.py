@@ -1,1 +1,1 @@
-"""Tables for people, BENCHMARKS.md, and the verbs that write them."""
+"""Make tables for people, and write BENCHMARKS.md."""

@@ -1,4 +1,4 @@
-"""BENCHMARKS.md from records: the owner's tables, and kvci's own tables below them."""
+"""Make BENCHMARKS.md from records: the owner's tables, and kvci's own tables below them."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,15 @@ RERUNS = (
     "Date", "Model", "Weights", "KV Cache", "Filter", "Submitted", "Resolved", "Errors", "Run ID",
 )  # fmt: skip
 EMPTY = "\n".join(["# Results", "", *tables.table(LOG), ""])
-"""A new file."""
+"""The text of a new BENCHMARKS.md."""
 OLDER_FORM = "has an older form, from an earlier kvci; kvci record migrates it"
 
 
 def log_row(record: Record, whole: bool) -> tables.Cells:
-    """`whole`: all arms of the record's run are finished."""
+    """Return the row of a record in the log.
+
+    `whole` is true if all arms of the record's run are finished.
+    """
     rate = f"{record.resolved / record.total:.2%}" if whole else INTERIM
     return tables.inert_cells(
         record.start[:10],
@@ -35,7 +38,7 @@ def log_row(record: Record, whole: bool) -> tables.Cells:
 
 
 def rerun_row(record: Record) -> tables.Cells:
-    """The row of a targeted rerun; trials that are not done do not count as submitted."""
+    """Return the row of a targeted rerun. Only trials that are done can count as submitted."""
     return tables.inert_cells(
         record.start[:10],
         record.spec["model"]["name"],
@@ -50,11 +53,11 @@ def rerun_row(record: Record) -> tables.Cells:
 
 
 def render(text: str, records: Sequence[Record | Imported]) -> str:
-    """The text with its tables derived from the records; all other text is kept byte for byte.
+    """Return the text with its tables derived from the records.
 
-    Tables of an earlier kvci are migrated. A text without kvci's tables gets the log at its end,
-    once there are records. Raises UserError for a row without a record, or a table without its
-    header.
+    All other text is kept byte for byte. Tables of an earlier kvci are migrated. If there are
+    records and the text has none of kvci's tables, the log is added at its end. Raises UserError if
+    a row has no record, or if a table has lost its header.
     """
     runs = [record for record in records if isinstance(record, Record)]
     runs.sort(key=lambda record: record.position)
@@ -73,7 +76,9 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
         if not records:
             return text
         names = {(record.row_id,) for record in records}
-        if not any(tables.cells(line)[-1:] in names for line in lines):  # else its header is lost
+        if not any(
+            tables.cells(line)[-1:] in names for line in lines
+        ):  # else the log lost its header
             lines = tables.append(lines, "Results", "", LOG)
     lines = _fill(lines, LOG, logged, new_on_top=True)
     if repeated and not tables.find(lines, RERUNS):
@@ -101,7 +106,7 @@ def _reported(
             if tuple(record.reported) != header:
                 raise UserError(
                     f"The imported record {record.row_id} has other columns than its table; "
-                    "import it again."
+                    "import the run again."
                 )
             found[record.row_id] = tuple(record.reported.values())
     return found
@@ -110,7 +115,7 @@ def _reported(
 def _fill(
     lines: list[str], header: tables.Cells, wanted: dict[str, tables.Cells], new_on_top: bool
 ) -> list[str]:
-    """The lines with the wanted rows; a row that is already right stays as it is."""
+    """Return the lines with the wanted rows; a row that is already right stays as it is."""
     table = tables.find(lines, header)
     if not table:
         if wanted or header is LOG:
@@ -124,10 +129,10 @@ def _fill(
         if texts[-1] not in wanted:
             raise UserError(
                 f"The row {texts[-1]} of BENCHMARKS.md has no record in ci/results; "
-                "import it or remove it."
+                "import its run, or remove the row."
             )
         if texts[-1] in kept:
-            raise UserError(f"BENCHMARKS.md has the row {texts[-1]} twice; remove one.")
+            raise UserError(f"BENCHMARKS.md has the row {texts[-1]} twice; keep one of them.")
         right = texts == wanted[texts[-1]]
         kept[texts[-1]] = line if right else tables.row(wanted[texts[-1]])
     new = [tables.row(texts) for name, texts in wanted.items() if name not in kept]
@@ -136,7 +141,10 @@ def _fill(
 
 
 def is_earlier_form(text: str) -> bool:
-    """True if a table has the header or the words of an earlier kvci. Raises UserError."""
+    """True if a table has the header or the words of an earlier kvci.
+
+    Raises UserError if the text has a table twice.
+    """
     return _current_lines(text) != tables.lines_of(text)
 
 
@@ -155,7 +163,10 @@ def _tables(lines: list[str]) -> list[tables.Table]:
 
 
 def prose(text: str) -> list[str]:
-    """The lines of a text outside kvci's tables, after migration. Raises UserError."""
+    """Return the lines of a text outside kvci's tables, after migration.
+
+    Raises UserError if the text has a table twice.
+    """
     lines = _current_lines(text)
     ours = {number for table in _tables(lines) for number in range(table.first - 2, table.last)}
     return [line.rstrip() for number, line in enumerate(lines) if number not in ours]

@@ -1,4 +1,4 @@
-"""What a comparison claims about its arms, in words."""
+"""Put into words what a comparison claims about its arms."""
 
 from kvci.compare.findings import ArmComparison, Comparison, Inference
 from kvci.record.schema import Record
@@ -14,7 +14,7 @@ WIDE = 0.2
 
 
 def claim_text(found: Comparison, arm: ArmComparison) -> str:
-    """The claim, the control arm's result, or why neither exists."""
+    """Return the claim, the control arm's result, or the reason why neither exists."""
     if found.withheld:
         return found.withheld
     if not arm.valid.pairs:
@@ -30,14 +30,17 @@ def claim_text(found: Comparison, arm: ArmComparison) -> str:
 
 
 def without_claim(record: Record) -> str:
-    """The words in place of a claim for a record that is not compared."""
+    """Return the words that a record without a comparison has in place of a claim."""
     if record.rerun:
         return RERUN
     return NO_BASELINE if record.position else "the baseline"
 
 
 def headlines(found: Comparison) -> list[str]:
-    """One line per arm that a person can quote; one line for all arms if nothing is inferred."""
+    """Return lines that a person can quote: one line per arm.
+
+    If nothing is inferred, all arms share one line.
+    """
     if found.withheld:
         arms = ", ".join(map(_name, found.arms))
         done = "" if found.complete else f"{found.done} of {found.planned} trials done; "
@@ -63,7 +66,10 @@ def _pairs_that_differ(arm: ArmComparison) -> str:
 
 
 def _change(found: Comparison, inference: Inference) -> str:
-    """For example " loses 75 points (90% interval 52 to 88)"; a gain has its interval turned."""
+    """Return for example " loses 75 points (90% interval 52 to 88)".
+
+    If the arm gains, the interval has the sign of the gain.
+    """
     difference, (low, high) = inference.difference, inference.interval
     digits = 0 if high - low >= WIDE else 1
     while difference and not round(100 * abs(difference), digits):
@@ -71,7 +77,7 @@ def _change(found: Comparison, inference: Inference) -> str:
     if difference < 0:
         low, high = -high, -low
     sign = "" if low >= 0 else "+"
-    limits = (round(100 * limit, digits) + 0.0 for limit in (low, high))  # + 0.0: never "-0"
+    limits = (round(100 * limit, digits) + 0.0 for limit in (low, high))  # + 0.0 avoids "-0"
     shown = " to ".join(f"{limit:{sign}.{digits}f}" for limit in limits)
     shown = f"({confidence(found.alpha)} interval {shown})"
     place = "" if found.primary == "resolved" else f" in {found.primary}"
@@ -83,7 +89,10 @@ def _change(found: Comparison, inference: Inference) -> str:
 
 
 def inference_cells(found: Comparison, arm: ArmComparison) -> tuple[str, str, str, str]:
-    """Difference, interval, p and minimum detectable effect; empty if nothing is inferred."""
+    """Return difference, interval, p and minimum detectable effect, or empty cells.
+
+    The cells are empty if nothing is inferred.
+    """
     inference = arm.valid.inference
     if inference is None:
         return ("", "", "", "")
@@ -96,7 +105,7 @@ def inference_cells(found: Comparison, arm: ArmComparison) -> tuple[str, str, st
 
 
 def repository_cells(inference: Inference) -> tuple[str, str, str]:
-    """Both intervals by repository and the minimum detectable effect."""
+    """Return both intervals by repository and the minimum detectable effect by repository."""
     if inference.repository_95 is None:
         return (NOT_ESTIMABLE, NOT_ESTIMABLE, NOT_ESTIMABLE)
     return (

@@ -1,4 +1,4 @@
-"""A comparison for people, as Markdown or in a terminal: claims first, then one table."""
+"""Show a comparison as Markdown or in a terminal: claims first, then one table."""
 
 import textwrap
 from collections.abc import Callable, Iterator
@@ -13,19 +13,22 @@ from kvci.report.formats import confidence, detectable, interval, p_value, point
 from kvci.report.tables import inert, inert_cells, table
 
 ARM_WIDTH = 16
-"""Characters of an arm's column in a terminal: a typical interval."""
+"""Width of an arm's column in a terminal, in characters; a typical interval fits."""
 WORD_MAX = 16
 """Words up to this length are never broken in a terminal."""
 EXPLANATION = (
-    "Difference: the baseline's rate less the arm's, in percentage points; above 0 the arm is "
-    "worse. p: one-sided p value of harm, after Holm over the KV arms. Minimum detectable effect: "
-    "the harm that these pairs would have shown in 80 % of cases."
+    "Difference: the baseline's rate minus the arm's, in percentage points; above 0 the arm is "
+    "worse. p: the one-sided p value of harm, after Holm's correction over the KV arms. Minimum "
+    "detectable effect: the harm that these pairs would have shown in 80 % of cases."
 )
 MORE = "--details shows pairs, intervals by repository, endpoints, flips and more."
 
 
 def columns(found: Comparison) -> dict[str, Callable[[ArmComparison], str]]:
-    """The table of claims: header -> cell of an arm. A new column is one line here."""
+    """Return the table of claims: header -> function that gives an arm's cell.
+
+    To add a column, add one line here.
+    """
     return {
         "Arm": lambda arm: arm.kv,
         f"Baseline {found.primary}": lambda arm: _of_pairs(arm, arm.valid.only_baseline),
@@ -48,12 +51,12 @@ def _of_pairs(arm: ArmComparison, only: int) -> str:
 
 
 def _inferred(cell: Callable[[Inference], str]) -> Callable[[ArmComparison], str]:
-    """The cell of an arm's inference; empty if nothing is inferred."""
+    """Return a function that gives the cell of an arm; empty if nothing is inferred."""
     return lambda arm: cell(arm.valid.inference) if arm.valid.inference else ""
 
 
 def markdown(found: Comparison) -> str:
-    """All sections."""
+    """Return the comparison with all its sections, as Markdown."""
     header = columns(found)
     rows = [inert_cells(*(cell(arm) for cell in header.values())) for arm in found.arms]
     lines = ["## Claims", "", *(f"- {inert(line)}" for line in headlines(found)), ""]
@@ -68,7 +71,7 @@ def markdown(found: Comparison) -> str:
 
 
 def text(found: Comparison, console: Console, details: bool = False) -> None:
-    """Print claims, warnings and the table of claims; with `details` all other sections too."""
+    """Print claims, warnings and the table of claims; if `details`, also all other sections."""
     _print(console, *headlines(found))
     console.print()
     if warnings := _warnings(found):
@@ -83,7 +86,7 @@ def text(found: Comparison, console: Console, details: bool = False) -> None:
 
 
 def _print(console: Console, *lines: str) -> None:
-    """Each line on its own, wrapped at words; what follows is indented."""
+    """Print each line, wrapped at words; the second and later parts of a line are indented."""
     for line in lines:
         wrapped = textwrap.fill(
             line,
@@ -106,7 +109,10 @@ def _notes(found: Comparison) -> list[str]:
 
 
 def _blocks(found: Comparison, width: int) -> Iterator[Table]:
-    """The table of claims for a terminal: a line per column, as many arms side by side as fit."""
+    """Yield the table of claims for a terminal, in blocks.
+
+    A block has one line per column, and as many arms side by side as fit the width.
+    """
     header = columns(found)
     cells = {name: [cell(arm) for arm in found.arms] for name, cell in header.items()}
     cells = {name: texts for name, texts in cells.items() if any(texts)}

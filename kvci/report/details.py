@@ -1,4 +1,4 @@
-"""The details of a comparison, as sections with a table each."""
+"""Make the details of a comparison: sections that each have a table."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from kvci.stats.proportion import Interval
 
 Row = tuple[str, ...]
 FLIPS_MAX = 40
-"""At most this many flips are listed; the JSON has all."""
+"""At most this many flips are listed; the JSON has all flips."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Section:
 
 
 def sections(found: Comparison) -> list[Section]:
-    """The sections that have a row."""
+    """Return the sections that have a row."""
     made = (
         _pairs(found.arms),
         _differences(found.arms),
@@ -47,8 +47,8 @@ def _populations(arms: Iterable[ArmComparison]) -> Iterable[tuple[str, Populatio
 
 def _pairs(arms: Iterable[ArmComparison]) -> Section:
     words = (
-        "Which side succeeded: over valid pairs, and over all instances with infrastructure "
-        "failures counted as failures."
+        'Numbers of pairs by the side that succeeded. Rows with "valid" have the valid pairs. Rows '
+        'with "all" have all instances, and infrastructure failures count as failures there.'
     )
     header = ("Arm", "Pairs", "Instances", "Both", "Only baseline", "Only arm", "Neither")
     rows = []
@@ -60,9 +60,9 @@ def _pairs(arms: Iterable[ArmComparison]) -> Section:
 
 def _differences(arms: Iterable[ArmComparison]) -> Section:
     words = (
-        "The baseline's rate less the arm's, in percentage points, with two-sided intervals: the "
-        "score interval behind the claims (Tango's with a quarter of a pair more), and Newcombe's. "
-        "p is McNemar's mid-p value, two-sided, uncorrected."
+        "Difference: the baseline's rate minus the arm's, in percentage points. Both intervals are "
+        "two-sided. The score interval decides the claims; it is Tango's with a continuity "
+        "correction of a quarter of a pair. p: McNemar's mid-p value, two-sided, uncorrected."
     )
     header = ("Arm", "Difference", "95 % (score)", "95 % (Newcombe)", "p")
     rows = []
@@ -78,7 +78,8 @@ def _repositories(arms: Iterable[ArmComparison]) -> Section:
     words = (
         "The same differences with repositories as clusters, because instances of one repository "
         "may succeed and fail together. With few repositories the interval is still too narrow. "
-        f"With one repository, or if no pair differs, it is {NOT_ESTIMABLE}. No claim rests on it."
+        f"With one repository, or if no pair differs, the interval is {NOT_ESTIMABLE}. No claim "
+        "rests on this interval."
     )
     header = ("Arm", "95 %", "95 % (bootstrap)", "Minimum detectable effect")
     rows = [
@@ -91,8 +92,9 @@ def _repositories(arms: Iterable[ArmComparison]) -> Section:
 
 def _seeds(seeds: Iterable[SeedLine]) -> Section:
     words = (
-        "Over the instances of which every seed is valid. ICC: the share of the variance that lies "
-        "between instances. pass@k: at least one of all seeds succeeds. pass^k: all seeds succeed."
+        "The table counts only instances whose seeds are all valid. ICC: the share of the variance "
+        "that lies between instances. pass@k: the chance that at least one of all seeds succeeds. "
+        "pass^k: the chance that all seeds succeed."
     )
     header = ("Arm", "Instances", "Seeds", "ICC", "pass@k", "pass^k")
     rows = []
@@ -107,14 +109,14 @@ def _dropped(arms: Iterable[ArmComparison]) -> Section:
     rows = [
         (arm.kv, with_class_names(why), str(n)) for arm in arms for why, n in arm.dropped.items()
     ]
-    words = "Pairs that are not valid, and why."
+    words = "Numbers of pairs that are not valid, with the reason."
     return Section("Dropped", (words,), ("Arm", "Why", "Pairs"), tuple(rows))
 
 
 def _endpoints(arms: Iterable[ArmComparison]) -> Section:
     words = (
         "All endpoints except the primary one are exploratory: no claim rests on them. Differences "
-        "of counts are in percentage points, differences of means in their own unit."
+        "of counts are in percentage points. Differences of means are in the unit of the mean."
     )
     header = ("Arm", "Endpoint", "Baseline", "Arm's", "Pairs", "95 % of the difference")
     rows: list[Row] = []
@@ -131,12 +133,12 @@ def _endpoints(arms: Iterable[ArmComparison]) -> Section:
 
 
 def _range(found: Interval | None) -> str:
-    """In the measure's own unit."""
+    """Return an interval in the measure's own unit; empty if there is no interval."""
     return "" if found is None else f"{found[0]:+.1f} to {found[1]:+.1f}"
 
 
 def _flips(arms: Iterable[ArmComparison]) -> Section:
-    """The pairs in which only one side succeeded."""
+    """Return the section of pairs in which only one side succeeded."""
     words, rows = [], []
     for arm in arms:
         flips = [
@@ -149,6 +151,8 @@ def _flips(arms: Iterable[ArmComparison]) -> Section:
         for flip, classes in zip(arm.flips, flips, strict=True):
             rows.append((arm.kv, flip.instance, str(flip.seed), *classes))
     if len(rows) > FLIPS_MAX:
-        words.append(f"The first {FLIPS_MAX} of {len(rows)}; the JSON has all.")
+        words.append(
+            f"The table has the first {FLIPS_MAX} of {len(rows)} flips; the JSON has all flips."
+        )
     header = ("Arm", "Instance", "Seed", "Baseline", "Arm's")
     return Section("Flips", tuple(words), header, tuple(rows[:FLIPS_MAX]))

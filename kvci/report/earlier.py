@@ -1,4 +1,4 @@
-"""Rows from before kvci: what their counts show, and no more."""
+"""Make the table of rows from before kvci. It states only what the counts of these rows show."""
 
 import re
 from collections import Counter
@@ -44,8 +44,11 @@ class Counts:
 
 
 def rows(imported: Sequence[Imported]) -> list[Cells]:
-    """One row per record, in the order of the owner's tables: the log with the newest first, then
-    the reruns with the newest last."""
+    """Return one row per record, in the order of the owner's tables.
+
+    First comes the log, with its newest row first. Then come the reruns, with their newest row
+    last.
+    """
     by_date = sorted(imported, key=lambda one: (one.reported["Date"], one.row_id))
     log = [one for one in reversed(by_date) if one.table == "log"]
     reruns = [one for one in by_date if one.table == "reruns"]
@@ -74,7 +77,7 @@ def _row(record: Imported, imported: Sequence[Imported]) -> Cells:
 def _against_baseline(
     counts: Counts, record: Imported, imported: Sequence[Imported]
 ) -> tuple[str, str, str]:
-    """Difference from the baseline's row, minimum detectable effect, and what both mean."""
+    """Return the difference from the baseline, the minimum detectable effect, and their meaning."""
     if record.table == "reruns":
         return "", "", "a targeted rerun"
     if record.reported["KV Cache"] == BASELINE:
@@ -99,7 +102,7 @@ def _against_baseline(
 
 
 def _nearest_baseline(record: Imported, imported: Sequence[Imported]) -> Imported | None:
-    """The baseline's row of the same model and dataset that is nearest in time."""
+    """Return the baseline's row with the same model and dataset whose date is nearest, or None."""
     shared = ("Model", "Dataset")
     if NOT_SHOWN in (record.reported[name] for name in shared):
         return None
@@ -122,7 +125,7 @@ def _days_between(one: Imported, other: Imported) -> float:
 
 
 def _counts(record: Imported) -> Counts | None:
-    """The counts of a row; None if they are not numbers or contradict each other."""
+    """Return the counts of a row; None if they are not numbers or contradict each other."""
     reported = record.reported
     submitted = re.fullmatch(r"\d+/(\d+)", reported["Submitted"])
     if not submitted or not reported["Resolved"].isdecimal() or not reported["Errors"].isdecimal():

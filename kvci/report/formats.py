@@ -1,15 +1,15 @@
-"""Numbers of a comparison, formatted for people."""
+"""Format the numbers of a comparison for people."""
 
 from kvci.stats.proportion import Interval
 
 
 def points(share: float) -> str:
-    """A difference of shares, in percentage points."""
+    """Return a difference of shares in percentage points."""
     return f"{100 * share:+.2f}"
 
 
 def interval(found: Interval | None) -> str:
-    """In percentage points; empty without an interval."""
+    """Return an interval in percentage points; empty if there is no interval."""
     return "" if found is None else f"{points(found[0])} to {points(found[1])}"
 
 
@@ -18,10 +18,10 @@ def p_value(p: float) -> str:
 
 
 def detectable(effect: float | None) -> str:
-    """A minimum detectable effect."""
+    """Return a minimum detectable effect as text."""
     return "not even 100 points" if effect is None else f"{100 * effect:.1f} points"
 
 
 def confidence(alpha: float) -> str:
-    """The confidence of the two-sided interval that belongs to one-sided tests at level alpha."""
+    """Return the confidence of the two-sided interval that fits one-sided tests at level alpha."""
     return f"{100 * (1 - 2 * alpha):.4g}%"

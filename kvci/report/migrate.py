@@ -1,4 +1,4 @@
-"""BENCHMARKS.md of an earlier kvci -> today's table headers and words; all other text is kept."""
+"""Give BENCHMARKS.md of an earlier kvci today's table headers and words; other text stays."""
 
 from dataclasses import dataclass
 
@@ -66,10 +66,9 @@ FORMS = {table.heading: Form(table.header, table.words) for table in own.OWN_TAB
 
 
 def migrated(lines: list[str]) -> list[str]:
-    """The lines with today's headers in place of earlier ones, and with today's words in place of
-    kvci's earlier words, if those are unchanged.
+    """Return the lines with today's headers and words in place of kvci's earlier ones.
 
-    Raises UserError if the file has a table twice.
+    Words that the owner changed stay. Raises UserError if the file has a table twice.
     """
     for heading, old in FORMS_0_1_0.items():
         new = FORMS[heading]
@@ -82,7 +81,10 @@ def migrated(lines: list[str]) -> list[str]:
 
 
 def _with_words(lines: list[str], table: tables.Table, old: str, new: str) -> list[str]:
-    """The lines with the new words, if the paragraph above the table is exactly the old words."""
+    """Return the lines with the new words in place of the old words.
+
+    Nothing changes if the paragraph above the table is not exactly the old words.
+    """
     wanted = tables.wrapped(old)
     last = table.first - 3
     first = last - len(wanted)

@@ -1,4 +1,4 @@
-"""kvci's own tables in BENCHMARKS.md, below the owner's; each row is derived from records."""
+"""Make kvci's own tables in BENCHMARKS.md, below the owner's. Each row is derived from records."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from kvci.taxonomy import NAMES, Class
 
 @dataclass(frozen=True)
 class OwnTable:
-    """kvci writes the words when it adds the table; an owner may change them."""
+    """A table of kvci. kvci writes `words` when it adds the table; the owner may change them."""
 
     heading: str
     words: str
@@ -23,7 +23,7 @@ class OwnTable:
 
 
 def comparison_rows(records: Sequence[Record]) -> list[Cells]:
-    """A row for each arm that has a baseline."""
+    """Return the rows of all runs that have at least two arms."""
     return [cells for arms in by_run(records).values() for cells in _run_rows(arms)]
 
 
@@ -61,7 +61,7 @@ def classes_row(record: Record) -> Cells:
 
 
 def shown(record: Record, name: str, form: str = "{}") -> str:
-    """A value of the effective configuration; all values if server starts differ."""
+    """Return a value of the effective configuration, or all values if server starts differ."""
     values = [getattr(effective, name) for effective in record.effective]
     texts = [NOT_SHOWN if value is None else form.format(value) for value in values]
     return ", ".join(dict.fromkeys(texts)) or NOT_SHOWN
@@ -77,7 +77,10 @@ def effective_row(record: Record) -> Cells:
 
 
 def cost_row(record: Record) -> Cells:
-    """Over all trials of the arm: tokens per second of the server's own time, and memory."""
+    """Return the arm's speed and memory.
+
+    The speed is tokens per second of the server's own time, over all trials of the arm.
+    """
 
     def rate(tokens: int, seconds: float) -> str:
         return f"{tokens / seconds:.1f}" if seconds else NOT_SHOWN

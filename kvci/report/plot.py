@@ -1,4 +1,4 @@
-"""Plots that GitHub draws from Markdown."""
+"""Make plots that GitHub draws from Markdown."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from kvci.record.schema import Record
 
 
 def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:
-    """A bar chart of shares. Names must need no escape: ids of arms or experiments, numbers."""
+    """Return a bar chart of shares. Names are not escaped, so they must be ids or numbers."""
     quoted = ", ".join(f'"{name}"' for name in names)
     return "\n".join(
         (
@@ -23,10 +23,10 @@ def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:
 
 
 def run_bars(records: Sequence[Record]) -> str:
-    """The arms' rates when all trials are done; before that, the share of trials that are done.
+    """Return a bar chart: the arms' rates if all trials are done, else the shares of done trials.
 
-    So a nightly run shows no rate that a reader could act on early. Targeted reruns have no rate:
-    their trials were chosen by their outcomes.
+    So a nightly run shows no rate before its end. Targeted reruns never show a rate, because their
+    trials were chosen by their outcomes.
     """
     names = [record.arm for record in records]
     if all(record.complete and not record.rerun for record in records):

@@ -1,4 +1,4 @@
-"""A record in a terminal."""
+"""Show a record in a terminal."""
 
 from collections import Counter
 
@@ -8,7 +8,10 @@ from kvci.report.labels import with_class_names
 
 
 def record_text(record: Record | Imported) -> str:
-    """One line; for an imported record the owner's figures and, below them, kvci's reading."""
+    """Return one line about a record.
+
+    For an imported record, the line has the owner's figures, and the lines below have kvci's.
+    """
     if isinstance(record, Record):
         counts = f"{record.row_id}: {record.resolved} of {record.total} resolved"
         return counts if record.complete else f"{counts}, {len(record.counted)} done; {INTERIM}"

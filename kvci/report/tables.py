@@ -1,4 +1,4 @@
-"""Markdown tables in the owner's text: found by their header; all other text stays as it is."""
+"""Find and change Markdown tables in the owner's text. All other text stays as it is."""
 
 import re
 import textwrap
@@ -12,19 +12,22 @@ Cells = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """Lines [first, last) are its rows; the header and the separator are the two lines above."""
+    """A table of a text. Its rows are the lines from `first` up to `last`, without `last`.
+
+    The header and the separator are the two lines above the rows.
+    """
 
     first: int
     last: int
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines with their line ends, LF or CRLF."""
+    """Return the lines of a text with their line ends, LF or CRLF."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def cells(line: str) -> Cells:
-    """The texts between a line's pipes; a pipe inside a text is escaped as \\|."""
+    """Return the texts between a line's pipes. A pipe inside a text is escaped as \\|."""
     inner = line.strip().removeprefix("|")
     parts = re.split(r"(?<!\\)\|", inner)
     if parts and not parts[-1].strip():
@@ -33,18 +36,18 @@ def cells(line: str) -> Cells:
 
 
 def row(texts: Sequence[str]) -> str:
-    """One line, without its line end."""
+    """Return one line of a table, without its line end."""
     shown = (" ".join(text.split()).replace("|", "\\|") for text in texts)
     return "| " + " | ".join(shown) + " |"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]] = ()) -> list[str]:
-    """The table's lines, without line ends."""
+    """Return the lines of a table, without line ends."""
     return [row(header), "|---" * len(header) + "|", *map(row, rows)]
 
 
 def inert(text: str) -> str:
-    """Free text made safe for a comment: no HTML, no link, no code, no mention of a user."""
+    """Return the text made safe for a comment: without HTML, links, code or mentions of users."""
     for sign, shown in (("<", "&lt;"), ("[", "\\["), ("`", "'"), ("@", "@\u200b")):
         text = text.replace(sign, shown)
     return text
@@ -55,7 +58,10 @@ def inert_cells(*texts: str) -> Cells:
 
 
 def find(lines: Sequence[str], header: Cells) -> Table | None:
-    """The table with this header, outside code blocks. Raises UserError if there are two."""
+    """Return the table with this header, or None. Tables in code blocks do not count.
+
+    Raises UserError if the text has the table twice.
+    """
     found: list[Table] = []
     fence = ""
     for number, line in enumerate(lines):
@@ -79,14 +85,17 @@ def find(lines: Sequence[str], header: Cells) -> Table | None:
 
 
 def _separates(lines: Sequence[str], number: int, header: Cells) -> bool:
-    """GitHub shows a table only if its separator has as many cells as its header."""
+    """True if the line is a separator with as many cells as the header; GitHub needs both."""
     line = lines[number] if number < len(lines) else ""
     dashes = re.fullmatch(r"\s*\|[\s|:-]+\|?\s*", line)
     return bool(dashes) and len(cells(line)) == len(header)
 
 
 def replace(lines: list[str], table: Table, rows: Sequence[str]) -> list[str]:
-    """The lines with the table's rows replaced; a row without a line end gets the header's."""
+    """Return the lines with new rows in the table.
+
+    A row without a line end gets the line end of the header.
+    """
     end = line_end(lines[table.first - 2])
     at_end = table.last == len(lines) and not lines[-1].endswith("\n")
     made = [text if text.endswith("\n") else text + end for text in rows]
@@ -100,7 +109,7 @@ def line_end(line: str) -> str:
 
 
 def with_header(lines: list[str], table: Table, header: Cells) -> list[str]:
-    """The lines with another header of the same length; rows and separator stay."""
+    """Return the lines with another header of the same length; rows and separator stay."""
     number = table.first - 2
     old = lines[number]
     new = old[: old.index("|")] + row(header) + line_end(old)  # a byte order mark stays
@@ -108,12 +117,12 @@ def with_header(lines: list[str], table: Table, header: Cells) -> list[str]:
 
 
 def wrapped(words: str) -> list[str]:
-    """The lines of a paragraph that kvci writes."""
+    """Return the lines of a paragraph that kvci writes."""
     return textwrap.wrap(words, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def append(lines: list[str], heading: str, words: str, header: Cells) -> list[str]:
-    """The lines and, at the end, an empty table under its heading."""
+    """Return the lines with an empty table under its heading added at the end."""
     end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
     if lines and not lines[-1].endswith("\n"):
         lines = [*lines[:-1], lines[-1] + end]

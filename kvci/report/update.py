@@ -1,4 +1,4 @@
-"""A run directory -> records and rows on disk."""
+"""Write the records and rows of a run to disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ class Recorded:
 def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
     """Write the records of a run and its rows.
 
-    A demo's records and rows always go into its own folder. Raises UserError before it writes.
+    A demo's records and rows always go into the demo's own folder. Raises UserError if the run
+    gives no records, or if BENCHMARKS.md does not fit its records; then nothing is written.
     """
     records = build(run)
     if Run(run).demo:
@@ -34,23 +35,27 @@ def record_run(run: Path, results: Path, benchmarks: Path) -> Recorded:
     others = [record for record in read_all(results) if record.row_id not in new]
     render(text, [*others, *records])
     write(records, results)
-    written = read_all(results)  # `write` keeps records on disk that have more trials
+    written = read_all(results)  # `write` keeps stored records that have more trials
     write_atomic(benchmarks, render(text, written).encode())
     return Recorded(records, benchmarks)
 
 
 def render_again(results: Path, benchmarks: Path) -> None:
-    """Write BENCHMARKS.md from its records. Raises UserError before it writes."""
+    """Write BENCHMARKS.md from its records.
+
+    Raises UserError if BENCHMARKS.md does not fit its records; then nothing is written.
+    """
     write_atomic(benchmarks, render(_text(benchmarks), read_all(results)).encode())
 
 
 def import_run(
     folder: Path, results: Path, benchmarks: Path, kv: str | None, dataset: str | None
 ) -> Imported:
-    """Make a record and a row of an earlier run of another tool.
+    """Write a record and a row of an earlier run of another tool.
 
-    A row that the owner already wrote stays as it is; kvci's reading is added. Raises UserError
-    before it writes.
+    A row that the owner already wrote stays as it is, and its record gets the values that kvci read
+    from the run. Raises UserError if the folder is not such a run, if it differs from its stored
+    record, or if BENCHMARKS.md does not fit its records; then nothing is written.
     """
     record = read_run(folder, kv, dataset)
     others = read_all(results)
@@ -58,8 +63,8 @@ def import_run(
         if other.row_id == record.row_id:
             if not isinstance(other, Imported) or other.reported != record.reported:
                 raise UserError(
-                    f"{results / file_name(other.row_id)} differs from {folder}; a record is "
-                    "never overwritten, so remove it to import the folder again."
+                    f"{results / file_name(other.row_id)} differs from {folder} and is never "
+                    "overwritten; remove that record to import the folder again."
                 )
             record = record.model_copy(update={"table": other.table})
     others = [other for other in others if other.row_id != record.row_id]
@@ -71,7 +76,7 @@ def import_run(
 
 
 def first_difference(results: Path, benchmarks: Path) -> str:
-    """How BENCHMARKS.md differs from its records, at the first line; empty if it does not."""
+    """Return the first difference between BENCHMARKS.md and its records; empty if there is none."""
     text = _text(benchmarks)
     if is_earlier_form(text):
         return f"{benchmarks} {OLDER_FORM}."

@@ -1,7 +1,7 @@
-"""Clustered differences: several seeds of one instance, several instances of one repository.
+"""Statistics of clusters: several seeds of one instance, or several instances of one repository.
 
-`Shares` are the pairs of one instance, averaged over its seeds: the share of seeds in which only
-the first arm succeeded, and the share in which only the second did. With one seed they are 0 or 1.
+`Shares` are two shares of an instance's seeds: the seeds in which only the first arm succeeded, and
+the seeds in which only the second arm succeeded. With one seed, both shares are 0 or 1.
 """
 
 from collections import defaultdict
@@ -17,23 +17,24 @@ from kvci.stats.proportion import Interval
 
 Shares = tuple[Fraction, Fraction]
 UNIT_MAX = 5040
-"""The largest common denominator of shares. Numbers of seeds without a small common multiple are
-rounded to it; the sum of a sign pattern is then accurate to 1e-4 per instance."""
+"""The largest common denominator of shares. If the numbers of seeds have no smaller common
+multiple, shares are rounded to this denominator. The sum of a sign pattern is then accurate to 1e-4
+per instance."""
 AGREEING_INSTANCES = 4
-"""This many instances whose seeds agree perfectly are added to the data. Simulation chose the
-number (ci/bench/decisions.py): if few instances differ, the data hardly show how much seeds agree,
-and without this addition non-inferiority is claimed too often."""
+"""The number of instances with perfectly agreeing seeds that are added to the data. If few
+instances differ, the data hardly show how much seeds agree, and without this addition
+non-inferiority is claimed too often. The number comes from simulation (ci/bench/decisions.py)."""
 CONTINUITY = 0.25
-"""In pairs. Without it, Tango's interval claims non-inferiority too often where few pairs differ:
-in 6.0 % of cases for a nominal 5 %, with 300 pairs, a true harm of 2 points and no gain. With a
-quarter of a pair the rate is at most 4.9 % at 50 to 300 pairs and margins of 1 to 10 points (summed
-over all tables)."""
+"""The continuity correction of Tango's interval, in pairs. Without a correction, non-inferiority is
+claimed too often if few pairs differ. For example, with 300 pairs, a true harm of 2 points and no
+gain, it is claimed in 6.0 % of cases for a nominal 5 %. With a quarter of a pair, the rate is at
+most 4.9 % for 50 to 300 pairs and margins of 1 to 10 points (exact sums over all tables)."""
 
 
 def shares(first: Sequence[bool], second: Sequence[bool]) -> Shares:
-    """The shares of one instance from its outcomes, seed by seed.
+    """Return the shares of one instance from its outcomes, seed by seed.
 
-    Raises ValueError without a pair.
+    Raises ValueError if there is no pair.
     """
     pairs = list(zip(first, second, strict=True))
     if not pairs:
@@ -45,10 +46,11 @@ def shares(first: Sequence[bool], second: Sequence[bool]) -> Shares:
 
 
 def sign_flip(instances: Sequence[Shares]) -> float:
-    """One-sided p value of harm, under the hypothesis that the first arm is better on no instance.
+    """Return the one-sided p value of harm.
 
-    Each instance's difference then has either sign with the same chance. All sign patterns are
-    counted, not sampled. The value is a mid-p value; with one seed it equals McNemar's mid-p.
+    The null hypothesis is that the first arm is better on no instance. The difference of each
+    instance then has either sign with the same chance. All sign patterns are counted, without
+    sampling. The value is a mid-p value; with one seed it equals McNemar's mid-p.
     """
     differences = [only_first - only_second for only_first, only_second in instances]
     unit = min(lcm(*(d.denominator for d in differences), 1), UNIT_MAX)
@@ -67,26 +69,27 @@ def sign_flip(instances: Sequence[Shares]) -> float:
 
 
 def agreement(instances: Sequence[Shares]) -> float:
-    """How much the seeds of an instance agree: 1 if all agree, 1/R if R seeds are independent.
+    """Return how much an instance's seeds agree: 1 if all agree, 1/R if R seeds are independent.
 
-    The variance of the instances' differences is at most that of differences of -1, 0 and 1 with
-    the same shares. This is the ratio of the two, drawn towards 1 by AGREEING_INSTANCES.
+    The value is the variance of the instances' differences, divided by the largest variance that
+    is possible with the same shares: differences of only -1, 0 and 1 have that variance.
+    AGREEING_INSTANCES moves the value towards 1.
     """
     squares = sum(float(b - c) ** 2 for b, c in instances)
     return agreement_of_sums(squares, sum(float(b + c) for b, c in instances))
 
 
 def agreement_of_sums(squares: float, sizes: float) -> float:
-    """`agreement` from the sums over instances of (b - c)^2 and of b + c."""
+    """Return `agreement` from two sums over instances: of (b - c)^2, and of b + c."""
     return (squares + AGREEING_INSTANCES) / (sizes + AGREEING_INSTANCES)
 
 
 def score_interval(instances: Sequence[Shares], confidence: float = 0.95) -> Interval:
-    """Tango's interval with the instance as cluster, two-sided.
+    """Return Tango's two-sided interval with instances as clusters.
 
-    The counts are scaled by the design effect, as Rao and Scott (1992) do for clustered binary data
-    and Yang, Sun and Hardin (2012) for matched pairs. With one observation per instance as the
-    reference, that effect is `agreement`. CONTINUITY moves both limits outwards.
+    The counts are scaled by the design effect: Rao and Scott (1992) for clustered binary data;
+    Yang, Sun and Hardin (2012) for matched pairs. The design effect is `agreement`, with
+    one observation per instance as the reference. CONTINUITY moves both limits outwards.
     """
     scale = agreement(instances)
     only_first = sum(float(b) for b, _ in instances) / scale
@@ -95,10 +98,10 @@ def score_interval(instances: Sequence[Shares], confidence: float = 0.95) -> Int
 
 
 def cluster_error(differences: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
-    """The standard error of the mean of clustered values; None with fewer than two clusters.
+    """Return the standard error of the mean of clustered values, or None.
 
-    It squares the sum of each cluster's residuals (Miller 2024, section 2.2), times G / (G - 1) for
-    G clusters.
+    The error comes from the squared sum of each cluster's residuals (Miller 2024, section 2.2),
+    times G / (G - 1) for G clusters. It is None if there are fewer than two clusters.
     """
     groups = _by_cluster(differences, clusters)
     if len(groups) < 2:
@@ -111,8 +114,11 @@ def cluster_error(differences: Sequence[float], clusters: Sequence[Hashable]) ->
 def cluster_interval(
     differences: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
 ) -> Interval | None:
-    """The two-sided interval of the mean: `cluster_error` times the t quantile with G - 1 degrees
-    of freedom, on both sides. None without an error or if it is zero: the data are too few."""
+    """Return the two-sided interval of the mean of clustered values, or None.
+
+    Its half-width is `cluster_error` times the t quantile with G - 1 degrees of freedom, for G
+    clusters. It is None if the error is None or zero, because the data are too few.
+    """
     error = cluster_error(differences, clusters)
     if not error:
         return None
@@ -128,9 +134,10 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval | None:
-    """The percentile interval of the mean over resampled clusters; None with fewer than two.
+    """Return the percentile interval of the mean over resampled clusters, or None.
 
-    It is exploratory: if no pair differs, it has no width.
+    It is None if there are fewer than two clusters. The interval is exploratory: if no pair
+    differs, it has no width.
     """
     groups = _by_cluster(differences, clusters)
     if len(groups) < 2:

@@ -1,4 +1,4 @@
-"""What is claimed about several arms against one baseline (RULES.md, what is claimed)."""
+"""Decide what is claimed about several arms and one baseline (RULES.md, what is claimed)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,11 @@ class Decision:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values (Holm 1979): the smallest of n times n, the next times n - 1, and so on;
-    each is at least the one before it.
+    """Return adjusted p values (Holm 1979).
 
-    statsmodels' function runs the garbage collector at each call, which is slow.
+    The smallest of n values is multiplied by n, the next value by n - 1, and so on. An adjusted
+    value is never smaller than the adjusted value before it. kvci does not call the function of
+    statsmodels: it runs the garbage collector at each call and is slow.
     """
     adjusted, largest, left = [1.0] * len(p_values), 0.0, len(p_values)
     for p, position in sorted(zip(p_values, range(left), strict=True)):
@@ -38,10 +39,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def equivalent(instances: Sequence[Shares], margin: float, alpha: float = 0.05) -> bool:
-    """True if neither arm is worse than the other by the margin: two one-sided tests at level alpha
-    (Schuirmann 1987), so the interval of confidence 1 - 2 alpha lies within both margins.
+    """True if neither arm is worse than the other by the margin.
 
-    It is exploratory: no claim rests on it.
+    This means two one-sided tests at level alpha (Schuirmann 1987): the interval of confidence
+    1 - 2 alpha lies within both margins. The result is exploratory: no claim rests on it.
     """
     low, high = score_interval(instances, 1 - 2 * alpha)
     return -margin < low and high < margin
@@ -50,11 +51,11 @@ def equivalent(instances: Sequence[Shares], margin: float, alpha: float = 0.05) 
 def decide(
     arms: Sequence[Sequence[Shares]], margin: float | None, alpha: float = 0.05
 ) -> list[Decision]:
-    """One decision per arm, in the given order, which is the order of the fixed sequence.
+    """Return one decision per arm. The given order is the order of the fixed sequence.
 
-    Harm: p is below alpha after Holm over the arms. Non-inferior: the upper end of the interval is
-    below the margin, for this arm and all arms before it. Without a margin no arm is non-inferior;
-    an arm without a pair is inconclusive.
+    Harm is shown if p is below alpha after Holm's correction over the arms. An arm is non-inferior
+    if the upper end of the interval is below the margin, for this arm and all arms before it.
+    Without a margin, no arm is non-inferior. An arm without a pair is inconclusive.
     """
     p_values = [sign_flip(instances) if instances else 1.0 for instances in arms]
     decisions: list[Decision] = []

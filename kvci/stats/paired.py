@@ -1,7 +1,7 @@
-"""Two arms on the same instances with one seed: the pairs are a 2x2 table.
+"""Statistics of two arms on the same instances with one seed: the pairs form a 2x2 table.
 
-`only_first` counts the pairs in which only the first arm succeeded. Counts need not be whole: with
-several seeds they are sums of shares (see `clustered.py`).
+`only_first` counts the pairs in which only the first arm succeeded. Counts may be fractions: with
+several seeds, they are sums of shares (see `clustered.py`).
 """
 
 from math import sqrt
@@ -13,7 +13,7 @@ from kvci.stats.proportion import Interval, wilson
 
 
 def mcnemar_mid_p(only_first: int, only_second: int) -> float:
-    """McNemar's two-sided mid-p value: Fagerland, Lydersen and Laake 2013, equation 3."""
+    """Return McNemar's two-sided mid-p value: Fagerland, Lydersen and Laake 2013, equation 3."""
     differ = only_first + only_second
     smaller = min(only_first, only_second)
     one_sided = binom.cdf(smaller, differ, 0.5) - 0.5 * binom.pmf(smaller, differ, 0.5)
@@ -23,7 +23,10 @@ def mcnemar_mid_p(only_first: int, only_second: int) -> float:
 def newcombe(
     both: int, only_first: int, only_second: int, neither: int, confidence: float = 0.95
 ) -> Interval:
-    """The difference of paired proportions by square-and-add: Newcombe 1998, method 10."""
+    """Return the interval of the difference of paired proportions.
+
+    The method is square-and-add: Newcombe 1998, method 10.
+    """
     n = both + only_first + only_second + neither
     if not n:
         return -1.0, 1.0
@@ -46,7 +49,7 @@ def newcombe(
 def tango_z(
     only_first: float, only_second: float, n: float, difference: float, shift: float = 0.0
 ) -> float:
-    """The score statistic of the hypothesis p1 - p2 = `difference`: Tango 1998, equation 10.
+    """Return the score statistic of the hypothesis p1 - p2 = `difference`: Tango 1998, equation 10.
 
     `shift`, in pairs, is added to `only_first` - `only_second`.
     """
@@ -68,9 +71,9 @@ def tango(
     confidence: float = 0.95,
     continuity: float = 0.0,
 ) -> Interval:
-    """The score interval of the difference of paired proportions, two-sided (Tango 1998).
+    """Return the two-sided score interval of the difference of paired proportions (Tango 1998).
 
-    `continuity`, in pairs, moves both limits outwards. (-1, 1) without a pair.
+    `continuity`, in pairs, moves both limits outwards. The interval is (-1, 1) if there is no pair.
     """
     if n <= 0:
         return -1.0, 1.0

@@ -1,4 +1,4 @@
-"""The power and the minimum detectable effect of a design, before and after its run."""
+"""Compute the power and the minimum detectable effect of a design, before and after its run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Design:
-    """One arm against the baseline, on instances x seeds, at a base rate.
+    """A run of one arm and its baseline: instances, seeds, and the baseline's rate.
 
-    `icc` is the share of the variance that lies between instances. The higher it is, the more often
-    two trials of one instance agree, and the more one pair shows.
+    `icc` is the share of the variance that lies between instances. If it is higher, two trials of
+    one instance agree more often, and one pair shows more.
     """
 
     instances: int
@@ -31,15 +31,16 @@ class Design:
     icc: float = 0.5
     seeds: int = 1
     alpha: float = 0.05
-    """One-sided."""
+    """The level of the one-sided test."""
 
 
 def discordance(base_rate: float, effect: float, icc: float) -> tuple[float, float]:
-    """The chances that only the baseline, and only the arm, succeeds on an instance.
+    """Return the chances that only the baseline, and that only the arm, succeeds on an instance.
 
     An instance's rate P has mean p and variance icc p (1 - p). The arm loses the share k =
-    effect / p of it, either a little on every instance or all on some: with one seed both are the
-    same. Only the baseline: p - (1 - k) E[P^2]; only the arm: (1 - k) (p - E[P^2]).
+    effect / p of this rate: a part of it on every instance, or all of it on some instances. With
+    one seed, both cases have the same chances. Only the baseline succeeds: p - (1 - k) E[P^2]. Only
+    the arm succeeds: (1 - k) (p - E[P^2]).
     """
     p = base_rate
     square = icc * p * (1 - p) + p * p
@@ -48,10 +49,11 @@ def discordance(base_rate: float, effect: float, icc: float) -> tuple[float, flo
 
 
 def _equivalent_pairs(design: Design, effect: float) -> float:
-    """The number of pairs with one seed that show as much as the design's instances and seeds.
+    """Return the number of pairs with one seed that show as much as the design.
 
-    More seeds do not reduce the variance between instances. Where harm takes all of some instances,
-    that variance is k E[P^2] - effect^2; the rest of the variance is divided by the seeds.
+    More seeds do not reduce the variance between instances. If the arm loses some instances
+    completely, this variance is k E[P^2] - effect^2. The rest of the variance is divided by the
+    number of seeds.
     """
     p = design.base_rate
     first, second = discordance(p, effect, design.icc)
@@ -63,17 +65,18 @@ def _equivalent_pairs(design: Design, effect: float) -> float:
 
 
 def paired_power(pairs: int, only_first: float, only_second: float, alpha: float = 0.05) -> float:
-    """The power of McNemar's one-sided mid-p test: a sum over how many pairs differ, and which way.
+    """Return the power of McNemar's one-sided mid-p test.
 
-    `only_first` and `only_second` are chances. The sum stops where the chance that more pairs
-    differ is below 1e-10.
+    The power is a sum over the number of pairs that differ and over the direction of these pairs.
+    `only_first` and `only_second` are chances. The sum stops when the chance that more pairs differ
+    is below 1e-10.
     """
     differ = only_first + only_second
     if differ <= 0 or pairs < 1:
         return 0.0
     most = int(binom.isf(1e-10, pairs, differ)) + 1
     counts = np.arange(0, min(most, pairs) + 1)
-    # mid-p < alpha needs the quantile's wins, or one more
+    # The fewest wins with mid-p < alpha are the quantile, or one more.
     wins = binom.isf(alpha, counts, 0.5).astype(int)
     mid = binom.sf(wins, counts, 0.5) + 0.5 * binom.pmf(wins, counts, 0.5)
     needed = np.where(mid < alpha, wins, wins + 1)
@@ -82,16 +85,17 @@ def paired_power(pairs: int, only_first: float, only_second: float, alpha: float
 
 
 def power(design: Design, effect: float) -> float:
-    """The chance that the design shows harm of this size."""
+    """Return the chance that the design shows harm of this size."""
     first, second = discordance(design.base_rate, effect, design.icc)
     return paired_power(round(_equivalent_pairs(design, effect)), first, second, design.alpha)
 
 
 def power_of_no_harm(design: Design, margin: float) -> float:
-    """The chance that the design claims non-inferiority within the margin if there is no harm.
+    """Return the chance that the design claims non-inferiority within the margin without any harm.
 
-    It draws runs and judges each as `score_interval` would: the interval's upper end is below the
-    margin if the score statistic of a harm of that size is below the quantile. Accurate to 1 point.
+    The function draws runs and judges each run as `score_interval` does. The interval's upper end
+    is below the margin if the score statistic for a harm of that size is below the quantile. The
+    chance is accurate to 1 point.
     """
     chances, first, second = _no_harm(design)
     drawn = np.random.default_rng(0).multinomial(design.instances, chances, DRAWS)
@@ -106,11 +110,10 @@ def power_of_no_harm(design: Design, margin: float) -> float:
 
 
 def _no_harm(design: Design) -> tuple[Vector, Vector, Vector]:
-    """The possible results of an instance whose two arms have the same rate: the chance of each
-    result, and its two `Shares`.
+    """Return the chance of each possible result of an instance, and the two `Shares` of the result.
 
-    The rate P is beta distributed with the design's mean and ICC. On a seed, only the baseline
-    succeeds with the chance P (1 - P), and only the arm with the same chance.
+    Both arms have the same rate P, which is beta distributed with the design's mean and ICC. On one
+    seed, the chance that only the baseline succeeds is P (1 - P), and the arm has the same chance.
     """
     p, size = design.base_rate, 1 / max(design.icc, 1e-9) - 1
     rates = beta.ppf((np.arange(NODES) + 0.5) / NODES, p * size, (1 - p) * size)
@@ -127,7 +130,10 @@ def _no_harm(design: Design) -> tuple[Vector, Vector, Vector]:
 
 
 def minimum_detectable_effect(design: Design, wanted: float = POWER) -> float | None:
-    """The smallest harm that the design shows with this power; None if not even a total loss."""
+    """Return the smallest harm that the design shows with this power.
+
+    Return None if the design does not even show a total loss with this power.
+    """
     if power(design, design.base_rate) < wanted:
         return None
     return _root(lambda effect: power(design, effect) - wanted, design.base_rate)
@@ -136,9 +142,10 @@ def minimum_detectable_effect(design: Design, wanted: float = POWER) -> float | 
 def observed_minimum_detectable_effect(
     pairs: int, agreement_rate: float, alpha: float = 0.05, wanted: float = POWER
 ) -> float | None:
-    """The same after a run, from the share of pairs in which both arms did the same.
+    """Return the minimum detectable effect after a run.
 
-    `agreement_rate` leaves out the difference between the arms. None if no effect is detectable.
+    `agreement_rate` is the share of pairs in which both arms had the same result. Pairs that make
+    the difference between the arms count as agreeing. Return None if no effect is detectable.
     """
     noise = (1 - agreement_rate) / 2
 
@@ -152,10 +159,11 @@ def observed_minimum_detectable_effect(
 def clustered_minimum_detectable_effect(
     error: float | None, clusters: int, alpha: float = 0.05, wanted: float = POWER
 ) -> float | None:
-    """The effect that a one-sided t test with this standard error shows with this power.
+    """Return the effect that a one-sided t test with this standard error shows with this power.
 
-    It is the error times the sum of the t quantiles at 1 - alpha and `wanted`, with `clusters` - 1
-    degrees of freedom. None without an error or if it is zero.
+    The effect is the error times the sum of the t quantiles at 1 - alpha and `wanted`, with
+    `clusters` - 1 degrees of freedom. Return None if the error is None or zero, or if there are
+    fewer than two clusters.
     """
     if not error or clusters < 2:
         return None
@@ -163,17 +171,20 @@ def clustered_minimum_detectable_effect(
 
 
 def _root(excess: Callable[[float], float], high: float) -> float:
-    """The effect at which `excess` is zero, to 1e-4. Power rises with the effect, so one exists."""
+    """Return the effect at which `excess` is zero, accurate to 1e-4.
+
+    Power rises with the effect, so there is such an effect.
+    """
     return float(brentq(excess, 0.0, high, xtol=1e-4))
 
 
 def unpaired_minimum_detectable_effect(
     instances: int, base_rate: float, alpha: float = 0.05, wanted: float = POWER
 ) -> float | None:
-    """The smallest harm shown between two arms with different instances, one-sided.
+    """Return the smallest harm that a one-sided test of two arms with different instances shows.
 
-    Normal approximation for two independent proportions (Fleiss, Levin and Paik 2003, equation 4.14
-    without correction). None if not even a total loss.
+    The formula is the normal approximation for two independent proportions (Fleiss, Levin and Paik
+    2003, equation 4.14 without correction). Return None if not even a total loss is shown.
     """
 
     def excess(effect: float) -> float:
@@ -187,7 +198,7 @@ def unpaired_minimum_detectable_effect(
 def unpaired_instances(
     base_rate: float, effect: float, alpha: float = 0.05, wanted: float = POWER
 ) -> int:
-    """The instances per arm that show this harm between two independent groups, one-sided."""
+    """Return the instances per arm that show this harm in a one-sided test of independent arms."""
     arm, mean = base_rate - effect, base_rate - effect / 2
     za, zb = NormalDist().inv_cdf(1 - alpha), NormalDist().inv_cdf(wanted)
     spread = za * (2 * mean * (1 - mean)) ** 0.5
@@ -199,7 +210,7 @@ def unpaired_instances(
 def instances_needed(
     power_at: Callable[[int], float], wanted: float = POWER, most: int = 100_000
 ) -> int | None:
-    """The fewest instances with enough power; None if more than `most` are needed.
+    """Return the smallest number of instances with enough power; None if `most` are not enough.
 
     `power_at` gives the power of a number of instances.
     """

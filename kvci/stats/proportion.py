@@ -1,4 +1,4 @@
-"""The interval of one proportion, and of the difference of two independent proportions."""
+"""Intervals of one proportion, and of the difference of two independent proportions."""
 
 from scipy.stats import binomtest
 
@@ -6,7 +6,7 @@ Interval = tuple[float, float]
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval, two-sided (Wilson 1927); (0, 1) without a trial."""
+    """Return Wilson's two-sided score interval (Wilson 1927); (0, 1) if there is no trial."""
     if not trials:
         return 0.0, 1.0
     found = binomtest(successes, trials).proportion_ci(confidence, "wilson")
@@ -16,11 +16,12 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
 def independent(
     first: int, first_of: int, second: int, second_of: int, confidence: float = 0.95
 ) -> Interval:
-    """The difference of two independent proportions by square-and-add, two-sided.
+    """Return the two-sided interval of the difference of two independent proportions.
 
-    Newcombe 1998 (Statistics in Medicine 17:873), method 10; (-1, 1) if a group has no trial.
+    The method is square-and-add: Newcombe 1998 (Statistics in Medicine 17:873), method 10. The
+    interval is (-1, 1) if a group has no trial.
     """
-    from statsmodels.stats.proportion import confint_proportions_2indep  # pandas: seconds
+    from statsmodels.stats.proportion import confint_proportions_2indep  # loads pandas: slow
 
     if not first_of or not second_of:
         return -1.0, 1.0

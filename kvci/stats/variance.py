@@ -1,15 +1,15 @@
-"""Variance between instances and between seeds."""
+"""Statistics of the variance between instances and between seeds."""
 
 from collections.abc import Sequence
 from math import comb
 
 
 def icc(outcomes: Sequence[Sequence[bool]]) -> float | None:
-    """The share of the variance that lies between instances, from 0 to 1.
+    """Return the share of the variance that lies between instances, from 0 to 1.
 
-    One-way analysis of variance, with the mean size of unequal groups (Fleiss, Levin and Paik 2003,
-    section 15.2; ICC(1) of Shrout and Fleiss 1979). None if it cannot be estimated: fewer than two
-    instances, one seed, or no variance.
+    The method is one-way analysis of variance, with the mean size of unequal groups (Fleiss, Levin
+    and Paik 2003, section 15.2; ICC(1) of Shrout and Fleiss 1979). Return None if there are fewer
+    than two instances, only one seed, or no variance.
     """
     groups = [group for group in outcomes if group]
     n, total = len(groups), sum(len(group) for group in groups)
@@ -24,9 +24,9 @@ def icc(outcomes: Sequence[Sequence[bool]]) -> float | None:
 
 
 def pass_at_k(successes: int, trials: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k trials succeeds (Chen et al. 2021,
-    equation 1).
+    """Return an unbiased estimate of the chance that at least one of k trials succeeds.
 
+    The formula is equation 1 of Chen et al. 2021.
     Raises ValueError if there are fewer than k trials.
     """
     _check_enough(trials, k)
@@ -34,9 +34,9 @@ def pass_at_k(successes: int, trials: int, k: int) -> float:
 
 
 def pass_hat_k(successes: int, trials: int, k: int) -> float:
-    """pass^k: unbiased estimate of the chance that all of k trials succeed (Yao et al. 2024,
-    tau-bench).
+    """Return pass^k, an unbiased estimate of the chance that all of k trials succeed.
 
+    The formula is that of Yao et al. 2024, tau-bench.
     Raises ValueError if there are fewer than k trials.
     """
     _check_enough(trials, k)

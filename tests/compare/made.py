@@ -1,4 +1,4 @@
-"""Records of the arms of one run, with given ends of their trials, and their comparison."""
+"""Make records of the arms of one run with given ends of the trials, and compare the arms."""
 
 from typing import Any
 
@@ -39,7 +39,10 @@ ENDS: dict[str, dict[str, Any]] = {
 
 
 def run(arms: dict[str, list[str]], planned: int | None = None, **asked: Any) -> list[Record]:
-    """`arms` maps K/V and flags to the ends of the trials, instance by instance, seed by seed."""
+    """Return the records of a run.
+
+    `arms` maps K/V and flags to the ends of the trials, instance by instance, seed by seed.
+    """
     spec = Spec.model_validate(
         {"model": {"name": "small", "path": "/x"}, "arms": list(arms), "dataset": "d.jsonl"} | asked
     )

@@ -234,7 +234,10 @@ def test_bad_names_are_user_errors(tmp_path: Path) -> None:
 
 
 def imported(folder: Path, kv: str, names: list[str], resolved: int | None, total: int = 0) -> Side:
-    """An earlier run of these instances; the first `resolved` are resolved, None: not graded."""
+    """Return an earlier run of these instances.
+
+    The first `resolved` instances are resolved; None if the run is not graded.
+    """
     folder.mkdir()
     patch = "diff --git a/x b/x\n"
     predictions = {name: {"model_patch": patch} for name in names}
@@ -404,7 +407,7 @@ def test_tests_flipped_needs_all_tests() -> None:
 
 
 def test_repositories_are_clusters() -> None:
-    """One of three repositories loses everything: clear by instance, not by repository."""
+    """One of three repositories loses every instance. Only the test by instance shows harm."""
     ends = ["fail" if n % 3 == 0 else "ok" for n in range(90)]
     (arm,) = compared({"f16/f16": ["ok"] * 90, "q8_0/q8_0": ends}).arms
     seen = arm.valid.inference

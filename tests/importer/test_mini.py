@@ -1,4 +1,4 @@
-"""Runs of mini-swe-agent are imported: a small real one of 2.4.6, and two large ones of 1.17.4."""
+"""Runs of mini-swe-agent are imported: a small real run of 2.4.6, and two large runs of 1.17.4."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def labels(record: Imported) -> Counter[str]:
 
 @pytest.fixture(scope="session")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The two runs' folders."""
+    """Return the folders of the two large runs."""
     folder = tmp_path_factory.mktemp("earlier")
     for name in (F16, Q8):
         with tarfile.open(data(f"quantuzo/{name}.tar.xz")) as archive:

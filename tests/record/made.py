@@ -1,4 +1,4 @@
-"""A record of one arm with two instances: one resolved, one with failed grading."""
+"""A record of one arm with two instances: one is resolved, and the grading of the other failed."""
 
 from typing import Any
 

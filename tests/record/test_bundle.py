@@ -23,7 +23,7 @@ SECRET = "ghp_0123456789abcdefABCD"
 
 
 def add_secrets(path: Path) -> None:
-    """Write texts into a run's files that must not be published."""
+    """Write texts that must not be published into a run's files."""
     text = f'{Path.home()}/x "{platform.node()}" /home/jane\\n{SECRET} é \udc80'
     folder = path / "trials" / "f16-f16" / "a" / "0"
     lines = [json.dumps({"step": 1, "observation": text}), '{"half": "']
@@ -57,7 +57,7 @@ def test_archive_gives_same_records_without_secrets(tmp_path: Path) -> None:
 
 
 def test_machine_settings_do_not_change_the_archive(tmp_path: Path) -> None:
-    """Otherwise the same run would have different evidence on each machine that resumes it."""
+    """If they did, the same run would have different evidence on each machine that resumes it."""
     run = made(tmp_path / "run")
     digest = write(run, tmp_path / "a.tar.gz")
     own = {"engine": "/opt/b1/llama-server", "mirror": "mirror:5000", "time_budget_s": 60.0}

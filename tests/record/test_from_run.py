@@ -1,4 +1,4 @@
-"""A run directory becomes records, or an error of one sentence."""
+"""A run directory gives records, or an error of one sentence."""
 
 import json
 import shutil
@@ -36,12 +36,12 @@ FAILED = {
 
 
 LOGS = {arm: (GOLDEN / f"b11434-cpu-{arm}.log").read_text() for arm in ("f16-f16", "q8_0-q8_0")}
-"""Logs of a real server, which prove what SPEC asks for."""
+"""Logs of a real server. They prove the configuration that SPEC asks for."""
 PROVED = {arm.id: judge(read_log(LOGS[arm.id]), expected_of(SPEC, arm)) for arm in SPEC.arms}
 
 
 def put(path: Path, found: Outcome, where: str = "trials") -> None:
-    """Write a trial that ran under the first server of its arm."""
+    """Write a trial that ran with the first server of its arm."""
     if found.exit is not Exit.SERVER_FAILED:
         build = PROVED[found.arm].build
         served = {"server": found.server or f"{found.arm}.0", "server_build": build}
@@ -189,7 +189,7 @@ def test_outcome_with_contradicting_class_and_verdict_is_refused(tmp_path: Path)
             "has verdict tests_fail, but its test report disagrees",
         ),
         ({"patch_sha256": "1" * 64}, "have different patches"),
-        ({"patch_bytes": 7}, "gives the patch 7 bytes, but patch.diff has 3"),
+        ({"patch_bytes": 7}, "says that the patch has 7 bytes, but patch.diff has 3"),
         (
             {"verdict": Verdict.EMPTY_PATCH, "cls": Class.A6},
             "has verdict empty_patch, but its patch has 3",
@@ -250,7 +250,7 @@ def test_rows_show_the_records_that_stay(tmp_path: Path) -> None:
 
 
 def test_late_publisher_keeps_one_archive_per_run(tmp_path: Path) -> None:
-    """Otherwise an arm equal in both would name the late archive, and the run would have two."""
+    """If one arm were written alone, the arms of the run would name two different archives."""
     run, results = made(tmp_path / "run"), tmp_path / "results"
 
     def located(where: str) -> list[Record]:
@@ -268,7 +268,7 @@ def test_late_publisher_keeps_one_archive_per_run(tmp_path: Path) -> None:
 
 
 def test_trial_that_waits_for_grading_is_not_complete(tmp_path: Path) -> None:
-    """Otherwise a job that ended before its gradings would complete the run, with a claim."""
+    """If it were complete, a job that ended before its gradings would give the run a claim."""
     run = made(tmp_path / "run")
     waiting = {"verdict": Verdict.GRADING_FAILED, "cls": Class.I3, "detail": WAITS}
     put(run, outcome("q8_0-q8_0", "b", **waiting))
@@ -289,7 +289,7 @@ def test_late_publisher_removes_no_grading(tmp_path: Path) -> None:
 
 
 def test_runs_with_different_starts_are_different(tmp_path: Path) -> None:
-    """Otherwise an arm would be paired with another run's baseline, without a warning."""
+    """If they were one run, an arm would be paired with another run's baseline, unnoticed."""
     run = made(tmp_path / "run")
     baseline, arm = build(run)
     other = baseline.model_copy(update={"start": "2026-02-02T10:00:00Z"})
@@ -297,7 +297,7 @@ def test_runs_with_different_starts_are_different(tmp_path: Path) -> None:
 
 
 def test_trial_of_another_shard_is_refused(tmp_path: Path) -> None:
-    """Otherwise a chosen part of a run would pass for a whole shard."""
+    """If it were accepted, a person could publish chosen trials as a whole shard."""
     run = made(tmp_path / "run")
     put(run, outcome("q8_0-q8_0", "b", shard="1/2"))
     with pytest.raises(UserError, match=r"belongs to shard 1/2, not to shard 1/1"):
@@ -308,7 +308,7 @@ def test_trial_of_another_shard_is_refused(tmp_path: Path) -> None:
 
 
 def test_diverged_continuations_of_a_run_are_refused(tmp_path: Path) -> None:
-    """Otherwise the later machine would publish nothing, and every job would be green."""
+    """If they were accepted, the later machine would publish nothing, and no job would fail."""
     run, results = made(tmp_path / "run"), tmp_path / "results"
     first = build(run)
     write(first, results)

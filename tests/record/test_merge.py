@@ -18,7 +18,7 @@ START = "2026-02-01T10:00:00Z"
 
 
 def shard(run: Path, number: int, names: tuple[str, ...], start: str = START) -> Path:
-    """Make one of two shards of a run, with these instances, and return its folder."""
+    """Make one of the two shards of a run, with these instances, and return the shard's folder."""
     path, text = run / f"shard-{number}-of-2", f"{number}/2"
     spec = SPEC.model_copy(update={"shard": text})
     with RunDirectory(path) as directory:

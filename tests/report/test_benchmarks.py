@@ -56,7 +56,7 @@ def test_prose_is_kept_byte_for_byte(end: str, last: bool) -> None:
 
 
 def rerun(position: int) -> Record:
-    """A targeted rerun of the run that `record` makes."""
+    """Return a targeted rerun of the run that `record` makes."""
     spec = SPEC.model_copy(update={"rerun": Rerun(of="calibration-small", filter="I1,I3 repo")})
     start = "2026-04-01T00:00:00Z"
     content = "1" * 64, "2" * 64

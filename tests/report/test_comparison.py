@@ -1,4 +1,4 @@
-"""A comparison as text: lines to quote, one table, details on request."""
+"""A comparison as text has lines to quote, one table, and details if they are asked for."""
 
 import io
 from collections.abc import Callable
@@ -144,7 +144,7 @@ def test_interim_text_has_no_empty_lines_of_inference() -> None:
     assert "interval" not in text_.partition("--details")[0] and "p (harm" not in text_
 
 
-def test_details_are_an_option_of_the_verb(tmp_path: Any) -> None:
+def test_details_are_an_option_of_the_command(tmp_path: Any) -> None:
     records = run(THREE)
     for record in records:
         record.write(tmp_path / file_name(record.row_id))
@@ -202,4 +202,6 @@ def test_first_forty_flips_are_listed() -> None:
     (arm,) = found.arms
     assert len(arm.flips) == 60
     (section,) = [one for one in sections(found) if one.heading == "Flips"]
-    assert len(section.rows) == 40 and "The first 40 of 60; the JSON has all." in section.words
+    assert len(section.rows) == 40
+    words = "The table has the first 40 of 60 flips; the JSON has all flips."
+    assert words in section.words

@@ -1,4 +1,4 @@
-"""Rows from before kvci: what their counts show, and no more."""
+"""Rows from before kvci: the table states only what their counts show."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def row(kv: str, resolved: int, errors: int = 0, total: str = "9/50", **other: s
 
 
 def cells(*imported: Imported) -> list[dict[str, str]]:
-    """In the order given."""
+    """Return the cells of the rows, in the given order."""
     made = [dict(zip(HEADER, found, strict=True)) for found in rows(imported)]
     found = {shown["Run ID"]: shown for shown in made}
     return [found[one.row_id] for one in imported]

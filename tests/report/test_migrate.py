@@ -1,4 +1,4 @@
-"""BENCHMARKS.md of kvci 0.1.0 is migrated in place, and nothing else of it changes."""
+"""BENCHMARKS.md of kvci 0.1.0 is migrated in place, and all other text stays."""
 
 import difflib
 import shutil

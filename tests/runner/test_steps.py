@@ -29,7 +29,7 @@ def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def does_nothing() -> None:
-    """A step that does not do what it should."""
+    """Do nothing, as a step that does not work."""
 
 
 def fails() -> None:

@@ -1,4 +1,4 @@
-"""The setup scripts of a runner, each run twice on a fresh system."""
+"""The setup scripts of a runner: each script runs twice on a new system."""
 
 import hashlib
 import tarfile
@@ -17,7 +17,7 @@ SCRIPTS = "/made/kvci/ci/runner"
 WRITTEN = "find /opt /etc /var/lib/kvci -newer /made/runner.tar.gz -type f | sort"
 NVIDIA_SMI = "#!/bin/sh\necho 'GPU 0: one that answers'\n"
 SYSTEMCTL = """#!/bin/sh
-# What systemd knows: $state has a unit's file as it was read, and UNIT.on if it is enabled.
+# What systemd knows: $state has the units' files as they were read, and UNIT.on if it is enabled.
 state=/var/lib/systemctl; mkdir -p $state
 case $1 in
 show)

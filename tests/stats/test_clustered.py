@@ -1,4 +1,4 @@
-"""Checked against statsmodels' clustered regression, one seed, and all sign patterns."""
+"""Results equal statsmodels' clustered regression, tests of one seed, and all sign patterns."""
 
 from fractions import Fraction
 from itertools import product
@@ -95,7 +95,7 @@ def test_one_repository_gives_no_interval() -> None:
 
 @pytest.mark.parametrize(("n", "margin"), [(300, 0.02), (300, 0.05), (50, 0.02), (100, 0.1)])
 def test_false_non_inferiority_stays_below_five_percent(n: int, margin: float) -> None:
-    """The exact rate over all counts, for an arm that loses and never wins.
+    """The rate is the exact sum over all counts, for an arm that loses and never wins.
 
     Tango's interval without continuity has 6.0, 3.4, 0 and 5.8 % here.
     """

@@ -20,7 +20,7 @@ def claims(*arms: list[Shares], margin: float | None = 0.05) -> list[Claim]:
 
 
 def test_holm_worked_by_hand() -> None:
-    """3 x 0.01; then 2 x 0.03; then 1 x 0.04, raised to the value before it."""
+    """The values are 3 x 0.01, 2 x 0.03 and 1 x 0.04. The last is raised to the second."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
 

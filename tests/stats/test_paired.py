@@ -1,4 +1,4 @@
-"""Checked against statsmodels and the examples of the papers."""
+"""The results equal statsmodels and the examples of the papers."""
 
 import pytest
 from scipy.stats import binom
@@ -13,7 +13,7 @@ AIRWAYS = (1, 1, 7, 12)
 
 @pytest.mark.parametrize(("b", "c"), [(5, 2), (8, 3), (0, 4), (30, 12), (7, 6)])
 def test_mid_p_is_exact_less_one_table(b: int, c: int) -> None:
-    """The exact two-sided value of statsmodels counts the observed table twice, mid-p once."""
+    """The exact two-sided value counts the observed table twice, and mid-p counts it once."""
     exact = mcnemar([[1, b], [c, 1]], exact=True).pvalue
     assert mcnemar_mid_p(b, c) == pytest.approx(exact - binom.pmf(b, b + c, 0.5))
     assert mcnemar_mid_p(b, c) == pytest.approx(2 * mcnemar_mid_p_harm(max(b, c), min(b, c)))

@@ -1,4 +1,4 @@
-"""Checked against simulation, and against statsmodels for independent groups."""
+"""The results agree with simulation, and with statsmodels for independent groups."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def test_discordance_of_independent_trials() -> None:
     ("instances", "seeds", "base"), [(300, 1, 0.2), (300, 1, 0.05), (300, 5, 0.2), (50, 5, 0.5)]
 )
 def test_minimum_effect_is_shown_at_its_power(instances: int, seeds: int, base: float) -> None:
-    """The sign-flip test on rates from a beta distribution, where harm takes whole instances."""
+    """The simulation has the sign-flip test and beta rates; the arm loses some instances fully."""
     design = Design(instances, base, icc=0.5, seeds=seeds)
     effect = minimum_detectable_effect(design)
     assert effect

@@ -26,6 +26,6 @@ def test_no_trials_give_the_full_interval() -> None:
 def test_independent_equals_newcombes_table(
     counts: tuple[int, int, int, int], interval: tuple[float, float]
 ) -> None:
-    """Method 10 of table II in Newcombe 1998 (Statistics in Medicine 17:873)."""
+    """The values are those of method 10 in table II of Newcombe 1998 (Stat. in Medicine 17:873)."""
     assert independent(*counts) == pytest.approx(interval, abs=5e-5)
     assert independent(0, 0, 1, 2) == (-1.0, 1.0)

@@ -1,4 +1,4 @@
-"""The training's conversations equal those of a real sandbox, byte for byte."""
+"""The conversations of the training equal conversations in a real sandbox, byte for byte."""
 
 import re
 
@@ -13,7 +13,7 @@ NAME = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(SYLLABLES)}){{2,3}}(?![a-zA-Z])")
 
 
 def check_seeds(seeds: range) -> None:
-    """Assert that a conversation in memory equals the one in a real sandbox."""
+    """Check that a conversation in memory equals the same conversation in a real sandbox."""
     for seed in seeds:
         instance, turns = lesson(seed)
         sandbox = Bwrap(instance.files)

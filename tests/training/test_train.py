@@ -1,4 +1,4 @@
-"""Training at toy size on a CPU: `make test-train`. A real server loads the model."""
+"""Training of a very small model on a CPU: `make test-train`. Real llama.cpp loads the model."""
 
 import json
 from itertools import islice
