@@ -18,6 +18,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticUndefined
 
 from kvci.files import Document
 
@@ -25,7 +26,7 @@ KEY = "schema_version"
 """The name of the field that holds a document's schema version."""
 
 
-def since(version: int, default: Any, **field: Any) -> Any:
+def since(version: int, default: Any = PydanticUndefined, **field: Any) -> Any:
     """Return a field that schema `version` added. `field`: more arguments for pydantic's Field."""
     return Field(default, json_schema_extra={"since": version}, **field)
 
@@ -40,10 +41,19 @@ class Versioned(Document):
     """Removed fields of earlier schemas, and their defaults."""
     _removed: dict[str, Any] = PrivateAttr(default_factory=dict)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Raises TypeError if a field is newer than SCHEMA: kvci could not read its own files."""
+        for name, version in _later_fields(cls):
+            if version > cls.SCHEMA:
+                raise TypeError(f"{cls.__name__}.{name} needs SCHEMA {version}, not {cls.SCHEMA}")
+
     @property
     def schema_version(self) -> int:
         """The earliest schema that can hold this document. Inner documents have their own."""
-        used = (version for name, version in _later_fields(self) if not _is_default(self, name))
+        used = (
+            version for name, version in _later_fields(type(self)) if not _is_default(self, name)
+        )
         return max(used, default=1)
 
     @model_validator(mode="wrap")
@@ -52,7 +62,7 @@ class Versioned(Document):
         if not isinstance(given, dict):
             return handler(given)
         version = given.get(KEY, 1)
-        if not isinstance(version, int) or version > cls.SCHEMA:
+        if type(version) is not int or not 1 <= version <= cls.SCHEMA:
             raise ValueError(
                 f"it has schema {version}, and this kvci reads schema {cls.SCHEMA} at most; use "
                 "the kvci that wrote it"
@@ -65,16 +75,16 @@ class Versioned(Document):
     @model_serializer(mode="wrap")
     def _write_earliest_schema(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
-        for name, _ in _later_fields(self):
+        for name, _ in _later_fields(type(self)):
             if _is_default(self, name):
                 document.pop(name, None)
         version = {KEY: self.schema_version} if self.schema_version > 1 else {}
         return version | document | self._removed
 
 
-def _later_fields(document: Versioned) -> Iterator[tuple[str, int]]:
+def _later_fields(kind: type[Versioned]) -> Iterator[tuple[str, int]]:
     """Yield each field that a schema after the first one added, and that schema's version."""
-    for name, field in type(document).model_fields.items():
+    for name, field in kind.model_fields.items():
         extra = field.json_schema_extra
         version = int(str(extra.get("since", 1))) if isinstance(extra, dict) else 1
         if version > 1:
@@ -82,7 +92,9 @@ def _later_fields(document: Versioned) -> Iterator[tuple[str, int]]:
 
 
 def _is_default(document: Versioned, name: str) -> bool:
-    return bool(getattr(document, name) == type(document).model_fields[name].get_default())
+    field = type(document).model_fields[name]
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return bool(getattr(document, name) == default)
 
 
 def without_versions(document: Any) -> Any:

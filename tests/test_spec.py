@@ -56,7 +56,7 @@ def test_defaults_are_the_rules(tmp_path: Path) -> None:
         ({"model": "no-such.gguf"}, "does not exist"),
         ({"model": {"name": "m", "path": "m", "chat_template": "gemma"}}, "is not a chat template"),
         ({"limit": 0}, "limit"),
-        ({"disk_reserve_gb": float("inf")}, "disk_reserve_gb"),
+        ({"disk_reserve_gb": float("inf")}, "disk_reserve"),
         ({"mirror": "https://mirror/"}, "mirror"),
     ],
 )
@@ -96,3 +96,26 @@ def test_model_header_limits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="head size 80"):
         check(spec(tmp_path), Header("llama", 65536, 8, 80, 64, 8, True, True))
     check(spec(tmp_path, arms=["f16/bf16"]), Header("llama", 65536, 8, 80, 80, 8, True, True))
+
+
+def test_field_under_two_names_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    path = tmp_path / "e.toml"
+    head = f'model = "{tmp_path}/m.gguf"\narms = ["f16/f16"]\ndataset = "d"\n'
+    path.write_text(head + 'time_budget = "5m"\ntime_budget_s = 6\n')
+    with pytest.raises(UserError, match="gives time_budget and time_budget_s, which are one field"):
+        load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"memory_mib": 10}, "memory: "),
+        ({"start": "now"}, "'now' is not a time in UTC; write it as"),
+        ({"mirror": "http://x"}, "is not a registry; write HOST"),
+        ({"arms": ["f16/f17"]}, "'f17' is not a KV type"),
+    ],
+)
+def test_error_names_option_and_remedy(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        spec(tmp_path, **given)

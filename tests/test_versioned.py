@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field
 from kvci.errors import UserError
 from kvci.spec import Model, Spec
 from kvci.spec.option import SERVER, option
+from kvci.spec.specification import NOT_HASHED
 from kvci.versioned import since
 
 FIELDS: dict[str, Any] = {
@@ -93,3 +94,40 @@ def test_versioned_document_accepts_its_number() -> None:
     assert Spec.model_validate(FIELDS | {"schema_version": 1}).slots == 1
     with pytest.raises(ValueError, match="schema two"):
         Spec.model_validate(FIELDS | {"schema_version": "two"})
+
+
+class WithoutWorkers(Spec):
+    """A specification that has lost a field which was never hashed."""
+
+    SCHEMA: ClassVar[int] = 2
+    REMOVED: ClassVar[dict[str, Any]] = {"retries": 4}
+    notes: tuple[str, ...] = since(2, default_factory=tuple)
+
+
+def test_removed_unhashed_field_keeps_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Spec.model_validate(FIELDS)
+    monkeypatch.setattr("kvci.spec.specification.NOT_HASHED", NOT_HASHED | {"retries"})
+    for given in ({}, {"retries": 9}):
+        later = WithoutWorkers.model_validate(FIELDS | given)
+        assert later.hash("m", "d") == plain.hash("m", "d")
+        assert "retries" not in later.identity("m", "d")
+        assert later.model_dump()["retries"] == given.get("retries", 4)
+        assert later.without_places().model_dump()["retries"] == 4
+
+
+def test_default_factory_at_default_changes_nothing() -> None:
+    document = json.loads(WithoutWorkers.model_validate(FIELDS).model_dump_json())
+    assert "notes" not in document and "schema_version" not in document
+
+
+def test_field_newer_than_schema_is_a_defect() -> None:
+    with pytest.raises(TypeError, match="needs SCHEMA 2, not 1"):
+
+        class _Forgotten(Spec):
+            lanes: int = since(2, 1)
+
+
+@pytest.mark.parametrize("version", [0, -4, True, "1"])
+def test_schema_version_is_a_positive_number(version: object) -> None:
+    with pytest.raises(ValueError, match="this kvci reads schema 1"):
+        Spec.model_validate(FIELDS | {"schema_version": version})

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, ValidationError
 
 from kvci.errors import UserError
 from kvci.files import first_problem
@@ -27,15 +27,25 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
     try:
         return Spec.model_validate(asked | given)
     except ValidationError as error:
-        where = str(path) if path and not given else "The specification"
-        raise UserError(f"{where} is not valid: {first_problem(error)}.") from None
+        where = f"{path}{' with these options' if given else ''}" if path else "The specification"
+        raise UserError(f"{where} is not valid: {_in_users_words(first_problem(error))}.") from None
+
+
+def _in_users_words(problem: str) -> str:
+    """Return the problem with the name of the option in place of the field's: `memory`, not
+    `memory_mib`."""
+    field, colon, rest = problem.partition(": ")
+    shown = {name: other for other, name in other_names().items()} | {"arms": "kv"}
+    return f"{shown.get(field, field)}{colon}{rest}"
 
 
 def other_names() -> dict[str, str]:
     """Return name -> field, for the names that an experiment file may use instead of the fields'
     own names: `time_budget` stands for `time_budget_s`."""
-    found = {}
+    found: dict[str, str] = {}
     for name, field in Spec.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):  # a field with an earlier name
+            found |= {str(alias): name for alias in field.validation_alias.choices if alias != name}
         shown = field.json_schema_extra
         flags = shown.get("flags") if isinstance(shown, dict) else None
         if isinstance(flags, list) and flags and name != "arms":
@@ -45,12 +55,14 @@ def other_names() -> dict[str, str]:
 
 def _by_field(asked: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the same values by field. Raises UserError if a field is given twice."""
-    names, found = other_names(), dict[str, Any]()
+    names, found, given = other_names(), dict[str, Any](), dict[str, str]()
     for name, value in asked.items():
         field = names.get(name, name)
         if field in found:
-            raise UserError(f"{where} gives {name} and {field}, which are one field; keep one.")
-        found[field] = value
+            raise UserError(
+                f"{where} gives {given[field]} and {name}, which are one field; keep one of them."
+            )
+        found[field], given[field] = value, name
     return found
 
 

@@ -240,7 +240,6 @@ class Spec(Versioned):
         envvar="KVCI_MIRROR",
         metavar="HOST",
         default_text="each image's own registry",
-        pattern=r"^[\w.-]+(:\d+)?(/[\w.-]+)*$",
     )
     disk_reserve_gb: Gigabytes = option(
         10.0,
@@ -286,7 +285,6 @@ class Spec(Versioned):
         group=RUN,
         metavar="TIME",
         default_text="now",
-        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$",
     )
     time_budget_s: Duration | None = option(
         None,
@@ -318,6 +316,20 @@ class Spec(Versioned):
         except re.error as error:
             raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
         return pattern
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, start: str | None) -> str | None:
+        if start and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", start):
+            raise ValueError(f"'{start}' is not a time in UTC; write it as 2026-11-30T12:00:00Z")
+        return start
+
+    @field_validator("mirror")
+    @classmethod
+    def _mirror(cls, mirror: str | None) -> str | None:
+        if mirror and not re.fullmatch(r"[\w.-]+(:\d+)?(/[\w.-]+)*", mirror):
+            raise ValueError(f"'{mirror}' is not a registry; write HOST or HOST:PORT/FOLDER")
+        return mirror
 
     @field_validator("shard")
     @classmethod
@@ -353,10 +365,15 @@ class Spec(Versioned):
         The hash stays the same.
         """
         names = NOT_HASHED - {"dataset", "shard", "start"}
-        own: dict[str, Any] = {name: Spec.model_fields[name].default for name in names}
+        fields = type(self).model_fields
+        own: dict[str, Any] = {name: fields[name].default for name in names & fields.keys()}
         own |= {"engine": "embedded"} if self.engine == "embedded" else {}
         own["model"] = self.model.model_copy(update=dict.fromkeys(PLACES) | {"path": ELSEWHERE})
-        return self.model_copy(update=own)
+        found = self.model_copy(update=own)
+        found._removed = self._removed | {
+            name: self.REMOVED[name] for name in names & self.REMOVED.keys()
+        }
+        return found
 
     def instances_of(self, arm: str, names: Iterable[str]) -> tuple[str, ...]:
         """Return the instances of `names` that an arm runs; in a rerun, it may not run all."""
@@ -386,6 +403,8 @@ class Spec(Versioned):
             asked["model"].pop(place, None)
         asked |= {"model_sha256": model_sha256, "dataset_sha256": dataset_sha256}
         kind, _, place = self.engine.partition(":")
+        for name in NOT_HASHED & self.REMOVED.keys():  # a removed field ignores `exclude`
+            asked.pop(name, None)
         asked["engine"] = kind if kind in {"embedded", "replay", "http", "https"} else "binary"
         if kind == "replay":
             asked["engine"] += f" {sha256_of_file(Path(place))}"
