@@ -136,7 +136,7 @@ class GitHubHere:
             words += ["--env", f"{name}={value}"]
         for name, pin in _pins(workflow).items():
             words += ["--local-repository", f"actions/{name}@{pin}={self.folder / name}"]
-        words += ["--local-repository", f"OWNER/kvci@v0.1.0={self.kvci}"]
+        words += ["--local-repository", f"OWNER/kvci@v0.2.0={self.kvci}"]
         words += ["-s", "GITHUB_TOKEN=secret-token"]
         words += [word for one in self.settings for word in one]
         done = subprocess.run(
