@@ -42,9 +42,8 @@ def headlines(found: Comparison) -> list[str]:
     If nothing is inferred, all arms share one line.
     """
     if found.withheld:
-        arms = ", ".join(map(_name, found.arms))
         done = "" if found.complete else f"{found.done} of {found.planned} trials done; "
-        return [f"{arms}: {done}{found.withheld}"]
+        return [f"{done}{found.withheld}"]
     return [_headline(found, arm) for arm in found.arms]
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from kvci.errors import UserError
 from kvci.report import earlier, own, tables
 
 
@@ -76,6 +77,12 @@ def migrated(lines: list[str]) -> list[str]:
             if table := tables.find(lines, header):
                 lines = _with_words(lines, table, old.words, new.words)
         if old.header != new.header and (table := tables.find(lines, old.header)):
+            if tables.find(lines, new.header):
+                raise UserError(
+                    f"BENCHMARKS.md has the table '{heading}' twice, in today's form and in an "
+                    "older form; delete the older one. kvci writes all its rows again from the "
+                    "records."
+                )
             lines = tables.with_header(lines, table, new.header)
     return lines
 
