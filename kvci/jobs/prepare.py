@@ -65,7 +65,9 @@ def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     spec = load(file, fields)
     known = earlier(spec, Path(RESULTS))
     base_rate = asked.base_rate or (known.base_rate if known else None) or BASE_RATE
-    found = forecast(spec, base_rate, 0.5, asked.trial_s or (known.trial_s if known else None))
+    found = forecast(
+        spec, base_rate, 0.5, asked.expected_trial_s or (known.trial_s if known else None)
+    )
     name, budget = asked.run_id or new_run_id(spec), asked.time_budget_s
     published = _published(github, name, found.shards) if github and asked.run_id else []
     count = _fetch_evidence(github, name, found.shards, published, before) if github else 0
@@ -185,7 +187,7 @@ def _summary(
     resumes = f", resumes the evidence of {count}" if planned.before else ""
     cells = [("run", f"`{planned.run_id}`{resumes}"), ("trials", f"{trials}, on {shards}")]
     cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]
-    if known and not (asked.trial_s and asked.base_rate):
+    if known and not (asked.expected_trial_s and asked.base_rate):
         text = f"speed and base rate from `{known.row_id}`, if no option gives them"
         cells.append(("estimates", text))
     if asked.time_budget_s:

@@ -18,6 +18,7 @@ from kvci.stats.power import (
     power_of_no_harm,
 )
 from kvci.tasks.dataset import load
+from kvci.units import duration
 
 HARMS_POINTS = (2, 5, 10, 15, 20, 30, 50)
 
@@ -171,6 +172,11 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def _time(hours: float) -> str:
+    """Return a time in whole minutes, as people write it: `1h30m`."""
+    return duration(60 * max(1, round(60 * hours)))
+
+
 def lines(found: Forecast) -> list[str]:
     """Return four lines for a person: the trials, the answer, the assumptions, the cost."""
     arms = f"{_count(len(found.arms), 'arm')} ({', '.join(found.arms)})"
@@ -185,10 +191,9 @@ def lines(found: Forecast) -> list[str]:
         made.append("cost: not known; give --expected-trial, for example 3m, or --measured RUN")
     else:
         shards = len(found.shards)
-        each_h = found.hours / shards
-        each = f", or {each_h:.1f} h on each of {shards} machines" if shards > 1 else ""
+        each = f", or {_time(found.hours / shards)} on each of {shards} machines" * (shards > 1)
         made.append(
-            f"cost: {found.hours:.3g} h on one machine{each}, plus preflight, server starts and "
+            f"cost: {_time(found.hours)} on one machine{each}, plus preflight, server starts and "
             "grading"
         )
     return made

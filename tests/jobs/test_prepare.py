@@ -38,7 +38,7 @@ def test_summary_starts_with_answer_and_shows_cost(here: Path) -> None:
         and "| cost | not known; add `--expected-trial" in text
     )
     asked = planned(here, options="--expected-trial 30m --time-budget 30m")
-    assert "| cost | 2 h on one machine" in asked and "no block begins after 30m" in asked
+    assert "| cost | 2h on one machine" in asked and "no block begins after 30m" in asked
     assert 'x-axis ["2", "5", "10", "15", "20", "30"]' in asked and "```mermaid" in asked
     outputs = dict(line.split("=", 1) for line in (here / "output").read_text().splitlines())
     assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "120"

@@ -24,7 +24,7 @@ def test_plan_shows_trials_detectable_effect_and_cost() -> None:
     assert code == 0
     assert "300 instances x 2 arms (f16-f16, q8_0-q8_0) x 1 seed: 600 trials in 75 blocks" in text
     assert "Minimum detectable effect: 7.7 points of harm with 80% power" in text
-    assert "cost: 2.5 h on one machine" in text
+    assert "cost: 2h30m on one machine" in text
     assert (
         "assumed: ICC 0.5; one-sided tests at 5 %, with Holm's correction over the KV arms" in text
     )
