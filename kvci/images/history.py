@@ -112,7 +112,8 @@ def _make(image: str, digest: str, base: str) -> None:
         if code not in (UNCHANGED, CHANGED):
             # If the script was killed or the disk is full, this tells nothing about the image.
             failure = CannotStrip if code == CANNOT_STRIP and not disk_full() else SandboxFailed
-            raise failure(f"the history of {image} cannot be stripped: {container.logs()[-300:]!r}")
+            logs = container.logs()[-300:].decode(errors="replace").strip()
+            raise failure(f"the history of {image} cannot be stripped: {logs}")
         stripped = engine.images.get(digest)
         if code == CHANGED:
             name, tag = _name(digest, base).split(":")  # kvci evicts only images with a name
