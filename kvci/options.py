@@ -170,6 +170,13 @@ def asks(
     return add
 
 
+def _words(line: str) -> list[str]:
+    """Return the words of a line. Quotes group words; a backslash is kept, as regexes need it."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    return list(lexer)
+
+
 def overrides(given: dict[str, Any]) -> dict[str, Any]:
     """Return field -> value, for the options that were given."""
     found = {name: value for name, value in given.items() if value is not None}
@@ -197,7 +204,7 @@ def parse(
     command = click.command("options", add_help_option=False)(verb)
     command.params += more
     try:
-        with command.make_context("options", shlex.split(line)) as context:
+        with command.make_context("options", _words(line)) as context:
             return overrides(dict(context.params))
     except click.ClickException as error:
         raise UserError(f"The options '{line}' are not valid: {error.format_message()}") from None

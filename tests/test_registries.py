@@ -31,11 +31,15 @@ def choices(field: str) -> set[str]:
 
 
 def test_sandboxes_are_the_specifications() -> None:
-    assert choices("sandbox") == {"auto", *KINDS}
+    assert choices("sandbox") == {"auto", *KINDS}, (
+        "KINDS of kvci/run/sandboxes.py and `sandbox` of kvci/spec/specification.py differ"
+    )
 
 
 def test_endpoints_are_the_specifications() -> None:
-    assert choices("primary") == set(ENDPOINTS)
+    assert choices("primary") == set(ENDPOINTS), (
+        "ENDPOINTS of kvci/compare/endpoint.py and `primary` of kvci/spec/specification.py differ"
+    )
 
 
 @pytest.mark.parametrize("field", ["sandbox", "primary"])
@@ -53,7 +57,7 @@ def test_every_input_is_used() -> None:
 
 def test_reference_is_generated_from_fields() -> None:
     """`make reference` writes it again."""
-    assert (ROOT / "ci" / "experiments" / "README.md").read_text() == reference()
+    assert (ROOT / "ci" / "experiments" / "README.md").read_text() == reference(), "make reference"
 
 
 def test_every_field_is_an_option_with_help() -> None:
@@ -74,9 +78,14 @@ def form(path: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("path", FORMS, ids=["ours", "adopted"])
 def test_form_has_at_most_ten_inputs_filled_in(path: Any) -> None:
     inputs = form(path)
-    assert set(inputs) == set(Inputs.model_fields) and len(inputs) <= 10
+    assert set(inputs) == set(Inputs.model_fields), (
+        f"Inputs of kvci/jobs/inputs.py and the form of {path} differ"
+    )
+    assert len(inputs) <= 10, "a form of GitHub has room for ten inputs; use the options line"
     filled = {name: one["default"] for name, one in inputs.items() if one.get("default")}
-    assert filled == {name: str(value) for name, value in DEFAULTS.items()}
+    assert filled == {name: str(value) for name, value in DEFAULTS.items()}, (
+        f"DEFAULTS of kvci/jobs/inputs.py and the defaults of {path} differ"
+    )
     assert set(inputs["dataset"]["options"]) == {"calibration", *NAMED}
     assert all(one["description"] for one in inputs.values())
 

@@ -62,9 +62,11 @@ def spec_of(experiment: Path | None, asked: dict[str, Any]) -> "Spec":
     if not form:
         lacking = {"model", "arms", "dataset"} - given.keys()
         if experiment is None and lacking:
+            flags = {"model": "--model", "arms": "--kv", "dataset": "--dataset"}
+            missing = " and ".join(flag for name, flag in flags.items() if name in lacking)
             raise UserError(
-                "There is nothing to run; give an experiment file, for example "
-                "ci/experiments/demo.toml, or at least --model, --kv and --dataset."
+                f"There is nothing to run yet; give an experiment file, for example "
+                f"ci/experiments/demo.toml, or add {missing}."
             )
         return load(experiment, given)
     file, laid = inputs(form).asked()

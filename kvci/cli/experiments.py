@@ -42,7 +42,8 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
     from kvci.run.experiment import run as run_spec
 
     path, summary = run_spec(spec, run_id, Console(soft_wrap=True))
-    click.echo(f"Full results: {path}. Next: kvci compare {path}")
+    step = "record" if spec.rerun else "compare"
+    click.echo(f"Full results: {path}. Next: kvci {step} {path}")
     if not summary.succeeded:
         ctx.exit(1)
 
@@ -110,7 +111,7 @@ def rerun(
 @click.option(
     "--expected-trial",
     "--trial-s",
-    "trial_s",
+    "expected_trial_s",
     type=Quantity(units.seconds),
     metavar="DURATION",
     help="Expected time of one trial in its slot; a number without a unit is in seconds. "
@@ -128,7 +129,7 @@ def plan(
     experiment: Path | None,
     base_rate: float | None,
     icc: float,
-    trial_s: float | None,
+    expected_trial_s: float | None,
     measured: Path | None,
     as_json: bool,
     **asked: Any,
@@ -145,7 +146,9 @@ def plan(
     from kvci.run.forecast import forecast, lines
 
     spec = spec_of(experiment, asked)
-    found = forecast(spec, BASE_RATE if base_rate is None else base_rate, icc, trial_s, measured)
+    found = forecast(
+        spec, BASE_RATE if base_rate is None else base_rate, icc, expected_trial_s, measured
+    )
     if as_json:
         click.echo(found.model_dump_json(indent=1))
         return

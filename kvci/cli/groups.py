@@ -4,6 +4,7 @@ import os
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 from kvci.errors import UserError
 from kvci.files import disk_full_error, is_disk_full
@@ -28,6 +29,8 @@ class Verbs(click.RichGroup):
             return super().invoke(ctx)
         except UserError as error:
             self._fail(ctx, str(error))
+        except NoArgsIsHelpError:
+            raise
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else ctx.command_path
             self._fail(ctx, f"{error.format_message().rstrip('.')}. See {path} --help.")

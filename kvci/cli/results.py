@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from click.core import ParameterSource
 
 from kvci.cli.asked import in_panels
 from kvci.errors import UserError
@@ -268,9 +269,9 @@ def evidence(folder: Path, out: Path) -> None:
     help="Folder for logs and patches.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option_panel("Of a run", options=["--all", "--with-harness"])
+@click.option_panel("For a run", options=["--all", "--with-harness"])
 @click.option_panel(
-    "Of a dataset",
+    "For a dataset",
     options=["--dataset", "--gold", "--predictions", "--filter", "--sandbox", "--test-time"],
 )
 @click.pass_context
@@ -306,7 +307,11 @@ def grade(
         raise UserError("kvci grades either a run or a dataset; give a run's folder or --dataset.")
     of_run = {"--all": everything, "--with-harness": with_harness}
     of_dataset = {"--gold": gold, "--predictions": predictions, "--json": as_json}
-    of_dataset |= {f"--{name.replace('_', '-')}": value for name, value in asked.items()}
+    of_dataset |= {
+        param.opts[0]: ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+        for param in ctx.command.params
+        if param.name in asked  # what the environment sets is for this machine, not for this call
+    }
     if wrong := [name for name, value in (of_dataset if folder else of_run).items() if value]:
         raise UserError(f"{wrong[0]} needs {'--dataset' if folder else 'a run folder'}.")
     if folder:

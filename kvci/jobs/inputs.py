@@ -41,13 +41,13 @@ WORKFLOW_FIELDS = frozenset({"shard", "start"})
 PLANNING = (
     click.Option(["--shards"], type=click.IntRange(1, SHARDS_MAX)),
     click.Option(["--base-rate"], type=click.FloatRange(0, 1, True, True)),
-    click.Option(["--expected-trial", "trial_s"], type=Quantity(units.seconds)),
+    click.Option(["--expected-trial", "expected_trial_s"], type=Quantity(units.seconds)),
 )
 """Options that the input `options` accepts in addition to those of `kvci run`."""
 
 Form = TypeVar("Form", bound=Document)
 Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
-Text = Annotated[str, Field(max_length=500)]
+Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Dataset = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./:=,@-]*$")]
 
@@ -86,9 +86,9 @@ class Inputs(Document):
         return self.more.get("base_rate")
 
     @property
-    def trial_s(self) -> float | None:
+    def expected_trial_s(self) -> float | None:
         """The expected time of a trial, in seconds. Only the plan uses it."""
-        return self.more.get("trial_s")
+        return self.more.get("expected_trial_s")
 
     @property
     def time_budget_s(self) -> float | None:
@@ -116,7 +116,7 @@ class Inputs(Document):
         return file, fields
 
 
-_PLANNING_FIELDS = {"shards", "base_rate", "trial_s"}
+_PLANNING_FIELDS = {"shards", "base_rate", "expected_trial_s"}
 
 
 class RerunInputs(Document):

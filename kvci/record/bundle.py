@@ -75,6 +75,7 @@ def pack(run: Path, shard: str = "") -> bytes:
     ):
         for directory in [RunDirectory(run / shard)] if shard else Run(run).parts:
             part, manifest = directory.path, directory.manifest
+            directory.outcomes()  # raises UserError for an outcome that this kvci cannot read
             for path in _sorted_files(part):
                 content = publishable(path, part, manifest.redacted)
                 _add(archive, str(path.relative_to(run)), content)

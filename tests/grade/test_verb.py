@@ -59,7 +59,8 @@ def test_predictions_get_their_verdicts(tmp_path: Path) -> None:
 
 
 def test_options_of_the_other_mode_are_refused(tmp_path: Path) -> None:
-    for words in (["--filter", "x"], ["--mirror", "x"], ["--gold"], ["--json"], ["--test-s", "1"]):
+    options = (["--filter", "x"], ["--mirror", "x"], ["--gold"], ["--json"], ["--test-time", "1"])
+    for words in options:
         code, text = grade(str(tmp_path), *words)
         assert code == 2 and f"{words[0]} needs --dataset" in text
     for word in ("--all", "--with-harness"):

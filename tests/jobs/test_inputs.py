@@ -50,6 +50,24 @@ def test_untouched_inputs_do_not_override_experiment() -> None:
     assert asked == {"limit": 3}
 
 
+def test_trial_limit_is_not_expected_time() -> None:
+    form = inputs(json.dumps({"options": "--trial-time 2h --expected-trial 3m"}))
+    assert (form.asked()[1], form.expected_trial_s) == ({"trial_s": 7200.0}, 180.0)
+    assert inputs(json.dumps({"options": "--trial-time 2h"})).expected_trial_s is None
+
+
+def test_options_line_keeps_backslashes_and_quotes() -> None:
+    line = "--filter ^django__.*\\d$ --kv 'f16/f16 -ub 32'"
+    _, asked = inputs(json.dumps({"options": line})).asked()
+    assert asked == {"filter": "^django__.*\\d$", "arms": ["f16/f16 -ub 32"]}
+
+
+def test_options_line_ignores_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVCI_DISK_BUDGET", "9GB")
+    monkeypatch.setenv("KVCI_RUNS", "/elsewhere")
+    assert inputs(json.dumps({"options": "--slots 2"})).more == {"slots": 2}
+
+
 def test_options_line_overrides_the_form() -> None:
     form = {"dataset": "lite", "kv": "f16/f16", "options": "--dataset OWNER/NAME --kv q8_0/q8_0"}
     _, asked = inputs(json.dumps(form)).asked()
@@ -75,7 +93,7 @@ def test_semicolons_separate_arms_whose_flags_contain_commas() -> None:
         ("dataset", "lite\n"),
         ("options", "--filter x\ny"),
         ("options", "--filter x\u2028y"),
-        ("options", "--filter " + "x" * 500),
+        ("options", "--filter " + "x" * 2000),
         ("kv", "f16/f16\n::set-output"),
         ("limit", "3; ls"),
         ("limit", "0"),

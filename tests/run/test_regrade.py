@@ -390,7 +390,10 @@ def test_rerun_with_another_model_or_dataset_is_refused(
         other.write(tmp_path / "manifest.json")
         words = ["rerun", str(tmp_path), "--class", "OK", "--out", str(tmp_path / "out")]
         done = CliRunner().invoke(main, words)
-        assert done.exit_code == 2 and f"The {kind} differs from the one of r" in done.output
+        assert (
+            done.exit_code == 2
+            and f"The {kind} differs from the {kind} of the run r" in done.output
+        )
         assert not (tmp_path / "out").exists()
 
 
