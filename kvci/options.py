@@ -93,7 +93,7 @@ def _options() -> Iterator[Option]:
         extra: dict[str, Any] = dict(shown)
         read = next((m.func for m in field.metadata if getattr(m, "func", None) in UNITS), None)
         read = read or _inner_read(field.annotation)
-        kind = _kind(name, _plain(field.annotation), read)
+        kind = _kind(_plain(field.annotation), read)
         default = extra["default_text"]
         if not default and not field.is_required():
             default = UNITS[read][1](field.default) if read else _shown(field.default)
@@ -129,12 +129,12 @@ def _inner_read(annotation: Any) -> Read | None:
     return next((read for read in reads if read in UNITS), None)
 
 
-def _kind(name: str, plain: Any, read: Read | None) -> Any:
+def _kind(plain: Any, read: Read | None) -> Any:
     """Return the click type of a field; `bool` stands for a flag."""
     if read:
         return Quantity(read)
-    if name in ("seeds", "instances"):
-        return Listed(int if name == "seeds" else str)
+    if get_origin(plain) is tuple and get_args(plain)[0] in (int, str):
+        return Listed(get_args(plain)[0])
     if get_origin(plain) is Literal:
         return click.Choice(get_args(plain))
     return {int: click.INT, float: click.FLOAT, bool: bool}.get(plain, click.STRING)
@@ -142,7 +142,7 @@ def _kind(name: str, plain: Any, read: Read | None) -> Any:
 
 def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the click decorator of one option."""
-    told = f"{one.help} [default: {one.default}]" if one.default else one.help
+    told = f"{one.help} [default: {one.default or 'as in the experiment file'}]"
     shared: dict[str, Any] = {"help": told, "envvar": one.envvar or None}
     if one.kind is bool:
         return click.option(*one.flags, one.field, is_flag=True, default=None, **shared)
@@ -165,6 +165,18 @@ def asks(
     def add(verb: Callable[..., Any]) -> Callable[..., Any]:
         for one in reversed([one for one in options() if one.group in wanted]):
             verb = declare(one)(verb)
+        return verb
+
+    return add
+
+
+def takes(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options of some fields that are not required."""
+    by_field = {one.field: one for one in options()}
+
+    def add(verb: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(fields):
+            verb = declare(by_field[field])(verb)
         return verb
 
     return add

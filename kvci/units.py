@@ -48,16 +48,11 @@ def gigabytes(value: Any) -> Any:
 
 
 def mebibytes(value: Any) -> Any:
-    """Return the MiB (2^20 bytes) of a text such as `4GiB`; return a bare number as it is.
+    """Return the whole MiB (2^20 bytes) in a text such as `4GiB`; return a bare number as it is.
 
-    Raises ValueError if the text is not a size, or not a whole number of MiB.
+    Raises ValueError if the text is not a size.
     """
-    if _is_bare(value):
-        return value
-    whole, rest = divmod(_bytes(value), 1 << 20)
-    if rest:
-        raise ValueError(f"'{value}' is not a whole number of MiB; write it as 512MiB or 4GiB")
-    return whole
+    return value if _is_bare(value) else _bytes(value) >> 20
 
 
 def duration(value_s: float) -> str:

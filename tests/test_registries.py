@@ -1,11 +1,15 @@
 """What is added in one place, and which second place must then change."""
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any, get_args
 
+import click
 import pytest
 import yaml
 
+from kvci.cli import main
 from kvci.cli.reference import reference
 from kvci.compare.endpoint import ENDPOINTS
 from kvci.jobs.inputs import DEFAULTS, Inputs, RerunInputs
@@ -66,6 +70,23 @@ def test_every_field_is_an_option_with_help() -> None:
     for one in offered.values():
         assert one.help.endswith(".") and one.group in GROUPS
         assert one.default or Spec.model_fields[one.field].is_required()
+
+
+def values(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the flag and the help of each option that takes a value, also of inner commands."""
+    context = click.Context(command)
+    for option in command.params:
+        shown = option.get_help_record(context)
+        if isinstance(option, click.Option) and not option.is_flag and shown:
+            yield f"{path} {option.opts[0]}", shown[1]
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from values(inner, f"{path} {name}")
+
+
+def test_every_option_with_a_value_shows_its_default() -> None:
+    found = dict(values(main, "kvci"))
+    assert "kvci images pull --limit" in found and "kvci ci collect --before" in found
+    assert [name for name, text in found.items() if not re.search(r"\[(default: |req)", text)] == []
 
 
 def form(path: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def test_minutes_and_sizes_are_read() -> None:
     assert (units.minutes("5h"), units.minutes("90m")) == (300, 90)
     assert (units.gigabytes("20GB"), units.gigabytes("500MB")) == (20.0, 0.5)
     assert (units.mebibytes("4GiB"), units.mebibytes("512MiB")) == (4096, 512)
+    assert units.mebibytes("4GB") == 3814
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_minutes_and_sizes_are_read() -> None:
         (units.seconds, "", "is not a duration"),
         (units.minutes, "90s", "whole number of minutes"),
         (units.gigabytes, "much", "is not a size"),
-        (units.mebibytes, "1000kB", "whole number of MiB"),
+        (units.mebibytes, "4 GX", "is not a size"),
     ],
 )
 def test_wrong_units_are_explained(read: object, text: str, says: str) -> None:

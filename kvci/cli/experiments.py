@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @asks_for_run(more={RUN: ["--run-id"]})
-@click.option("--run-id", metavar="ID", help="Name of the run; if it exists, kvci resumes it.")
+@click.option(
+    "--run-id",
+    metavar="ID",
+    help="Name of the run; if it exists, kvci resumes it. [default: DATASET-MODEL-TIME]",
+)
 @click.pass_context
 def run(ctx: click.Context, /, experiment: Path | None, run_id: str | None, **asked: Any) -> None:
     """Run an experiment; options override the EXPERIMENT file.
@@ -54,9 +58,14 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
     "--class",
     "classes",
     metavar="CLASSES",
-    help="Repeat trials of these classes, separated by commas, for example I1,I2.",
+    help="Repeat trials of these classes, separated by commas, for example I1,I2. "
+    "[default: all classes, with --filter]",
 )
-@click.option("--filter", metavar="REGEX", help="Repeat trials of instances whose id matches.")
+@click.option(
+    "--filter",
+    metavar="REGEX",
+    help="Repeat trials of instances whose id matches. [default: every instance]",
+)
 @click.option("--errors", is_flag=True, help="Repeat all trials with an infrastructure failure.")
 @click.option(
     "--out",
@@ -66,7 +75,11 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
     metavar="FOLDER",
     help="Folder that contains the run folders.",
 )
-@click.option("--run-id", metavar="ID", help="Name of the rerun; if it exists, kvci resumes it.")
+@click.option(
+    "--run-id",
+    metavar="ID",
+    help="Name of the rerun; if it exists, kvci resumes it. [default: DATASET-MODEL-TIME]",
+)
 @click.pass_context
 def rerun(
     ctx: click.Context,
@@ -121,7 +134,7 @@ def rerun(
     "--measured",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Read the time of a trial from this run folder.",
+    help="Read the time of a trial from this run folder. [default: none]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option_panel("Plan", options=["--base-rate", "--icc", "--expected-trial", "--measured"])
@@ -196,7 +209,11 @@ def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> N
 
 @click.command(hidden=True)
 @click.option(
-    "--out", envvar="KVCI_RUNS", default="runs", help="Folder that contains the run folders."
+    "--out",
+    envvar="KVCI_RUNS",
+    default="runs",
+    show_default=True,
+    help="Folder that contains the run folders.",
 )
 @click.option("--run-id", default="scripted", show_default=True, help="The run's name.")
 @click.option("--sandbox", default="auto", show_default=True, help="auto, bwrap or docker.")

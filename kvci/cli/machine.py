@@ -9,7 +9,7 @@ import rich_click as click
 
 from kvci.cli.asked import INPUTS, asks_for_run, in_panels, spec_of
 from kvci.errors import UserError
-from kvci.options import Listed, overrides
+from kvci.options import overrides, takes
 from kvci.spec import IMAGES
 
 
@@ -30,21 +30,24 @@ def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
 
 @click.command()
 @click.argument("log", type=click.Path(path_type=Path))
-@click.option("--kv", metavar="K/V", help="Requested KV type.")
+@click.option("--kv", metavar="K/V", help="Requested KV type. [default: any]")
 @click.option(
     "--context",
     type=click.IntRange(min=1),
     metavar="TOKENS",
-    help="Requested context size of each slot, in tokens.",
+    help="Requested context size of each slot, in tokens. [default: any]",
 )
 @click.option(
-    "--slots", type=click.IntRange(min=1), metavar="COUNT", help="Requested number of slots."
+    "--slots",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help="Requested number of slots. [default: any]",
 )
 @click.option(
     "--allow",
     multiple=True,
     type=click.Choice(["converted", "cpu"]),
-    help="Kernel path to accept in addition to 'compiled'.",
+    help="Kernel path to accept in addition to 'compiled'. [default: no other]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -96,24 +99,7 @@ def inspect(
     metavar="K/V",
     help="KV type and flags of the arm.",
 )
-@click.option(
-    "--context",
-    type=int,
-    default=65536,
-    show_default=True,
-    metavar="TOKENS",
-    help="Context size of each slot, in tokens.",
-)
-@click.option(
-    "--slots", type=int, default=1, show_default=True, metavar="COUNT", help="Number of slots."
-)
-@click.option(
-    "--engine",
-    default="auto",
-    show_default=True,
-    metavar="ENGINE",
-    help="auto (as for kvci run), embedded, or the path of a llama-server.",
-)
+@takes("context", "slots", "engine")
 @click.option(
     "--log",
     type=click.Path(path_type=Path),
@@ -124,9 +110,7 @@ def inspect(
 )
 @click.option("--once", is_flag=True, help="Stop the server after its configuration is printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def serve(
-    model: str, kv: str, context: int, slots: int, engine: str, log: Path, once: bool, as_json: bool
-) -> None:
+def serve(model: str, kv: str, log: Path, once: bool, as_json: bool, **asked: Any) -> None:
     """Start one server with kvci's fixed flags, and print the configuration that its log proves.
 
     The server runs until you press Ctrl-C.
@@ -143,10 +127,9 @@ def serve(
     from kvci.serve.server import Server, ServerFailed
     from kvci.spec import load
 
-    asked = {"model": model, "arms": [kv], "context": context, "slots": slots, "engine": engine}
-    spec = load(None, asked | {"dataset": "none"})
+    spec = load(None, overrides(asked) | {"model": model, "arms": [kv], "dataset": "none"})
     if not spec.verified:
-        raise UserError(f"kvci cannot start a server at {engine}; give a llama-server's path.")
+        raise UserError(f"kvci cannot start a server at {spec.engine}; give a llama-server's path.")
     path = locate(spec.model)
     check(spec, header(path))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -237,16 +220,8 @@ def show_images(as_json: bool) -> None:
 
 @images.command()
 @INPUTS
-@click.option("--dataset", metavar="NAME", help="A dataset, written as for kvci run.")
-@click.option(
-    "--instances",
-    type=Listed(str),
-    metavar="IDS",
-    help="Only these instance ids, separated by commas.",
-)
-@click.option("--filter", metavar="REGEX", help="Only instances whose id matches.")
-@click.option("--limit", type=int, metavar="COUNT", help="Maximum number of instances.")
-@click.option("--shard", metavar="I/N", help="Only part I of N parts of the instances.")
+@click.option("--dataset", metavar="NAME", help="A dataset, written as for kvci run. [required]")
+@takes("filter", "instances", "limit", "shard")
 @in_panels([IMAGES])
 @click.option(
     "--ledger",
@@ -293,7 +268,7 @@ def prune(built: bool) -> None:
 @click.option(
     "--dataset", required=True, metavar="NAME", help="A dataset, written as for kvci run."
 )
-@click.option("--filter", default="", metavar="REGEX", help="Only instances whose id matches.")
+@takes("filter")
 @click.option(
     "--repositories",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -318,11 +293,12 @@ def prune(built: bool) -> None:
 @click.pass_context
 def build(
     ctx: click.Context,
+    /,
     dataset: str,
-    filter: str,
     repositories: Path | None,
     recipes: Path | None,
     workers: int,
+    **asked: Any,
 ) -> None:
     """Build the images on this machine, without a registry; exits 1 if an image cannot be built.
 
@@ -337,7 +313,7 @@ def build(
     from kvci.images.recipe import SHIPPED
     from kvci.spec import without_model
 
-    rows = [one.row for one in selected(without_model({"dataset": dataset, "filter": filter}))]
+    rows = [one.row for one in selected(without_model(overrides(asked) | {"dataset": dataset}))]
     failed = 0
     for done in build_images(rows, repositories, recipes or SHIPPED, workers):
         failed += bool(done.why)

@@ -10,9 +10,8 @@ from click.core import ParameterSource
 
 from kvci.cli.asked import in_panels
 from kvci.errors import UserError
-from kvci.options import Quantity
+from kvci.options import overrides, takes
 from kvci.spec import IMAGES
-from kvci.units import seconds
 
 RESULTS = click.option(
     "--results",
@@ -112,9 +111,9 @@ def record(
 
 @click.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--kv", metavar="K/V", help="KV type of the run, if the folder does not name it.")
+@click.option("--kv", metavar="K/V", help="KV type of the run. [default: as in metadata.json]")
 @click.option(
-    "--dataset", metavar="NAME", help="Dataset of the run, if the folder does not name it."
+    "--dataset", metavar="NAME", help="Dataset of the run. [default: as in metadata.json]"
 )
 @RESULTS
 @BENCHMARKS
@@ -237,28 +236,16 @@ def evidence(folder: Path, out: Path) -> None:
     "--with-harness", is_flag=True, help="Grade the RUN's patches also with swebench eval."
 )
 @click.option(
-    "--dataset", metavar="NAME", help="Dataset, written as for kvci run; give it or a RUN."
+    "--dataset", metavar="NAME", help="Dataset, written as for kvci run. [required without RUN]"
 )
 @click.option("--gold", is_flag=True, help="Grade the dataset's gold patches.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Grade the patches of this .jsonl file (instance_id, model_patch).",
+    help="Grade the patches of this .jsonl file (instance_id, model_patch). [default: none]",
 )
-@click.option("--filter", metavar="REGEX", help="Only instances whose id matches.")
-@click.option(
-    "--sandbox", metavar="KIND", help="Sandbox of the tests: auto, bwrap or docker. [default: auto]"
-)
-@click.option(
-    "--test-time",
-    "--test-s",
-    "test_s",
-    type=Quantity(seconds),
-    metavar="DURATION",
-    help="Maximum time of an instance's tests; a number without a unit is in seconds. "
-    "[default: 30m]",
-)
+@takes("filter", "sandbox", "test_s")
 @in_panels([IMAGES])
 @click.option(
     "--out",
@@ -333,7 +320,7 @@ def grade(
     if gold == bool(predictions):
         raise UserError("--dataset needs patches; give either --gold or --predictions FILE.")
     chosen = None if gold else predictions
-    spec = without_model({"dataset": dataset} | asked)
+    spec = without_model(overrides(asked) | {"dataset": dataset})
     graded = grade_patches(spec, chosen, out, lambda line: click.echo(line, err=True))
     if as_json:
         shown = {name: json.loads(one.model_dump_json()) for name, one in graded.items()}

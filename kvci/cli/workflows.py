@@ -117,7 +117,7 @@ def pack(out: str, run_id: str, shard: str) -> None:
     "--before",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Folder with evidence of earlier jobs, for shards that EVIDENCE lacks.",
+    help="Folder with evidence of earlier jobs, for shards that EVIDENCE lacks. [default: none]",
 )
 @click.option(
     "--summary/--no-summary", default=True, show_default=True, help="Write the job's summary."

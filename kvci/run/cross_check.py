@@ -38,7 +38,7 @@ def cross_check(folder: Path, say: Callable[[str], None] = print) -> tuple[int, 
 def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
     from kvci.grade.patch import has_markers  # slow: imports swebench
 
-    spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
+    manifest, spec = RunDirectory(folder).manifest, RunDirectory(folder).spec
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     rows = [one.row for one in instances.values()]
     with RunDirectory(folder.resolve()) as directory, stopping():

@@ -99,7 +99,7 @@ def regrade(
 def _regrade(
     folder: Path, everything: bool, say: Callable[[str], None]
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
-    spec, manifest = RunDirectory(folder).spec, RunDirectory(folder).manifest
+    manifest, spec = RunDirectory(folder).manifest, RunDirectory(folder).spec
     instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
     if dataset_sha256(instances.values()) != manifest.dataset_sha256:
         raise UserError(

@@ -75,7 +75,8 @@ def load(path: Path) -> list[Row]:
 def _raw(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise UserError(
-            f"The dataset {path} does not exist; give a file, or OWNER/NAME on the hub."
+            f"The dataset {path} does not exist; give lite, verified, multilingual, a .jsonl or "
+            ".parquet file, or OWNER/NAME on the hub."
         )
     if path.suffix == ".jsonl":
         for number, line in enumerate(path.read_bytes().rstrip().split(b"\n"), 1):

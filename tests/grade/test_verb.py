@@ -68,6 +68,12 @@ def test_options_of_the_other_mode_are_refused(tmp_path: Path) -> None:
         assert code == 2 and f"{word} needs a run folder" in text
 
 
+@pytest.mark.parametrize("words", [(), ("--with-harness",)])
+def test_other_folder_is_no_run(tmp_path: Path, words: tuple[str, ...]) -> None:
+    code, text = grade(str(tmp_path), *words)
+    assert code == 2 and f"{tmp_path} is not a run folder" in text
+
+
 def test_an_empty_patch_needs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvci.run.predictions.waves", lambda *_: iter([]))
     file = tmp_path / "predictions.jsonl"
