@@ -50,14 +50,17 @@ def headlines(found: Comparison) -> list[str]:
 def _headline(found: Comparison, arm: ArmComparison) -> str:
     inference = arm.valid.inference
     if inference is None:
-        return f"{_name(arm)}: {NO_PAIR}, no claim"
+        return f"{_name(found, arm)}: {NO_PAIR}, no claim"
     if arm.control:
-        return f"{_name(arm)}: {_pairs_that_differ(arm)}"
-    return f"{arm.kv}{_change(found, inference)}: {claim_text(found, arm)}"
+        return f"{_name(found, arm)}: {_pairs_that_differ(arm)}"
+    return f"{_name(found, arm)}{_change(found, inference)}: {claim_text(found, arm)}"
 
 
-def _name(arm: ArmComparison) -> str:
-    return f"{arm.kv} (control)" if arm.control else arm.kv
+def _name(found: Comparison, arm: ArmComparison) -> str:
+    """Return the arm's KV type and flags; if two runs have the same arm, its row id."""
+    arms = [found.baseline_kv, *(one.kv for one in found.arms)]
+    name = arm.kv if arms.count(arm.kv) == 1 else arm.name
+    return f"{name} (control)" if arm.control else name
 
 
 def _pairs_that_differ(arm: ArmComparison) -> str:

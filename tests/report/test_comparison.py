@@ -95,6 +95,14 @@ def test_headline_of_each_case(found: Comparison, line: str) -> None:
     assert headlines(found) == [line]
 
 
+def test_same_arm_of_two_runs_is_named_by_row() -> None:
+    found = pair(OK * 5, OK * 5)
+    (arm,) = found.arms
+    other = arm.model_copy(update={"name": "other-row"})
+    lines = headlines(found.model_copy(update={"arms": (arm, other)}))
+    assert [line.partition(":")[0] for line in lines] == [arm.name, "other-row"]
+
+
 def test_interim_arms_share_one_headline() -> None:
     found = compared(THREE | {"q4_0/q4_0": []}, planned=20)
     assert headlines(found) == ["60 of 80 trials done; interim, no claim"]
