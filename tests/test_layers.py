@@ -35,22 +35,22 @@ def test_map_and_import_contract_agree() -> None:
         r"^\| (\d+) \| `(\w+)(?:\.py|/)` \|", (ROOT / "kvci" / "README.md").read_text(), re.M
     )
     by_layer: dict[int, set[str]] = {}
-    for number, room in rows:
-        by_layer.setdefault(int(number), set()).add(room)
+    for number, module in rows:
+        by_layer.setdefault(int(number), set()).add(module)
     assert [by_layer[number] for number in sorted(by_layer, reverse=True)] == layers()
 
 
 @pytest.mark.parametrize(
-    ("room", "imported", "kept"),
+    ("module", "imported", "kept"),
     [("errors.py", "kvci.cli", False), ("stats/paired.py", "kvci.taxonomy", False), ("", "", True)],
 )
 def test_upward_import_breaks_contract(
-    room: str, imported: str, kept: bool, tmp_path: Path
+    module: str, imported: str, kept: bool, tmp_path: Path
 ) -> None:
     shutil.copytree(ROOT / "kvci", tmp_path / "kvci", ignore=shutil.ignore_patterns("*.gguf"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    if room:
-        with (tmp_path / "kvci" / room).open("a") as file:
+    if module:
+        with (tmp_path / "kvci" / module).open("a") as file:
             file.write(f"\nimport {imported}\n")
     done = subprocess.run(
         LINT, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True

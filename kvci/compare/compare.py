@@ -62,8 +62,8 @@ def compare(sides: Sequence[Side]) -> Comparison:
     """Return the comparison of each side with the baseline.
 
     The baseline is the first side. For sides of one run, the run's specification gives the baseline
-    and the order. If an arm of the run is missing, nothing is inferred, so that nobody can choose
-    arms by their results. Raises ValueError if there are fewer than two sides, or if the baseline
+    and the order. If an arm of the run is missing, nothing is inferred, because arms could then be
+    chosen by their results. Raises ValueError if there are fewer than two sides, or if the baseline
     of the run is missing.
     """
     if len(sides) < 2:

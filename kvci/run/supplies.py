@@ -23,7 +23,7 @@ class Supplies(Protocol):
         """Return a line for each image that could not be fetched."""
 
     def stopped(self) -> str:
-        """Return why fetching has stopped, for example the time budget; empty if it goes on."""
+        """Return why fetching has stopped, for example the time budget; empty if it continues."""
 
 
 class NothingToFetch:

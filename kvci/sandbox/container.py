@@ -247,7 +247,7 @@ class Docker:
                     connection.sendall(b"\n")
                 ended = _drain(connection, kept, started + limits.wall_s, cap_bytes, watch)
             finally:
-                # Without a shutdown the engine fills a pipe that nobody reads, and waits 10 s.
+                # Without a shutdown the engine fills a pipe that no process reads, and waits 10 s.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
                 stream.close()
