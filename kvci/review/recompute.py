@@ -146,16 +146,16 @@ def _count_difference(one: Outcome, folder: Path, prompt: str) -> str:
         return f"it counts {one.steps} steps, but its conversation has {len(steps)}"
     messages = [entry["message"] for entry in steps]
     calls = [[call["function"] for call in each.get("tool_calls") or []] for each in messages]
-    said = json.dumps(
+    contents = json.dumps(
         [[each["content"], called] for each, called in zip(messages, calls, strict=True)],
         sort_keys=True,
     )
-    redacted = _is_redacted(said)
+    redacted = _is_redacted(contents)
     loops = sum(repeats(tuple(did[:count])) for count in range(1, len(did) + 1))
     added = redacted and loops > one.loops  # redaction can add loops, but removes none
     if loops != one.loops and not added:
         return f"it counts {one.loops} loops, but its conversation has {loops}"
-    if one.answers_sha256 and not redacted and sha256_of(said.encode()) != one.answers_sha256:
+    if one.answers_sha256 and not redacted and sha256_of(contents.encode()) != one.answers_sha256:
         return "the model's answers do not have their recorded digest"
     return ""
 
