@@ -70,7 +70,7 @@ def test_second_run_changes_nothing(tmp_path: Path) -> None:
             assert code == 0 and "would do" in dry and execute("ls /opt/kvci/runner")[0] != 0, dry
             if script == service:
                 code, lacks = execute(f"python3 {script}")
-                assert code == 1 and "write it there with an editor" in lacks
+                assert code == 1 and "that contains a token" in lacks
                 assert execute("umask 077; echo secret > /etc/kvci/token")[0] == 0
             code, first = execute(f"python3 {script}")
             assert code == 0 and "done       " in first and "would" not in first, first
