@@ -7,6 +7,7 @@ import rich_click as click
 
 from kvci import units
 from kvci.cli.asked import asks_for_run, spec_of
+from kvci.cli.shared import JSON, RUNS
 from kvci.options import BASE_RATE, Quantity
 from kvci.spec import RUN
 
@@ -67,14 +68,7 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
     help="Repeat trials of instances whose id matches. [default: every instance]",
 )
 @click.option("--errors", is_flag=True, help="Repeat all trials with an infrastructure failure.")
-@click.option(
-    "--out",
-    envvar="KVCI_RUNS",
-    default="runs",
-    show_default=True,
-    metavar="FOLDER",
-    help="Folder that contains the run folders.",
-)
+@RUNS
 @click.option(
     "--run-id",
     metavar="ID",
@@ -136,7 +130,7 @@ def rerun(
     metavar="RUN",
     help="Read the time of a trial from this run folder. [default: none]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.option_panel("Plan", options=["--base-rate", "--icc", "--expected-trial", "--measured"])
 def plan(
     experiment: Path | None,
@@ -171,14 +165,7 @@ def plan(
 
 
 @click.command()
-@click.option(
-    "--out",
-    envvar="KVCI_RUNS",
-    default="runs",
-    show_default=True,
-    metavar="FOLDER",
-    help="Folder that contains the run folders.",
-)
+@RUNS
 @click.option(
     "--instances",
     type=click.IntRange(min=1),
@@ -208,13 +195,7 @@ def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> N
 
 
 @click.command(hidden=True)
-@click.option(
-    "--out",
-    envvar="KVCI_RUNS",
-    default="runs",
-    show_default=True,
-    help="Folder that contains the run folders.",
-)
+@RUNS
 @click.option("--run-id", default="scripted", show_default=True, help="The run's name.")
 @click.option("--sandbox", default="auto", show_default=True, help="auto, bwrap or docker.")
 @click.pass_context

@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from kvci.cli.asked import INPUTS, asks_for_run, in_panels, spec_of
+from kvci.cli.shared import JSON
 from kvci.errors import UserError
 from kvci.options import overrides, takes
 from kvci.spec import IMAGES
@@ -49,7 +50,7 @@ def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
     type=click.Choice(["converted", "cpu"]),
     help="Kernel path to accept in addition to 'compiled'. [default: no other]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.pass_context
 def inspect(
     ctx: click.Context,
@@ -109,7 +110,7 @@ def inspect(
     help="File for the server's log.",
 )
 @click.option("--once", is_flag=True, help="Stop the server after its configuration is printed.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def serve(model: str, kv: str, log: Path, once: bool, as_json: bool, **asked: Any) -> None:
     """Start one server with kvci's fixed flags, and print the configuration that its log proves.
 
@@ -151,7 +152,7 @@ def serve(model: str, kv: str, log: Path, once: bool, as_json: bool, **asked: An
 
 @click.command()
 @asks_for_run()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.pass_context
 def doctor(
     ctx: click.Context,
@@ -204,7 +205,7 @@ def images() -> None:
 
 
 @images.command("show")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def show_images(as_json: bool) -> None:
     """Show the images that kvci pulled: size without shared data, time of the last use, name."""
     from kvci.images.commands import cache_report, summary

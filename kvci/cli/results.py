@@ -9,8 +9,10 @@ import rich_click as click
 from click.core import ParameterSource
 
 from kvci.cli.asked import in_panels
+from kvci.cli.shared import JSON, REPOSITORY
 from kvci.errors import UserError
 from kvci.options import overrides, takes
+from kvci.record.places import UNMERGED
 from kvci.spec import IMAGES
 
 RESULTS = click.option(
@@ -138,13 +140,7 @@ def import_(
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--repository",
-    envvar="GITHUB_REPOSITORY",
-    required=True,
-    metavar="OWNER/NAME",
-    help="The repository on GitHub.",
-)
+@REPOSITORY
 @click.option(
     "--base",
     envvar="KVCI_BASE",
@@ -155,7 +151,7 @@ def import_(
 )
 @click.option(
     "--branch",
-    default="kvci/results",
+    default=UNMERGED,
     show_default=True,
     metavar="BRANCH",
     help="The branch of rows that are not merged yet.",
@@ -255,7 +251,7 @@ def evidence(folder: Path, out: Path) -> None:
     metavar="FOLDER",
     help="Folder for logs and patches.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.option_panel("For a run", options=["--all", "--with-harness"])
 @click.option_panel(
     "For a dataset",

@@ -7,6 +7,8 @@ from pathlib import Path
 import rich_click as click
 
 from kvci.cli.experiments import run_and_report
+from kvci.cli.shared import REPOSITORY, RUNS
+from kvci.record.places import UNMERGED
 
 FORM = click.option(
     "--inputs",
@@ -15,14 +17,6 @@ FORM = click.option(
     required=True,
     metavar="JSON",
     help="The workflow's inputs.",
-)
-OUT = click.option(
-    "--out",
-    envvar="KVCI_RUNS",
-    default="runs",
-    show_default=True,
-    metavar="FOLDER",
-    help="Folder that contains the run folders.",
 )
 RUN_ID = click.option("--run-id", required=True, metavar="ID", help="The run's id.")
 SHARD = click.option(
@@ -35,13 +29,6 @@ BEFORE = click.option(
     show_default=True,
     metavar="FOLDER",
     help="Folder for the evidence of earlier jobs.",
-)
-REPOSITORY = click.option(
-    "--repository",
-    envvar="GITHUB_REPOSITORY",
-    required=True,
-    metavar="OWNER/NAME",
-    help="The repository on GitHub.",
 )
 BRANCH = click.option(
     "--branch",
@@ -82,7 +69,7 @@ def prepare(form: str, before: Path) -> None:
 
 @ci.command()
 @click.argument("before", metavar="EVIDENCE", type=click.Path(path_type=Path))
-@OUT
+@RUNS
 @RUN_ID
 @SHARD
 def restore(before: Path, out: str, run_id: str, shard: str) -> None:
@@ -94,7 +81,7 @@ def restore(before: Path, out: str, run_id: str, shard: str) -> None:
 
 
 @ci.command()
-@OUT
+@RUNS
 @RUN_ID
 @SHARD
 def pack(out: str, run_id: str, shard: str) -> None:
@@ -164,7 +151,7 @@ def review(ctx: click.Context, number: int, repository: str) -> None:
 @BRANCH
 @click.option(
     "--results",
-    default="kvci/results",
+    default=UNMERGED,
     show_default=True,
     metavar="BRANCH",
     help="The branch of rows that are not merged yet.",
@@ -199,7 +186,7 @@ def find(form: str, repository: str, branch: str, before: Path) -> None:
 
 @ci.command()
 @FORM
-@OUT
+@RUNS
 @RUN_ID
 @BEFORE
 @click.pass_context

@@ -366,7 +366,10 @@ class Spec(Versioned):
         """
         names = NOT_HASHED - {"dataset", "shard", "start"}
         fields = type(self).model_fields
-        own: dict[str, Any] = {name: fields[name].default for name in names & fields.keys()}
+        own: dict[str, Any] = {
+            name: fields[name].get_default(call_default_factory=True)
+            for name in names & fields.keys()
+        }
         own |= {"engine": "embedded"} if self.engine == "embedded" else {}
         own["model"] = self.model.model_copy(update=dict.fromkeys(PLACES) | {"path": ELSEWHERE})
         found = self.model_copy(update=own)
