@@ -24,8 +24,9 @@ from kvci.serve.gguf import cache_mib, header, locate
 from kvci.serve.gguf import check as check_model
 from kvci.serve.server import Server, ServerFailed, resolve
 from kvci.spec import Model, Spec
-from kvci.tasks.dataset import load
+from kvci.tasks.dataset import by_id, load
 from kvci.tasks.instance import Instance
+from kvci.units import counted
 
 SKEW_MAX_S = 60.0
 NTP = "Set the clock with NTP (timedatectl set-ntp 1)."
@@ -75,10 +76,10 @@ def examine(spec: Spec) -> Iterator[Check]:
     images: dict[str, Instance] = {}
 
     def dataset() -> tuple[str, str]:
-        known = {instance.row.instance_id: instance for instance in load(spec.dataset)}
+        known = by_id(load(spec.dataset))
         chosen = select(list(known), spec)
         images.update({name: known[name] for name in chosen if not known[name].files})
-        return f"{_count(len(chosen), 'instance')} of {spec.dataset}", ""
+        return f"{counted(len(chosen), 'instance')} of {spec.dataset}", ""
 
     yield _check("dataset", dataset)
     yield _check("model", lambda: _model(spec))
@@ -115,10 +116,6 @@ def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
             remedy="Fix this, then run kvci doctor again.",
         )
     return Check(name=name, found=found, remedy=remedy)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _located(spec: Spec) -> Path:
@@ -266,7 +263,7 @@ def _docker() -> tuple[str, str]:
     from kvci.docker import engine
 
     version = engine.client().version()
-    cpus = _count(engine.cpus(), "CPU")
+    cpus = counted(engine.cpus(), "CPU")
     found = f"{version['Version']}, {version['Os']}/{version['Arch']}, {cpus}"
     if (version["Os"], version["Arch"]) != ("linux", "amd64"):
         return found, "SWE-bench's images need Docker on Linux and x86-64; use another machine."
@@ -324,7 +321,7 @@ def _leftovers() -> tuple[str, str]:
         )
         if ended(container.labels[engine.OWNER])
     ]
-    found = f"{_count(len(left), 'container')} of ended runs; the next run removes them"
+    found = f"{counted(len(left), 'container')} of ended runs; the next run removes them"
     return found if left else "none", ""
 
 

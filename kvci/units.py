@@ -76,6 +76,11 @@ def gb(value: float) -> str:
     return f"{value:g}GB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return the number with its noun: `1 trial`, `2 trials`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 Duration = Annotated[float, BeforeValidator(seconds)]
 Minutes = Annotated[int, BeforeValidator(minutes)]
 Gigabytes = Annotated[float, BeforeValidator(gigabytes)]

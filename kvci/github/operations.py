@@ -253,7 +253,7 @@ class GitHub:
             one
             for one in self._api.pages(f"/issues/{number}/comments")
             if (one["body"] or "").startswith(mark)
-            and (one["user"] or {}).get("login") == BOT  # the user is null if it was deleted
+            and (one["user"] or {}).get("login") == BOT  # null if the account was deleted
         ]
         return sorted(found, key=lambda one: int(one["id"]))
 

@@ -16,7 +16,7 @@ from kvci.images.image_cache import CachedImage
 from kvci.images.supply import supply_for
 from kvci.plan import blocks, select
 from kvci.spec import Spec
-from kvci.tasks.dataset import load
+from kvci.tasks.dataset import by_id, load
 from kvci.tasks.instance import Instance
 
 
@@ -47,7 +47,7 @@ def summary(report: CacheReport) -> str:
 
 def selected(spec: Spec) -> list[Instance]:
     """Return the instances that the specification selects. Raises UserError if it selects none."""
-    known = {one.row.instance_id: one for one in load(spec.dataset)}
+    known = by_id(load(spec.dataset))
     return [known[name] for name in select(list(known), spec)]
 
 
@@ -56,7 +56,7 @@ def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
 
     The run itself pulls the other images, in waves.
     """
-    known = {one.row.instance_id: one for one in load(spec.dataset)}
+    known = by_id(load(spec.dataset))
     planned = blocks(list(known), spec)
     instances = [known[name] for block in planned for name in block.instances]
     if any(instance.files for instance in instances):
@@ -77,8 +77,8 @@ def pull(spec: Spec, ledger: Path, say: Callable[[str], None]) -> bool:
 def prune(built: bool) -> str:
     """Remove the containers of killed runs, and the cached images; return a line with the result.
 
-    An image that a run or a container needs stays. With `built`, remove the images that
-    `kvci images build` made too.
+    An image that a run or a container needs stays. If `built` is true, also
+    remove the images that `kvci images build` made.
     """
     engine.sweep()
     results = [image_cache.evict(one) for one in image_cache.cached_images()]

@@ -6,13 +6,12 @@ evicts another program's image.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Collection, Iterator
 
 from docker.errors import APIError, ImageNotFound
 
 from kvci.docker import engine
-from kvci.files import Document
+from kvci.files import Document, sha256_of
 from kvci.images import in_flight, locks
 from kvci.images.history import STRIPPED
 from kvci.images.names import parse_name
@@ -101,7 +100,7 @@ def _exclusive(image: CachedImage) -> Iterator[bool]:
 
 def _hash(name: str) -> str:
     registry, repository, tag = parse_name(name)
-    return hashlib.sha256(f"{registry}/{repository}:{tag}".encode()).hexdigest()[:24]
+    return sha256_of(f"{registry}/{repository}:{tag}".encode())[:24]
 
 
 def _cache_names(names: Collection[str]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class LedgerFile:
         self._entries = {entry.image: entry for entry in known}
 
     def expect(self, images: Iterable[str]) -> None:
-        """Add those of these images that the ledger lacks, as needed. Do not write the file yet."""
+        """Add an entry, in the state `needed`, for each image that has none. Write no file yet."""
         for image in images:
             self._entries.setdefault(image, Entry(image=image, state="needed"))
 

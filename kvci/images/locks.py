@@ -7,10 +7,11 @@ the process is killed or closes the file.
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from functools import cache
+
+from kvci.files import sha256_of
 
 FILE = "/tmp/kvci-images.lock"
 
@@ -59,4 +60,4 @@ def _file() -> int:
 
 
 def _byte(image: str) -> int:
-    return int(hashlib.sha256(image.encode()).hexdigest()[:15], 16)
+    return int(sha256_of(image.encode())[:15], 16)

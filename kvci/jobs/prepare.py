@@ -24,7 +24,7 @@ from kvci.run.forecast import Forecast, forecast
 from kvci.run.forecast import lines as forecast_lines
 from kvci.rundir.documents import now
 from kvci.spec import Spec, load
-from kvci.units import duration
+from kvci.units import counted, duration
 
 AFTER_MINUTES = 60
 """The time for the last block, the grading and the uploads, after the time budget."""
@@ -107,7 +107,7 @@ def _published(github: GitHub, run_id: str, shards: Sequence[str]) -> list[Recor
     if other := counts - {0, len(shards)}:
         number = max(other)
         raise UserError(
-            f"{run_id} has {number} shard{'s' * (number > 1)}; resume it with --shards {number}."
+            f"{run_id} has {counted(number, 'shard')}; resume it with --shards {number}."
         )
     return published
 
@@ -183,7 +183,7 @@ def _summary(
         remedy = "add `--expected-trial 3m` to the options, or run a few instances first"
         cost = f"cost: not known; {remedy}"
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
-    count = f"{planned.before} shard{'s' * (planned.before > 1)}"
+    count = counted(planned.before, "shard")
     resumes = f", resumes the evidence of {count}" if planned.before else ""
     cells = [("run", f"`{planned.run_id}`{resumes}"), ("trials", f"{trials}, on {shards}")]
     cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]

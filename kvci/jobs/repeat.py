@@ -16,6 +16,7 @@ from kvci.run.experiment import folder_of
 from kvci.run.rerun import rerun_spec
 from kvci.rundir.parts import Run
 from kvci.spec import Spec, without_model
+from kvci.units import counted
 
 
 def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
@@ -23,7 +24,7 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
     count = fetch_all(github, asked.run, branch, before)
     output(before=json.dumps(bool(count)))
     chosen = [asked.classes or "", asked.filter or "", "ended by infrastructure" * asked.errors]
-    source = f"artifacts of {count} job{'s' * (count != 1)}" if count else "no artifact was found"
+    source = f"artifacts of {counted(count, 'job')}" if count else "no artifact was found"
     cells = (
         ("run", f"`{asked.run}`"),
         ("trials", inert(", ".join(filter(None, chosen)))),

@@ -22,6 +22,7 @@ from kvci.record.schema import Record
 from kvci.record.store import parse, read, read_all, trial_keys, write
 from kvci.report.benchmarks import EMPTY
 from kvci.report.update import render_again
+from kvci.units import counted
 
 TRIES = 40
 WORKFLOW_REMEDY = (
@@ -194,5 +195,5 @@ def _push(repository: git.Repo, origin: str, branch: str, old: str) -> bool:
 
 
 def _message(rows: Sequence[str]) -> str:
-    head = f"{len(rows)} new row{'s' if len(rows) != 1 else ''} of BENCHMARKS.md"
+    head = f"{counted(len(rows), 'new row')} of BENCHMARKS.md"
     return "\n".join([head, "", *rows])

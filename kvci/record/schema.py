@@ -1,7 +1,5 @@
 """The schema of `ci/results/<row id>.json`: one arm of one run, or a row from before kvci."""
 
-import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import product
@@ -12,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from kvci.files import Document
 from kvci.rundir.documents import ARM, INSTANCE, RUN_ID, Instant, Outcome
 from kvci.serve.effective import Effective
-from kvci.spec import Arm, Rerun
+from kvci.spec import Arm, Rerun, hash_of
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 ROW_ID = r"^(\.{3})?[A-Za-z0-9][A-Za-z0-9._+-]{0,249}$"
@@ -96,7 +94,7 @@ class Record(Document):
 
     @model_validator(mode="after")
     def _fits_its_spec(self) -> Self:
-        if spec_hash(self.spec) != self.spec_sha256:
+        if hash_of(self.spec) != self.spec_sha256:
             raise ValueError("the spec does not have the hash that the record gives")
         spec = RecordedSpec.model_validate(self.spec)
         if [arm.id for arm in spec.arms][self.position : self.position + 1] != [self.arm]:
@@ -256,8 +254,3 @@ def finished(records: Iterable[Record]) -> set[RunKey]:
         if all(arm.complete for arm in arms)
         and {arm.position for arm in arms} == set(range(len(arms[0].spec["arms"])))
     }
-
-
-def spec_hash(spec: dict[str, Any]) -> str:
-    """Return the sha256 of a specification's canonical JSON."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.grade.patch import UnreadableLog, counts, has_markers, report
-from kvci.plan import Trial, select
+from kvci.plan import select
 from kvci.record.redact import PLACEHOLDERS
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WITHOUT_PATCH, Manifest, Outcome
@@ -51,7 +51,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
     for one in outcomes:
         if one.cls is Class.I0 and (one.host, one.instance) in tried:
             yield f"{one.instance} is invalid for {one.arm}, but not for another trial"
-        folder = directory.trial(Trial(one.arm, one.instance, one.seed))
+        folder = directory.trial(one.trial)
         row = rows[one.instance]
         tested = one.verdict in TESTED and one.cls is not Class.I0
         difference = (

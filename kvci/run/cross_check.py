@@ -14,7 +14,7 @@ from kvci.run.stop import Stopped, stopping
 from kvci.run.supplies import waves
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.parts import Run
-from kvci.tasks.dataset import load
+from kvci.tasks.dataset import by_id, load
 from kvci.taxonomy import Verdict
 
 UNREPORTED = {Verdict.APPLY_FAILED, Verdict.TEST_TIMEOUT}
@@ -39,7 +39,7 @@ def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[st
     from kvci.grade.patch import has_markers  # slow: imports swebench
 
     manifest, spec = RunDirectory(folder).manifest, RunDirectory(folder).spec
-    instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
+    instances = by_id(load(spec.dataset, manifest.dataset_revision))
     rows = [one.row for one in instances.values()]
     with RunDirectory(folder.resolve()) as directory, stopping():
         outcomes = [one for one in directory.outcomes() if one.has_patch and one.patch_bytes]

@@ -24,7 +24,8 @@ from kvci.rundir.settle import settle
 from kvci.serve.gguf import check, header, locate
 from kvci.serve.server import command, resolve
 from kvci.spec import Spec
-from kvci.tasks.dataset import dataset_sha256, load_with_revision
+from kvci.tasks.dataset import by_id, dataset_sha256, load_with_revision
+from kvci.units import counted
 
 
 def _default_run_id(spec: Spec) -> str:
@@ -60,7 +61,7 @@ def _check_shard_count(run_folder: Path, shard: str) -> None:
     if other := counts - {int(shard.partition("/")[2])}:
         count = max(other)
         raise UserError(
-            f"{run_folder} is a run of {count} shard{'s' if count > 1 else ''}; resume it with the "
+            f"{run_folder} is a run of {counted(count, 'shard')}; resume it with the "
             "same number of shards, or give another --run-id."
         )
 
@@ -93,7 +94,7 @@ def run(
     path = folder_of(spec.out, run_id, spec.shard)
     _check_shard_count(Path(spec.out) / run_id, spec.shard)
     loaded, revision = load_with_revision(spec.dataset, _dataset_revision(spec, path))
-    instances = {instance.row.instance_id: instance for instance in loaded}
+    instances = by_id(loaded)
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})
     planned = blocks(list(instances), spec)
     command(spec.engine)

@@ -18,7 +18,7 @@ from kvci.stats.power import (
     power_of_no_harm,
 )
 from kvci.tasks.dataset import load
-from kvci.units import duration
+from kvci.units import counted, duration
 
 HARMS_POINTS = (2, 5, 10, 15, 20, 30, 50)
 
@@ -168,10 +168,6 @@ def _measured_s(run: Path) -> float:
     return sum(times) / len(times)
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
 def _time(hours: float) -> str:
     """Return a time in whole minutes, as people write it: `1h30m`."""
     return duration(60 * max(1, round(60 * hours)))
@@ -179,10 +175,10 @@ def _time(hours: float) -> str:
 
 def lines(found: Forecast) -> list[str]:
     """Return four lines for a person: the trials, the answer, the assumptions, the cost."""
-    arms = f"{_count(len(found.arms), 'arm')} ({', '.join(found.arms)})"
+    arms = f"{counted(len(found.arms), 'arm')} ({', '.join(found.arms)})"
     made = [
-        f"{_count(found.instances, 'instance')} x {arms} x {_count(found.seeds, 'seed')}: "
-        f"{_count(found.trials, 'trial')} in {_count(found.blocks, 'block')}",
+        f"{counted(found.instances, 'instance')} x {arms} x {counted(found.seeds, 'seed')}: "
+        f"{counted(found.trials, 'trial')} in {counted(found.blocks, 'block')}",
         found.answer,
         f"assumed: ICC {found.icc:g}; one-sided tests at {100 * found.alpha:g} %, with Holm's "
         "correction over the KV arms",

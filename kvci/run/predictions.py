@@ -16,7 +16,7 @@ from kvci.run.supplies import waves
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Graded
 from kvci.spec import Spec
-from kvci.tasks.dataset import load
+from kvci.tasks.dataset import by_id, load
 from kvci.tasks.instance import Instance
 from kvci.taxonomy import Verdict
 
@@ -37,7 +37,7 @@ def grade_patches(
     Images are pulled in waves. Logs and patches are written to `out`, into one folder for each
     instance. Raises UserError if the predictions are not valid, or if grading is stopped.
     """
-    instances = {instance.row.instance_id: instance for instance in load(spec.dataset)}
+    instances = by_id(load(spec.dataset))
     if predictions:
         patches = _read(predictions)
         unknown = sorted(patches.keys() - instances.keys())

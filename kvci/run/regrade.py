@@ -9,7 +9,6 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.host import host
-from kvci.plan import Trial
 from kvci.run.grader import Grader
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.stop import Stopped, stopping
@@ -20,7 +19,7 @@ from kvci.rundir.documents import UNGRADED, Graded, Outcome
 from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.rundir.trajectory import actions
-from kvci.tasks.dataset import dataset_sha256, load
+from kvci.tasks.dataset import by_id, dataset_sha256, load
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
 from kvci.taxonomy import Observed, Verdict, classify
@@ -37,10 +36,10 @@ def regrade_trial(
 ) -> Future[Graded]:
     """Grade the trial's stored patch, write its new outcome, and call `then` with the new outcome.
 
-    If grading fails now and the trial already has a verdict, the old verdict stays. `then` is then
+    If grading fails now and the trial already has a verdict, the old verdict stays, and `then` is
     not called.
     """
-    folder = directory.trial(Trial(outcome.arm, outcome.instance, outcome.seed))
+    folder = directory.trial(outcome.trial)
     patch = (folder / "patch.diff").read_bytes()
     # The logs of the old verdict stay until there is a new verdict.
     logs = directory.scratch / f"grade-{outcome.arm}-{outcome.instance}-{outcome.seed}"
@@ -100,7 +99,7 @@ def _regrade(
     folder: Path, everything: bool, say: Callable[[str], None]
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
     manifest, spec = RunDirectory(folder).manifest, RunDirectory(folder).spec
-    instances = {one.row.instance_id: one for one in load(spec.dataset, manifest.dataset_revision)}
+    instances = by_id(load(spec.dataset, manifest.dataset_revision))
     if dataset_sha256(instances.values()) != manifest.dataset_sha256:
         raise UserError(
             f"The dataset {spec.dataset} changed after {folder} was made; restore the old version "
@@ -121,7 +120,7 @@ def _regrade(
                 f"of {folder} ran on machine {foreign[0].host}; grade them there"
             )
             left = [one for one in left if one not in foreign]
-        ungraded, futures = {(one.arm, one.instance, one.seed): one for one in left}, []
+        ungraded, futures = {one.trial: one for one in left}, []
         ended = False
         try:
             empty = [one for one in left if not one.patch_bytes]  # an empty patch needs no image
@@ -147,7 +146,7 @@ def _regrade(
         trials, outcomes = spec.trials_of_arms(manifest.planned), settle(directory.outcomes())
         summarize(manifest.run_id, trials, outcomes).write(directory.path / "summary.json")
     for before, _ in changed:
-        ungraded.pop((before.arm, before.instance, before.seed))
+        ungraded.pop(before.trial)
     return changed, [*ungraded.values(), *foreign]
 
 

@@ -112,8 +112,7 @@ class Scheduler:
                 self._image_removed.clear()
                 for wave in self._supply.waves(todo) if in_time else ():
                     in_time = self._wave(wave, started)
-                    for future in self._graded:
-                        future.result()
+                    self._await_gradings()
                     self._note_images_removed_in_grading(wave)
                     if not in_time:
                         break
@@ -191,9 +190,7 @@ class Scheduler:
         """
         problems = self._directory.judge(self._spec)
         trials = [
-            Trial(outcome.arm, outcome.instance, outcome.seed)
-            for outcome in self._directory.outcomes()
-            if outcome.server in problems
+            outcome.trial for outcome in self._directory.outcomes() if outcome.server in problems
         ]
         if trials:
             self._directory.supersede(trials)
@@ -284,8 +281,7 @@ class Scheduler:
                     self._arm(block, self._arms[arm])
                 return
             except BuildChanged:
-                for future in self._graded:
-                    future.result()
+                self._await_gradings()
                 self._directory.supersede(self._trials(block))
         raise UserError("llama-server's build changed between restarts; pin it with --engine PATH.")
 
@@ -324,7 +320,7 @@ class Scheduler:
         The build of their server is not known, and the server may start now.
         """
         return [
-            Trial(one.arm, one.instance, one.seed)
+            one.trial
             for one in self._outcomes_of(block)
             if one.exit is Exit.SERVER_FAILED and not one.server_build
         ]
@@ -384,8 +380,7 @@ class Scheduler:
                 if pending and sum(self._attempts.values()) == attempts:
                     raise ServerFailed("the server ended before any trial started")
             except NotProven:
-                for future in self._graded:
-                    future.result()
+                self._await_gradings()
                 self._supersede_unproven()
                 raise
             except ServerFailed as error:
@@ -393,6 +388,11 @@ class Scheduler:
                 no_server = ServerOfTrial()
                 pending = [t for t in pending if self._finish(block, t, failed, no_server, now())]
             workers = 1
+
+    def _await_gradings(self) -> None:
+        """Wait for all gradings that were started; raise the error of one that failed."""
+        for future in self._graded:
+            future.result()
 
     def _server(self, arm: Arm, log: Path, scratch: Path) -> Server:
         if self._spec.engine.startswith(("http:", "https:")):

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from kvci.files import Document
+from kvci.plan import Trial
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict, titled
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
@@ -138,6 +139,10 @@ class Outcome(Document):
     def waits(self) -> bool:
         """True if the patch is not graded yet. Such a trial is not done."""
         return self.detail == WAITS and self.verdict is Verdict.GRADING_FAILED
+
+    @property
+    def trial(self) -> Trial:
+        return Trial(self.arm, self.instance, self.seed)
 
     @property
     def has_patch(self) -> bool:

@@ -1,6 +1,5 @@
 """The specification of a run: its fields, their limits, and its hash."""
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -9,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from kvci.files import sha256_of_file
+from kvci.files import sha256_of, sha256_of_file
 from kvci.spec.arm import Arm
 from kvci.spec.option import (
     AGENT,
@@ -416,5 +415,9 @@ class Spec(Versioned):
 
     def hash(self, model_sha256: str, dataset_sha256: str) -> str:
         """Return the sha256 of the identity."""
-        asked = self.identity(model_sha256, dataset_sha256)
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return hash_of(self.identity(model_sha256, dataset_sha256))
+
+
+def hash_of(identity: dict[str, Any]) -> str:
+    """Return the sha256 of an identity's canonical JSON."""
+    return sha256_of(json.dumps(identity, sort_keys=True).encode())

@@ -26,6 +26,11 @@ def load(dataset: str, known: str = "") -> list[Instance]:
     return load_with_revision(dataset, known)[0]
 
 
+def by_id(instances: Iterable[Instance]) -> dict[str, Instance]:
+    """Return id -> instance, in the order of the instances."""
+    return {one.row.instance_id: one for one in instances}
+
+
 def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], str]:
     """Return the instances of a dataset, in its order, and the dataset's commit on the hub.
 

@@ -13,13 +13,14 @@ from kvci.publish.pull_request import Target, with_evidence
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
-from kvci.record.schema import Imported, Record, spec_hash
+from kvci.record.schema import Imported, Record
 from kvci.record.store import read, read_all
 from kvci.report.benchmarks import EMPTY, render
 from kvci.review.comment import comment
 from kvci.review.evidence_check import Fetch
 from kvci.review.recompute import DatasetUnavailable
 from kvci.review.rows import Files, review
+from kvci.spec import hash_of
 from kvci.taxonomy import Class, Verdict
 from tests.conftest import GOLDEN, ROOT
 from tests.record.made import record
@@ -67,7 +68,7 @@ def hostile(change: Callable[[dict[str, Any]], object]) -> bytes:
     """Return a record that kvci would not make; its hash fits its specification."""
     made = json.loads(record().model_dump_json())
     change(made)
-    made["spec_sha256"] = spec_hash(made["spec"])
+    made["spec_sha256"] = hash_of(made["spec"])
     return json.dumps(made).encode()
 
 
