@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from kvci.errors import UserError
 from kvci.files import Document, sha256_of_file
 from kvci.host import ended, gpu, lock_gpus
 from kvci.plan import select
-from kvci.serve.gguf import cache_mib, header, locate
+from kvci.serve.gguf import Header, cache_mib, header, locate
 from kvci.serve.gguf import check as check_model
 from kvci.serve.server import Server, ServerFailed, resolve
 from kvci.spec import Model, Spec
-from kvci.tasks.dataset import by_id, load
+from kvci.tasks.dataset import by_id, is_calibration, load
 from kvci.tasks.instance import Instance
 from kvci.units import counted
 
@@ -82,15 +82,15 @@ def examine(spec: Spec) -> Iterator[Check]:
         return f"{counted(len(chosen), 'instance')} of {spec.dataset}", ""
 
     yield _check("dataset", dataset)
-    yield _check("model", lambda: _model(spec))
-    yield _check("GPU", lambda: _gpu(spec))
-    yield _check("memory", lambda: _memory(spec))
+    file = _ModelFile(spec)
+    yield _check("model", lambda: _model(spec, file))
+    yield _check("GPU", lambda: _gpu(spec, file))
+    yield _check("memory", lambda: _memory(spec, file))
     yield _check("llama-server", lambda: _server(spec))
     yield _check("other servers", _other_servers)
     yield _check("run folder", lambda: _folder(spec))
     # The dataset may have failed to load, so this line reads only its name.
-    calibration = spec.dataset.partition(":")[0] == "calibration"
-    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and calibration):
+    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and is_calibration(spec.dataset)):
         yield _check("sandbox", _bubblewrap)
         yield _check("clock", _clock)
         return
@@ -118,17 +118,32 @@ def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:
     return Check(name=name, found=found, remedy=remedy)
 
 
-def _located(spec: Spec) -> Path:
-    return locate(spec.model, int(1e9 * spec.disk_reserve_gb))
+class _ModelFile:
+    """The model's file. It may be large, so it is located and parsed once for all checks."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    @cached_property
+    def path(self) -> Path:
+        return locate(self._spec.model, int(1e9 * self._spec.disk_reserve_gb))
+
+    @cached_property
+    def header(self) -> Header:
+        return header(self.path)
+
+    @property
+    def mib(self) -> int:
+        return self.path.stat().st_size >> 20
 
 
-def _model(spec: Spec) -> tuple[str, str]:
-    path = _located(spec)
-    check_model(spec, header(path))
-    return f"{path.name}, {path.stat().st_size >> 20} MiB, sha256 {sha256_of_file(path)[:12]}", ""
+def _model(spec: Spec, file: _ModelFile) -> tuple[str, str]:
+    check_model(spec, file.header)
+    sha256 = spec.model.sha256 or sha256_of_file(file.path)  # kvci has checked a given sha256
+    return f"{file.path.name}, {file.mib} MiB, sha256 {sha256[:12]}", ""
 
 
-def _gpu(spec: Spec) -> tuple[str, str]:
+def _gpu(spec: Spec, file: _ModelFile) -> tuple[str, str]:
     """Check that the GPU has enough free memory and that no other program uses it.
 
     Two programs on one GPU change each other's speed and memory.
@@ -141,7 +156,7 @@ def _gpu(spec: Spec) -> tuple[str, str]:
     free = _nvidia("--query-gpu=memory.free", "nounits")
     shown = all(mib.isdecimal() for mib in free)
     found = f"{found}; {' + '.join(free)} MiB free" if shown else f"{found}; free memory not shown"
-    needed = _needed_mib(spec)
+    needed = _needed_mib(spec, file)
     found = f"{found}, {needed} MiB needed" if needed else found
     users = _nvidia("--query-compute-apps=pid,process_name,used_memory")
     if users:
@@ -152,16 +167,15 @@ def _gpu(spec: Spec) -> tuple[str, str]:
         return found, ""
 
 
-def _needed_mib(spec: Spec) -> int | None:
+def _needed_mib(spec: Spec, file: _ModelFile) -> int | None:
     """Return the GPU memory of the largest arm; None if it cannot be computed before the run."""
     try:
-        path = _located(spec)
-        model = header(path)
+        model = file.header
     except UserError:
         return None  # the check of the model reports this error
     if not model.whole_cache or spec.gpu_layers < model.layers:
         return None
-    return int(path.stat().st_size / (1 << 20) + cache_mib(spec, model)) + OTHER_GPU_MEMORY_MIB
+    return int(file.path.stat().st_size / (1 << 20) + cache_mib(spec, model)) + OTHER_GPU_MEMORY_MIB
 
 
 def _nvidia(query: str, *more: str) -> list[str]:
@@ -175,9 +189,8 @@ def _nvidia(query: str, *more: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _memory(spec: Spec) -> tuple[str, str]:
-    weights = _located(spec).stat().st_size >> 20
-    needed = OTHER_MEMORY_MIB + weights + spec.slots * spec.memory_mib
+def _memory(spec: Spec, file: _ModelFile) -> tuple[str, str]:
+    needed = OTHER_MEMORY_MIB + file.mib + spec.slots * spec.memory_mib
     free = psutil.virtual_memory().available >> 20
     found = f"{free} MiB free, up to {needed} MiB needed"
     return found, "" if free >= needed else "Stop other programs, or lower --slots or memory_mib."
@@ -375,8 +388,8 @@ def _clock(image: str | None = None, mirror: str | None = None) -> tuple[str, st
 
 
 def with_calibration(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options; the defaults are kvci's own model and one calibration instance."""
-    defaults: dict[str, Any] = {"dataset": "calibration:count=1"}
+    """Return the options; the defaults are kvci's own model, f16, and one calibration instance."""
+    defaults: dict[str, Any] = {"dataset": "calibration:count=1", "arms": ("f16/f16",)}
     if not options["model"]:
         defaults |= {"model": {"name": "kvci-calibration", "path": str(plain())}, "context": 4096}
-    return defaults | {name: value for name, value in options.items() if value is not None}
+    return defaults | {name: value for name, value in options.items() if value not in (None, ())}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -30,6 +31,10 @@ esac
 def spec(**options: object) -> Spec:
     none_given = {"model": None, "dataset": None, "arms": ["f16/f16"]}
     return load(None, with_calibration(none_given | options))
+
+
+def gpu_check(asked: Spec) -> tuple[str, str]:
+    return doctor._gpu(asked, doctor._ModelFile(asked))
 
 
 def checks_of(spec: Spec) -> dict[str, Check]:
@@ -82,12 +87,12 @@ def test_message_wraps_in_its_own_column() -> None:
 
 
 def test_other_program_on_gpu_is_reported(gpu: Path) -> None:
-    assert doctor._gpu(spec()) == (
+    assert gpu_check(spec()) == (
         "NVIDIA H100 80GB HBM3, 570.1; 70000 MiB free, 1069 MiB needed",
         "",
     )
     gpu.write_text(NVIDIA.format(apps='echo "77, python, 900 MiB"'))
-    found, remedy = doctor._gpu(spec())
+    found, remedy = gpu_check(spec())
     assert "in use by 77, python, 900 MiB" in found and remedy
 
 
@@ -96,13 +101,13 @@ def test_gpu_memory_need_is_weights_and_cache(gpu: Path, monkeypatch: pytest.Mon
     shape = Header("x", 1 << 20, 36, 128, 128, 8, True, True)
     monkeypatch.setattr(doctor, "header", lambda _: shape)
     large = spec(arms=["q8_0/q8_0", "f16/f16"], context=65536, slots=8)
-    found, remedy = doctor._gpu(large)
+    found, remedy = gpu_check(large)
     needed = 8 * 65536 * 36 * 8 * 2 * 128 * 2 >> 20
     weights = locate(large.model).stat().st_size >> 20
     assert f"{needed + weights + 1024} MiB needed" in found and "lower" in remedy.lower()
-    assert not doctor._gpu(large.model_copy(update={"slots": 4}))[1]
+    assert not gpu_check(large.model_copy(update={"slots": 4}))[1]
     monkeypatch.setattr(doctor, "header", lambda _: replace(shape, whole_cache=False))
-    assert "needed" not in doctor._gpu(large)[0]
+    assert "needed" not in gpu_check(large)[0]
 
 
 def test_checks_of_model_keep_disk_reserve(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,13 +121,27 @@ def test_checks_of_model_keep_disk_reserve(gpu: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(doctor, "locate", located)
     large_reserve = spec(disk_reserve_gb=50)
     for check in (doctor._model, doctor._gpu, doctor._memory):
-        check(large_reserve)
+        check(large_reserve, doctor._ModelFile(large_reserve))
     assert reserves == [50 * 10**9] * 3
+
+
+def test_model_is_located_and_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    for name in ("locate", "header"):
+        work = getattr(doctor, name)
+
+        def counting(*args: object, _name: str = name, _work: Any = work) -> Any:
+            found.append(_name)
+            return _work(*args)
+
+        monkeypatch.setattr(doctor, name, counting)
+    names = [check.name for check in examine(spec())]
+    assert {"model", "GPU", "memory"} <= set(names) and sorted(found) == ["header", "locate"]
 
 
 def test_hidden_gpu_memory_fails_no_check(gpu: Path) -> None:
     gpu.write_text(NVIDIA.format(apps="true").replace("70000", "'[N/A]'"))
-    found, remedy = doctor._gpu(spec())
+    found, remedy = gpu_check(spec())
     assert "free memory not shown" in found and "N/A" not in found and not remedy
 
 
@@ -212,10 +231,10 @@ def test_leftovers_of_killed_run_are_reported() -> None:
 
 def test_broken_driver_is_not_a_missing_gpu(gpu: Path) -> None:
     gpu.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
-    _, remedy = doctor._gpu(spec())
+    _, remedy = gpu_check(spec())
     assert "driver" in remedy
     gpu.unlink()
-    assert doctor._gpu(spec()) == ("no GPU; llama-server uses the CPU", "")
+    assert gpu_check(spec()) == ("no GPU; llama-server uses the CPU", "")
 
 
 def test_other_llama_server_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

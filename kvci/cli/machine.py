@@ -173,7 +173,7 @@ def doctor(
     from kvci.doctor import examine, with_calibration
 
     if not experiment and not asked["inputs"]:
-        asked = with_calibration(asked) | {"arms": asked["arms"] or ("f16/f16",)}
+        asked = with_calibration(asked)
     found = []
     for check in examine(spec_of(experiment, asked)):
         found.append(check)

@@ -17,7 +17,7 @@ from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WITHOUT_PATCH, Manifest, Outcome
 from kvci.rundir.parts import Run
 from kvci.rundir.trajectory import actions, answers, read
-from kvci.tasks.dataset import NAMED, dataset_sha256, load
+from kvci.tasks.dataset import NAMED, dataset_sha256, is_calibration, load
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Observed, Verdict, classify, repeats, titled
 
@@ -66,7 +66,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
 def _rows(dataset: str, manifest: Manifest) -> dict[str, Row]:
     """Return instance id -> row. Raises the same exceptions as `differences`."""
     name, file = dataset.partition("@")[0], Path(dataset)
-    own = dataset.partition(":")[0] == "calibration"
+    own = is_calibration(dataset)
     here = file.is_file() and not file.is_absolute() and ".." not in file.parts
     if not (own or here or name in {*NAMED, *NAMED.values()}):
         raise DatasetUnavailable(f"the rows of {dataset} are not available here")

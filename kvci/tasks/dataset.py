@@ -26,6 +26,11 @@ def load(dataset: str, known: str = "") -> list[Instance]:
     return load_with_revision(dataset, known)[0]
 
 
+def is_calibration(dataset: str) -> bool:
+    """True if kvci generates the dataset. Only its name is read."""
+    return dataset.partition(":")[0] == "calibration"
+
+
 def by_id(instances: Iterable[Instance]) -> dict[str, Instance]:
     """Return id -> instance, in the order of the instances."""
     return {one.row.instance_id: one for one in instances}
@@ -39,7 +44,7 @@ def load_with_revision(dataset: str, known: str = "") -> tuple[list[Instance], s
     `known`, so that the run keeps that commit. If the files of that commit are in the cache, the
     hub is not needed. Raises UserError if the dataset cannot be loaded.
     """
-    if dataset.partition(":")[0] == "calibration":
+    if is_calibration(dataset):
         return suite(dataset), ""
     name, _, revision = dataset.partition("@")
     name = NAMED.get(name, name)

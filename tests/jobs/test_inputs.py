@@ -162,7 +162,7 @@ def test_failing_job_writes_reason_to_summary(
     done = CliRunner().invoke(main, ["ci", "prepare", "--inputs", '{"limit": "<b>x"}'])
     text = (tmp_path / "summary.md").read_text()
     assert done.exit_code == 2 and text.startswith("**It failed:** The workflow's inputs")
-    monkeypatch.setattr("kvci.doctor._memory", lambda spec: ("little", "Buy <b>more."))
+    monkeypatch.setattr("kvci.doctor._memory", lambda *_: ("little", "Buy <b>more."))
     done = CliRunner().invoke(main, ["doctor", "--engine", "embedded"])
     line = (tmp_path / "summary.md").read_text().splitlines()[-2]
     assert done.exit_code == 1 and line == "**It failed:** memory: little; Buy &lt;b>more."
