@@ -4,8 +4,9 @@ import errno
 import hashlib
 import os
 import subprocess
+import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -95,6 +96,19 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_toml(path: Path, see: str) -> dict[str, Any]:
+    """Return the document of a TOML file.
+
+    `see` is where examples are. Raises UserError if the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); see {see}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}; correct the file.") from None
 
 
 def sha256_of(data: bytes) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from kvci.errors import UserError
-from kvci.files import Document, write_atomic
+from kvci.files import Document, read_toml, write_atomic
+from kvci.images.recipe import recipes
 
 
 class Note(Document):
@@ -38,3 +39,13 @@ def test_failed_write_leaves_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="No space"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9 = 1", b"a = ["])
+def test_file_that_is_not_toml_is_explained(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "nightly.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not TOML"):
+        read_toml(path, "an example")
+    with pytest.raises(UserError, match="is not valid"):
+        recipes(path)

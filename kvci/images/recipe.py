@@ -4,8 +4,6 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from kvci.errors import UserError
 from kvci.files import Document, first_problem
 
@@ -41,7 +39,7 @@ def recipes(path: Path = SHIPPED) -> dict[tuple[str, str], Recipe]:
         raise UserError(
             f"The recipe file {path} cannot be read ({error.strerror}); check the path."
         ) from None
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except ValueError as error:  # not UTF-8, not TOML, or not a recipe
         raise UserError(
             f"The recipe file {path} is not valid ({first_problem(error)}); correct it."
         ) from None

@@ -1,14 +1,13 @@
 """The nightly job: start the next experiment, and report experiments that make no progress."""
 
 import itertools
-import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from kvci.errors import UserError
-from kvci.files import Document, first_problem, sha256_of_file
+from kvci.files import Document, first_problem, read_toml, sha256_of_file
 from kvci.github import LAST_RUNS, GitHub, WorkflowRun
 from kvci.jobs.inputs import BUDGET_MAX_MINUTES, EXPERIMENTS, SHARDS_MAX, Name
 from kvci.jobs.known import records, shards_of
@@ -73,7 +72,7 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     for name in config.experiments:
         run_id = _run_id(name)
         own = [record for record in known if record.run_id == run_id]
-        done, total = (sum(map(length, own)) for length in (_counted, _planned))
+        done, total = sum(len(one.counted) for one in own), sum(one.total for one in own)
         if _finished(own):
             states.append((name, done, total, "done"))
         elif chosen:
@@ -142,23 +141,9 @@ def _form(config: Nightly, name: str, run_id: str, shards: int) -> dict[str, str
     }
 
 
-def _counted(record: Record) -> int:
-    return len(record.counted)
-
-
-def _planned(record: Record) -> int:
-    return record.total
-
-
 def _config(path: Path) -> Nightly:
     try:
-        return Nightly.model_validate(tomllib.loads(path.read_text()))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); see ci/README.md for an example."
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not TOML: {error}; correct the file.") from None
+        return Nightly.model_validate(read_toml(path, "ci/README.md for an example"))
     except ValidationError as error:
         raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
 

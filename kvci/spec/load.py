@@ -1,15 +1,16 @@
 """Make a specification from a TOML file and from options."""
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import AliasChoices, ValidationError
 
 from kvci.errors import UserError
-from kvci.files import first_problem
+from kvci.files import first_problem, read_toml
 from kvci.spec.specification import Spec
+
+EXAMPLES = "ci/experiments for examples"
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
@@ -17,7 +18,7 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
 
     Raises UserError if the file cannot be read, or if the specification is not valid.
     """
-    asked: dict[str, Any] = _by_field(_toml(path), str(path)) if path else {}
+    asked: dict[str, Any] = _by_field(read_toml(path, EXAMPLES), str(path)) if path else {}
     model = asked.get("model")
     if isinstance(model, str):
         asked["model"] = _model(model, path.parent if path else Path())
@@ -74,17 +75,6 @@ def without_model(asked: dict[str, Any]) -> Spec:
     return load(None, {"model": {"name": "none", "path": "none"}, "arms": ["f16/f16"]} | asked)
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); see ci/experiments for examples."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}; correct the file.") from None
-
-
 def _model(text: str, beside: Path) -> dict[str, Any]:
     """Return the fields of a model.
 
@@ -93,7 +83,7 @@ def _model(text: str, beside: Path) -> dict[str, Any]:
     """
     path = Path(text) if Path(text).exists() else beside / text
     if path.suffix == ".toml":
-        return _toml(path)
+        return read_toml(path, EXAMPLES)
     if not path.exists():
         raise UserError(
             f"The model {text} does not exist; give a .gguf file or a file of ci/models."
