@@ -156,22 +156,8 @@ def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     )
 
 
-def asks(
-    only: Iterable[str] | None = None,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options of a specification, or of the groups in `only`."""
-    wanted = set(GROUPS if only is None else only)
-
-    def add(verb: Callable[..., Any]) -> Callable[..., Any]:
-        for one in reversed([one for one in options() if one.group in wanted]):
-            verb = declare(one)(verb)
-        return verb
-
-    return add
-
-
 def takes(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options of some fields that are not required."""
+    """Return a decorator that adds the options of some fields."""
     by_field = {one.field: one for one in options()}
 
     def add(verb: Callable[..., Any]) -> Callable[..., Any]:

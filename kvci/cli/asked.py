@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from kvci.errors import UserError
-from kvci.options import asks, options, overrides
+from kvci.options import options, overrides, takes
+from kvci.spec import GROUPS
 
 if TYPE_CHECKING:
     from kvci.spec import Spec
@@ -29,14 +30,15 @@ def in_panels(
     With `only`, it adds only the options of these groups. `more` is group -> flags, for flags of
     the command itself that the help shows in this group.
     """
-    some = [one for one in options() if only is None or one.group in set(only)]
+    groups = GROUPS if only is None else list(only)
+    some = [one for one in options() if one.group in groups]
 
     def add(verb: Verb) -> Verb:
         for group in reversed(list(dict.fromkeys(one.group for one in some))):
             flags = [one.flags[0] for one in some if one.group == group]
             flags += (more or {}).get(group, ())
             verb = click.option_panel(group, options=flags)(verb)
-        return asks(only)(verb)
+        return takes(*(one.field for one in some))(verb)
 
     return add
 
@@ -60,10 +62,9 @@ def spec_of(experiment: Path | None, asked: dict[str, Any]) -> "Spec":
 
     form, given = asked.pop("inputs", None), overrides(asked)
     if not form:
-        lacking = {"model", "arms", "dataset"} - given.keys()
-        if experiment is None and lacking:
-            flags = {"model": "--model", "arms": "--kv", "dataset": "--dataset"}
-            missing = " and ".join(flag for name, flag in flags.items() if name in lacking)
+        flags = {"model": "--model", "arms": "--kv", "dataset": "--dataset"}
+        missing = " and ".join(flag for name, flag in flags.items() if name not in given)
+        if experiment is None and missing:
             raise UserError(
                 f"There is nothing to run yet; give an experiment file, for example "
                 f"ci/experiments/demo.toml, or add {missing}."

@@ -21,9 +21,10 @@ from kvci.rundir.documents import RUN_ID
 EXPERIMENTS, MODELS = Path("ci/experiments"), Path("ci/models")
 INPUTS_MAX_CHARS = 65_535
 """GitHub's limit for the inputs of a dispatch, in characters."""
-SHARDS_MAX, BUDGET_MAX_MINUTES = 256, 5 * 24 * 60 - 60
-"""GitHub's limits: the number of jobs in a matrix, and the time of a self-hosted job. One hour is
-subtracted from this time for the job's last steps."""
+SHARDS_MAX, JOB_MAX_MINUTES = 256, 5 * 24 * 60
+"""GitHub's limits: the number of jobs in a matrix, and the time of a self-hosted job."""
+BUDGET_MAX_MINUTES = JOB_MAX_MINUTES - 60
+"""One hour is left for the job's last steps."""
 DEFAULTS: dict[str, Any] = {
     "model": "calibration",
     "kv": "f16/f16, q8_0/q8_0, q4_0/q4_0",
@@ -102,9 +103,8 @@ class Inputs(Document):
         given = self.model_dump(include=set(DEFAULTS), exclude_none=True)
         if self.experiment:
             given = {name: value for name, value in given.items() if value != DEFAULTS[name]}
-        fields = given | {
-            name: value for name, value in self.more.items() if name not in _PLANNING_FIELDS
-        }
+        planning = {one.name for one in PLANNING}
+        fields = given | {name: value for name, value in self.more.items() if name not in planning}
         if "kv" in fields:
             fields["arms"] = fields.get("arms") or _arms(fields["kv"])
             del fields["kv"]
@@ -114,9 +114,6 @@ class Inputs(Document):
             fields["shard"] = f"1/{self.shards}"
         file = EXPERIMENTS / f"{self.experiment}.toml" if self.experiment else None
         return file, fields
-
-
-_PLANNING_FIELDS = {"shards", "base_rate", "expected_trial_s"}
 
 
 class RerunInputs(Document):

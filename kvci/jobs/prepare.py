@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.github import GitHub, web
-from kvci.jobs.inputs import Inputs
+from kvci.jobs.inputs import JOB_MAX_MINUTES, Inputs
 from kvci.jobs.known import records, shards_of
 from kvci.jobs.outputs import output, summary
 from kvci.jobs.restore import earliest_start, fetch, fetch_published, uploaded_shards
@@ -28,8 +28,6 @@ from kvci.units import counted, duration
 
 AFTER_MINUTES = 60
 """The time for the last block, the grading and the uploads, after the time budget."""
-NO_BUDGET_MINUTES = 5 * 24 * 60
-"""GitHub's limit for the time of a self-hosted job."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,8 @@ def _fetch_evidence(
 def _limit_minutes(budget_s: float | None) -> int:
     """Return the job's time limit: the pull and the run may each need the whole budget."""
     if budget_s is None:
-        return NO_BUDGET_MINUTES
-    return min(ceil(2 * budget_s / 60) + AFTER_MINUTES, NO_BUDGET_MINUTES)
+        return JOB_MAX_MINUTES
+    return min(ceil(2 * budget_s / 60) + AFTER_MINUTES, JOB_MAX_MINUTES)
 
 
 def earlier(spec: Spec, results: Path) -> Earlier | None:
