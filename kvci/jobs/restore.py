@@ -7,12 +7,13 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
 from kvci.github import Artifact, GitHub
+from kvci.plan import Trial
 from kvci.record.bundle import unpack
 from kvci.record.schema import Record
 from kvci.run.experiment import folder_of
@@ -132,8 +133,8 @@ def _restore_archive(archive: Path, folder: Path, run_id: str, shard: str) -> st
     if not part.exists():
         shutil.rmtree(place)
         return ""
-    uploaded, local = _finished(part), _finished(folder)
-    if local and uploaded - _superseded(folder) <= local:
+    uploaded, local = _keys(RunDirectory(part).outcomes()), _keys(RunDirectory(folder).outcomes())
+    if local and uploaded - _keys(RunDirectory(folder).superseded()) <= local:
         shutil.rmtree(place)
         return f"this machine has all trials of the evidence ({len(local)})"
     manifest = RunDirectory(part).manifest
@@ -163,12 +164,6 @@ def earliest_start(before: Path) -> str:
     return min(starts, default="")
 
 
-def _superseded(folder: Path) -> set[tuple[str, str, int, str]]:
-    """Return the superseded trials: their blocks were interrupted, and ran again as a whole."""
-    paths = folder.glob("superseded/*/*/*/*/outcome.json")
-    return {(one.arm, one.instance, one.seed, one.start) for one in map(Outcome.read, paths)}
-
-
-def _finished(folder: Path) -> set[tuple[str, str, int, str]]:
-    outcomes = RunDirectory(folder).outcomes()
-    return {(one.arm, one.instance, one.seed, one.start) for one in outcomes}
+def _keys(outcomes: Iterable[Outcome]) -> set[tuple[Trial, str]]:
+    """Return each trial with its start. A trial of an interrupted block starts again later."""
+    return {(one.trial, one.start) for one in outcomes}

@@ -66,11 +66,8 @@ def _build(directory: RunDirectory, row: bool) -> list[Record]:
             f"Trials of {run} are unverified and can never become a row, because no server log "
             "proves their arms; run them with a llama-server or the embedded engine."
         )
-    superseded = [
-        Outcome.read(path) for path in sorted(run.glob("superseded/*/*/*/*/outcome.json"))
-    ]
     return [
-        _record(run, manifest, spec, position, outcomes, superseded)
+        _record(run, manifest, spec, position, outcomes, directory.superseded())
         for position in range(len(spec.arms))
     ]
 

@@ -176,6 +176,11 @@ class RunDirectory:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self.trial(trial).rename(target)
 
+    def superseded(self) -> list[Outcome]:
+        """Return the outcomes of the superseded trials."""
+        paths = sorted(self.path.glob("superseded/*/*/*/*/outcome.json"))
+        return [Outcome.read(path) for path in paths]
+
     def outcome(self, trial: Trial) -> Outcome | None:
         return Outcome.read(self.trial(trial) / "outcome.json") if self.done(trial) else None
 
