@@ -97,7 +97,7 @@ def record(
     from kvci.report.update import first_difference, record_run, render_again
 
     if folder and check:
-        raise UserError("--check accepts no run's folder; give only one of them.")
+        raise UserError("--check and a run's folder cannot be combined; give only one of them.")
     if folder:
         done = record_run(folder, results, benchmarks)
         for one in done.records:
@@ -226,7 +226,10 @@ def evidence(folder: Path, out: Path) -> None:
 @click.command()
 @click.argument("folder", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--all", "everything", is_flag=True, help="Grade all patches of the RUN, also graded ones."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Grade all the patches again, also those with a verdict.",
 )
 @click.option(
     "--with-harness", is_flag=True, help="Grade the RUN's patches also with swebench eval."

@@ -27,7 +27,7 @@ class Inference(Document):
     mid_p: float | None
     """McNemar's two-sided mid-p value; None if there are several seeds."""
     minimum_detectable_effect: float | None
-    """The smallest harm that such pairs show in 80 % of cases; None if they show no harm so often.
+    """The smallest harm that such pairs show in 80 % of cases; None if no harm is shown so often.
     """
     repository_minimum_detectable_effect: float | None
     equivalent: bool | None

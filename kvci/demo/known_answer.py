@@ -35,9 +35,9 @@ ARMS = ("f16/f16", "f16/f16 -ub 32", "q8_0/q8_0", "q4_0/q4_0")
 LEGEND = (
     "Harm shown: the arm loses more than chance explains. "
     f"Non-inferior: the arm loses at most {MARGIN:.0%} of the instances. "
-    "Inconclusive: so few instances show neither. "
-    "The control is the baseline with its sums in another order: a difference between them is "
-    "noise; without a difference, the noise is not measured."
+    "Inconclusive: the instances are too few to show either. "
+    "The control repeats the baseline, but adds its numbers in another order. So a difference "
+    "between the two is noise. If there is no difference, the noise is not measured."
 )
 
 

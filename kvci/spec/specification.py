@@ -93,7 +93,7 @@ class Spec(Versioned):
     context: int = option(65536, help="Context size of each slot, in tokens.", group=SERVER, ge=256)
     slots: int = option(
         1,
-        help="Number of the server's slots: so many conversations run at the same time.",
+        help="Number of the server's slots. Each slot runs one conversation at a time.",
         group=SERVER,
         ge=1,
         le=256,
@@ -148,7 +148,8 @@ class Spec(Versioned):
     test_s: Duration = option(
         1800.0,
         help="Maximum time of an instance's tests; a number without a unit is in seconds. "
-        "If twice the gold patch's time is longer, kvci raises the maximum to it.",
+        "If the gold patch's tests need more than half of it, the maximum becomes twice that "
+        "time.",
         group=GRADING,
         flags=("--test-time", "--test-s"),
         gt=0,
