@@ -106,7 +106,7 @@ class Disk:
                 self._cached.remove(one)
                 for name in one.names:
                     if self._ledger.has(name):
-                        self._ledger.change(name, "let go", "to make room")
+                        self._ledger.change(name, "evicted", "to free disk space")
         return evicted
 
     def lacks_space(self) -> str:

@@ -3,20 +3,23 @@
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from kvci.errors import UserError
 from kvci.files import Document
 
-State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "let go"]
-"""The ledger writes "let go" for an image that was evicted."""
+State = Literal["needed", "pulling", "present", "pulled", "absent", "failed", "evicted"]
+OLD_WORDS = {"let go": "evicted"}
+"""State in a ledger of kvci 0.1.0 -> today's state."""
 
 
 class Entry(Document):
     """The state of one image."""
 
     image: str
-    state: State
+    state: Annotated[State, BeforeValidator(lambda word: OLD_WORDS.get(word, word))]
     why: str = ""
     attempts: int = 0
     seconds: float = 0.0

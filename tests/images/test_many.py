@@ -57,7 +57,7 @@ def test_sixty_images_fit_a_budget_of_ten(registry: Registry, tmp_path: Path) ->
     assert happened and found == expected_classes(instances)
     assert images.most <= HOLDS
     states = [entry.state for entry in Ledger.read(folder / "images.json").images]
-    assert len(states) == COUNT and states.count("let go") >= COUNT - HOLDS
+    assert len(states) == COUNT and states.count("evicted") >= COUNT - HOLDS
     done = CliRunner().invoke(main, ["images", "prune"])
     assert done.exit_code == 0 and "removed" in done.output
     assert not engine.client().containers.list(all=True)

@@ -122,7 +122,7 @@ def test_a_run_larger_than_the_disk_completes(
     assert 1 <= images.most <= HOLDS
     ledger = Ledger.read(folder / "images.json").images
     assert len(ledger) == COUNT
-    assert [entry.state for entry in ledger].count("let go") >= COUNT - HOLDS
+    assert [entry.state for entry in ledger].count("evicted") >= COUNT - HOLDS
 
 
 @pytest.mark.long

@@ -158,7 +158,7 @@ def test_three_arms_give_expected_classes_and_harness_agrees(rows: Path, tmp_pat
     ledger = Ledger.read(folder / "images.json").images
     print(most.bytes, most.images, [(one.state, round(one.seconds)) for one in ledger])
     assert 0 < most.bytes <= 1e9 * BUDGET_GB and most.images < len(NAMES)
-    assert sum(one.state == "let go" for one in ledger) > len(NAMES) / 2
+    assert sum(one.state == "evicted" for one in ledger) > len(NAMES) / 2
     graded = [o for o in RunDirectory(folder).outcomes() if o.patch_bytes and str(o.cls) != "I0"]
     cross_check = [*words[: words.index("run")], "grade", str(folder), "--with-harness"]
     done = subprocess.run(cross_check, capture_output=True, text=True, timeout=4000)
