@@ -269,7 +269,14 @@ def _folder(spec: Spec) -> tuple[str, str]:
 def _bubblewrap() -> tuple[str, str]:
     from kvci.sandbox import bwrap
 
-    return f"bubblewrap, limits by {bwrap.check()}", ""
+    limits = bwrap.check()
+    found = f"bubblewrap, limits by {limits}"
+    if "CPUs" not in limits:
+        found += (
+            "; CPUs and the kernel's memory are not limited. A cgroup limits them: "
+            "systemd-run --user --scope -p Delegate=yes kvci run ..."
+        )
+    return found, ""
 
 
 def _docker() -> tuple[str, str]:

@@ -42,6 +42,7 @@ ExecStartPre=+/bin/rm -rf /var/lib/kvci/actions-runner
 ExecStartPre=/bin/cp -R /opt/kvci/actions-runner /var/lib/kvci/actions-runner
 ExecStartPre=+/usr/bin/python3 /opt/kvci/runner/jit.py
 ExecStart=/bin/sh -c '. /run/kvci-runner/jit && exec /var/lib/kvci/actions-runner/run.sh'
+Delegate=yes
 Restart=always
 RestartSec=30
 KillMode=mixed

@@ -121,6 +121,14 @@ EFFECTIVE = {
 """Label -> field of the effective configuration that must be equal on both sides."""
 
 
+def _cpu_limit(sandbox: str) -> str:
+    """Return whether the sandbox of a record limited the CPUs of a trial.
+
+    bubblewrap's line in a manifest names the limits that hold. kvci 0.1.0 limited no CPUs there.
+    """
+    return "holds" if sandbox.startswith("docker") or "CPUs" in sandbox else "does not hold"
+
+
 def own_side(record: Record) -> Side:
     """Return the side of one arm of a kvci run."""
     spec = record.spec
@@ -139,6 +147,7 @@ def own_side(record: Record) -> Side:
         "agent": {f"kvci {record.kvci}"},
         "host": {trial.host for trial in record.counted},
         "GPU": {record.gpu or "none"},
+        "CPU limit": {_cpu_limit(sandbox) for sandbox in record.sandbox.split("; ")},
     }
     for label, name in EFFECTIVE.items():
         values = {getattr(one, name) for one in effective}

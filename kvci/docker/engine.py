@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from docker.utils import version_lt
 from kvci import patience
 from kvci.children import ENDING
 from kvci.errors import UserError
+from kvci.free_space import is_full
 from kvci.host import ended, process
 from kvci.patience import PATIENCE_S
 
@@ -23,13 +25,11 @@ OWNER = "kvci.owner"
 """The label that names the kvci process that owns a container."""
 RUN = "kvci.run"
 """The label that names the run that a container belongs to."""
-MIN_FREE_BYTES = 1 << 30
-"""A disk counts as full if its free space is below this and below a twentieth of its size."""
-MIN_FREE_FILES = 10_000
-"""A disk also counts as full if its free inodes are below this and below a twentieth of all."""
 PING_TIMEOUT_S = 5.0
 STOP_PING_TIMEOUT_S, STOP_TIMEOUT_S = 1.0, 3.0
 """Timeouts of a ping and of a request while kvci is being stopped."""
+SWEEP_TIMEOUT_S = 20.0
+"""How long a start of kvci waits until an old container is removed."""
 BAD_REQUEST = 400
 """The engine's HTTP status for an image name that is not valid."""
 MEASURING = "already running"
@@ -92,9 +92,22 @@ def answers(timeout_s: float = PING_TIMEOUT_S) -> bool:
 
 
 def check() -> str:
-    """Return the version for the manifest. Raises UserError if the engine does not answer."""
+    """Return the version for the manifest.
+
+    Raises UserError if the engine does not answer, or if it filters no system calls.
+    """
     version: str = client().version()["Version"]
+    if not filters_system_calls(client().info().get("SecurityOptions") or []):
+        raise UserError(
+            "The Docker engine filters no system calls, so it cannot contain the model's commands; "
+            "start it with its default seccomp profile."
+        )
     return version
+
+
+def filters_system_calls(options: Sequence[str]) -> bool:
+    """True if these security options of the engine have a seccomp profile."""
+    return any("seccomp" in option and "unconfined" not in option for option in options)
 
 
 def has(image: str) -> bool:
@@ -161,13 +174,12 @@ def sweep(own: bool = False) -> None:
     if ENDING.is_set() and not answers(STOP_PING_TIMEOUT_S):
         return
     with contextlib.suppress(*ENGINE_ERRORS):
-        made = client(STOP_TIMEOUT_S) if ENDING.is_set() else client()
-        for container in made.containers.list(
-            all=True, filters={"label": OWNER}, ignore_removed=True
-        ):
-            if ended(owner := container.labels[OWNER]) or (own and owner == process()):
-                with contextlib.suppress(NotFound, APIError):
-                    container.remove(force=True, v=True)
+        api = client(STOP_TIMEOUT_S if ENDING.is_set() else SWEEP_TIMEOUT_S).api
+        for found in api.containers(all=True, filters={"label": OWNER}):
+            if ended(owner := found["Labels"][OWNER]) or (own and owner == process()):
+                # The engine may never answer about one container, and remove the others.
+                with contextlib.suppress(*ENGINE_ERRORS):
+                    api.remove_container(found["Id"], force=True, v=True)
 
 
 def disk_stats() -> os.statvfs_result | None:
@@ -197,19 +209,7 @@ def free_bytes() -> int | None:
 def disk_full() -> bool:
     """True if the engine's disk has too little space for a container that writes."""
     disk = disk_stats()
-    if disk is None:
-        return False
-    free, size = (blocks * disk.f_frsize for blocks in (disk.f_bavail, disk.f_blocks))
-    return has_too_little(free, size, disk.f_favail, disk.f_files)
-
-
-def has_too_little(free_bytes: int, size_bytes: int, free_files: int, max_files: int) -> bool:
-    """True if a disk of this size has too few free bytes or inodes.
-
-    A file system without a limit of inodes reports 0 for both `free_files` and `max_files`.
-    """
-    min_bytes = min(MIN_FREE_BYTES, size_bytes // 20)
-    return free_bytes < min_bytes or free_files < min(MIN_FREE_FILES, max_files // 20)
+    return disk is not None and is_full(disk)
 
 
 def wait(patience_s: float = PATIENCE_S) -> None:

@@ -2,6 +2,7 @@
 
 from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
+    LARGE_WRITE_FILES,
     TREE,
     Caps,
     DiffFailed,
@@ -14,6 +15,7 @@ from kvci.sandbox.interface import (
 
 __all__ = [
     "LARGE_WRITE_BYTES",
+    "LARGE_WRITE_FILES",
     "TREE",
     "Caps",
     "DiffFailed",

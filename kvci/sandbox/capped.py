@@ -5,12 +5,16 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvci.sandbox.interface import Limits, Result
 
 WATCH_S = 0.5
 """The time between two calls of `exceeded`."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class HeadAndTail:
@@ -38,17 +42,20 @@ class HeadAndTail:
 
 
 def run(
-    command: list[str],
+    command: Sequence[str],
     limits: Limits,
-    before_exec: Callable[[], None] | None = None,
-    exceeded: Callable[[int], bool] = lambda pid: False,
-    keep_fd: int | None = None,
+    *,
+    before_exec: Callable[[], None] = _nothing,
+    pass_fds: Sequence[int] = (),
+    on_start: Callable[[], None] = _nothing,
+    exceeded: Callable[[], bool] = lambda: False,
+    on_end: Callable[[], None] = _nothing,
 ) -> Result:
-    """Run a program; kill its process group if it reaches a limit or `exceeded(pid)` is true.
+    """Run a program; kill its process group if it reaches a limit or `exceeded()` is true.
 
-    The file descriptor `keep_fd` stays open in the program.
+    `on_start` is called when the program has started, and its time counts from then. `on_end` is
+    called when the process group has ended.
     """
-    start = time.monotonic()
     kept = HeadAndTail(limits.kept_bytes)
     process = subprocess.Popen(
         command,
@@ -57,22 +64,28 @@ def run(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=before_exec,
-        pass_fds=() if keep_fd is None else (keep_fd,),
+        pass_fds=pass_fds,
+        cwd="/",
         env={"PATH": "/usr/bin:/bin"},
     )
     ended = timed_out = False
     try:
+        on_start()
+        start = time.monotonic()
         while not ended and not timed_out:
             deadline = min(time.monotonic() + WATCH_S, start + limits.wall_s)
             ended = _drain(process, kept, deadline, limits.output_mib << 20)
             timed_out = not ended and time.monotonic() >= start + limits.wall_s
-            if not ended and exceeded(process.pid):
+            if not ended and exceeded():
                 break
+        wall_s = time.monotonic() - start
     finally:
         if timed_out or kept.total_bytes > limits.output_mib << 20 or process.poll() is None:
             _kill(process)
         code = process.wait()
-    wall_s = time.monotonic() - start
+        on_end()
+        assert process.stdout
+        process.stdout.close()
     return Result(
         kept.bytes(), code if code >= 0 else 128 - code, timed_out, kept.total_bytes, wall_s
     )

@@ -1,4 +1,4 @@
-"""Limits one sandbox's memory and processes, with cgroup v2 or v1 if kvci may write it."""
+"""Limits one sandbox's memory, processes and CPUs, with cgroup v2 or v1 if kvci may write it."""
 
 import contextlib
 import errno
@@ -10,30 +10,38 @@ from pathlib import Path
 
 import psutil
 
+from kvci.sandbox.interface import Caps
+
 ROOT = Path("/sys/fs/cgroup")
+PERIOD_US = 100_000
+"""The time over which the kernel limits CPU time."""
+CONTROLLERS = ("memory", "pids", "cpu")
+OWN_GROUP = "kvci"
+"""kvci moves itself and its neighbours to this group, if their group can then have sandboxes."""
 
 
 class Cgroup:
-    """The cgroup of one sandbox: one folder in v2, two in v1. The manifest contains `kind`."""
+    """The cgroup of one sandbox: one folder in v2, three in v1. The manifest contains `kind`."""
 
     def __init__(self, kind: str, folders: list[Path]) -> None:
         self.kind, self._folders = kind, folders
 
     @classmethod
-    def create(cls, memory_mib: int, processes: int) -> "Cgroup | None":
-        """Return a new group; None if this user may not make a group with both limits."""
+    def create(cls, caps: Caps) -> "Cgroup | None":
+        """Return a new group; None if this user may not make a group with all limits."""
         name = f"kvci-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        memory = str(memory_mib << 20)
-        for kind, files in (
-            ("cgroup v2", {_own_v2() / name: {"memory.max": memory, "pids.max": str(processes)}}),
-            (
-                "cgroup v1",
-                {
-                    ROOT / "memory" / name: {"memory.limit_in_bytes": memory},
-                    ROOT / "pids" / name: {"pids.max": str(processes)},
-                },
-            ),
-        ):
+        memory, quota = str(caps.memory_mib << 20), int(caps.cpus * PERIOD_US)
+        v2 = {
+            "memory.max": memory,
+            "pids.max": str(caps.processes),
+            "cpu.max": f"{quota} {PERIOD_US}",
+        }
+        v1 = {
+            ROOT / "memory" / name: {"memory.limit_in_bytes": memory},
+            ROOT / "pids" / name: {"pids.max": str(caps.processes)},
+            ROOT / "cpu" / name: {"cpu.cfs_quota_us": str(quota)},
+        }
+        for kind, files in (("cgroup v2", {_parent_v2() / name: v2}), ("cgroup v1", v1)):
             group = cls(kind, list(files))
             try:
                 for folder, limits in files.items():
@@ -63,7 +71,7 @@ def sweep() -> None:
     Such processes exist if kvci dies while bwrap sets up a sandbox: then bwrap's --die-with-parent
     has no effect.
     """
-    for parent in (_own_v2(), ROOT / "memory", ROOT / "pids"):
+    for parent in (_parent_v2(), *(ROOT / name for name in ("memory", "pids", "cpu"))):
         for folder in parent.glob("kvci-*-*"):
             pid = folder.name.split("-")[1]
             if pid.isdecimal() and not _alive(int(pid)):
@@ -94,6 +102,56 @@ def _remove(folder: Path) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def _parent_v2() -> Path:
+    """Return the v2 group in which kvci makes the groups of sandboxes.
+
+    A v2 group that limits its subgroups has no processes of its own. So in a group that is
+    delegated to this user (systemd: Delegate=yes), its processes move to a subgroup first.
+    """
+    own = _own_v2()
+    for folder in (own, own.parent, ROOT):
+        if folder.is_relative_to(ROOT) and _limits_subgroups(folder):
+            return folder
+    if _limit_subgroups(ROOT):
+        return ROOT
+    if _is_delegated(own):
+        with contextlib.suppress(OSError):
+            (own / OWN_GROUP).mkdir(exist_ok=True)
+            for pid in (own / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    (own / OWN_GROUP / "cgroup.procs").write_text(pid)
+            _limit_subgroups(own)
+    return own
+
+
+def _limit_subgroups(folder: Path) -> bool:
+    """Let a group limit its subgroups; False if this user may not, or if it has processes."""
+    try:
+        (folder / "cgroup.subtree_control").write_text(" ".join(f"+{n}" for n in CONTROLLERS))
+    except OSError:
+        return False
+    return True
+
+
+def _limits_subgroups(folder: Path) -> bool:
+    """True if this user may make subgroups of a group and limit them."""
+    return _has_controllers(folder / "cgroup.subtree_control") and os.access(folder, os.W_OK)
+
+
+def _is_delegated(folder: Path) -> bool:
+    """True if this user may make subgroups, and the group has all controllers to give them."""
+    files = (folder, folder / "cgroup.procs", folder / "cgroup.subtree_control")
+    writable = all(os.access(file, os.W_OK) for file in files)
+    return writable and _has_controllers(folder / "cgroup.controllers")
+
+
+def _has_controllers(file: Path) -> bool:
+    try:
+        return set(CONTROLLERS) <= set(file.read_text().split())
+    except OSError:
+        return False
 
 
 def _own_v2() -> Path:

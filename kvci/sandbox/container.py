@@ -1,7 +1,11 @@
 """The Docker sandbox: one container for each trial, no network, no mounts, few capabilities."""
 
+import base64
 import contextlib
 import io
+import itertools
+import json
+import re
 import socket
 import struct
 import tarfile
@@ -24,14 +28,15 @@ from kvci.docker.engine import (
     cpus,
     disk_full,
     disk_stats,
-    has_too_little,
 )
 from kvci.errors import UserError
+from kvci.free_space import has_too_little
 from kvci.host import process
 from kvci.sandbox import diff
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
+    LARGE_WRITE_FILES,
     TREE,
     Caps,
     DiffFailed,
@@ -46,6 +51,8 @@ LIFETIME_S = 72 * 3600
 WATCH_S = 10.0
 """The time between two pings of the engine while a command runs."""
 TREE_MAX_BYTES = 2 << 30
+LINKS_MAX = 8
+NOT_FOUND = 404
 NO_SPACE = b"No space left on device"
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
 """The capabilities that root needs for the image's files. Other capabilities are dropped."""
@@ -61,6 +68,15 @@ OFFLINE_ENVIRONMENT = {"PIP_NO_INDEX": "1"}
 """Variables without a network: pip fails at once, instead of after retries."""
 COMMAND_ENVIRONMENT = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}
 """Variables for the model's commands, in addition to those of the image's activation."""
+USER_FILES = ("/etc/passwd", "/etc/group")
+"""The files that the engine reads when it starts a process or copies files. If one is a named pipe,
+the engine waits for ever, and cannot remove the container."""
+NEW_USER_FILES = {"etc/passwd": "root:x:0:0:root:/root:/bin/bash\n", "etc/group": "root:x:0:\n"}
+NEEDED = re.compile(
+    r"(/usr)?/bin/(bash|sleep)|(/usr)?/lib(32|64)?/(.*/)?(ld-|libc[.-]|libtinfo|libdl)[^/]*"
+    r"|/etc/ld\.so\.(preload|cache)"
+)
+"""The files of process 1."""
 ACTIVATE = """
 if [ -f /opt/miniconda3/bin/activate ]; then
   { . /opt/miniconda3/bin/activate && conda activate testbed; } > /dev/null 2>&1 || exit
@@ -97,9 +113,9 @@ class Docker:
         self._image, self._files, self._caps = image, files, caps or Caps()
         self._network, self._run, self._probe = network, run, probe
         self._broken = False
-        """True if the trial removed a file that process 1 needs to start again."""
-        self._filled_disk = False
-        """True if the trial filled the engine's disk and its container was removed."""
+        """True if the trial changed files so that the container cannot run a command any more."""
+        self._lost = ""
+        """What the trial did, if the container had to be removed with the trial's work."""
         try:
             self._container = self._start()
             try:
@@ -133,10 +149,10 @@ class Docker:
 
         kvci copies only the work tree into that container.
         """
-        if not self._filled_disk and self._disk_full(b""):
+        if not self._lost and self._disk_full(b""):
             self._remove_container_that_filled_disk()
-        if self._filled_disk:
-            raise DiffFailed("the trial filled the disk")
+        if self._lost:
+            raise DiffFailed(self._lost)
         clean = Docker(self._image, self._files, self._caps, run=self._run)
         try:
             empty = f"find {TREE} -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {{}} +"
@@ -191,7 +207,7 @@ class Docker:
             "command": ["/bin/bash", "-c", PROCESS_1],
             "entrypoint": [],
             "hostname": "sandbox",
-            "user": "root",
+            "user": "0",  # a number: the trial may change the names
             "environment": {} if self._network else OFFLINE_ENVIRONMENT,
             "labels": {OWNER: process(), RUN: self._run},
         }
@@ -230,9 +246,9 @@ class Docker:
         # stdout and stderr share a pipe: with two pipes the engine changes the order of the lines.
         wait = f'read -r || exit; {bound}; exec "$@" < /dev/null 2>&1'
         try:
-            if not self._filled_disk:
+            if not self._lost:
                 self._require_running()
-            if self._broken or self._filled_disk:
+            if self._broken or self._lost:
                 return Result(b"", 137, False, 0, 0.0)
             words = ["bash", "-c", wait, "-", *command]
             made = api.exec_create(name, words, stdin=True, environment=environment, workdir=TREE)
@@ -258,9 +274,14 @@ class Docker:
             self._require_running()
             if self._disk_full(kept.bytes()):
                 self._remove_container_that_filled_disk()
-            elif code is None or self._has_leftovers():
+            elif not self._broken and (code is None or self._has_leftovers()):
                 self._restart()
+            else:
+                self._renew_user_files()
         except ENGINE_ERRORS as error:
+            self._require_running()
+            if self._broken:
+                return Result(b"", 137, False, 0, 0.0)
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
         timed_out = wall_s >= limits.wall_s and kept.total_bytes <= cap_bytes
         return Result(
@@ -271,15 +292,19 @@ class Docker:
         """Raise SandboxFailed if the container was stopped or removed from outside.
 
         If process 1 ended because the container's memory was used up, start the container again.
-        Nothing else inside the container can end process 1.
+        If the trial changed the files of process 1, it caused any other end.
         """
         if self._is_gone():
             raise SandboxFailed("Docker: the container was removed")
         state = self._container.attrs["State"]
-        if not (state["Running"] or state["OOMKilled"] or self._broken):
-            raise SandboxFailed("Docker: the container was stopped from outside")
-        if not state["Running"] and not self._broken:
+        if state["Running"] or self._broken:
+            return
+        if state["OOMKilled"]:
             self._restart()
+        elif any(NEEDED.fullmatch(path) for path in self._changed_files()):
+            self._broken = True
+        else:
+            raise SandboxFailed("Docker: the container was stopped from outside")
 
     def _disk_full(self, output: bytes) -> bool:
         """True if the engine's disk is full.
@@ -302,16 +327,58 @@ class Docker:
     def _remove_container_that_filled_disk(self) -> None:
         """Remove the container. Raises SandboxFailed if this trial did not fill the disk."""
         try:
-            if self._written_bytes() < LARGE_WRITE_BYTES:
+            wrote_much = self._written_bytes() >= LARGE_WRITE_BYTES
+            if not wrote_much and self._written_files() < LARGE_WRITE_FILES:
                 raise SandboxFailed("Docker's disk is full, but this trial did not fill it")
             self._container.remove(force=True, v=True)
         except ENGINE_ERRORS as error:
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
-        self._filled_disk = True
+        self._lost = "the trial filled the disk"
 
     def _written_bytes(self) -> int:
         one = client().api.containers(all=True, size=True, filters={"id": self._container.id})
         return int(one[0].get("SizeRw", 0)) if one else 0
+
+    def _written_files(self) -> int:
+        """Return how many files the trial changed, up to LARGE_WRITE_FILES."""
+        return sum(1 for _ in itertools.islice(self._changed_files(), LARGE_WRITE_FILES))
+
+    def _changed_files(self) -> Iterator[str]:
+        """Yield the paths that differ from the image, also if the container does not run."""
+        for change in client().api.diff(self._container.id) or []:
+            yield change["Path"]
+
+    def _renew_user_files(self) -> None:
+        """Replace USER_FILES if the engine cannot read them. The trial's processes have ended.
+
+        If that fails, remove the container, before the engine reads the files.
+        """
+        if self._has_user_files():
+            return
+        with contextlib.suppress(APIError):
+            self._container.put_archive("/", _tar(NEW_USER_FILES))
+        if not self._has_user_files():
+            self._container.remove(force=True, v=True)
+            self._lost = f"the trial replaced {' or '.join(USER_FILES)}"
+
+    def _has_user_files(self) -> bool:
+        return all(self._is_regular(path) for path in USER_FILES)
+
+    def _is_regular(self, path: str) -> bool:
+        """True if this path in the container is a regular file, or does not exist."""
+        api = client().api
+        for _ in range(LINKS_MAX):
+            url = api._url("/containers/{0}/archive", self._container.id)
+            answer = api.head(url, params={"path": path}, timeout=api.timeout)
+            if answer.status_code == NOT_FOUND:
+                return True
+            answer.raise_for_status()
+            found = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+            if not found["linkTarget"]:
+                # The mode is that of Go's package io/fs; its type bits are above the permissions.
+                return not found["mode"] >> 12
+            path = found["linkTarget"]
+        return False
 
     def _has_leftovers(self) -> bool:
         """True if other processes than process 1 and its sleep run, or if no process runs."""
@@ -332,6 +399,9 @@ class Docker:
         """Kill and start the container: every process ends, and the file system stays."""
         with contextlib.suppress(APIError):
             self._container.kill()
+        self._renew_user_files()
+        if self._lost:
+            return
         try:
             self._container.start()
         except APIError as error:

@@ -7,7 +7,8 @@ TREE = "/testbed"
 """The path of the work tree inside every sandbox, as in SWE-bench's images."""
 
 LARGE_WRITE_BYTES = 1 << 30
-"""If the disk is full, a trial that wrote at least this much counts as the cause."""
+LARGE_WRITE_FILES = 100_000
+"""If the disk is full, a trial that wrote at least so many bytes or files counts as the cause."""
 
 ARGUMENT_MAX_BYTES = 128 << 10
 """The kernel's limit for one argument, including its null byte (execve(2), MAX_ARG_STRLEN)."""

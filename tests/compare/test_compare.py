@@ -358,6 +358,8 @@ def test_different_effective_configuration_is_named(changed: dict[str, Any], say
         ({"model_sha256": "3" * 64}, "model sha256"),
         ({"context": 8192}, "context"),
         ({"host": "another"}, "host"),
+        ({"sandbox": "bwrap, cgroup v2 (memory, processes, CPUs)"}, "CPU limit"),
+        ({"sandbox": "docker 28.2.2"}, "CPU limit"),
     ],
 )
 def test_different_settings_of_runs_are_named(update: dict[str, Any], says: str) -> None:

@@ -50,3 +50,17 @@ def test_newer_engine_is_used_with_known_api(
 def test_unset_image_settings_become_defaults() -> None:
     settings = _commit_config(SimpleNamespace(id="x", attrs={"Config": {"Labels": None}}))
     assert (settings["Entrypoint"], settings["Cmd"], settings["User"]) == ([], ["/bin/bash"], "")
+
+
+@pytest.mark.parametrize(
+    ("options", "filters"),
+    [
+        (["name=seccomp,profile=default"], True),
+        (["name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"], True),
+        (["name=seccomp,profile=unconfined"], False),
+        (["name=apparmor"], False),
+        ([], False),
+    ],
+)
+def test_engine_without_system_call_filter_is_refused(options: list[str], filters: bool) -> None:
+    assert engine.filters_system_calls(options) is filters

@@ -2,43 +2,61 @@
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kvci.errors import UserError
-from kvci.sandbox import DiffFailed, Limits, SandboxFailed, bwrap
+from kvci.sandbox import Caps, DiffFailed, Limits, SandboxFailed, bwrap, launch
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.cgroup import ROOT, Cgroup, sweep
-
-ORDINARY = 12345
-"""A user id that no user has."""
+from kvci.sandbox.host_user import HostUser
 
 
-def test_missing_bwrap_or_cgroup_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def again() -> Iterator[None]:
+    """kvci chooses its bwrap again, before and after the test."""
+    launch.program.cache_clear()
+    yield
+    launch.program.cache_clear()
+
+
+def test_missing_bwrap_or_cgroup_is_refused(monkeypatch: pytest.MonkeyPatch, again: None) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UserError, match=r"install bubblewrap .* or Docker"):
-        bwrap.program()
+        launch.program()
     monkeypatch.undo()
     monkeypatch.setattr(Cgroup, "create", lambda *_: None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(UserError, match="does not bind root"):
+    with pytest.raises(UserError, match="do not bind root"):
         bwrap.check()
 
 
-def test_check_binds_only_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Earlier, the check bound /. It failed 1 time in 40, because a container's mount vanished."""
-    spy, log = tmp_path / "bwrap", tmp_path / "log"
-    spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {log}\nexec {bwrap.program()} "$@"\n')
-    spy.chmod(0o755)
-    monkeypatch.setattr(bwrap, "program", lambda: str(spy))
-    bwrap.check()
-    words = log.read_text().splitlines()
+def test_broken_bwrap_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, again: None, tmp_path: Path
+) -> None:
+    """The system's bwrap may be too old."""
+    old = tmp_path / "bwrap"
+    old.write_text("#!/bin/sh\necho bwrap: Unknown option --json-status-fd; exit 1\n")
+    for path in (old, *list(tmp_path.parents)[:3], tmp_path):
+        path.chmod(path.stat().st_mode | 0o055)
+    found = launch.programs()
+    monkeypatch.setattr(launch, "programs", lambda: [old, *found])
+    assert launch.program() in found
+    launch.program.cache_clear()
+    monkeypatch.setattr(launch, "programs", lambda: [old])
+    with pytest.raises(UserError, match=r"cannot make a sandbox here .*Unknown option"):
+        launch.program()
+
+
+def test_sandbox_binds_only_programs() -> None:
+    """Earlier, a check bound /. It failed 1 time in 40, because a container's mount vanished."""
+    words = launch._fixed_words([])
     assert "/usr" in words and "/" not in words
 
 
@@ -64,7 +82,7 @@ def test_disk_filled_by_others_is_infrastructure(monkeypatch: pytest.MonkeyPatch
     """Earlier, this counted as the model's failure: a killed command and an empty patch."""
     box = bwrap.Bwrap({"a.py": "x = 1\n"})
     try:
-        monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
+        monkeypatch.setattr(bwrap, "disk_full", lambda _: True)
         start = time.monotonic()
         for use in (lambda: box.run("sleep 20", Limits()), box.diff):
             with pytest.raises(SandboxFailed, match="this trial did not fill it"):
@@ -78,7 +96,7 @@ def test_trial_that_filled_disk_loses_tree(monkeypatch: pytest.MonkeyPatch) -> N
     box = bwrap.Bwrap({"a.py": "x = 1\n"})
     try:
         monkeypatch.setattr(bwrap, "LARGE_WRITE_BYTES", 1 << 20)
-        monkeypatch.setattr(bwrap, "DISK_RESERVE_BYTES", 1 << 60)
+        monkeypatch.setattr(bwrap, "disk_full", lambda _: True)
         fill = "mkdir d; head -c 2M /dev/zero > d/file; chmod 0 d; sleep 20"
         done = box.run(fill, Limits())
         assert done.code == 137 and not done.timed_out and done.wall_s < 10
@@ -104,25 +122,18 @@ def test_hostile_commands_are_contained_for_ordinary_user(tmp_path: Path) -> Non
     """Run the hostile commands again as a user who cannot write a cgroup."""
     if os.geteuid() != 0:
         pytest.skip("all tests run as an ordinary user here")
-    python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin") or sys.executable
-    paths = [str(Path(pytest.__file__).parents[1]), str(Path(__file__).parents[2])]
-    words = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "bwrap"]
-    words += [f"--basetemp={tmp_path / 'user'}", str(Path(__file__).with_name("test_hostile.py"))]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(paths), "HOME": str(tmp_path)}
+    user, root = HostUser(), Path(__file__).parents[2]
+    sources = [Path(sys.base_prefix), Path(sys.prefix), root, tmp_path]
+    user.give(tmp_path)
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "bwrap"]
+    words += [f"--basetemp={tmp_path / 'user'}", "tests/sandbox/test_hostile.py"]
+    words += ["tests/sandbox/test_reach.py"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o055)  # one of them is /tmp, which stays writable
-    os.chown(tmp_path, ORDINARY, ORDINARY)
-
-    def run(*command: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            command, user=ORDINARY, group=ORDINARY, extra_groups=[], env=environment,
-            cwd=paths[1], capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
-
-    if run(python, "-c", "import kvci, pytest, pydantic_core, tests.conftest").returncode:
-        pytest.skip("no Python with kvci's packages that an ordinary user can read")
-    done = run(*words)
+    done = subprocess.run(
+        words, preexec_fn=lambda: user.become(sources), env=environment,
+        cwd=root, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
 
@@ -147,7 +158,7 @@ def test_impossible_cgroup_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("kvci.sandbox.cgroup.time.sleep", slept.append)
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr(Path, "rmdir", refuse)
-    assert Cgroup.create(64, 8) is None and not slept
+    assert Cgroup.create(Caps()) is None and not slept
 
 
 def test_git_is_silent_when_stop_removes_tree(
@@ -157,3 +168,24 @@ def test_git_is_silent_when_stop_removes_tree(
     with pytest.raises(subprocess.CalledProcessError):
         bwrap.Bwrap({"a.py": "x = 1\n"}, tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_disk_without_inodes_is_full(tmp_path: Path) -> None:
+    """Earlier, only bytes counted: a trial that made many files ended the run."""
+    words = ["mount", "-t", "tmpfs", "-o", "size=3g,nr_inodes=50000", "none", str(tmp_path)]
+    if subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        tmp_path.chmod(0o755)
+        box = bwrap.Bwrap({"a.py": "x = 1\n"}, tmp_path)
+        make = "import os\nfor n in range(60000): os.mknod(str(n))"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bwrap, "LARGE_WRITE_FILES", 30_000)
+            done = box.run(f'mkdir many; cd many; python3 -c "{make}"; sleep 20', Limits())
+        assert done.code == 137 and done.wall_s < 15
+        assert not bwrap.disk_full(tmp_path) and box.run("true", Limits()).code == 137
+        with pytest.raises(DiffFailed):
+            box.diff()
+        box.close()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
@@ -15,7 +16,9 @@ from docker.errors import NotFound
 from kvci.children import ENDING
 from kvci.docker import engine
 from kvci.errors import UserError
+from kvci.free_space import has_too_little
 from kvci.grade.patch import _prepare
+from kvci.host import process
 from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import Caps, DiffFailed, Limits, Result, SandboxFailed, container
 from kvci.sandbox.container import Docker
@@ -47,6 +50,22 @@ def test_sweep_removes_only_containers_of_ended_processes() -> None:
         assert own.run("echo still here", Limits()).output == b"still here\n"
     finally:
         own.close()
+
+
+def test_sweep_removes_others_if_one_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier, an engine that never answered about one container kept all others."""
+    removed: list[str] = []
+
+    def remove(name: str, **_: object) -> None:
+        removed.append(name)
+        if name == "stuck":
+            raise requests.ReadTimeout("no answer")
+
+    names = [{"Id": name, "Labels": {engine.OWNER: process()}} for name in ("stuck", "x")]
+    api = SimpleNamespace(containers=lambda **_: names, remove_container=remove)
+    monkeypatch.setattr(engine, "client", lambda *_: SimpleNamespace(api=api))
+    engine.sweep(own=True)
+    assert removed == ["stuck", "x"]
 
 
 def test_sweep_at_stop_does_not_wait_for_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,10 +195,15 @@ def test_trial_that_filled_disk_loses_container_and_patch(
 ) -> None:
     """Earlier, its patch could not be made on the full disk, and this counted as infrastructure."""
     monkeypatch.setattr(container, "LARGE_WRITE_BYTES", 1 << 20)
-    for run_again in (False, True):
+    monkeypatch.setattr(container, "LARGE_WRITE_FILES", 1000)
+    for run_again, fill in (
+        (False, "head -c 2M /dev/zero > /tmp/file"),
+        (True, "head -c 2M /dev/zero > /tmp/file"),
+        (False, "mkdir many; touch many/{1..1100}"),
+    ):
         box = Docker(calibration_image(), FILES)
         try:
-            box.run("echo 'x = 2' > a.py; head -c 2M /dev/zero > /tmp/file", Limits())
+            box.run(f"echo 'x = 2' > a.py; {fill}", Limits())
             with monkeypatch.context() as patch:
                 patch.setattr(container, "disk_full", lambda: True)
                 if run_again:
@@ -205,11 +229,10 @@ def test_remote_disk_is_measured_in_clean_container(
         assert box.run(report, Limits()).code == 1
         box.run("echo 'echo 4096 1000 0 100 0' > /usr/bin/stat", Limits())
         assert box.run(report, Limits()).code == 1
-        monkeypatch.setattr(engine, "MIN_FREE_BYTES", 1 << 60)
         monkeypatch.setattr(
             container,
             "has_too_little",
-            lambda *disk: engine.has_too_little(*disk) or disk[0] < disk[1],
+            lambda *found: has_too_little(*found) or found[0] < found[1],
         )
         assert box.run("true", Limits()).code == 0
         with pytest.raises(SandboxFailed, match="Docker's disk is full"):

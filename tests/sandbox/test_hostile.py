@@ -4,7 +4,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -16,30 +16,10 @@ from kvci.sandbox import Caps, DiffFailed, Limits, Sandbox, bwrap
 from kvci.sandbox.bwrap import Bwrap
 from kvci.sandbox.container import Docker
 from tests.made_images import calibration_image
+from tests.sandbox.conftest import CAPS, FILES, made
 
 SHORT = Limits(wall_s=5)
-FILES = {
-    "a.py": "x = 1\n",
-    "package/b.py": "y = 2\n",
-    "package/build/c.py": "z = 3\n",
-    "tests/test_a.py": "pass\n",
-}
-CAPS = Caps(memory_mib=200, processes=64)
-
-
-@pytest.fixture(params=["bwrap", "docker"])
-def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    if request.param == "bwrap":
-        bwrap.check()
-        bubble = Bwrap(FILES, caps=CAPS)
-        yield bubble
-        bubble.close()
-        assert not bubble._folder.exists()
-    else:
-        container = Docker(calibration_image(), FILES, CAPS)
-        yield container
-        container.close()
-        assert container._is_gone()
+LONG = Limits(wall_s=30)
 
 
 def test_command_runs_in_fresh_subshell_in_tree(box: Sandbox) -> None:
@@ -348,3 +328,99 @@ def test_removed_shell_leaves_diff_possible(box: Sandbox) -> None:
     box.run("echo 'y = 2' >> a.py; rm -f /bin/bash /usr/bin/bash; sleep 60 & exit", SHORT)
     box.run("true", SHORT)
     assert b"+y = 2" in box.diff()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os; f = os.memfd_create('x'); [os.write(f, bytes(1 << 20)) for _ in range(400)]",
+        "import mmap; m = mmap.mmap(-1, 400 << 20)\n"
+        "for at in range(0, 400 << 20, 4096): m[at] = 1\n"
+        "m.madvise(mmap.MADV_DONTNEED); time.sleep(3)",
+        "import ctypes; l = ctypes.CDLL(None); i = l.shmget(0, 400 << 20, 0o1600); assert i >= 0\n"
+        "l.shmat.restype = ctypes.c_void_p\n"
+        "ctypes.memset(l.shmat(i, None, 0), 1, 400 << 20)",
+    ],
+    ids=["memfd", "shared mapping", "System V"],
+)
+def test_memory_without_owner_is_limited(box: Sandbox, program: str) -> None:
+    """Earlier, such memory was outside the limit where kvci could not write a cgroup."""
+    done = box.run(f"python3 - <<'EOF'\nimport time\n{program}\nprint('ke' 'pt')\nEOF", LONG)
+    assert b"kept" not in done.output and done.code != 0
+
+
+def test_trial_leaves_processes_to_others(kind: str) -> None:
+    """Earlier, without a cgroup, one trial's processes made the forks of another fail."""
+    first, second = made(kind), made(kind)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            many = pool.submit(first.run, "for i in {1..60}; do sleep 4 & done; wait", LONG)
+            time.sleep(1.5)
+            done = second.run("for i in {1..40}; do sleep 0.2 & done; wait; echo fine", LONG)
+            assert done.output == b"fine\n"
+            assert many.result().output == b""
+            assert b"retry" in first.run("for i in {1..80}; do sleep 1 & done; wait", LONG).output
+    finally:
+        first.close()
+        second.close()
+
+
+def test_cpus_are_limited(kind: str) -> None:
+    """Earlier, this limit had no effect in bubblewrap."""
+    if kind == "bwrap" and "CPUs" not in bwrap.check():
+        pytest.skip("without a cgroup, the CPUs are not limited, and the manifest says so")
+    box = made(kind, Caps(memory_mib=200, processes=64, cpus=0.5))
+    try:
+        burn = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass\n"
+        burn += "print(time.process_time())"
+        used_s = float(box.run(f'python3 -c "{burn}"', LONG).output)
+    finally:
+        box.close()
+    assert used_s < 2.2
+
+
+def test_nothing_of_killed_command_runs_beside_diff(box: Sandbox) -> None:
+    """Earlier, processes of a command that timed out could write a moment longer."""
+    write = "i=0; while :; do i=$((i+1)); echo $i > a.py; done"
+    for _ in range(5):
+        box.run(f"for n in {{1..8}}; do ({write}) & done; wait", Limits(wall_s=0.3))
+        if isinstance(box, Bwrap):
+            before = (box._tree / "a.py").read_text()
+            assert box.run("cat a.py", SHORT).output.decode() == before
+            assert (box._tree / "a.py").stat().st_mtime < time.time()
+        assert box.diff() == box.diff()
+
+
+def test_forbidden_tree_is_failure_of_trial(box: Sandbox) -> None:
+    """Earlier, this was an infrastructure failure in bubblewrap."""
+    box.run("echo 'x = 2' > a.py; chmod 000 /testbed /tmp", SHORT)
+    assert box.run("cat a.py; touch /tmp/x && echo fine", SHORT).output == b"x = 2\nfine\n"
+    box.run("chmod 000 /testbed", SHORT)
+    assert b"+x = 2" in box.diff()
+
+
+BREAKS = {
+    "libc": ": > $(realpath $(ldd /bin/bash | sed -n 's/.*=> \\(.*libc.so[^ ]*\\) .*/\\1/p'))",
+    "loader": "rm -f /lib64/ld-linux-x86-64.so.2",
+    "other program": "cp /bin/true /tmp/bash; mv -f /tmp/bash /bin/bash",
+    "program that ends as if killed": (
+        "printf '#!/bin/sh\\nexit 137\\n' > /tmp/b; chmod +x /tmp/b; mv -f /tmp/b /bin/bash"
+    ),
+    "preload": "echo /nowhere.so > /etc/ld.so.preload; mkdir /bin/bash.d; mv /bin/bash /bin/bash.d",
+    "passwd": "rm -f /etc/passwd; mkfifo /etc/passwd",
+    "group": "rm -f /etc/group; mkfifo /etc/group",
+    "etc": "rm -rf /etc; mkdir -p /etc/passwd /etc/group",
+    "link to a device": "ln -sf /dev/zero /etc/passwd",
+}
+
+
+@pytest.mark.parametrize("way", BREAKS)
+def test_trial_that_breaks_container_fails_alone(box: Sandbox, way: str) -> None:
+    """Earlier, these were infrastructure failures, and two of them stopped the Docker engine."""
+    box.run(f"echo 'x = 2' > a.py; sleep 60 & {BREAKS[way]}", SHORT)
+    started = time.monotonic()
+    box.run("true", SHORT)
+    box.script("sleep 60 &", SHORT)
+    box.run("true", SHORT)
+    assert b"+x = 2" in box.diff()
+    assert time.monotonic() - started < 40

