@@ -23,16 +23,16 @@ class HostUser:
 
     def __init__(self) -> None:
         self.is_new = os.geteuid() == 0
-        self._id = FIRST_ID + secrets.randbelow(IDS)
+        self.id = FIRST_ID + secrets.randbelow(IDS)
 
     def give(self, path: Path) -> None:
         """Make this user the owner of a file, or of a folder and everything in it."""
         if not self.is_new:
             return
-        os.lchown(path, self._id, self._id)
+        os.lchown(path, self.id, self.id)
         for root, folders, files in os.walk(path):
             for name in (*folders, *files):
-                os.lchown(os.path.join(root, name), self._id, self._id)
+                os.lchown(os.path.join(root, name), self.id, self.id)
 
     def become(self, sources: Sequence[Path]) -> None:
         """Become this user. Call it in the child process, before exec.
@@ -57,8 +57,8 @@ class HostUser:
                 source.touch()
             _mount(f"/proc/self/fd/{opened[source]}", source, MS_BIND)
         os.setgroups([])
-        os.setresgid(self._id, self._id, self._id)
-        os.setresuid(self._id, self._id, self._id)
+        os.setresgid(self.id, self.id, self.id)
+        os.setresuid(self.id, self.id, self.id)
 
 
 def _first_closed(path: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """Tests of bubblewrap only: the check, cgroups, processes of a killed kvci, a full disk."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from kvci.errors import UserError
 from kvci.sandbox import Caps, DiffFailed, Limits, SandboxFailed, bwrap, launch
 from kvci.sandbox.capped import HeadAndTail
-from kvci.sandbox.cgroup import ROOT, Cgroup, sweep
+from kvci.sandbox.cgroup import OWN_GROUP, ROOT, Cgroup, sweep
 from kvci.sandbox.host_user import HostUser
 
 
@@ -189,3 +190,59 @@ def test_disk_without_inodes_is_full(tmp_path: Path) -> None:
         box.close()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+DELEGATED = """
+import os, subprocess, sys
+from pathlib import Path
+from kvci.sandbox import cgroup
+cgroup.ROOT, cgroup.CONTROLLERS = Path(sys.argv[1]), (sys.argv[2],)
+beside = subprocess.Popen(["sleep", "60"])
+parent = cgroup._parent_v2()
+(parent / "kvci-1-x").mkdir()
+print(parent.name, cgroup._own_v2().relative_to(parent), (parent / "cgroup.procs").read_text())
+print(sorted(path.name for path in (parent / "kvci-1-x").glob(f"{sys.argv[2]}.*"))[0])
+(parent / "kvci-1-x").rmdir()
+beside.kill()
+"""
+
+
+def test_sandboxes_get_groups_in_delegated_group(tmp_path: Path) -> None:
+    """A v2 group whose subgroups have limits must not have processes of its own."""
+    mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    roots = [Path(words[1]) for words in mounted if words[2] == "cgroup2"]
+    names = (roots[0] / "cgroup.controllers").read_text().split() if roots else []
+    if os.geteuid() != 0 or not names or not os.access(roots[0], os.W_OK):
+        pytest.skip("no cgroup v2 that can be delegated")
+    root, name, user = roots[0], names[0], HostUser()
+    control = root / "cgroup.subtree_control"
+    was_on = name in control.read_text().split()
+    control.write_text(f"+{name}")
+    group = root / "kvci-test-delegated"
+    group.mkdir()
+    try:
+        for path in (group, group / "cgroup.procs", group / "cgroup.subtree_control"):
+            os.chown(path, user.id, user.id)
+        sources = [Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]]
+
+        def enter() -> None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+            user.become(sources)
+
+        done = subprocess.run(
+            [sys.executable, "-c", DELEGATED, str(root), name], preexec_fn=enter,
+            cwd=sources[-1], capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        place, own, *processes, file = done.stdout.split()
+        assert (place, own, processes) == (group.name, OWN_GROUP, [])
+        assert file.startswith(f"{name}.")
+    finally:
+        for folder in (group / OWN_GROUP, group):
+            for _ in range(50):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                    break
+                time.sleep(0.1)
+        if not was_on:
+            control.write_text(f"-{name}")
