@@ -33,6 +33,8 @@ def die_with_parent() -> Callable[[], None]:
 def worker() -> ProcessPoolExecutor:
     """Return a pool of one worker process. It ends with this process and ignores Ctrl-C.
 
+    What it prints on standard output is lost.
+
     The worker holds both ends of its queue open. So it would wait for work for ever after kvci is
     killed, but a thread of the worker ends it. `die_with_parent` does not help: the kernel would
     kill the worker when the thread that started it ends.
@@ -43,6 +45,8 @@ def worker() -> ProcessPoolExecutor:
 
 def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A library may print here. If the reader of that is gone, the work would fail.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

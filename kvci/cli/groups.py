@@ -1,6 +1,7 @@
 """The look of the help, and the sentence that a command prints if it fails."""
 
 import os
+import sys
 from typing import Any, NoReturn
 
 import rich_click as click
@@ -8,6 +9,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from kvci.errors import UserError
 from kvci.files import disk_full_error, is_disk_full
+from kvci.streams import keep_streams
 
 HELP = click.RichHelpConfiguration(
     theme="default-slim",
@@ -22,7 +24,24 @@ HELP = click.RichHelpConfiguration(
 
 
 class Verbs(click.RichGroup):
-    """A group of commands. If a command fails, the group prints one sentence and exits 2."""
+    """A group of commands. If a command fails, the group prints one sentence and exits 2.
+
+    A command does its work to the end even if its output is lost. Then the exit status does not
+    change, except that the status 2 replaces 0 if a file has only a part of the output.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if sys.stdout is not sys.__stdout__:  # a test reads the output
+            return super().main(*args, **kwargs)
+        out = keep_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as ended:
+            print(end="", flush=True)
+            if ended.code or not out.incomplete:
+                raise
+            out.say()
+            sys.exit(2)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

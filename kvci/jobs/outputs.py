@@ -1,6 +1,7 @@
 """Write a job's outputs for later jobs, and its summary for people."""
 
 import os
+import sys
 from pathlib import Path
 
 from kvci.report.tables import inert
@@ -17,12 +18,18 @@ def output(**values: str) -> None:
 
 
 def summary(markdown: str) -> None:
-    """Append a text to the job's summary, cut at GitHub's limit; outside a job, print it."""
+    """Append a text to the job's summary, cut at GitHub's limit; outside a job, print it.
+
+    If that fails, the job continues, because no other job reads the summary.
+    """
     content = markdown.encode()
     if len(content) > SUMMARY_MAX_BYTES:
         whole = content[: SUMMARY_MAX_BYTES - 100].rpartition(b"\n")[0]
         content = whole + b"\n\nThe summary is cut here; see the artifact.\n"
-    _append("GITHUB_STEP_SUMMARY", content.decode())
+    try:
+        _append("GITHUB_STEP_SUMMARY", content.decode())
+    except OSError as error:
+        print(f"kvci: The job's summary cannot be written: {error}", file=sys.stderr)
 
 
 def failed(sentence: str) -> None:

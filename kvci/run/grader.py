@@ -32,7 +32,7 @@ class _Task:
         try:
             graded = sent.result()
             self.then(graded)
-        except Exception as error:
+        except BaseException as error:  # otherwise the thread ends, and the run waits for ever
             self.result.set_exception(error)
         else:
             self.result.set_result(graded)

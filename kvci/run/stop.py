@@ -21,9 +21,11 @@ class Stopped(BaseException):
 def stopping() -> Iterator[None]:
     """A context in which a signal kills all child processes and raises Stopped.
 
-    Later signals are ignored.
+    Later signals are ignored. A signal that the parent ignores stays ignored: `nohup kvci run`
+    continues after its terminal is closed.
     """
-    before = {number: signal.signal(number, _stop) for number in STOPS}
+    heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in heeded}
     try:
         yield
     finally:
