@@ -58,13 +58,21 @@ def in_docker() -> bool:
 
 
 def is_private(path: Path) -> bool:
-    return path.is_dir() and path.owner() == USER and path.stat().st_mode & 0o777 == 0o750
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return path.owner() == USER and path.stat().st_mode & 0o777 == 0o750
 
 
 def make_private(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o750)
-    shutil.chown(path, USER, USER)
+    """Make a folder of USER. Raises Failed if USER has put a link there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        raise Failed(f"{path} is a link or a file; remove it.") from None
+    os.fchmod(folder, 0o750)
+    shutil.chown(folder, USER, USER)
+    os.close(folder)
 
 
 def commit() -> str:
@@ -124,7 +132,7 @@ def main() -> None:
         Step(f"{COMMAND} of this checkout", has_kvci, install_kvci, f"pip install {HERE}"),
         Step(
             "NVIDIA's driver answers",
-            lambda: bool(run("nvidia-smi", "--list-gpus").strip()),
+            lambda: bool(run("nvidia-smi", "--list-gpus", limit_s=60).strip()),
             no_driver,
             "nothing: install NVIDIA's driver",
         ),

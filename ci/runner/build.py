@@ -30,6 +30,7 @@ NUMBER, COMMIT = 11434, f"sdist.{SHA256[:12]}"
 TYPES = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 """The types for which flash attention has CUDA kernels."""
 DEFAULT = ("f16/f16", "q8_0/q8_0", "q5_1/q5_1", "q4_0/q4_0", "q8_0/q4_0")
+BUILD_S = 12 * 3600.0
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "BUILD_SHARED_LIBS": "OFF",  # gives one file; its hash identifies the build
@@ -81,7 +82,7 @@ def check(server: Path, number: int, commit: str, pairs: tuple[str, ...]) -> boo
     """True if llama-server exists. Raises Failed if it has another build or other pairs."""
     if not server.is_file():
         return False
-    done = subprocess.run([server, "--version"], capture_output=True, text=True)
+    done = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=300)
     version = done.stdout + done.stderr
     if done.returncode or not re.search(rf"\b{number}\b.*{re.escape(commit)}", version):
         raise Failed(
@@ -110,7 +111,16 @@ def build(source: Path, folder: Path, options: dict[str, str], jobs: int) -> Non
     work = folder.with_name(f"{folder.name}.work")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     run("cmake", "-S", source, "-B", work, *generator, *(f"-D{k}={v}" for k, v in options.items()))
-    run("cmake", "--build", work, "--target", "llama-server", "--parallel", str(jobs))
+    run(
+        "cmake",
+        "--build",
+        work,
+        "--target",
+        "llama-server",
+        "--parallel",
+        str(jobs),
+        limit_s=BUILD_S,
+    )
     server = work / "bin" / "llama-server"
     description = {
         "sha256": hashlib.sha256(server.read_bytes()).hexdigest(),

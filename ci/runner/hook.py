@@ -1,7 +1,7 @@
 """Remove leftovers of earlier jobs, and fail the job if the disk is nearly full.
 
 The runner calls this script before each job, as its own user. If the script fails, the job fails,
-and the last line of the output gives the reason.
+and the lines that begin with `failed` give the reasons.
 """
 
 import os
@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from steps import Failed, Step, apply, arguments
+from steps import Failed, Step, apply, arguments, removal
 
 FREE_BYTES = 20 << 30
 STALE_S = 86_400.0
@@ -21,7 +21,10 @@ def leftovers(workspace: Path, temporary: Path) -> list[Path]:
 
     kvci's lock files stay. If a locked file were removed, a second process could get the same lock.
     """
-    found = sorted(workspace.glob("*")) if workspace.is_dir() else []
+    if workspace.is_symlink():
+        found = [workspace]
+    else:
+        found = sorted(workspace.iterdir()) if workspace.is_dir() else []
     for path in sorted(temporary.iterdir()):
         try:
             status = path.lstat()
@@ -33,31 +36,21 @@ def leftovers(workspace: Path, temporary: Path) -> list[Path]:
     return found
 
 
-def removal(path: Path) -> Step:
-    def remove() -> None:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        if os.path.lexists(path):
-            raise Failed(f"{path} belongs to another user; remove it as root.")
-
-    return Step(f"{path} is removed", lambda: not os.path.lexists(path), remove, "remove it")
-
-
 def free_space(workspace: Path) -> Step:
-    existing = next(path for path in (workspace, *workspace.parents) if path.exists())
+    def free_bytes() -> int:
+        existing = next(path for path in (workspace, *workspace.parents) if path.exists())
+        return shutil.disk_usage(existing).free
 
     def refuse() -> None:
         raise Failed(
-            f"{shutil.disk_usage(existing).free >> 30} GiB are free for {workspace}, but a run "
-            f"needs {FREE_BYTES >> 30}; free space with kvci images prune, by deleting old models, "
-            "or with clean.py and fewer --days."
+            f"{free_bytes() >> 30} GiB are free for {workspace}, but a run needs "
+            f"{FREE_BYTES >> 30}; free space with kvci images prune, by deleting old models, or "
+            "with clean.py and fewer --days."
         )
 
     return Step(
         f"{FREE_BYTES >> 30} GiB are free for {workspace}",
-        lambda: shutil.disk_usage(existing).free >= FREE_BYTES,
+        lambda: free_bytes() >= FREE_BYTES,
         refuse,
         "nothing: free space first",
     )
@@ -67,7 +60,7 @@ def main() -> None:
     given = arguments(__doc__).parse_args()
     workspace = Path(os.environ["GITHUB_WORKSPACE"])
     paths = leftovers(workspace, Path(tempfile.gettempdir()))
-    apply([*map(removal, paths), free_space(workspace)], given.dry_run)
+    apply([*map(removal, paths), free_space(workspace)], given.dry_run, keep_going=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from steps import Failed, Step, apply, arguments
+from steps import Failed, Step, apply, arguments, removal
 
 ETC, OUTPUT, USER = Path("/etc/kvci"), Path("/run/kvci-runner/jit"), "kvci"
 REMEDIES = {
@@ -67,7 +67,7 @@ def main() -> None:
 
     def write() -> None:
         line = f"export ACTIONS_RUNNER_INPUT_JITCONFIG={shlex.quote(configuration(etc))}\n"
-        output.unlink(missing_ok=True)
+        removal(output).do()  # a job may have made a link or a folder there
         # Every user of the machine can read arguments, so the runner reads its environment.
         with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as out:
             out.write(line)

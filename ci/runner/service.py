@@ -22,7 +22,7 @@ from steps import Failed, Step, apply, arguments, file, run
 HERE = Path(__file__).resolve().parent
 ETC, OPT, UNITS = Path("/etc/kvci"), Path("/opt/kvci"), Path("/etc/systemd/system")
 SCRIPTS = ("steps.py", "jit.py", "hook.py", "clean.py")
-HOOK = "#!/bin/sh\nexec /usr/bin/python3 /opt/kvci/runner/hook.py\n"
+HOOK = "#!/bin/sh\nexec timeout 1h /usr/bin/python3 /opt/kvci/runner/hook.py\n"
 RUNNER = """[Unit]
 Description=GitHub Actions runner for kvci, one job at a time
 StartLimitIntervalSec=0
@@ -43,6 +43,7 @@ ExecStartPre=/bin/cp -R /opt/kvci/actions-runner /var/lib/kvci/actions-runner
 ExecStartPre=+/usr/bin/python3 /opt/kvci/runner/jit.py
 ExecStart=/bin/sh -c '. /run/kvci-runner/jit && exec /var/lib/kvci/actions-runner/run.sh'
 Delegate=yes
+TimeoutStartSec=15min
 Restart=always
 RestartSec=30
 KillMode=mixed
@@ -57,6 +58,7 @@ Description=Remove kvci runs that have not changed for long
 [Service]
 Type=oneshot
 User=kvci
+TimeoutStartSec=6h
 ExecStart=/usr/bin/python3 /opt/kvci/runner/clean.py --runs /var/lib/kvci/runs
 """
 TIMER = """[Unit]

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,11 +11,15 @@ from collections.abc import Iterator
 from http.server import HTTPServer
 from pathlib import Path
 
+import box
+import clean
 import pytest
 import service
 from githubkit_schemas.latest import models as schema
+from steps import Failed
 
 from kvci.cli import main
+from kvci.rundir.directory import RunDirectory
 from kvci.serve.server import resolve
 from tests.answers import Quiet, answer, listening
 from tests.conftest import ROOT
@@ -24,12 +29,37 @@ JIT = "it's for one job"
 
 
 def script(name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the runner. File permissions bind it, even if the tests run as root."""
+    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
     return subprocess.run(
-        [sys.executable, str(RUNNER / name), *words],
+        [*(bound if os.geteuid() == 0 else ()), sys.executable, str(RUNNER / name), *words],
         capture_output=True,
         text=True,
         env=os.environ | environment,
+        timeout=100,
     )
+
+
+def hostile(folder: Path) -> None:
+    """Make what a model may leave in its folder."""
+    folder.mkdir(parents=True)
+    for name in (".lock", "spec.json", "shard-1-of-2"):
+        os.mkfifo(folder / name)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(folder / "socket"))
+    (folder / "link").symlink_to("/dev/zero")
+    (folder / "loop").symlink_to(".")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff\n::error::\x1b[31m")).touch()
+    deep = os.open(folder, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("x", dir_fd=deep)
+        inner = os.open("x", os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = inner
+    os.close(deep)
+    (folder / "no-rights").mkdir()
+    (folder / "no-rights" / "file").touch()
+    (folder / "no-rights").chmod(0)
 
 
 @pytest.fixture
@@ -71,6 +101,8 @@ def test_configuration_reaches_only_the_runner(github: HTTPServer, tmp_path: Pat
     ) and to.is_symlink()  # fmt: skip
     done = script("jit.py", **environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"done       {to}, for one job\n", "")
+    to.unlink()
+    (to / "folder").mkdir(parents=True)  # a job may make this, too
     assert script("jit.py", **environment).stdout == done.stdout, "each job gets its own"
     assert (tmp_path / "token").read_text() == "good\n"
     assert to.stat().st_mode & 0o777 == 0o400 and not to.is_symlink()
@@ -143,6 +175,87 @@ def test_only_idle_runs_are_removed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"locked", "touched", "other"}
     assert [line.split()[0] for line in dry.stdout.splitlines()] == ["would"] * 3
+
+
+def old_run(folder: Path) -> Path:
+    """Make a run that is older than clean.py's limit."""
+    folder.mkdir(parents=True)
+    (folder / "spec.json").touch()
+    for path in (folder / "spec.json", folder):
+        os.utime(path, (time.time() - 61 * 86_400,) * 2)
+    return folder
+
+
+def test_whatever_a_model_left_is_removed_with_its_run(tmp_path: Path) -> None:
+    for name in ("a", "z"):
+        hostile(old_run(tmp_path / name) / ".kvci-scratch" / "tree")
+        os.utime(tmp_path / name, (0, 0))
+    done = script("clean.py", "--runs", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_run_does_not_keep_others_from_being_removed(tmp_path: Path) -> None:
+    """What kvci never makes in these places is reported. It cannot be judged, so it stays."""
+    os.mkfifo(old_run(tmp_path / "a fifo") / ".lock")
+    (old_run(tmp_path / "a link") / ".lock").symlink_to("/dev/zero")
+    old_run(tmp_path / "closed\n::error::").chmod(0)
+    old_run(tmp_path / "fixed" / "x")
+    old_run(tmp_path / "z")
+    (tmp_path / "fixed" / "spec.json").touch()
+    (tmp_path / "fixed" / "x").chmod(0)
+    for path in (*tmp_path.rglob("*"), *tmp_path.iterdir()):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    done = script("clean.py", "--runs", str(tmp_path))
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3 and all(line.startswith("failed     ") for line in lines), done.stderr
+    assert "closed\\n::error::" in done.stderr and "Traceback" not in done.stderr
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["a fifo", "a link", "closed\n::error::"]
+    (tmp_path / left[-1]).chmod(0o700)
+
+
+def test_hook_removes_whatever_a_job_left(tmp_path: Path) -> None:
+    workspace, temporary = tmp_path / "work", tmp_path / "tmp"
+    for folder in (workspace / "a", temporary / "a"):
+        hostile(folder)
+    for folder in (workspace / "z", temporary / "z"):
+        folder.mkdir()
+    for path in temporary.iterdir():
+        os.utime(path, (0, 0))
+    done = script("hook.py", GITHUB_WORKSPACE=str(workspace), TMPDIR=str(temporary))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(workspace.iterdir()) and not list(temporary.iterdir())
+
+
+def test_hook_removes_a_link_and_not_its_target(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "home" / "kept").mkdir(parents=True)
+    (tmp_path / "work").symlink_to(tmp_path / "home")
+    given = {"GITHUB_WORKSPACE": str(tmp_path / "work"), "TMPDIR": str(tmp_path / "tmp")}
+    assert script("hook.py", **given).returncode == 0
+    assert (tmp_path / "home" / "kept").is_dir() and not (tmp_path / "work").is_symlink()
+
+
+def test_root_changes_no_target_of_a_link(tmp_path: Path) -> None:
+    """The user of the runner owns the folder of the runs, so the user may put a link there."""
+    (tmp_path / "target").mkdir(mode=0o777)
+    before = (tmp_path / "target").stat()
+    (tmp_path / "runs").symlink_to(tmp_path / "target")
+    assert not box.is_private(tmp_path / "runs")
+    with pytest.raises(Failed, match="is a link"):
+        box.make_private(tmp_path / "runs")
+    assert (tmp_path / "target").stat() == before
+
+
+def test_scratch_folder_has_the_name_that_kvci_uses(tmp_path: Path) -> None:
+    assert RunDirectory(tmp_path).scratch.name == clean.SCRATCH
+
+
+def test_each_script_of_the_service_has_a_time_limit() -> None:
+    assert "exec timeout " in service.HOOK
+    assert "TimeoutStartSec=" in service.CLEAN and "TimeoutStartSec=" in service.RUNNER
 
 
 def test_service_shows_its_plan_and_refuses_bad_arguments() -> None:

@@ -55,6 +55,8 @@ def test_failed_command_shows_its_output() -> None:
         steps.run("sh", "-c", "echo why >&2; exit 3")
     with pytest.raises(Failed, match="install it"):
         steps.run("no-such-command")
+    with pytest.raises(Failed, match="sleep 60 did not end"):
+        steps.run("sleep", "60", limit_s=0.1)
 
 
 def test_dry_run_without_permission_shows_plan(capsys: pytest.CaptureFixture[str]) -> None:
