@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import stat
 import subprocess
 import tomllib
 from pathlib import Path
@@ -79,6 +80,29 @@ def remove_tree(folder: Path) -> None:
 def _quietly(*words: str) -> None:
     """Run a program and hide its errors: another process may have removed the folder meanwhile."""
     subprocess.run(words, check=False, stderr=subprocess.DEVNULL)
+
+
+def open_lock(path: Path, access: int = os.O_RDONLY, mode: int = 0o644) -> int:
+    """Open a lock file and return its descriptor. A new file gets this mode, whatever the umask is.
+
+    Raises UserError if the path is not a regular file: a link leads to another file, and to open a
+    FIFO can take for ever.
+    """
+    flags, problem = access | os.O_NOFOLLOW | os.O_NONBLOCK, f"{path} is not a file; remove it."
+    try:
+        try:
+            lock = os.open(path, flags)  # first without O_CREAT, which fs.protected_regular refuses
+        except FileNotFoundError:
+            lock = os.open(path, flags | os.O_CREAT, mode)
+            os.fchmod(lock, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
+            raise UserError(problem) from None
+        raise
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        os.close(lock)
+        raise UserError(problem)
+    return lock
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

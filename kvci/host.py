@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import sha256_of
+from kvci.files import open_lock, sha256_of
 
 GPU_LOCK = Path("/tmp/kvci-gpu.lock")
 
@@ -41,11 +41,7 @@ def gpu() -> str:
 @contextlib.contextmanager
 def lock_gpus() -> Iterator[None]:
     """Lock this machine's GPUs against other runs. Raises UserError if another run locks them."""
-    try:
-        lock = os.open(GPU_LOCK, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        lock = os.open(GPU_LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
-        os.fchmod(lock, 0o644)  # other users must be able to open it, whatever the umask is
+    lock = open_lock(GPU_LOCK)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,12 +1,18 @@
 """Tests documents and atomic writes."""
 
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kvci import host
 from kvci.errors import UserError
-from kvci.files import Document, read_toml, write_atomic
+from kvci.files import Document, open_lock, read_toml, write_atomic
+from kvci.images import locks
 from kvci.images.recipe import recipes
+from kvci.rundir.directory import RunDirectory
 
 
 class Note(Document):
@@ -49,3 +55,56 @@ def test_file_that_is_not_toml_is_explained(tmp_path: Path, content: bytes) -> N
         read_toml(path, "an example")
     with pytest.raises(UserError, match="is not valid"):
         recipes(path)
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [a_fifo, a_link, a_socket, Path.mkdir])
+def test_lock_that_is_not_a_file_is_refused(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open a FIFO could take for ever. Each user of the machine can make one in /tmp."""
+    make(tmp_path / ".lock")
+    monkeypatch.setattr(host, "GPU_LOCK", tmp_path / ".lock")
+    monkeypatch.setattr(locks, "FILE", str(tmp_path / ".lock"))
+    with pytest.raises(UserError, match="is not a file; remove it"):
+        RunDirectory(tmp_path).__enter__()
+    with pytest.raises(UserError, match="is not a file; remove it"), host.lock_gpus():
+        pass
+    with pytest.raises(UserError, match="is not a file; remove it"):
+        locks._file.__wrapped__()
+
+
+def test_lock_gets_its_mode_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        os.close(open_lock(tmp_path / "lock", os.O_RDWR, 0o666))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o666
+
+
+def test_scratch_that_cannot_be_removed_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of another user may have left it."""
+    (tmp_path / ".kvci-scratch").mkdir()
+    (tmp_path / "bin").mkdir()
+    for name in ("rm", "chmod"):
+        (tmp_path / "bin" / name).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="remove it as root"):
+            RunDirectory(tmp_path).__enter__()

@@ -10,8 +10,9 @@ import fcntl
 import os
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
-from kvci.files import sha256_of
+from kvci.files import open_lock, sha256_of
 
 FILE = "/tmp/kvci-images.lock"
 
@@ -51,12 +52,7 @@ def is_free(image: str) -> bool:
 
 @cache
 def _file() -> int:
-    try:
-        return os.open(FILE, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        descriptor = os.open(FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o666)
-        os.fchmod(descriptor, 0o666)  # other users' runs must open it, whatever the umask is
-        return descriptor
+    return open_lock(Path(FILE), os.O_RDWR, 0o666)  # the runs of other users must open it, too
 
 
 def _byte(image: str) -> int:

@@ -1,6 +1,7 @@
 """The run directory: specification, manifest, server logs and the outcome of each trial."""
 
 import fcntl
+import os
 import platform
 import re
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from kvci import __version__
 from kvci.errors import UserError
-from kvci.files import remove_tree
+from kvci.files import open_lock, remove_tree
 from kvci.host import gpu, host
 from kvci.plan import Trial
 from kvci.rundir.documents import Graded, Manifest, Outcome, now
@@ -37,11 +38,12 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         """Make the folder and take its lock.
 
-        Raises UserError if another process holds the lock, or if the folder cannot be made.
+        Raises UserError if another process holds the lock, if the folder cannot be made, or if the
+        scratch folder of an earlier process cannot be removed.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock = open_lock(self.path / ".lock")
         except OSError as error:
             raise UserError(
                 f"The folder {self.path} cannot be made ({error.strerror}); give another folder."
@@ -49,18 +51,25 @@ class RunDirectory:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.close()
+            os.close(self._lock)
             raise UserError(
                 f"Another kvci process works on {self.path}; wait until it ends, or give another "
                 "--run-id."
             ) from None
         remove_tree(self.scratch)
-        self.scratch.mkdir()
+        try:
+            self.scratch.mkdir()
+        except OSError as error:
+            os.close(self._lock)
+            raise UserError(
+                f"{self.scratch} cannot be made ({error.strerror}); remove it as root, or give "
+                "another folder."
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
         remove_tree(self.scratch)
-        self._lock.close()
+        os.close(self._lock)
 
     @property
     def exists(self) -> bool:

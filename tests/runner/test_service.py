@@ -19,6 +19,7 @@ from githubkit_schemas.latest import models as schema
 from steps import Failed
 
 from kvci.cli import main
+from kvci.files import remove_tree
 from kvci.rundir.directory import RunDirectory
 from kvci.serve.server import resolve
 from tests.answers import Quiet, answer, listening
@@ -38,6 +39,13 @@ def script(name: str, *words: str, **environment: str) -> subprocess.CompletedPr
         env=os.environ | environment,
         timeout=100,
     )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder that is removed even if a test fails. pytest cannot remove a deep tree."""
+    yield tmp_path
+    remove_tree(tmp_path)
 
 
 def hostile(folder: Path) -> None:
@@ -186,13 +194,13 @@ def old_run(folder: Path) -> Path:
     return folder
 
 
-def test_whatever_a_model_left_is_removed_with_its_run(tmp_path: Path) -> None:
+def test_whatever_a_model_left_is_removed_with_its_run(place: Path) -> None:
     for name in ("a", "z"):
-        hostile(old_run(tmp_path / name) / ".kvci-scratch" / "tree")
-        os.utime(tmp_path / name, (0, 0))
-    done = script("clean.py", "--runs", str(tmp_path))
+        hostile(old_run(place / name) / ".kvci-scratch" / "tree")
+        os.utime(place / name, (0, 0))
+    done = script("clean.py", "--runs", str(place))
     assert (done.returncode, done.stderr) == (0, "")
-    assert not list(tmp_path.iterdir())
+    assert not list(place.iterdir())
 
 
 def test_bad_run_does_not_keep_others_from_being_removed(tmp_path: Path) -> None:
@@ -216,8 +224,8 @@ def test_bad_run_does_not_keep_others_from_being_removed(tmp_path: Path) -> None
     (tmp_path / left[-1]).chmod(0o700)
 
 
-def test_hook_removes_whatever_a_job_left(tmp_path: Path) -> None:
-    workspace, temporary = tmp_path / "work", tmp_path / "tmp"
+def test_hook_removes_whatever_a_job_left(place: Path) -> None:
+    workspace, temporary = place / "work", place / "tmp"
     for folder in (workspace / "a", temporary / "a"):
         hostile(folder)
     for folder in (workspace / "z", temporary / "z"):
