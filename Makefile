@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 KVCI := $(VENV)/bin/kvci
 
-.PHONY: demo test test-long test-faults test-train reference check
+.PHONY: demo test test-long test-faults test-train reference check install lock
 demo: $(VENV)/ready
 	$(KVCI) demo
 
@@ -32,6 +32,18 @@ check: $(VENV)/ready-dev
 	$(VENV)/bin/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(VENV)/bin/actionlint
 	$(VENV)/bin/actionlint ci/adopt/*.yml
+
+# What the workflows' jobs install: only files that the lock names by their hash.
+install:
+	$(PYTHON) -m venv --clear $(VENV) || python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --require-hashes --only-binary :all: -r ci/requirements.txt
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation .
+
+# Makes the lock again after a change of pyproject.toml. With UPGRADE=--upgrade, all versions are new.
+lock: $(VENV)/ready-dev
+	$(VENV)/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+	  --extra build --generate-hashes --custom-compile-command "make lock" $(UPGRADE) \
+	  --output-file ci/requirements.txt pyproject.toml
 
 $(VENV)/ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)

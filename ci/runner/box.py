@@ -89,8 +89,7 @@ def has_kvci() -> bool:
 def install_kvci() -> None:
     if sys.version_info < PYTHON:
         raise Failed("kvci needs Python 3.11; use Ubuntu 24.04, or install a newer python3.")
-    run("python3", "-m", "venv", "--clear", VENV)
-    run(VENV / "bin" / "pip", "install", "--quiet", HERE)
+    run("make", "-C", HERE, "install", "PYTHON=python3", f"VENV={VENV}")
     COMMAND.unlink(missing_ok=True)
     COMMAND.symlink_to(VENV / "bin" / "kvci")
     (VENV / ".commit").write_text(commit())
@@ -129,7 +128,7 @@ def main() -> None:
             lambda: is_private(runs),
             lambda: make_private(runs),
         ),
-        Step(f"{COMMAND} of this checkout", has_kvci, install_kvci, f"pip install {HERE}"),
+        Step(f"{COMMAND} of this checkout", has_kvci, install_kvci, f"make -C {HERE} install"),
         Step(
             "NVIDIA's driver answers",
             lambda: bool(run("nvidia-smi", "--list-gpus", limit_s=60).strip()),

@@ -99,6 +99,7 @@ class GitHubHere:
         fake.web, fake.origin = fake.url, self.origin
         self.runs = folder / "runs"
         _copy(self.kvci)
+        (self.kvci / "ci" / "requirements.txt").write_text("")  # PYTHONPATH has the dependencies
         if own is None:
             _copy(self.work)
         for name, text in (own or {}).items():
@@ -165,8 +166,6 @@ class GitHubHere:
             "GITHUB_SERVER_URL": self.fake.url,
             "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),
             "PYTHONPATH": sysconfig.get_path("purelib"),  # kvci's dependencies, without kvci
-            "PIP_NO_DEPS": "1",
-            "PIP_NO_BUILD_ISOLATION": "0",  # 0 means: no isolation
         }
 
 
