@@ -117,43 +117,26 @@ def _start(
     limits: Limits,
     must_end: Callable[[], bool] = lambda: False,
 ) -> Result:
-    python = [] if sys.base_prefix.startswith("/usr") else [Path(sys.base_prefix)]
-    words = [str(path), *_fixed_words(python)]
-    for mount in mounts:
-        kind = "--bind" if mount.writable else "--ro-bind"
-        words += [kind, str(mount.source), mount.place]
-    words += ["--remount-ro", "/"]  # files in / would use memory
-    words += ["--chdir", TREE] if any(mount.place == TREE for mount in mounts) else []
     group = Cgroup.create(caps)
     if group is None and user.is_new:
         raise SandboxFailed("no cgroup is writable, and rlimits do not bind root")
-    bind, size = die_with_parent(), caps.memory_mib << 20
-    sources = [
-        path.parents[2],
-        *python,  # beside the package of bwrap are its libraries
-        *(mount.source for mount in mounts),
-    ]
+    # The libraries of bwrap are beside its package.
+    sources = [path.parents[2], *_python(), *(mount.source for mount in mounts)]
+    bind = die_with_parent()
 
     def become() -> None:
-        if group:
-            group.enter()
-        else:
-            resource.setrlimit(resource.RLIMIT_AS, (size, size))
-        file = limits.file_mib << 20
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
-        resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+        _set_limits(group, caps, limits)
         user.become(sources)
         bind()  # the kernel forgets it when a process becomes another user
 
     memory = Held()
 
     def exceeded() -> bool:
-        return must_end() or (group is None and memory.bytes(lifeline.pids()) > size)
+        size = 0 if group else memory.bytes(lifeline.pids())
+        return must_end() or size > caps.memory_mib << 20
 
     with _Lifeline(group is not None) as lifeline:
-        words += lifeline.words
+        words = [str(path), *_words(mounts), *lifeline.words]
         if group is None:
             command = ["bash", "-c", 'ulimit -u "$0" && exec "$@"', str(caps.processes), *command]
         try:
@@ -166,8 +149,13 @@ def _start(
                 exceeded=exceeded,
                 on_end=lifeline.end,
             )
-        except (OSError, subprocess.SubprocessError) as error:
+        except OSError as error:
             raise SandboxFailed(f"bubblewrap did not start: {error}") from None
+        except subprocess.SubprocessError:  # it does not say what `become` raised
+            raise SandboxFailed(
+                "bubblewrap did not start: kvci could not set the limits or, as root, make mounts "
+                "and become another user"
+            ) from None
         finally:
             if group:
                 group.remove()
@@ -177,8 +165,31 @@ def _start(
         return done
 
 
-def _fixed_words(python: Sequence[Path]) -> list[str]:
-    """Return the options that do not depend on the trial."""
+def _set_limits(group: Cgroup | None, caps: Caps, limits: Limits) -> None:
+    """Limit this process and its children. Raises OSError."""
+    if group:
+        group.enter()
+    else:
+        _set_limit(resource.RLIMIT_AS, caps.memory_mib << 20)
+    _set_limit(resource.RLIMIT_FSIZE, limits.file_mib << 20)
+    _set_limit(resource.RLIMIT_CPU, limits.cpu_s)
+    _set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+
+
+def _set_limit(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def _python() -> list[Path]:
+    """Return the folder of this Python if it is not in /usr."""
+    return [] if sys.base_prefix.startswith("/usr") else [Path(sys.base_prefix)]
+
+
+def _words(mounts: Sequence[Mount]) -> list[str]:
+    """Return the options of bubblewrap that do not depend on the command."""
     words = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     words += ["--uid", str(MODEL_ID), "--gid", str(MODEL_ID), "--clearenv"]
     words += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
@@ -196,12 +207,16 @@ def _fixed_words(python: Sequence[Path]) -> list[str]:
             words += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
-    for folder in python:
+    for folder in _python():
         words += ["--ro-bind", str(folder), str(folder)]
     own = Path(kvci.__file__).parents[1]
     if any(own.is_relative_to(bound) for bound in ("/usr", sys.base_prefix)):
         words += ["--tmpfs", str(own)]  # kvci's source names the bugs of the calibration suite
-    return words
+    for mount in mounts:
+        kind = "--bind" if mount.writable else "--ro-bind"
+        words += [kind, str(mount.source), mount.place]
+    words += ["--remount-ro", "/"]  # files in / would use memory
+    return words + (["--chdir", TREE] if any(mount.place == TREE for mount in mounts) else [])
 
 
 class _Lifeline:
