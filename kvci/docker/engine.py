@@ -94,20 +94,20 @@ def answers(timeout_s: float = PING_TIMEOUT_S) -> bool:
 def check() -> str:
     """Return the version for the manifest.
 
-    Raises UserError if the engine does not answer, or if it filters no system calls.
+    Raises UserError if the engine does not answer, or if it cannot filter system calls.
     """
     version: str = client().version()["Version"]
-    if not filters_system_calls(client().info().get("SecurityOptions") or []):
+    if not has_seccomp(client().info().get("SecurityOptions") or []):
         raise UserError(
-            "The Docker engine filters no system calls, so it cannot contain the model's commands; "
-            "start it with its default seccomp profile."
+            "The Docker engine cannot filter system calls, so it cannot contain the model's "
+            "commands; use an engine and a kernel with seccomp."
         )
     return version
 
 
-def filters_system_calls(options: Sequence[str]) -> bool:
-    """True if these security options of the engine have a seccomp profile."""
-    return any("seccomp" in option and "unconfined" not in option for option in options)
+def has_seccomp(options: Sequence[str]) -> bool:
+    """True if these security options of the engine name seccomp."""
+    return any("name=seccomp" in option for option in options)
 
 
 def has(image: str) -> bool:

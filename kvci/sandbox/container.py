@@ -32,7 +32,7 @@ from kvci.docker.engine import (
 from kvci.errors import UserError
 from kvci.free_space import has_too_little
 from kvci.host import process
-from kvci.sandbox import diff
+from kvci.sandbox import diff, seccomp
 from kvci.sandbox.capped import HeadAndTail
 from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
@@ -195,7 +195,7 @@ class Docker:
     def _start(self) -> Any:
         bounds = {
             "network_mode": "bridge" if self._network else "none",
-            "security_opt": ["no-new-privileges"],
+            "security_opt": ["no-new-privileges", f"seccomp={seccomp.docker_profile()}"],
             "cap_drop": ["ALL"],
             "cap_add": CAPABILITIES,
             "mem_limit": f"{self._caps.memory_mib}m",

@@ -1,10 +1,12 @@
-"""The system calls that a command in bubblewrap may use.
+"""The system calls that a command in a sandbox may use.
 
-The list follows the default profiles of Docker and Podman for a process without capabilities, on
-x86-64. It leaves out keys, namespaces, mounts, io_uring, bpf, userfaultfd and perf events.
+The list follows the default profiles of Docker and Podman for a process with few capabilities, on
+x86-64. It leaves out keys, namespaces, mounts, io_uring, bpf, userfaultfd and perf events. Docker
+gets the same list, because the default profile of older engines allows io_uring.
 """
 
 import errno
+import json
 import os
 import tempfile
 from functools import cache
@@ -88,6 +90,29 @@ def program(unseen_memory: bool = True) -> bytes:
         rules.export_bpf(file)
         file.seek(0)
         return file.read()
+
+
+def docker_profile() -> str:
+    """Return the filter as a seccomp profile for the Docker engine, in JSON."""
+
+    def allow(names: list[str], **arguments: object) -> dict[str, object]:
+        one = [{"index": 0, **arguments}] if arguments else []
+        return {"names": names, "action": "SCMP_ACT_ALLOW", "args": one}
+
+    rules = [allow(ALLOWED.split())]
+    rules.append(allow(["clone"], op="SCMP_CMP_MASKED_EQ", value=NAMESPACES, valueTwo=0))
+    rules += [allow(["socket"], op="SCMP_CMP_EQ", value=family) for family in SOCKET_FAMILIES]
+    rules += [allow(["personality"], op="SCMP_CMP_EQ", value=one) for one in PERSONALITIES]
+    # Engines before 23 do not know `defaultErrnoRet`, and glibc needs this answer.
+    refused = {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}
+    return json.dumps(
+        {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "defaultErrnoRet": errno.ENOSYS,
+            "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [*rules, refused],
+        }
+    )
 
 
 def descriptor(unseen_memory: bool) -> int:
