@@ -20,12 +20,11 @@ NAME = "kvci"
 
 
 def evaluate(
-    rows: list[Row], patches: Mapping[str, str], folder: Path, test_s: float
+    rows: list[Row], patches: Mapping[str, str], folder: Path, test_s: float, workers: int = 1
 ) -> dict[str, dict[str, Any]]:
     """Return instance id -> the harness's report, for each instance that has a report.
 
-    The harness runs with one worker and writes its logs to `folder`. Raises UserError if the
-    harness does not run.
+    The harness writes its logs to `folder`. Raises UserError if the harness does not run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
@@ -39,7 +38,7 @@ def evaluate(
     (folder / "predictions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     program = Path(sys.executable).with_name("swebench")
     words = [str(program), "eval", "rows.jsonl", "-p", "predictions.jsonl", "--run-id", run_id]
-    words += ["-j", "1", "-t", str(math.ceil(test_s)), "--report-dir", "."]
+    words += ["-j", str(workers), "-t", str(math.ceil(test_s)), "--report-dir", "."]
     try:
         done = subprocess.run(
             words, cwd=folder, preexec_fn=die_with_parent(), capture_output=True, text=True

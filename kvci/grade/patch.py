@@ -13,10 +13,12 @@ from typing import Any
 from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.grading import get_eval_report
 from swebench.harness.utils import make_test_spec
+from swebench.types import TestSpec
 
 from kvci.files import write_atomic
 from kvci.rundir.documents import Graded
 from kvci.sandbox import TREE, Limits, Sandbox, SandboxFailed
+from kvci.tasks import calibration
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
 
@@ -93,7 +95,7 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
     whole = Limits(
         test_s, int(test_s * 4) + 1, output_mib=OUTPUT_MIB_MAX, kept_bytes=OUTPUT_MIB_MAX << 20
     )
-    run = sandbox.script(row.eval_script, whole)
+    run = sandbox.script(script_of(row), whole)
     log = folder / "test_output.txt"
     # As in the harness: tests may print any bytes, but the parsers read UTF-8.
     write_atomic(log, run.output.decode(errors="replace"))
@@ -152,6 +154,22 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     return ", ".join(broken.split())
 
 
+def script_of(row: Row) -> str:
+    """Return the script that runs the tests: the one that the harness runs.
+
+    The harness adds lines to the row's script that record the exit code of the tests. The scripts
+    of the calibration suite have such lines; with a second one, the code would always be 0.
+    """
+    if row.repo == calibration.REPO:
+        return row.eval_script
+    script: str = _test_spec(row).eval_script
+    return script
+
+
+def _test_spec(row: Row) -> TestSpec:
+    return make_test_spec(row.model_dump(mode="json"))
+
+
 def has_markers(log: bytes) -> bool:
     """True if the log has both markers. Then the tests started and ended."""
     return START_TEST_OUTPUT.encode() in log and END_TEST_OUTPUT.encode() in log
@@ -169,7 +187,7 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
     }
     with _limited():
         reports: dict[str, dict[str, Any]] = get_eval_report(
-            test_spec=make_test_spec(row.model_dump(mode="json")),
+            test_spec=_test_spec(row),
             prediction=prediction,
             test_log_path=str(log),
             include_tests_status=True,

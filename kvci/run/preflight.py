@@ -77,10 +77,12 @@ def _with_retries(sandboxes: Sandboxes, grade: Callable[[], Graded]) -> Graded:
 
 def _cache_file(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | None:
     """Return the file that caches this row's preflight; None if the row has no known image."""
+    from kvci.grade.patch import script_of  # slow; only the child needs swebench
+
     try:
-        image = sandboxes.identity(instance)
+        image, script = sandboxes.identity(instance), script_of(instance.row)
     except Exception:
-        return None  # the image is not available; the sandbox reports this later
+        return None  # no image, or a row that swebench cannot grade; grading reports this later
     bounds = f"{sandboxes.caps} {sandboxes.grade_network} {test_s}"
-    key = f"{__version__} {host()} {image} {bounds} {instance.row.model_dump_json()}"
+    key = f"{__version__} {host()} {image} {bounds} {instance.row.model_dump_json()} {script}"
     return cache_folder() / "preflight" / f"{sha256_of(key.encode())}.json" if image else None

@@ -20,6 +20,8 @@ from kvci.tasks.row import Row
 
 VERSION = "3"
 COUNT_MAX = 10_000
+REPO = "kvci/calibration"
+"""The repository that all rows of the suite name."""
 IMAGE = "kvci/calibration:1"
 TESTS = "tests/test_all.py"
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvz" for second in "aeiou")
@@ -93,7 +95,7 @@ def generate(split: Split, seed: int, functions: int = 8, files: int = 1) -> Ins
     fixed = _module(made, victim.module, None)
     tests = _tests(made)
     row = Row(
-        repo="kvci/calibration",
+        repo=REPO,
         instance_id=f"calibration__{split}-{functions}x{files}-{seed}",
         base_commit="HEAD",
         patch=_diff(victim.module, base[victim.module], fixed),
