@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
+from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT, EvalType
 from swebench.harness.grading import get_eval_report
+from swebench.harness.log_parsers import PARSER_REGISTRY
 from swebench.harness.utils import make_test_spec
 from swebench.types import TestSpec
 
@@ -25,6 +26,8 @@ from kvci.taxonomy import Verdict
 NOT_APPLIED, APPLIED = 33, "kvci-applied"
 READ_S = 120.0
 """Seconds in which a test log must be read. Some parsers of swebench need hours for one line."""
+RAISED = "exception"
+"""The key in a report that names the exception that swebench raised while it read the log."""
 OUTPUT_MIB_MAX = 256
 """Tests that print more than this are stopped, because the output is kept in memory."""
 PREPARE = Limits(wall_s=300.0, cpu_s=600)
@@ -121,9 +124,10 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
         verdict = Verdict.SYNTAX_ERROR
     elif f2p[1] and f2p[0] == f2p[1]:
         verdict = Verdict.TESTS_BROKEN
+    detail = f"swebench cannot read the test log ({found[RAISED]})" if RAISED in found else ""
     return Graded(
         verdict=verdict,
-        detail=f"no longer parses: {broken}" if verdict is Verdict.SYNTAX_ERROR else "",
+        detail=f"no longer parses: {broken}" if verdict is Verdict.SYNTAX_ERROR else detail,
         applies=True,
         fail_to_pass=f2p,
         pass_to_pass=p2p,
@@ -167,6 +171,10 @@ def script_of(row: Row) -> str:
 
 
 def _test_spec(row: Row) -> TestSpec:
+    """Return swebench's description of the row. Raises ValueError if swebench cannot grade it."""
+    if row.log_parser not in PARSER_REGISTRY:
+        raise ValueError(f"swebench has no log parser {row.log_parser}")
+    EvalType(row.eval_type)
     return make_test_spec(row.model_dump(mode="json"))
 
 
@@ -178,20 +186,28 @@ def has_markers(log: bytes) -> bool:
 def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
     """Return swebench's report of an instance's test log.
 
+    An exception of swebench is the report's value of RAISED, and the instance is not resolved, as
+    in the harness: `swebench.harness.run_evaluation.run_instance` catches it and writes no report.
     Raises UnreadableLog if swebench needs too much time to read the log.
     """
+    spec = _test_spec(row)
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch.decode(errors="replace"),
         "model_name_or_path": "kvci",
     }
-    with _limited():
-        reports: dict[str, dict[str, Any]] = get_eval_report(
-            test_spec=_test_spec(row),
-            prediction=prediction,
-            test_log_path=str(log),
-            include_tests_status=True,
-        )
+    try:
+        with _limited():
+            reports: dict[str, dict[str, Any]] = get_eval_report(
+                test_spec=spec,
+                prediction=prediction,
+                test_log_path=str(log),
+                include_tests_status=True,
+            )
+    except (UnreadableLog, MemoryError, OSError):
+        raise
+    except Exception as error:
+        return {"resolved": False, RAISED: type(error).__name__}
     return reports[row.instance_id]
 
 

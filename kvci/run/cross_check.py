@@ -13,6 +13,7 @@ from kvci.run.attempt import time_limit_s
 from kvci.run.stop import Stopped, stopping
 from kvci.run.supplies import waves
 from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import Outcome
 from kvci.rundir.parts import Run
 from kvci.tasks.dataset import by_id, load
 from kvci.taxonomy import Verdict
@@ -36,8 +37,6 @@ def cross_check(folder: Path, say: Callable[[str], None] = print) -> tuple[int, 
 
 
 def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    from kvci.grade.patch import has_markers  # slow: imports swebench
-
     manifest, spec = RunDirectory(folder).manifest, RunDirectory(folder).spec
     instances = by_id(load(spec.dataset, manifest.dataset_revision))
     rows = [one.row for one in instances.values()]
@@ -73,19 +72,25 @@ def _cross_check(folder: Path, say: Callable[[str], None]) -> tuple[int, list[st
                     reports |= {(name, patch): made.get(name) for name, patch in batch.items()}
                 count += len(patches)
                 for name, outcome in trials.items():
-                    report = reports[name, patches[name]]
-                    log = folders[name] / "grade" / "test_output.txt"
-                    unmarked = log.exists() and not has_markers(log.read_bytes())
-                    if report is None and outcome.verdict not in UNREPORTED and not unmarked:
-                        lines.append(f"{arm} {name}: the harness wrote no report for its patch")
-                        continue
-                    by_harness = report or {"resolved": False}
-                    by_kvci = {"resolved": outcome.verdict is Verdict.RESOLVED}
-                    kvci_report = folders[name] / "grade" / "report.json"
-                    if report is not None and kvci_report.exists():
-                        by_kvci = json.loads(kvci_report.read_text())
-                    lines += [f"{arm} {name}: {line}" for line in differences(by_kvci, by_harness)]
+                    found = _differences(outcome, folders[name], reports[name, patches[name]])
+                    lines += [f"{arm} {name}: {line}" for line in found]
     missing = [
         f"{name}: not cross-checked, because its image is not available" for name in sorted(left)
     ]
     return count, [*lines, *missing]
+
+
+def _differences(outcome: Outcome, folder: Path, report: dict[str, Any] | None) -> list[str]:
+    """Return how the harness's report of a trial's patch differs from kvci's grading."""
+    from kvci.grade.patch import RAISED, has_markers  # slow: imports swebench
+
+    log, path = folder / "grade" / "test_output.txt", folder / "grade" / "report.json"
+    own: dict[str, Any] = {"resolved": outcome.verdict is Verdict.RESOLVED}
+    if path.exists():
+        own = json.loads(path.read_text())
+    if report is not None:
+        return differences(own, report)
+    unmarked = log.exists() and not has_markers(log.read_bytes())
+    if outcome.verdict not in UNREPORTED and not unmarked and RAISED not in own:
+        return ["the harness wrote no report for its patch"]
+    return differences({"resolved": outcome.verdict is Verdict.RESOLVED}, {"resolved": False})

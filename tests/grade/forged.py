@@ -289,6 +289,9 @@ FORGED = {
     "shims": Forged({"setup.py": SHIM}, True, True),
     "site-packages": Forged({"setup.py": EDITED}, True, True),
     "the running script": Forged({"setup.py": REWRITTEN}, True, True),
+    "a line that a parser cannot read": Forged(
+        {CODE: FIXED + SAY + "say('FAIL:\\n')\n"}, True, False
+    ),
     "quotes a marker": Forged({CODE: f"{FIXED}# {START_TEST_OUTPUT}\n"}, True, True),
     "tests errored": Forged({CODE: FIXED + SAY + "say(ERRED)\n"}, False, False),
     "exits": Forged({CODE: BUGGY + "import os\nos._exit(0)\n"}, False, False),

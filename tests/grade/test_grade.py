@@ -1,15 +1,20 @@
 """Grade calibration instances in the real sandbox, with swebench's own code."""
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
+from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
+from swebench.harness.log_parsers import PARSER_REGISTRY
 
-from kvci.grade.patch import grade
-from kvci.run.attempt import lacks_marker
-from kvci.sandbox import Limits, Result, SandboxFailed
+from kvci.grade.patch import RAISED, grade, report
+from kvci.run.attempt import grade_once, lacks_marker
+from kvci.run.sandboxes import Sandboxes
+from kvci.sandbox import Caps, Limits, Result, SandboxFailed
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import generate
+from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
 from kvci.taxonomy import Verdict
 
@@ -94,6 +99,47 @@ def test_an_unreadable_log_gives_no_verdict(
     monkeypatch.setattr("kvci.grade.patch.READ_S", 1.0)
     found = grade(BUGGY.row, GOLD, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert lacks_marker(found) and "takes more than 1 s to read" in found.detail
+
+
+HOSTILE = ("FAIL:\n", "ERROR:\n", "<doctest", "", "✕", "×", "{\n")
+"""Lines on which a parser of swebench raises, or may raise in another version."""
+COMMANDS = ("./node_modules/.bin/mocha tests/run.js --reporter json", "./node_modules/.bin/jest")
+"""Some parsers begin after the trace of these commands."""
+
+
+RAISE = {
+    f"parse_log_{name}"
+    for name in ("calypso", "django", "doctest", "immutable_js", "jekyll", "prismjs")
+}
+"""The parsers of swebench 5.0.2 that raise on one of the lines; two of them because of the id."""
+
+
+def test_a_parser_that_raises_gives_not_resolved(tmp_path: Path) -> None:
+    lines = [*HOSTILE, *(f"+ {one} {line}" for one in COMMANDS for line in HOSTILE)]
+    raising, log = set(), tmp_path / "log"
+    for parser, line in product(PARSER_REGISTRY, lines):
+        log.write_text(f"{START_TEST_OUTPUT}\n{line}\n{END_TEST_OUTPUT}\n")
+        found = report(BUGGY.row.model_copy(update={"log_parser": parser}), GOLD, log)
+        assert found["resolved"] is False
+        if RAISED in found:
+            raising.add(parser)
+    assert raising == RAISE
+
+
+def test_a_log_that_its_parser_cannot_read_fails(tmp_path: Path) -> None:
+    patch = patch_of(APPLIED, f"echo \"print('FAIL:')\" >> {FILE}")
+    row = BUGGY.row.model_copy(update={"log_parser": "parse_log_django"})
+    django = Instance(row, BUGGY.files)
+    found = grade_once(Sandboxes("bwrap", tmp_path, Caps()), django, patch, tmp_path, 20.0)
+    assert found.verdict is Verdict.TESTS_FAIL and found.applies
+    assert found.detail == "swebench cannot read the test log (IndexError)"
+
+
+def test_a_row_that_swebench_cannot_grade_is_no_failure(tmp_path: Path) -> None:
+    for wrong in ({"log_parser": "parse_log_none"}, {"eval_type": "none"}):
+        odd = Instance(BUGGY.row.model_copy(update=wrong), BUGGY.files)
+        found = grade_once(Sandboxes("bwrap", tmp_path, Caps()), odd, GOLD, tmp_path, 20.0)
+        assert found.verdict is Verdict.NOT_GRADED
 
 
 def test_a_log_that_is_not_utf8_is_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from kvci.review.recompute import (
     DatasetUnavailable,
     _class_difference,
     _count_difference,
+    _log_difference,
     differences,
 )
 from kvci.run.cross_check import cross_check
@@ -130,6 +131,36 @@ def test_harness_gets_same_time_limit_as_kvci(
     cross_check(folder)
     gold.write(path)
     assert asked == dict.fromkeys(others, 2.0) | {slow: 100.0}
+
+
+def test_harness_without_report_agrees_if_its_parser_raises(
+    made: tuple[Spec, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = made
+    one = next(one for one in outcomes(folder).values() if one.verdict is Verdict.TESTS_FAIL)
+    monkeypatch.setattr("kvci.run.cross_check.evaluate", lambda *_: {})
+    line = f"f16-f16 {one.instance}: the harness wrote no report for its patch"
+    assert line in cross_check(folder)[1]
+    report = RunDirectory(folder).trial(one.trial) / "grade" / "report.json"
+    kept = report.read_bytes()
+    report.write_text('{"resolved": false, "exception": "IndexError"}')
+    assert line not in cross_check(folder)[1]
+    report.write_bytes(kept)
+
+
+def test_log_that_no_parser_reads_is_recomputed(made: tuple[Spec, Path], tmp_path: Path) -> None:
+    _, folder = made
+    known = outcomes(folder)
+    one = next(one for one in known.values() if one.verdict is Verdict.TESTS_FAIL)
+    row = next(one_.row for one_ in suite(DATASET) if one_.row.instance_id == one.instance)
+    row = row.model_copy(update={"log_parser": "parse_log_django"})
+    shutil.copytree(RunDirectory(folder).trial(one.trial), tmp_path, dirs_exist_ok=True)
+    log = tmp_path / "grade" / "test_output.txt"
+    log.write_text(log.read_text().replace(">>>>> End", "FAIL:\n>>>>> End"))
+    none = one.model_copy(update={"fail_to_pass": (0, 0), "pass_to_pass": (0, 0)})
+    assert _log_difference(row, none, tmp_path) == ""
+    resolved = none.model_copy(update={"verdict": Verdict.RESOLVED, "cls": Class.OK})
+    assert "its test log gives not resolved" in _log_difference(row, resolved, tmp_path)
 
 
 def test_trials_with_class_i4_are_graded_again(made: tuple[Spec, Path]) -> None:
