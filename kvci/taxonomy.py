@@ -97,6 +97,9 @@ GENERATED_AGAIN = frozenset({Class.I1, Class.I2})
 """The whole trial is repeated after these failures. After I3, only grading is repeated."""
 ATTEMPTS_MAX = 3
 
+DOUBTFUL = "test output may not come from the test runner"
+"""How a trial is shown whose outcome has a `doubt`. A doubt changes no verdict and no class."""
+
 LIMITS = frozenset({Exit.STEP_LIMIT, Exit.TOKEN_LIMIT, Exit.TIME_LIMIT})
 
 

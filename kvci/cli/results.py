@@ -287,7 +287,7 @@ def grade(
     from kvci.run.predictions import grade_patches
     from kvci.run.regrade import regrade
     from kvci.spec import without_model
-    from kvci.taxonomy import titled
+    from kvci.taxonomy import DOUBTFUL, titled
 
     if bool(folder) == bool(dataset):
         raise UserError("kvci grades either a run or a dataset; give a run's folder or --dataset.")
@@ -306,7 +306,8 @@ def grade(
         for before, after in changed:
             failed |= after.cls in ("I3", "I4")
             classes = f"{titled(after.cls)}, was {titled(before.cls)}"
-            click.echo(f"{after.arm} {after.instance}: {classes}")
+            doubt = f"; {DOUBTFUL}: {after.doubt}" if after.doubt else ""
+            click.echo(f"{after.arm} {after.instance}: {classes}{doubt}")
         for trial in left:
             click.echo(f"{trial.arm} {trial.instance}: not graded, still {titled(trial.cls)}")
         if with_harness:
@@ -327,6 +328,8 @@ def grade(
     else:
         for name, one in graded.items():
             counts = "{}/{} {}/{}".format(*one.fail_to_pass, *one.pass_to_pass)
-            click.echo(f"{name}: {one.verdict}, {counts}, {one.eval_s:.1f} s {one.detail}".rstrip())
+            doubt = f"; {DOUBTFUL}: {one.doubt}" if one.doubt else ""
+            line = f"{name}: {one.verdict}, {counts}, {one.eval_s:.1f} s {one.detail}".rstrip()
+            click.echo(line + doubt)
     if any(one.verdict in ("grading_failed", "not_graded") for one in graded.values()):
         ctx.exit(1)

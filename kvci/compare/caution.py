@@ -7,6 +7,7 @@ from kvci.compare.findings import ArmComparison
 from kvci.compare.pairs import all_pairs, unpaired_trials
 from kvci.compare.side import NOT_SHOWN, ROTATION, Side, missing_arms, quantized
 from kvci.stats.paired import mcnemar_mid_p
+from kvci.taxonomy import DOUBTFUL
 
 MATCHED = "the trials are matched, not paired: they come from different runs, hosts or days"
 ESSENTIAL = ("host", "server build", "dataset sha256", "temperature", ROTATION)
@@ -37,6 +38,8 @@ def cautions(
         unknown = sum(value(trial) is None for trial in side.trials.values())
         if unknown:
             yield f"{side.kv}: {sides[0].primary} is unknown for {unknown} trials"
+        if doubtful := sum(bool(one.resolved and one.doubt) for one in side.trials.values()):
+            yield f"{side.kv}: {doubtful} resolved trials whose {DOUBTFUL}"
     if not paired:
         yield MATCHED
     for side, arm in zip(sides[1:], arms, strict=True):

@@ -24,7 +24,7 @@ from kvci.compare.pairs import (
     unpaired_trials,
     valid_pairs,
 )
-from kvci.compare.side import Side, missing_arms, own_side
+from kvci.compare.side import ComparedTrial, Side, missing_arms, own_side
 from kvci.plan import INTERIM
 from kvci.record.schema import Record
 from kvci.stats.clustered import (
@@ -44,6 +44,7 @@ from kvci.stats.power import (
 )
 from kvci.stats.proportion import Interval
 from kvci.stats.variance import icc, pass_at_k, pass_hat_k
+from kvci.taxonomy import DOUBTFUL
 
 
 def compare_run(records: Sequence[Record]) -> Comparison | None:
@@ -149,7 +150,7 @@ def _arm(
     every = all_pairs(baseline, arm)
     answers = [(one.answers_sha256, other.answers_sha256) for _, one, other in pairs]
     flips = [
-        Flip(instance=key[0], seed=key[1], baseline=one.label, arm=other.label)
+        Flip(instance=key[0], seed=key[1], baseline=_shown(one), arm=_shown(other))
         for key, one, other in pairs
         if value(one) != value(other)
     ]
@@ -172,6 +173,11 @@ def _arm(
         endpoints=tuple(_endpoints(baseline, arm, paired, corrected is not None)),
         measures=tuple(_measures(pairs, corrected is not None)),
     )
+
+
+def _shown(trial: ComparedTrial) -> str:
+    """Return the label of a trial, and whether its test output is in doubt."""
+    return f"{trial.label} ({DOUBTFUL})" if trial.doubt else trial.label
 
 
 def _population(

@@ -36,6 +36,8 @@ class ComparedTrial:
     """The host and the block of the trial. In one run, the trials of a pair have the same block."""
     answers_sha256: str = ""
     """A digest of the model's answers. One different token gives another digest."""
+    doubt: str = ""
+    """Why the test output may not come from the test runner; empty if nothing shows it."""
     served: bool = True
     """False if the server failed only in this arm (class A12). The trial then reaches no endpoint.
     """
@@ -191,6 +193,7 @@ def _own_trial(trial: RecordedTrial) -> ComparedTrial:
         flipped_share=passed / total if total else 0.0,
         block=f"{trial.host} block {trial.block} of {trial.shard}",
         answers_sha256=trial.answers_sha256,
+        doubt=trial.doubt or "",
         served=trial.cls is not Class.A12,
     )
 

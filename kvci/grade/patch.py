@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT, EvalType
+from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.grading import get_eval_report
-from swebench.harness.log_parsers import PARSER_REGISTRY
-from swebench.harness.utils import make_test_spec
-from swebench.types import TestSpec
 
 from kvci.files import write_atomic
+from kvci.grade.doubt import doubt
+from kvci.grade.eval_script import script_of, spec_of
 from kvci.rundir.documents import Graded
 from kvci.sandbox import TREE, Limits, Sandbox, SandboxFailed
-from kvci.tasks import calibration
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
 
@@ -132,6 +130,7 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
         fail_to_pass=f2p,
         pass_to_pass=p2p,
         eval_s=run.wall_s,
+        doubt=doubt(row, patch or b"", log, found),
     )
 
 
@@ -158,26 +157,6 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
     return ", ".join(broken.split())
 
 
-def script_of(row: Row) -> str:
-    """Return the script that runs the tests: the one that the harness runs.
-
-    The harness adds lines to the row's script that record the exit code of the tests. The scripts
-    of the calibration suite have such lines; with a second one, the code would always be 0.
-    """
-    if row.repo == calibration.REPO:
-        return row.eval_script
-    script: str = _test_spec(row).eval_script
-    return script
-
-
-def _test_spec(row: Row) -> TestSpec:
-    """Return swebench's description of the row. Raises ValueError if swebench cannot grade it."""
-    if row.log_parser not in PARSER_REGISTRY:
-        raise ValueError(f"swebench has no log parser {row.log_parser}")
-    EvalType(row.eval_type)
-    return make_test_spec(row.model_dump(mode="json"))
-
-
 def has_markers(log: bytes) -> bool:
     """True if the log has both markers. Then the tests started and ended."""
     return START_TEST_OUTPUT.encode() in log and END_TEST_OUTPUT.encode() in log
@@ -190,7 +169,7 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
     in the harness: `swebench.harness.run_evaluation.run_instance` catches it and writes no report.
     Raises UnreadableLog if swebench needs too much time to read the log.
     """
-    spec = _test_spec(row)
+    spec = spec_of(row)
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch.decode(errors="replace"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
+from kvci.grade.doubt import doubt
 from kvci.grade.patch import UnreadableLog, counts, has_markers, report
 from kvci.plan import select
 from kvci.record.redact import PLACEHOLDERS
@@ -25,6 +26,10 @@ TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SY
 """The verdicts with a test log. Other verdicts cannot be recomputed without applying the patch."""
 ROUNDED_S = 0.002
 """The allowed difference, because outcomes round seconds to thousandths."""
+
+
+WITHOUT_DOUBTS = {"0.1.0"}
+"""The versions of kvci that examined no test output for doubts."""
 
 
 class DatasetUnavailable(Exception):
@@ -55,7 +60,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
         row = rows[one.instance]
         tested = one.verdict in TESTED and one.cls is not Class.I0
         difference = (
-            (_log_difference(row, one, folder) if tested else "")
+            (_log_difference(row, one, folder, manifest.kvci) if tested else "")
             or _class_difference(row, one, folder, spec.prompt)
             or _count_difference(one, folder, spec.prompt)
         )
@@ -160,8 +165,11 @@ def _count_difference(one: Outcome, folder: Path, prompt: str) -> str:
     return ""
 
 
-def _log_difference(row: Row, one: Outcome, folder: Path) -> str:
-    """Return how a trial's outcome differs from its test log; empty if they agree."""
+def _log_difference(row: Row, one: Outcome, folder: Path, version: str = "") -> str:
+    """Return how a trial's outcome differs from its test log; empty if they agree.
+
+    `version` is the version of kvci that made the run.
+    """
     log, patch = folder / "grade" / "test_output.txt", folder / "patch.diff"
     failed = one.verdict is Verdict.TESTS_FAIL
     if not (log.exists() and patch.exists()):
@@ -179,4 +187,8 @@ def _log_difference(row: Row, one: Outcome, folder: Path) -> str:
     if tests != (one.fail_to_pass, one.pass_to_pass):
         recorded = f"{one.fail_to_pass} and {one.pass_to_pass}"
         return f"it counts {recorded} tests, but its test log gives {tests[0]} and {tests[1]}"
+    doubtful = doubt(row, patch.read_bytes(), log, found)
+    if doubtful != one.doubt and not (one.doubt is None and version in WITHOUT_DOUBTS):
+        gives = f"gives {doubtful!r}" if doubtful else "gives no doubt"
+        return f"its doubt is {one.doubt!r}, but its test log {gives}"
     return ""

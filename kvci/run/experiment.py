@@ -15,7 +15,7 @@ from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.scheduler import Scheduler
 from kvci.run.stop import Stopped, stopping
-from kvci.run.summary import Summary, infrastructure_lines, summarize, table
+from kvci.run.summary import Summary, doubt_lines, infrastructure_lines, summarize, table
 from kvci.run.supplies import supplies
 from kvci.rundir.directory import RunDirectory, shard_name
 from kvci.rundir.documents import RUN_ID, SHARD
@@ -145,6 +145,6 @@ def run(
         summary = summary.model_copy(update={"late": late})
         summary.write(directory.path / "summary.json")
         console.print(table(summary))
-        for line in [*infrastructure_lines(outcomes), *supply.missing()]:
+        for line in [*infrastructure_lines(outcomes), *doubt_lines(outcomes), *supply.missing()]:
             console.print(line)
         return directory.path, summary

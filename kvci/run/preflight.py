@@ -77,7 +77,7 @@ def _with_retries(sandboxes: Sandboxes, grade: Callable[[], Graded]) -> Graded:
 
 def _cache_file(sandboxes: Sandboxes, instance: Instance, test_s: float) -> Path | None:
     """Return the file that caches this row's preflight; None if the row has no known image."""
-    from kvci.grade.patch import script_of  # slow; only the child needs swebench
+    from kvci.grade.eval_script import script_of  # slow; only the child needs swebench
 
     try:
         image, script = sandboxes.identity(instance), script_of(instance.row)

@@ -64,6 +64,7 @@ def regrade_trial(
                 "applies": graded.applies,
                 "fail_to_pass": graded.fail_to_pass,
                 "pass_to_pass": graded.pass_to_pass,
+                "doubt": graded.doubt,
             }
         )
         if graded.verdict in UNGRADED and outcome.verdict not in UNGRADED:

@@ -565,6 +565,7 @@ class Scheduler:
             patch_sha256=sha256_of(talk.patch),
             patch_bytes=len(talk.patch),
             answers_sha256=sha256_of(json.dumps(talk.answers, sort_keys=True).encode()),
+            doubt=graded.doubt,
         )
         outcome.write(self._directory.trial(trial) / "outcome.json")
         if show:

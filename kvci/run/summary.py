@@ -9,7 +9,7 @@ from rich.table import Table
 from kvci.files import Document
 from kvci.plan import INTERIM
 from kvci.rundir.documents import Outcome
-from kvci.taxonomy import INFRASTRUCTURE, Class, titled
+from kvci.taxonomy import DOUBTFUL, INFRASTRUCTURE, Class, titled
 
 
 class ArmSummary(Document):
@@ -74,6 +74,16 @@ def infrastructure_lines(outcomes: list[Outcome]) -> list[str]:
         f"{' '.join((outcome.detail or outcome.why).split())[-300:]}"
         for outcome in outcomes
         if outcome.cls in INFRASTRUCTURE | {Class.A12}
+    ]
+
+
+def doubt_lines(outcomes: list[Outcome]) -> list[str]:
+    """Return a line for each trial whose test output may not come from the test runner."""
+    return [
+        f"{DOUBTFUL}: {outcome.arm} {outcome.instance} seed {outcome.seed}: {outcome.doubt} "
+        f"({titled(outcome.cls)})"
+        for outcome in outcomes
+        if outcome.doubt
     ]
 
 

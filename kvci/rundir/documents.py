@@ -1,13 +1,14 @@
 """The documents of a run directory: manifest, outcomes of trials, gradings of patches."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from kvci.files import Document
 from kvci.plan import Trial
 from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict, titled
+from kvci.versioned import Versioned, since
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
 ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -55,18 +56,25 @@ class Manifest(Document):
     """True in published evidence, because private text is removed from it."""
 
 
-class Graded(Document):
+Doubt = Annotated[str, Field(pattern=r"^[A-Za-z0-9 ,;.-]{0,300}$")]
+"""Why the test output may not come from the test runner; empty if nothing shows it."""
+
+
+class Graded(Versioned):
     """A verdict with its evidence. The counts are (passed tests, all tests).
 
     If `applies` is None, kvci did not try to apply the patch.
     """
 
+    SCHEMA: ClassVar[int] = 2
     verdict: Verdict
     detail: str = ""
     applies: bool | None = None
     fail_to_pass: tuple[int, int] = (0, 0)
     pass_to_pass: tuple[int, int] = (0, 0)
     eval_s: float = 0.0
+    doubt: Doubt | None = since(2, None)
+    """None if there is no test log with both markers."""
 
 
 class Ceiling(Document):
@@ -90,9 +98,13 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 
 
-class Outcome(Document):
-    """A trial whose conversation has ended. Times are UTC."""
+class Outcome(Versioned):
+    """A trial whose conversation has ended. Times are UTC.
 
+    Schema 2: `doubt`.
+    """
+
+    SCHEMA: ClassVar[int] = 2
     arm: str = Field(pattern=ARM)
     instance: str = Field(pattern=INSTANCE)
     seed: int
@@ -134,6 +146,8 @@ class Outcome(Document):
     patch_bytes: Count
     answers_sha256: str = ""
     """The digest of all answers of the model. If two digests are equal, all tokens are equal."""
+    doubt: Doubt | None = since(2, None)
+    """None if there is no test log with both markers, and in outcomes of kvci 0.1.0."""
 
     @property
     def waits(self) -> bool:

@@ -12,6 +12,7 @@ from tests.run.made import outcome
 
 ENDS: dict[str, dict[str, Any]] = {
     "ok": {},
+    "doubtful": {"doubt": "results outside the markers"},
     "fail": {"verdict": Verdict.TESTS_FAIL, "cls": Class.A11A, "fail_to_pass": (0, 1)},
     "empty": {
         "verdict": Verdict.EMPTY_PATCH,

@@ -14,6 +14,7 @@ from kvci.compare.side import Side, side_of
 from kvci.importer.mini import read_run
 from kvci.record.store import file_name
 from kvci.serve.effective import Effective
+from kvci.taxonomy import DOUBTFUL
 from tests.compare.made import compared, run, sides
 from tests.importer.test_mini import F16, Q8, earlier  # noqa: F401  (a fixture)
 
@@ -416,6 +417,17 @@ def test_repositories_are_clusters() -> None:
     assert seen and seen.repository_95 and seen.repository_bootstrap_95
     assert seen.interval_95[0] > 0.2 and seen.repository_95[0] < -0.5
     assert seen.repository_bootstrap_95 == (0.0, 1.0)
+
+
+def test_doubtful_test_output_is_shown() -> None:
+    found = compared({"f16/f16": ["ok", "fail"], "q8_0/q8_0": ["ok", "doubtful"]})
+    assert f"q8_0/q8_0: 1 resolved trials whose {DOUBTFUL}" in found.warnings
+    (flip,) = found.arms[0].flips
+    assert (flip.baseline, flip.arm) == ("A11a", f"OK ({DOUBTFUL})")
+    assert not any(DOUBTFUL in warning for warning in compared(EQUAL).warnings)
+
+
+EQUAL = {"f16/f16": ["ok", "ok"], "q8_0/q8_0": ["ok", "ok"]}
 
 
 def test_arm_without_trials_causes_no_warning() -> None:

@@ -118,6 +118,8 @@ class Forged:
     """True if the harness reports the instance of pytest's form as resolved."""
     django: bool
     """True if the harness reports the instance of Django's form as resolved."""
+    doubt: str | None = ""
+    """What kvci says about the test output; where the form matters, about pytest's."""
 
     @property
     def resolved(self) -> dict[str, bool]:
@@ -261,42 +263,50 @@ if not os.fork():
     os.setsid()
     time.sleep(3600)
 """
+MARKER = "a marker that the script did not print"
+OUTSIDE = "results outside the markers"
+CONTRADICTS = "results without a failure, but an exit code that is not 0"
 FORGED = {
     "gold": Forged({CODE: FIXED}, True, True),
     "nothing": Forged({CODE: BUGGY + "# seen\n"}, False, False),
     "prints and exits with 1": Forged(
-        {CODE: BUGGY + SAY + "say(LINES)\nos._exit(1)\n"}, False, False
+        {CODE: BUGGY + SAY + "say(LINES)\nos._exit(1)\n"}, False, False, CONTRADICTS
     ),
     "prints and exits with 0": Forged(
         {CODE: BUGGY + SAY + "say(LINES)\nos._exit(0)\n"}, True, True
     ),
-    "prints at exit, 1": Forged({CODE: BUGGY + SAY + AT_EXIT.format(1)}, False, True),
+    "prints at exit, 1": Forged({CODE: BUGGY + SAY + AT_EXIT.format(1)}, False, True, CONTRADICTS),
     "prints at exit, 0": Forged({CODE: BUGGY + SAY + AT_EXIT.format(0)}, True, True),
-    "ends early": Forged({CODE: BUGGY + SAY + "say(LINES + END)\n"}, False, False),
+    "ends early": Forged({CODE: BUGGY + SAY + "say(LINES + END)\n"}, False, False, MARKER),
     "ends early, with a code": Forged(
-        {CODE: BUGGY + SAY + "say(LINES + END + CODE_0)\n"}, True, True
+        {CODE: BUGGY + SAY + "say(LINES + END + CODE_0)\n"}, True, True, MARKER
     ),
     "starts again, with a code": Forged(
-        {CODE: BUGGY + SAY + "say(LINES + START + CODE_0)\n"}, True, True
+        {CODE: BUGGY + SAY + "say(LINES + START + CODE_0)\n"}, True, True, MARKER
     ),
     "writes before the tests": Forged(
-        {"setup.py": SETUP + "print(LINES)\n", CODE: BUGGY + "import os\nos._exit(0)\n"}, True, True
+        {"setup.py": SETUP + "print(LINES)\n", CODE: BUGGY + "import os\nos._exit(0)\n"},
+        True,
+        True,
+        OUTSIDE,
     ),
-    "writes after the tests": Forged({CODE: BUGGY + SAY + AFTERWARDS}, True, True),
+    "writes after the tests": Forged({CODE: BUGGY + SAY + AFTERWARDS}, True, True, OUTSIDE),
     "test globals": Forged({CODE: BUGGY + GLOBALS}, True, True),
-    "conftest": Forged({"conftest.py": CONFTEST}, True, False),
-    "sitecustomize": Forged({"sitecustomize.py": AT_START}, True, True),
+    "conftest": Forged({"conftest.py": CONFTEST}, True, False, "a patch with a conftest.py"),
+    "sitecustomize": Forged(
+        {"sitecustomize.py": AT_START}, True, True, "a patch with a sitecustomize.py"
+    ),
     "shims": Forged({"setup.py": SHIM}, True, True),
     "site-packages": Forged({"setup.py": EDITED}, True, True),
     "the running script": Forged({"setup.py": REWRITTEN}, True, True),
     "a line that a parser cannot read": Forged(
         {CODE: FIXED + SAY + "say('FAIL:\\n')\n"}, True, False
     ),
-    "quotes a marker": Forged({CODE: f"{FIXED}# {START_TEST_OUTPUT}\n"}, True, True),
-    "tests errored": Forged({CODE: FIXED + SAY + "say(ERRED)\n"}, False, False),
+    "quotes a marker": Forged({CODE: f"{FIXED}# {START_TEST_OUTPUT}\n"}, True, True, MARKER),
+    "tests errored": Forged({CODE: FIXED + SAY + "say(ERRED)\n"}, False, False, MARKER),
     "exits": Forged({CODE: BUGGY + "import os\nos._exit(0)\n"}, False, False),
     "kills the shell": Forged(
-        {CODE: BUGGY + "import os\nos.kill(os.getppid(), 9)\n"}, False, False
+        {CODE: BUGGY + "import os\nos.kill(os.getppid(), 9)\n"}, False, False, None
     ),
     "leaves a process behind": Forged({CODE: FIXED + SAY + LEFT_BEHIND}, True, True),
 }
@@ -351,6 +361,16 @@ def patch_of(repository: Path, files: dict[str, str]) -> str:
     patch = _git(repository, "diff", "--cached", "HEAD")
     _git(repository, "reset", "-q", "--hard")
     return patch
+
+
+def added(path: str, lines: str) -> str:
+    """Return a patch that makes a new file."""
+    body = "".join(f"+{line}\n" for line in lines.splitlines())
+    count = len(lines.splitlines())
+    return (
+        f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n"
+        f"@@ -0,0 +1,{count} @@\n{body}"
+    )
 
 
 def _git(folder: Path, *words: str) -> str:

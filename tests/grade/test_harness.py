@@ -21,22 +21,13 @@ from kvci.tasks.instance import Instance
 from kvci.tasks.row import Row
 from kvci.taxonomy import Class, Verdict
 from tests.conftest import data
+from tests.grade.forged import added
 from tests.images.registry import serving
 from tests.made_images import ROWS, real_images
 
 INSTANCE = "pallets__flask-5063"
 FILE = "src/flask/cli.py"
 TEST_S = 40.0
-
-
-def added(path: str, lines: str) -> str:
-    """Return a patch that makes a new file."""
-    body = "".join(f"+{line}\n" for line in lines.splitlines())
-    count = len(lines.splitlines())
-    return (
-        f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n"
-        f"@@ -0,0 +1,{count} @@\n{body}"
-    )
 
 
 def kinds(gold: str) -> dict[str, tuple[str, Verdict]]:

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from kvci.cli import main
 from kvci.rundir.directory import RunDirectory
 from kvci.tasks.calibration import suite
+from kvci.taxonomy import DOUBTFUL
+from tests.grade.forged import added
 
 DATASET = "calibration:functions=3,count=2"
 FIRST, SECOND = suite(DATASET)
@@ -56,6 +58,15 @@ def test_predictions_get_their_verdicts(tmp_path: Path) -> None:
     assert code == 0, text
     assert f"{FIRST.row.instance_id}: resolved, 1/1 2/2" in text
     assert f"{SECOND.row.instance_id}: empty_patch" in text
+
+
+def test_doubtful_test_output_is_shown(tmp_path: Path) -> None:
+    file, words = tmp_path / "predictions.jsonl", ("--dataset", DATASET, "--predictions")
+    patch = FIRST.row.patch + added("conftest.py", "import os\n")
+    line = {"instance_id": FIRST.row.instance_id, "model_patch": patch}
+    file.write_text(json.dumps(line))
+    code, text = grade(*words, str(file), "--out", str(tmp_path / "out"))
+    assert code == 0 and f"; {DOUBTFUL}: a patch with a conftest.py\n" in text, text
 
 
 def test_options_of_the_other_mode_are_refused(tmp_path: Path) -> None:

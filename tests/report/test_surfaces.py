@@ -17,8 +17,9 @@ from kvci.record.store import file_name
 from kvci.report.benchmarks import EMPTY, render
 from kvci.report.show import record_text
 from kvci.run.progress import Progress
-from kvci.run.summary import infrastructure_lines, summarize, table
+from kvci.run.summary import doubt_lines, infrastructure_lines, summarize, table
 from kvci.stats.decide import Claim
+from kvci.taxonomy import DOUBTFUL
 from tests.compare.made import run
 
 CLAIM = re.compile(
@@ -63,6 +64,13 @@ def summary(records: list[Record], _: Path) -> str:
     outcomes = [trial for record in records for trial in record.counted]
     made = summarize("run", {record.arm: 40 for record in records}, list(outcomes))
     return console([table(made), *infrastructure_lines(list(outcomes))]) + made.model_dump_json()
+
+
+def test_run_lists_doubtful_trials() -> None:
+    (record, _) = run({"f16/f16": ["ok", "doubtful"], "q8_0/q8_0": ["ok", "ok"]})
+    (line,) = doubt_lines(list(record.counted))
+    name = record.planned[1]
+    assert line == (f"{DOUBTFUL}: f16-f16 {name} seed 0: results outside the markers (OK resolved)")
 
 
 def live(records: list[Record], _: Path) -> str:

@@ -163,6 +163,22 @@ def test_log_that_no_parser_reads_is_recomputed(made: tuple[Spec, Path], tmp_pat
     assert "its test log gives not resolved" in _log_difference(row, resolved, tmp_path)
 
 
+def test_doubts_are_recomputed(made: tuple[Spec, Path], tmp_path: Path) -> None:
+    _, folder = made
+    one = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
+    row = next(known.row for known in suite(DATASET) if known.row.instance_id == one.instance)
+    shutil.copytree(RunDirectory(folder).trial(one.trial), tmp_path, dirs_exist_ok=True)
+    assert one.doubt == "" and _log_difference(row, one, tmp_path) == ""
+    log = tmp_path / "grade" / "test_output.txt"
+    log.write_text(f"{log.read_text()}>>>>> End Test Output\n")
+    reason = "a marker that the script did not print"
+    assert f"its test log gives {reason!r}" in _log_difference(row, one, tmp_path)
+    said, unsaid = (one.model_copy(update={"doubt": text}) for text in (reason, None))
+    assert _log_difference(row, said, tmp_path) == ""
+    assert _log_difference(row, unsaid, tmp_path, "0.1.0") == ""
+    assert "its doubt is None" in _log_difference(row, unsaid, tmp_path, "0.2.0")
+
+
 def test_trials_with_class_i4_are_graded_again(made: tuple[Spec, Path]) -> None:
     _, folder = made
     before = outcomes(folder)
