@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import shlex
 import signal
@@ -176,7 +177,8 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
         "model_name_or_path": "kvci",
     }
     try:
-        with _limited():
+        # Some parsers print names of tests, which the patch can choose.
+        with _limited(), contextlib.redirect_stdout(io.StringIO()):
             reports: dict[str, dict[str, Any]] = get_eval_report(
                 test_spec=spec,
                 prediction=prediction,

@@ -126,6 +126,16 @@ def test_a_parser_that_raises_gives_not_resolved(tmp_path: Path) -> None:
     assert raising == RAISE
 
 
+def test_what_a_parser_prints_reaches_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = BUGGY.row.model_copy(update={"log_parser": "parse_log_gradle_custom"})
+    log = tmp_path / "log"
+    log.write_text(f"{START_TEST_OUTPUT}\n\33[2Ja.Test > x\n{END_TEST_OUTPUT}\n")
+    report(row, GOLD, log)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_log_that_its_parser_cannot_read_fails(tmp_path: Path) -> None:
     patch = patch_of(APPLIED, f"echo \"print('FAIL:')\" >> {FILE}")
     row = BUGGY.row.model_copy(update={"log_parser": "parse_log_django"})

@@ -87,6 +87,9 @@ def test_lasting_preflight_results_are_cached(
     monkeypatch.setattr(preflight_module, "host", lambda: "another, with the same home")
     preflight(sandboxes, GOOD, tmp_path, 20.0)
     assert len(asked) == 5
+    monkeypatch.setattr("kvci.grade.eval_script.script_of", lambda row: "of another harness")
+    preflight(sandboxes, GOOD, tmp_path, 20.0)
+    assert len(asked) == 6
     for verdict, again in ((Verdict.TESTS_FAIL, False), (Verdict.TEST_TIMEOUT, True)):
         result = Graded(verdict=verdict, applies=True)
         images["image"] = f"sha256:{verdict}"
