@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kvci.errors import UserError
+from kvci.problems import first_problem
 
 
 class Document(BaseModel):
@@ -41,16 +42,6 @@ def _hint(error: ValidationError) -> str:
     """Return what to do if the document has a field that this version of kvci does not know."""
     unknown = any(problem["type"] == "extra_forbidden" for problem in error.errors())
     return " Another version of kvci wrote it; use that version." if unknown else ""
-
-
-def first_problem(error: ValueError) -> str:
-    """Return the first problem in one line: the field, if pydantic names one, and what is wrong."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{where}: {message}" if where else message
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -131,7 +122,7 @@ def read_toml(path: Path, see: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); see {see}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not UTF-8, not TOML, or a number with too many digits
         raise UserError(f"{path} is not TOML: {error}; correct the file.") from None
 
 

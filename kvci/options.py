@@ -12,23 +12,45 @@ from kvci import units
 from kvci.errors import UserError
 from kvci.spec import GROUPS, Spec
 
-Read = Callable[[Any], Any]
 BASE_RATE = 0.3
 """The baseline's assumed rate, if neither a person nor an earlier record gives one."""
-UNITS: dict[Read, tuple[str, Callable[[Any], str]]] = {
-    units.seconds: ("DURATION", units.duration),
-    units.gigabytes: ("SIZE", units.gb),
-    units.mebibytes: ("SIZE", units.mib),
+PLACEHOLDERS: dict[units.Read, str] = {
+    units.seconds: "DURATION",
+    units.gigabytes: "SIZE",
+    units.mebibytes: "SIZE",
 }
-"""The function that reads a field's text -> the placeholder in the help, and the function that
-shows the default."""
+"""The function that reads a field's text -> the placeholder in the help."""
+
+
+class Whole(click.IntRange):
+    """A whole number within limits."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(int(value), param, ctx)
+        except ValueError:
+            self.fail(f"'{value}' is not a whole number", param, ctx)
+
+
+class Real(click.FloatRange):
+    """A number within limits."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(float(value), param, ctx)
+        except ValueError:
+            self.fail(f"'{value}' is not a number; write one, as in 0.05", param, ctx)
 
 
 class Quantity(click.ParamType[Any]):
     """A duration or a size with its unit; a bare number has the unit of the field."""
 
-    def __init__(self, read: Read) -> None:
-        self.name, self._read = UNITS[read][0].lower(), read
+    def __init__(self, read: units.Read) -> None:
+        self.name, self._read = PLACEHOLDERS[read].lower(), read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -91,18 +113,17 @@ def _options() -> Iterator[Option]:
         if not isinstance(shown, dict) or "group" not in shown:
             continue
         extra: dict[str, Any] = dict(shown)
-        read = next((m.func for m in field.metadata if getattr(m, "func", None) in UNITS), None)
-        read = read or _inner_read(field.annotation)
+        read = units.reader(field)
         kind = _kind(_plain(field.annotation), read)
         default = extra["default_text"]
         if not default and not field.is_required():
-            default = UNITS[read][1](field.default) if read else _shown(field.default)
+            default = units.SHOWN[read](field.default) if read else _shown(field.default)
         yield Option(
             field=name,
             flags=tuple(extra["flags"]) or (f"--{name.replace('_', '-')}",),
             help=field.description or "",
             group=extra["group"],
-            metavar=extra["metavar"] or (UNITS[read][0] if read else ""),
+            metavar=extra["metavar"] or (PLACEHOLDERS[read] if read else ""),
             envvar=extra["envvar"],
             default=default,
             kind=kind,
@@ -122,14 +143,7 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def _inner_read(annotation: Any) -> Read | None:
-    """Return the function that reads an optional field's text. Pydantic keeps it in the type."""
-    inside = [one for one in get_args(annotation) if get_origin(one) is Annotated]
-    reads = [getattr(m, "func", None) for one in inside for m in get_args(one)[1:]]
-    return next((read for read in reads if read in UNITS), None)
-
-
-def _kind(plain: Any, read: Read | None) -> Any:
+def _kind(plain: Any, read: units.Read | None) -> Any:
     """Return the click type of a field; `bool` stands for a flag."""
     if read:
         return Quantity(read)
@@ -137,7 +151,7 @@ def _kind(plain: Any, read: Read | None) -> Any:
         return Listed(get_args(plain)[0])
     if get_origin(plain) is Literal:
         return click.Choice(get_args(plain))
-    return {int: click.INT, float: click.FLOAT, bool: bool}.get(plain, click.STRING)
+    return {int: Whole(), float: Real(), bool: bool}.get(plain, click.STRING)
 
 
 def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -204,7 +218,6 @@ def parse(
     try:
         with command.make_context("options", _words(line)) as context:
             return overrides(dict(context.params))
-    except click.ClickException as error:
-        raise UserError(f"The options '{line}' are not valid: {error.format_message()}") from None
-    except ValueError as error:
-        raise UserError(f"The options '{line}' are not valid: {error}.") from None
+    except (click.UsageError, ValueError) as error:
+        problem = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        raise UserError(f"The options '{line}' are not valid: {problem.rstrip('.')}.") from None

@@ -4,9 +4,11 @@ A bare number, which has no unit, has the unit of its field: seconds, minutes, G
 """
 
 import re
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BeforeValidator, ByteSize, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, TypeAdapter
+from pydantic.fields import FieldInfo
 
 SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
@@ -52,7 +54,11 @@ def mebibytes(value: Any) -> Any:
 
     Raises ValueError if the text is not a size.
     """
-    return value if _is_bare(value) else _bytes(value) >> 20
+    if not _is_bare(value):
+        return _bytes(value) >> 20
+    if isinstance(value, int | float | str) and not float(value).is_integer():
+        raise ValueError(f"{value} is not a whole number of MiB; write it as 512MiB or 4GiB")
+    return value
 
 
 def duration(value_s: float) -> str:
@@ -81,6 +87,33 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+Read = Callable[[Any], Any]
+SHOWN: dict[Read, Callable[[float], str]] = {
+    seconds: duration,
+    minutes: lambda value: duration(60.0 * value),
+    gigabytes: gb,
+    mebibytes: lambda value: mib(int(value)),
+}
+"""The function that reads a field's text -> the function that shows the field's number."""
+
+
+def reader(field: FieldInfo) -> Read | None:
+    """Return the function that reads the field's text; None if the field has no unit.
+
+    Pydantic keeps it in the field's metadata, or in the type of an optional field.
+    """
+    inside = [one for one in get_args(field.annotation) if get_origin(one) is Annotated]
+    metadata = [*field.metadata, *(m for one in inside for m in get_args(one)[1:])]
+    reads = [getattr(m, "func", None) for m in metadata]
+    return next((read for read in reads if read in SHOWN), None)
+
+
+def shown(kind: type[BaseModel]) -> dict[str, Callable[[float], str]]:
+    """Return field -> the function that shows its number, for the fields with a unit."""
+    reads = {name: reader(field) for name, field in kind.model_fields.items()}
+    return {name: SHOWN[read] for name, read in reads.items() if read}
+
+
 Duration = Annotated[float, BeforeValidator(seconds)]
 Minutes = Annotated[int, BeforeValidator(minutes)]
 Gigabytes = Annotated[float, BeforeValidator(gigabytes)]
@@ -101,6 +134,8 @@ def _is_bare(value: Any) -> bool:
 
 def _bytes(text: str) -> int:
     try:
+        if text.strip().lower().endswith("bit"):
+            raise ValueError("bits are the unit of a rate, not of a size")
         return int(_BYTES.validate_python(text))
-    except ValidationError:
+    except ValueError:  # of pydantic, too
         raise ValueError(f"'{text}' is not a size; write it as 500MB, 20GB or 4GiB") from None

@@ -25,7 +25,7 @@ def test_document_is_read_back_and_validated(tmp_path: Path) -> None:
     assert Note.read(path) == Note(text="a")
     assert [file.name for file in path.parent.iterdir()] == ["note.json"]
     path.write_text('{"text": "a", "more": 1}')
-    with pytest.raises(UserError, match="more: Extra inputs"):
+    with pytest.raises(UserError, match="field more does not exist"):
         Note.read(path)
     path.write_text('{"text": ')
     with pytest.raises(UserError, match="is not valid"):
@@ -47,7 +47,7 @@ def test_failed_write_leaves_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert path.read_text() == "old"
 
 
-@pytest.mark.parametrize("content", [b"caf\xe9 = 1", b"a = ["])
+@pytest.mark.parametrize("content", [b"caf\xe9 = 1", b"a = [", b"a = 1" + b"0" * 5000])
 def test_file_that_is_not_toml_is_explained(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "nightly.toml"
     path.write_bytes(content)

@@ -52,7 +52,7 @@ def test_defaults_are_the_rules(tmp_path: Path) -> None:
         ({"shard": "0/2"}, "not a shard"),
         ({"seeds": [1, 2]}, "several seeds at temperature 0"),
         ({"seeds": [1, 1], "temperature": 1}, "differ from each other"),
-        ({"colour": "blue"}, "colour: Extra inputs"),
+        ({"colour": "blue"}, "the field colour does not exist"),
         ({"model": "no-such.gguf"}, "does not exist"),
         ({"model": {"name": "m", "path": "m", "chat_template": "gemma"}}, "is not a chat template"),
         ({"limit": 0}, "limit"),
@@ -110,7 +110,13 @@ def test_field_under_two_names_is_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"memory_mib": 10}, "memory: "),
+        ({"memory_mib": "32MiB"}, "memory: 32MiB is too small; give at least 64MiB"),
+        ({"memory_mib": "100.5"}, "memory: 100.5 is not a whole number of MiB"),
+        ({"trial_s": "2d"}, "trial_time: 2d is too large; give at most 1d"),
+        ({"disk_budget_gb": "0"}, "disk_budget: 0 is too small; give more than 0GB"),
+        ({"arms": ["q7/q7"]}, "kv: 'q7' is not a KV type"),
+        ({"arms": ["f16/f16 -c 9"]}, "kv: an arm may not set -c"),
+        ({"arms": ["f16/f16 allow=gpu"]}, "kv: allow.0: 'gpu' is not one of"),
         ({"start": "now"}, "'now' is not a time in UTC; write it as"),
         ({"mirror": "http://x"}, "is not a registry; write HOST"),
         ({"arms": ["f16/f17"]}, "'f17' is not a KV type"),
@@ -119,3 +125,30 @@ def test_field_under_two_names_is_explained(tmp_path: Path) -> None:
 def test_error_names_option_and_remedy(given: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         spec(tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("slot = 4", "the field slot does not exist; write slots"),
+        ("memmory = 4", "the field memmory does not exist; write memory"),
+        ('kv = ["f16/f16"]', "the field kv does not exist; write arms"),
+        ('experiments = ["demo"]', "the field experiments does not exist"),
+        ("colour = 4", "the field colour does not exist"),
+        ("", "the field arms is missing"),
+        ("arms = []", "arms: it has 0 values; give at least 1"),
+        ('arms = "f16/f16"', "arms: 'f16/f16' is not a list; write one, as in ['f16/f16', "),
+        ("arms = 7", "arms: 7 is not a list"),
+        ('arms = ["q7/q7"]', "arms: 'q7' is not a KV type"),
+        ('arms = ["f16/f16"]\nseeds = "1,2"', "seeds: '1,2' is not a list; write a list"),
+        ('arms = ["f16/f16"]\nmargin = "5%"', "margin: '5%' is not a number; write one, as in"),
+        ('arms = ["f16/f16"]\nslots = 0xf' + "f" * 4000, "slots: this number is too large"),
+    ],
+)
+def test_error_names_the_field_of_the_file(line: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    path = tmp_path / "e.toml"
+    path.write_text(f'model = "{tmp_path}/m.gguf"\ndataset = "lite"\n{line}\n')
+    with pytest.raises(UserError) as caught:
+        load(path, {})
+    assert says in str(caught.value)

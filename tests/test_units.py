@@ -15,7 +15,8 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("bare", [90, 90.5, "90", "9e1"])
 def test_bare_number_keeps_unit_of_field(bare: float | str) -> None:
     assert units.seconds(bare) == units.minutes(bare) == bare
-    assert units.gigabytes(bare) == units.mebibytes(bare) == bare
+    assert units.gigabytes(bare) == bare
+    assert units.mebibytes("9e1") == "9e1" and units.mebibytes(90) == 90
 
 
 def test_minutes_and_sizes_are_read() -> None:
@@ -34,6 +35,9 @@ def test_minutes_and_sizes_are_read() -> None:
         (units.minutes, "90s", "whole number of minutes"),
         (units.gigabytes, "much", "is not a size"),
         (units.mebibytes, "4 GX", "is not a size"),
+        (units.mebibytes, "8Mbit", "is not a size"),
+        (units.gigabytes, "20 bit", "is not a size"),
+        (units.mebibytes, "100.5", "is not a whole number of MiB; write it as 512MiB"),
     ],
 )
 def test_wrong_units_are_explained(read: object, text: str, says: str) -> None:

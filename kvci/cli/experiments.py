@@ -8,7 +8,7 @@ import rich_click as click
 from kvci import units
 from kvci.cli.asked import asks_for_run, spec_of
 from kvci.cli.shared import JSON, RUNS
-from kvci.options import BASE_RATE, Quantity
+from kvci.options import BASE_RATE, Quantity, Real, Whole
 from kvci.spec import RUN
 
 if TYPE_CHECKING:
@@ -103,13 +103,13 @@ def rerun(
 @asks_for_run()
 @click.option(
     "--base-rate",
-    type=click.FloatRange(0, 1, True, True),
+    type=Real(0, 1, True, True),
     metavar="RATE",
     help=f"Expected share of trials that the baseline resolves. [default: {BASE_RATE}]",
 )
 @click.option(
     "--icc",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Real(0, 1, max_open=True),
     default=0.5,
     show_default=True,
     metavar="ICC",
@@ -168,7 +168,7 @@ def plan(
 @RUNS
 @click.option(
     "--instances",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     metavar="COUNT",
     help="Number of instances per model. [default: 20, or 6 with --strong]",
 )

@@ -10,7 +10,7 @@ import rich_click as click
 from kvci.cli.asked import INPUTS, asks_for_run, in_panels, spec_of
 from kvci.cli.shared import JSON
 from kvci.errors import UserError
-from kvci.options import overrides, takes
+from kvci.options import Whole, overrides, takes
 from kvci.spec import IMAGES
 
 
@@ -34,13 +34,13 @@ def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
 @click.option("--kv", metavar="K/V", help="Requested KV type. [default: any]")
 @click.option(
     "--context",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     metavar="TOKENS",
     help="Requested context size of each slot, in tokens. [default: any]",
 )
 @click.option(
     "--slots",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     metavar="COUNT",
     help="Requested number of slots. [default: any]",
 )
@@ -70,7 +70,7 @@ def inspect(
       kvci inspect llama-server.log
       kvci inspect llama-server.log --kv q8_0/q8_0 --context 65536 --slots 8
     """
-    from kvci.files import first_problem
+    from kvci.problems import first_problem
     from kvci.serve.effective import read
     from kvci.serve.proof import Expected, judge
     from kvci.serve.server_log import start_error
@@ -285,7 +285,7 @@ def prune(built: bool) -> None:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=2,
     show_default=True,
     metavar="COUNT",

@@ -8,6 +8,7 @@ import rich_click as click
 
 from kvci.cli.experiments import run_and_report
 from kvci.cli.shared import REPOSITORY, RUNS
+from kvci.options import Whole
 from kvci.record.places import UNMERGED
 
 FORM = click.option(
@@ -122,7 +123,7 @@ def collect(archives: Path, out: Path, before: Path | None, summary: bool) -> No
 
 
 @ci.command()
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=Whole(min=1))
 @REPOSITORY
 @click.pass_context
 def review(ctx: click.Context, number: int, repository: str) -> None:

@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import Document, first_problem
+from kvci.files import Document
+from kvci.problems import first_problem
 
 SHIPPED = Path(__file__).with_name("recipes.toml")
 

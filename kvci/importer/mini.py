@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import first_problem, sha256_of
+from kvci.files import sha256_of
 from kvci.importer.mini_files import (
     METADATA,
     PREDICTIONS,
@@ -27,6 +27,7 @@ from kvci.importer.mini_files import (
     report,
     statuses,
 )
+from kvci.problems import first_problem
 from kvci.record.schema import ROW_ID, Derived, Imported, ImportedTrial
 from kvci.spec import Arm
 from kvci.taxonomy import Class, repeats

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from kvci.errors import UserError
-from kvci.files import first_problem
+from kvci.problems import first_problem
 
 
 class ForeignDocument(BaseModel):

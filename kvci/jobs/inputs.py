@@ -14,9 +14,10 @@ from pydantic import Field
 
 from kvci import units
 from kvci.errors import UserError
-from kvci.files import Document, first_problem
-from kvci.options import Quantity, parse
-from kvci.rundir.documents import RUN_ID
+from kvci.files import Document
+from kvci.options import Quantity, Real, Whole, parse
+from kvci.problems import first_problem, matching
+from kvci.rundir.documents import RUN_ID, RUN_ID_RULE
 
 EXPERIMENTS, MODELS = Path("ci/experiments"), Path("ci/models")
 INPUTS_MAX_CHARS = 65_535
@@ -40,8 +41,8 @@ RUNNER_FIELDS = frozenset({"engine", "out", "mirror", "disk_reserve_gb", "disk_b
 WORKFLOW_FIELDS = frozenset({"shard", "start"})
 """Fields that the workflow sets."""
 PLANNING = (
-    click.Option(["--shards"], type=click.IntRange(1, SHARDS_MAX)),
-    click.Option(["--base-rate"], type=click.FloatRange(0, 1, True, True)),
+    click.Option(["--shards"], type=Whole(1, SHARDS_MAX)),
+    click.Option(["--base-rate"], type=Real(0, 1, True, True)),
     click.Option(["--expected-trial", "expected_trial_s"], type=Quantity(units.seconds)),
 )
 """Options that the input `options` accepts in addition to those of `kvci run`."""
@@ -49,8 +50,27 @@ PLANNING = (
 Form = TypeVar("Form", bound=Document)
 Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
 Text = Annotated[str, Field(max_length=2000)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Dataset = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./:=,@-]*$")]
+Name = Annotated[
+    str,
+    matching(
+        "[A-Za-z0-9][A-Za-z0-9._-]*",
+        "use letters, digits and . _ -, and start with a letter or a digit",
+    ),
+]
+Dataset = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][\w./:=,@-]*",
+        "use letters, digits and . _ - / : = , @, and start with a letter or a digit",
+    ),
+]
+RunId = Annotated[str, matching(RUN_ID, RUN_ID_RULE)]
+Classes = Annotated[
+    str,
+    matching(
+        r"[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*", "write classes with commas, for example I1,I2"
+    ),
+]
 
 
 class Inputs(Document):
@@ -66,7 +86,7 @@ class Inputs(Document):
     limit: Number | None = None
     context: Number | None = None
     margin: Annotated[float, Field(gt=0, lt=1)] | None = None
-    run_id: Annotated[str, Field(pattern=RUN_ID)] | None = None
+    run_id: RunId | None = None
     """The run to resume. A new run gets its id from the workflow run."""
     options: Text | None = None
     """More options, written as on the command line."""
@@ -119,11 +139,9 @@ class Inputs(Document):
 class RerunInputs(Document):
     """The form of rerun.yml: a run, and which of its trials to repeat."""
 
-    run: Annotated[str, Field(pattern=RUN_ID)]
+    run: RunId
     """The id of the run."""
-    classes: Annotated[str, Field(pattern=r"^[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*$")] | None = (
-        None
-    )
+    classes: Classes | None = None
     filter: Text | None = None
     errors: bool = False
     publish: bool = False

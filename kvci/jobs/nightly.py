@@ -7,11 +7,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from kvci.errors import UserError
-from kvci.files import Document, first_problem, read_toml, sha256_of_file
+from kvci.files import Document, read_toml, sha256_of_file
 from kvci.github import LAST_RUNS, GitHub, WorkflowRun
 from kvci.jobs.inputs import BUDGET_MAX_MINUTES, EXPERIMENTS, SHARDS_MAX, Name
 from kvci.jobs.known import records, shards_of
 from kvci.jobs.outputs import summary
+from kvci.problems import first_problem
 from kvci.record.schema import Record
 from kvci.report.plot import bars
 from kvci.report.tables import table
@@ -19,7 +20,7 @@ from kvci.serve.gguf import locate
 from kvci.spec import Spec, load
 from kvci.tasks.dataset import dataset_sha256
 from kvci.tasks.dataset import load as load_dataset
-from kvci.units import Minutes, duration
+from kvci.units import Minutes, duration, shown
 
 WORKFLOW, JOB = "benchmark.yml", "run"
 HEADER = ("Experiment", "Trials", "Tonight")
@@ -145,7 +146,8 @@ def _config(path: Path) -> Nightly:
     try:
         return Nightly.model_validate(read_toml(path, "ci/README.md for an example"))
     except ValidationError as error:
-        raise UserError(f"{path} is not valid: {first_problem(error)}.") from None
+        problem = first_problem(error, units=shown(Nightly))
+        raise UserError(f"{path} is not valid: {problem}.") from None
 
 
 def _run_id(name: str) -> str:

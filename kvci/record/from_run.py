@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import first_problem, is_disk_full, sha256_of
+from kvci.files import is_disk_full, sha256_of
+from kvci.problems import first_problem
 from kvci.record.bundle import publishable
 from kvci.record.checks import check_blocks, check_trials
 from kvci.record.merge import merge

@@ -18,7 +18,7 @@ from kvci.run.stop import Stopped, stopping
 from kvci.run.summary import Summary, doubt_lines, infrastructure_lines, summarize, table
 from kvci.run.supplies import supplies
 from kvci.rundir.directory import RunDirectory, shard_name
-from kvci.rundir.documents import RUN_ID, SHARD
+from kvci.rundir.documents import RUN_ID, RUN_ID_RULE, SHARD
 from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.serve.gguf import check, header, locate
@@ -41,10 +41,7 @@ def folder_of(out: str, run_id: str, shard: str) -> Path:
     Raises UserError if the run id or the shard is not valid.
     """
     if not re.fullmatch(RUN_ID, run_id):
-        raise UserError(
-            f"'{run_id[:80]}' cannot name a run; use at most 200 letters, digits and . _ + -, and "
-            "start with a letter or a digit."
-        )
+        raise UserError(f"'{run_id[:80]}' cannot name a run; {RUN_ID_RULE}.")
     if not re.fullmatch(SHARD, shard):
         raise UserError(f"'{shard[:80]}' is not a shard; write I/N, for example 1/4.")
     run_folder = Path(out) / run_id

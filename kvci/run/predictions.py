@@ -7,8 +7,9 @@ from itertools import chain
 from pathlib import Path
 
 from kvci.errors import UserError
-from kvci.files import Document, first_problem
+from kvci.files import Document
 from kvci.plan import select
+from kvci.problems import first_problem
 from kvci.run.grader import Grader
 from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.stop import Stopped, stopping

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from kvci.errors import UserError
-from kvci.files import first_problem
+from kvci.problems import first_problem
 from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
 from kvci.spec import Rerun, Spec

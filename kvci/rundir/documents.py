@@ -11,6 +11,7 @@ from kvci.taxonomy import INFRASTRUCTURE, Class, Exit, Verdict, titled
 from kvci.versioned import Versioned, since
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
+RUN_ID_RULE = "use at most 200 letters, digits and . _ + -, and start with a letter or a digit"
 ARM, INSTANCE = r"^[a-z0-9_+.-]{1,200}$", r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 SHARD = r"^[1-9]\d{0,3}/[1-9]\d{0,3}$"
 WITHOUT_PATCH = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED, Exit.REQUEST_FAILED}

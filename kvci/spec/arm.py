@@ -4,8 +4,9 @@ import re
 import shlex
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import ValidationError, field_validator
 
+from kvci.problems import first_problem
 from kvci.versioned import Versioned
 
 KV_BLOCK_ELEMENTS = {
@@ -54,7 +55,10 @@ class Arm(Versioned):
             raise ValueError(f"'{kv}' is not a KV type; write K/V, for example q8_0/q8_0")
         allow = tuple(word[6:] for word in words if word.startswith("allow="))
         flags = tuple(word for word in words if not word.startswith("allow="))
-        return cls.model_validate({"k": k, "v": v, "flags": flags, "allow": allow})
+        try:
+            return cls.model_validate({"k": k, "v": v, "flags": flags, "allow": allow})
+        except ValidationError as error:  # the text has no fields k, v and flags, so name none
+            raise ValueError(re.sub("^(k|v|flags): ", "", first_problem(error))) from None
 
     @field_validator("k", "v")
     @classmethod

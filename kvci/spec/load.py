@@ -7,10 +7,14 @@ from typing import Any
 from pydantic import AliasChoices, ValidationError
 
 from kvci.errors import UserError
-from kvci.files import first_problem, read_toml
+from kvci.files import read_toml
+from kvci.problems import first_problem
 from kvci.spec.specification import Spec
+from kvci.units import shown
 
 EXAMPLES = "ci/experiments for examples"
+KV = {"kv": "arms", "arm": "arms"}
+"""The option for arms -> the field of a file, which is a list of arms."""
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
@@ -29,15 +33,12 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Spec:
         return Spec.model_validate(asked | given)
     except ValidationError as error:
         where = f"{path}{' with these options' if given else ''}" if path else "The specification"
-        raise UserError(f"{where} is not valid: {_in_users_words(first_problem(error))}.") from None
-
-
-def _in_users_words(problem: str) -> str:
-    """Return the problem with the name of the option in place of the field's: `memory`, not
-    `memory_mib`."""
-    field, colon, rest = problem.partition(": ")
-    shown = {name: other for other, name in other_names().items()} | {"arms": "kv"}
-    return f"{shown.get(field, field)}{colon}{rest}"
+        names = {field: name for name, field in other_names().items()}
+        names |= {"arms": "kv"} if "arms" in given else {}  # the option, not the file, gives them
+        known = {name: names.get(name, name) for name in Spec.model_fields}
+        known |= {name: name for name in names.values()} | KV
+        problem = first_problem(error, names, shown(Spec), known)
+        raise UserError(f"{where} is not valid: {problem}.") from None
 
 
 def other_names() -> dict[str, str]:

@@ -306,6 +306,8 @@ class Spec(Versioned):
     @field_validator("arms", mode="before")
     @classmethod
     def _arms(cls, arms: Any) -> Any:
+        if not isinstance(arms, list | tuple):
+            raise ValueError(f"{arms!r} is not a list; write one, as in ['f16/f16', 'q8_0/q8_0']")
         return [Arm.parse(arm) if isinstance(arm, str) else arm for arm in arms]
 
     @field_validator("filter")

@@ -1,10 +1,14 @@
 """The model under test."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
+from kvci.problems import matching
 from kvci.versioned import Versioned
+
+NAME = r"[a-z0-9][a-z0-9._-]*"
+NAME_RULE = "use small letters, digits and . _ -, and start with a letter or a digit"
 
 
 class Model(Versioned):
@@ -13,7 +17,7 @@ class Model(Versioned):
     A file of the hub is identified by its sha256.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: Annotated[str, matching(NAME, NAME_RULE)]
     path: str | None = None
     package: str | None = None
     """`module:function` of a Python package with the file; the function returns its path."""
@@ -21,7 +25,7 @@ class Model(Versioned):
     file: str | None = None
     revision: str | None = None
     """The repository's revision; if absent, its main branch. kvci always checks the sha256."""
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "write 64 hexadecimal digits")] | None = None
     weights: str = ""
     chat_template: str | None = None
     """Jinja text, or `chatml`; if absent, the model's own template."""

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from kvci.errors import UserError
-from kvci.files import first_problem
+from kvci.problems import first_problem
 from kvci.versioned import Versioned
 
 

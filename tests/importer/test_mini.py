@@ -90,7 +90,7 @@ def test_folder_without_run_gives_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run folder of mini-swe-agent"):
         read_run(tmp_path)
     (tmp_path / "preds.json").write_text("[]")
-    with pytest.raises(UserError, match="valid dictionary"):
+    with pytest.raises(UserError, match="has no fields"):
         read_run(tmp_path)
     (tmp_path / "preds.json").write_text("{}")
     with pytest.raises(UserError, match="has no instances"):

@@ -115,7 +115,7 @@ def test_hostile_or_wrong_input_is_explained(name: str, value: str) -> None:
     ("line", "says"),
     [
         ("--seeds 1,x", "is not a list of whole numbers"),
-        ("--shards 1e9x", "is not a valid integer"),
+        ("--shards 1e9x", "is not a whole number"),
         ("--shards 257", "is not in the range"),
         ("--time-budget 999999999999", "longer than a job may run"),
         ("--time-budget soon", "is not a duration"),
