@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kvci.errors import UserError
-from kvci.problems import first_problem
+from kvci.problems import first_problem, remedy
 
 
 class Document(BaseModel):
@@ -35,13 +35,8 @@ class Document(BaseModel):
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from None
         except ValidationError as error:
-            raise UserError(f"{path} is not valid: {first_problem(error)}.{_hint(error)}") from None
-
-
-def _hint(error: ValidationError) -> str:
-    """Return what to do if the document has a field that this version of kvci does not know."""
-    unknown = any(problem["type"] == "extra_forbidden" for problem in error.errors())
-    return " Another version of kvci wrote it; use that version." if unknown else ""
+            problem = first_problem(error)
+            raise UserError(f"{path} is not valid: {problem}.{remedy(error)}") from None
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from reprlib import Repr
+from typing import Any, LiteralString
 
 from pydantic import AfterValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
 Show = Callable[[float], str]
 """A function that shows a number with its unit."""
@@ -45,7 +47,12 @@ WORDS = {
 }
 """The type of pydantic's error -> our words."""
 LIMITS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
-VALUE_MAX_CHARS = 80
+NEWER: LiteralString = "newer"
+"""The error of a document that a newer version of kvci wrote."""
+OF_OTHER_VERSIONS = {"extra_forbidden", "literal_error", "enum", "union_tag_invalid"}
+"""The errors of a document with a field or a word that another version of kvci may know."""
+SHORT = Repr()
+SHORT.maxstring = SHORT.maxother = 80
 
 
 def matching(pattern: str, rule: str) -> AfterValidator:
@@ -93,6 +100,25 @@ def first_problem(
     return words
 
 
+def remedy(error: ValidationError, otherwise: str = "restore the original file") -> str:
+    """Return a sentence that says what to do with a document of kvci that is not valid.
+
+    Return an empty text if the problem itself says it.
+    """
+    kinds = {problem["type"] for problem in error.errors()}
+    if NEWER in kinds:
+        return ""
+    if OF_OTHER_VERSIONS & kinds:
+        return f" If another version of kvci wrote it, use that version; otherwise {otherwise}."
+    return f" {otherwise[0].upper()}{otherwise[1:]}."
+
+
+def newer(problem: str) -> PydanticCustomError:
+    """Return the error of a document that only another version of kvci can read."""
+    told = f"{problem}; use the kvci that wrote it"
+    return PydanticCustomError(NEWER, "{problem}", {"problem": told})
+
+
 def _meant(name: str, known: Mapping[str, str]) -> str:
     """Return the name that a user probably meant; empty if no known name is like it."""
     close = get_close_matches(name, known, 1)
@@ -113,9 +139,8 @@ def _shown(value: Any, show: Show) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """Return a value of a file in one line, and at most VALUE_MAX_CHARS of it."""
+    """Return a value of a file in one line; the middle of a long value is left out."""
     try:
-        text = repr(value)
+        return SHORT.repr(value)
     except ValueError:
         return "this number"  # Python shows no number of more than 4300 digits
-    return text if len(text) <= VALUE_MAX_CHARS else f"{text[:VALUE_MAX_CHARS]}..."

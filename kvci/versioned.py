@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 from pydantic import (
+    AliasChoices,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -21,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticUndefined
 
 from kvci.files import Document
+from kvci.problems import newer
 
 KEY = "schema_version"
 """The name of the field that holds a document's schema version."""
@@ -48,6 +50,15 @@ class Versioned(Document):
             if version > cls.SCHEMA:
                 raise TypeError(f"{cls.__name__}.{name} needs SCHEMA {version}, not {cls.SCHEMA}")
 
+    @classmethod
+    def names(cls) -> set[str]:
+        """Return the names of all fields that a document of this class may have."""
+        found = {*cls.model_fields, *cls.REMOVED}
+        for field in cls.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                found |= {str(name) for name in field.validation_alias.choices}
+        return found
+
     @property
     def schema_version(self) -> int:
         """The earliest schema that can hold this document. Inner documents have their own."""
@@ -62,11 +73,10 @@ class Versioned(Document):
         if not isinstance(given, dict):
             return handler(given)
         version = given.get(KEY, 1)
-        if type(version) is not int or not 1 <= version <= cls.SCHEMA:
-            raise ValueError(
-                f"it has schema {version}, and this kvci reads schema {cls.SCHEMA} at most; use "
-                "the kvci that wrote it"
-            )
+        if type(version) is not int or version < 1:
+            raise ValueError(f"its {KEY} is {version!r}, and must be a whole number from 1")
+        if version > cls.SCHEMA:
+            raise newer(f"it has schema {version}, and this kvci reads schema {cls.SCHEMA} at most")
         removed = cls.REMOVED | {name: given[name] for name in cls.REMOVED if name in given}
         document = handler({name: given[name] for name in given if name not in (KEY, *cls.REMOVED)})
         document._removed = removed

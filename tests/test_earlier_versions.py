@@ -27,13 +27,13 @@ from kvci.record.bundle import pack, unpack
 from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.record.schema import Record
-from kvci.record.store import read_all
+from kvci.record.store import read, read_all
 from kvci.report.benchmarks import EMPTY, render
 from kvci.review.rows import review
 from kvci.run.experiment import run
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Outcome
-from kvci.spec import Spec, load
+from kvci.spec import Spec, hash_of, load
 from tests.conftest import GOLDEN, ROOT
 from tests.fake_github import serving
 
@@ -198,5 +198,46 @@ def test_run_of_later_version_is_refused(runs: Path, work: Path) -> None:
 def test_outcome_of_later_version_is_refused(runs: Path, work: Path) -> None:
     place = next((runs / HALF / "trials").glob("*/*/*/outcome.json"))
     place.write_text(json.dumps(json.loads(place.read_text()) | {"later": 1}))
-    with pytest.raises(UserError, match="Another version of kvci wrote it; use that version"):
+    with pytest.raises(UserError, match="If another version of kvci wrote it, use that version"):
         run(asked(work), HALF, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    "change", [{"sandbox": "vm"}, {"primary": "cheapness"}, {"prompt": "plan"}, {"lanes": 3}]
+)
+def test_spec_with_later_words_names_the_remedy(change: dict[str, object], runs: Path) -> None:
+    place = runs / HALF / "spec.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    with pytest.raises(UserError, match="If another version of kvci wrote it, use that version"):
+        compare_named([str(runs / HALF)], runs)
+
+
+def later_record(place: Path, spec: dict[str, object], **fields: object) -> Path:
+    """A record of today with other fields; its hash is that of its specification."""
+    record = json.loads(next((OLD / "results").glob("*.json")).read_text()) | fields
+    record["spec"] |= spec
+    record["spec_sha256"] = hash_of(record["spec"])
+    place.write_text(json.dumps(record))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields", "says"),
+    [
+        ({"primary": "cheapness"}, {}, "'cheapness' is not one of .* use that version"),
+        ({"lanes": 3}, {}, "field lanes, which this kvci does not know; use the kvci that wrote"),
+        ({"model": {"name": "m", "weights": "", "top_k": 4}}, {}, "field top_k, which this kvci"),
+        ({}, {"schema_version": 9}, "schema_version: 9 is not one of .* use that version"),
+        ({}, {"later": 9}, "field run.later does not exist.* use that version"),
+    ],
+)
+def test_record_of_later_version_names_the_remedy(
+    spec: dict[str, object], fields: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=says):
+        read(later_record(tmp_path / "record.json", spec, **fields))
+
+
+def test_file_that_is_no_record_says_what_to_give(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"field kind is missing. Give the file of a record"):
+        compare_named([str(runs / HALF / "spec.json")], runs)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from kvci.files import Document
+from kvci.problems import newer
 from kvci.rundir.documents import ARM, INSTANCE, RUN_ID, Instant, Outcome
 from kvci.serve.effective import Effective
-from kvci.spec import Arm, Rerun, hash_of
+from kvci.spec import Arm, Model, Primary, Rerun, Spec, hash_of
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
 ROW_ID = r"^(\.{3})?[A-Za-z0-9][A-Za-z0-9._+-]{0,249}$"
@@ -44,7 +45,9 @@ class RecordedModel(BaseModel):
 class RecordedSpec(BaseModel):
     """The fields of a record's specification that kvci reads.
 
-    Other fields stay in the specification, and its hash includes them.
+    Other fields of a specification stay in it, and its hash includes them. Records of earlier
+    versions lack some of them. A field that this kvci does not know is refused: it may change what
+    a trial means.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -53,10 +56,18 @@ class RecordedSpec(BaseModel):
     seeds: tuple[int, ...] = Field(min_length=1)
     model_sha256: str
     dataset_sha256: str
-    primary: str
+    primary: Primary
     alpha: float = Field(gt=0, lt=1)
     margin: float | None
     rerun: Rerun | None = None
+
+    @model_validator(mode="after")
+    def _has_only_known_fields(self) -> Self:
+        of_run = {"model_sha256", "dataset_sha256"}
+        for document, names in ((self, Spec.names() | of_run), (self.model, Model.names())):
+            if unknown := sorted((document.model_extra or {}).keys() - names):
+                raise newer(f"its spec has the field {unknown[0]}, which this kvci does not know")
+        return self
 
 
 RunKey = tuple[str, str, str]

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from kvci.errors import UserError
-from kvci.problems import first_problem
+from kvci.problems import first_problem, remedy
 from kvci.record.schema import ADAPTER, Imported, Record, by_run
 from kvci.taxonomy import Class
 
@@ -19,7 +19,7 @@ def read(path: Path) -> Record | Imported:
     try:
         return parse(path.read_bytes(), str(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; check the path.") from None
 
 
 def parse(content: bytes, name: str) -> Record | Imported:
@@ -27,7 +27,8 @@ def parse(content: bytes, name: str) -> Record | Imported:
     try:
         return ADAPTER.validate_json(content)
     except ValidationError as error:
-        raise UserError(f"{name} is not a record: {first_problem(error)}.") from None
+        what = remedy(error, "give the file of a record, or restore the original file")
+        raise UserError(f"{name} is not a record: {first_problem(error)}.{what}") from None
 
 
 def read_all(folder: Path) -> list[Record | Imported]:

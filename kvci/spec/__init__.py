@@ -3,7 +3,7 @@
 from kvci.spec.arm import KV_BLOCK_ELEMENTS, Arm
 from kvci.spec.load import load, other_names, without_model
 from kvci.spec.option import CLAIMS, EXPERIMENT, GROUPS, IMAGES, RUN
-from kvci.spec.specification import Spec, hash_of
+from kvci.spec.specification import Primary, Spec, hash_of
 from kvci.spec.targeted import Rerun
 from kvci.spec.tested_model import Model
 
@@ -16,6 +16,7 @@ __all__ = [
     "RUN",
     "Arm",
     "Model",
+    "Primary",
     "Rerun",
     "Spec",
     "hash_of",

@@ -41,6 +41,12 @@ ELSEWHERE = "of another machine"
 """The model's path in a published specification."""
 
 
+Primary = Literal[
+    "resolved", "no_loop", "well_formed", "patched", "no_overflow", "applies", "tests_flipped"
+]
+"""The endpoints that the claims may be about."""
+
+
 class Spec(Versioned):
     """All settings of a run. The hash covers every setting that can change a trial, its grading or
     the set of planned trials.
@@ -202,9 +208,7 @@ class Spec(Versioned):
     cpus: float = option(
         2.0, help="Maximum number of CPUs of one trial's sandbox.", group=SANDBOX, gt=0
     )
-    primary: Literal[
-        "resolved", "no_loop", "well_formed", "patched", "no_overflow", "applies", "tests_flipped"
-    ] = option(
+    primary: Primary = option(
         "resolved",
         help="The endpoint of the claims. resolved: the patch resolves the instance. no_loop: no "
         "action, and no cycle of two or three actions, occurs three times in a row. well_formed: "
