@@ -2,7 +2,7 @@
 
 import shlex
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -14,6 +14,9 @@ from kvci.spec import GROUPS, Spec
 
 BASE_RATE = 0.3
 """The baseline's assumed rate, if neither a person nor an earlier record gives one."""
+ICC = 0.5
+"""The assumed share of the variance that lies between instances, if no person gives one."""
+Verb = Callable[..., Any]
 PLACEHOLDERS: dict[units.Read, str] = {
     units.seconds: "DURATION",
     units.gigabytes: "SIZE",
@@ -107,6 +110,11 @@ def options() -> list[Option]:
     return [one for group in GROUPS for one in found if one.group == group]
 
 
+def flags_of(fields: Iterable[str]) -> list[str]:
+    """Return all flags of some fields."""
+    return [flag for one in options() if one.field in fields for flag in one.flags]
+
+
 def _options() -> Iterator[Option]:
     for name, field in Spec.model_fields.items():
         shown = field.json_schema_extra
@@ -154,7 +162,36 @@ def _kind(plain: Any, read: units.Read | None) -> Any:
     return {int: Whole(), float: Real(), bool: bool}.get(plain, click.STRING)
 
 
-def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def planning(verb: Verb) -> Verb:
+    """Add the options that only a plan reads."""
+    for add in (
+        click.option(
+            "--expected-trial",
+            "--trial-s",
+            "expected_trial_s",
+            type=Quantity(units.seconds),
+            metavar="DURATION",
+            help="Expected time of one trial in its slot; a number without a unit is in seconds. "
+            "[default: not known; then no cost is shown]",
+        ),
+        click.option(
+            "--icc",
+            type=Real(0, 1, max_open=True),
+            metavar="ICC",
+            help=f"Share of the variance that lies between instances. [default: {ICC}]",
+        ),
+        click.option(
+            "--base-rate",
+            type=Real(0, 1, True, True),
+            metavar="RATE",
+            help=f"Expected share of trials that the baseline resolves. [default: {BASE_RATE}]",
+        ),
+    ):
+        verb = add(verb)
+    return verb
+
+
+def declare(one: Option) -> Callable[[Verb], Verb]:
     """Return the click decorator of one option."""
     told = f"{one.help} [default: {one.default or 'as in the experiment file'}]"
     shared: dict[str, Any] = {"help": told, "envvar": one.envvar or None}
@@ -170,11 +207,11 @@ def declare(one: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     )
 
 
-def takes(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes(*fields: str) -> Callable[[Verb], Verb]:
     """Return a decorator that adds the options of some fields."""
     by_field = {one.field: one for one in options()}
 
-    def add(verb: Callable[..., Any]) -> Callable[..., Any]:
+    def add(verb: Verb) -> Verb:
         for field in reversed(fields):
             verb = declare(by_field[field])(verb)
         return verb
@@ -200,23 +237,28 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse(
-    line: str, more: Iterable[click.Option] = (), without: Collection[str] = ()
+    line: str, more: Iterable[Callable[[Verb], Verb]] = (), refused: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return field -> value, for options in one line such as `--slots 4 --time-budget 5h`.
 
-    `more` are options in addition to those of a specification. `without` are fields that the line
-    may not set. Raises UserError if the line is not valid.
+    `more` are the decorators of options that a specification does not have. `refused` is flag ->
+    what to do instead, for options that this line may not set. Raises UserError if the line is not
+    valid.
     """
 
     def verb(**_: Any) -> None: ...
 
     for one in options():
-        if one.field not in without:
-            verb = declare(replace(one, envvar=""))(verb)
+        verb = declare(replace(one, envvar=""))(verb)
+    for add in more:
+        verb = add(verb)
     command = click.command("options", add_help_option=False)(verb)
-    command.params += more
     try:
-        with command.make_context("options", _words(line)) as context:
+        words = _words(line)
+        for flag in (word.partition("=")[0] for word in words):
+            if flag in (refused or {}):
+                raise ValueError(f"{flag} cannot be set here; {(refused or {})[flag]}")
+        with command.make_context("options", words) as context:
             return overrides(dict(context.params))
     except (click.UsageError, ValueError) as error:
         problem = error.format_message() if isinstance(error, click.UsageError) else str(error)

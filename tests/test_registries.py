@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from kvci.cli import main
+from kvci.cli.experiments import plan, run
 from kvci.cli.reference import reference
 from kvci.compare.endpoint import ENDPOINTS
-from kvci.jobs.inputs import DEFAULTS, Inputs, RerunInputs
-from kvci.options import options, parse
+from kvci.jobs.inputs import FILLED, REFUSED, Inputs, RerunInputs
+from kvci.options import options, parse, planning
 from kvci.run.sandboxes import KINDS
 from kvci.spec import GROUPS, Spec, load
 from kvci.tasks.dataset import NAMED
@@ -56,7 +57,23 @@ def test_help_names_every_choice(field: str) -> None:
 def test_every_input_is_used() -> None:
     """An input is filled in, or is one of those that asked() and prepare read by name."""
     by_name = {"experiment", "run_id", "options", "publish"}
-    assert set(Inputs.model_fields) == set(DEFAULTS) | by_name
+    assert set(Inputs.model_fields) == {*FILLED} | by_name
+
+
+def test_form_accepts_or_refuses_each_option_of_run_and_plan() -> None:
+    offered = {flag for one in (run, plan) for param in one.params for flag in param.opts}
+    offered -= {"experiment", "--inputs", "--json"}
+    accepted = {flag for one in options() for flag in one.flags} - REFUSED.keys()
+    planned = click.command()(planning(lambda: None)).params
+    accepted |= {flag for param in planned for flag in param.opts}
+    assert offered == accepted | REFUSED.keys()
+
+
+def test_guide_explains_each_input() -> None:
+    guide = (ROOT / "ci" / "README.md").read_text().partition("## The form")[2]
+    rows = [line for line in guide.partition("If you give")[0].splitlines() if line[:3] == "| *"]
+    named = {name for row in rows for name in re.findall(r"\*(\w+)\*", row.split("|")[1])}
+    assert named == set(Inputs.model_fields), "Inputs and the form's table in ci/README.md differ"
 
 
 def test_reference_is_generated_from_fields() -> None:
@@ -104,9 +121,8 @@ def test_form_has_at_most_ten_inputs_filled_in(path: Any) -> None:
     )
     assert len(inputs) <= 10, "a form of GitHub has room for ten inputs; use the options line"
     filled = {name: one["default"] for name, one in inputs.items() if one.get("default")}
-    assert filled == {name: str(value) for name, value in DEFAULTS.items()}, (
-        f"DEFAULTS of kvci/jobs/inputs.py and the defaults of {path} differ"
-    )
+    assert set(filled) == {*FILLED}, f"FILLED of kvci/jobs/inputs.py and {path} differ"
+    assert inputs == form(FORMS[0]), "the two forms differ"
     assert set(inputs["dataset"]["options"]) == {"calibration", *NAMED}
     assert all(one["description"] for one in inputs.values())
 
@@ -130,7 +146,8 @@ def test_adopted_form_passes_every_input(path: Any) -> None:
 
 def test_form_filled_in_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    inputs = Inputs.model_validate({name: str(value) for name, value in DEFAULTS.items()})
+    defaults = {name: one["default"] for name, one in form(FORMS[0]).items() if "default" in one}
+    inputs = Inputs.model_validate(defaults)
     file, asked = inputs.asked()
     spec = load(file, asked)
     assert [arm.kv_type for arm in spec.arms] == ["f16/f16", "q8_0/q8_0", "q4_0/q4_0"]

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from kvci import units
 from kvci.cli.asked import asks_for_run, spec_of
 from kvci.cli.shared import JSON, RUNS
-from kvci.options import BASE_RATE, Quantity, Real, Whole
+from kvci.options import BASE_RATE, ICC, Whole, planning
 from kvci.spec import RUN
 
 if TYPE_CHECKING:
@@ -101,29 +100,7 @@ def rerun(
 
 @click.command()
 @asks_for_run()
-@click.option(
-    "--base-rate",
-    type=Real(0, 1, True, True),
-    metavar="RATE",
-    help=f"Expected share of trials that the baseline resolves. [default: {BASE_RATE}]",
-)
-@click.option(
-    "--icc",
-    type=Real(0, 1, max_open=True),
-    default=0.5,
-    show_default=True,
-    metavar="ICC",
-    help="Share of the variance that lies between instances.",
-)
-@click.option(
-    "--expected-trial",
-    "--trial-s",
-    "expected_trial_s",
-    type=Quantity(units.seconds),
-    metavar="DURATION",
-    help="Expected time of one trial in its slot; a number without a unit is in seconds. "
-    "[default: not known; then no cost is shown]",
-)
+@planning
 @click.option(
     "--measured",
     type=click.Path(path_type=Path),
@@ -135,7 +112,7 @@ def rerun(
 def plan(
     experiment: Path | None,
     base_rate: float | None,
-    icc: float,
+    icc: float | None,
     expected_trial_s: float | None,
     measured: Path | None,
     as_json: bool,
@@ -154,7 +131,11 @@ def plan(
 
     spec = spec_of(experiment, asked)
     found = forecast(
-        spec, BASE_RATE if base_rate is None else base_rate, icc, expected_trial_s, measured
+        spec,
+        BASE_RATE if base_rate is None else base_rate,
+        ICC if icc is None else icc,
+        expected_trial_s,
+        measured,
     )
     if as_json:
         click.echo(found.model_dump_json(indent=1))

@@ -15,7 +15,7 @@ from pydantic import Field
 from kvci import units
 from kvci.errors import UserError
 from kvci.files import Document
-from kvci.options import Quantity, Real, Whole, parse
+from kvci.options import Whole, flags_of, parse, planning
 from kvci.problems import first_problem, matching
 from kvci.rundir.documents import RUN_ID, RUN_ID_RULE
 
@@ -26,26 +26,21 @@ SHARDS_MAX, JOB_MAX_MINUTES = 256, 5 * 24 * 60
 """GitHub's limits: the number of jobs in a matrix, and the time of a self-hosted job."""
 BUDGET_MAX_MINUTES = JOB_MAX_MINUTES - 60
 """One hour is left for the job's last steps."""
-DEFAULTS: dict[str, Any] = {
-    "model": "calibration",
-    "kv": "f16/f16, q8_0/q8_0, q4_0/q4_0",
-    "dataset": "calibration",
-    "limit": 20,
-    "context": 4096,
-    "margin": 0.25,
+FILLED = ("model", "kv", "dataset", "limit", "context", "margin")
+"""The inputs that the form fills in. The file of an experiment replaces them."""
+RUNNER_FIELDS = ("engine", "out", "mirror", "disk_reserve_gb", "disk_budget_gb")
+WORKFLOW_FIELDS = ("shard", "start")
+REFUSED = {
+    **{flag: "the runner sets it" for flag in flags_of(RUNNER_FIELDS)},
+    **{flag: "the workflow sets it" for flag in flags_of(WORKFLOW_FIELDS)},
+    "--shard": "the workflow sets it; write --shards COUNT to divide the run",
+    "--run-id": "write the id into the input run_id",
+    "--measured": "the plan has no run folder; write --expected-trial DURATION",
 }
-"""Default values in the form of benchmark.yml. An input with its default value does not override an
-experiment file."""
-RUNNER_FIELDS = frozenset({"engine", "out", "mirror", "disk_reserve_gb", "disk_budget_gb"})
-"""Fields that each runner sets for itself."""
-WORKFLOW_FIELDS = frozenset({"shard", "start"})
-"""Fields that the workflow sets."""
-PLANNING = (
-    click.Option(["--shards"], type=Whole(1, SHARDS_MAX)),
-    click.Option(["--base-rate"], type=Real(0, 1, True, True)),
-    click.Option(["--expected-trial", "expected_trial_s"], type=Quantity(units.seconds)),
-)
-"""Options that the input `options` accepts in addition to those of `kvci run`."""
+"""Option that the input `options` refuses -> what to do instead."""
+SHARDS = click.option("--shards", type=Whole(1, SHARDS_MAX))
+PLAN_ONLY = {"shards", "base_rate", "icc", "expected_trial_s"}
+"""Options of the input `options` that are no fields of a specification."""
 
 Form = TypeVar("Form", bound=Document)
 Number = Annotated[int, Field(gt=0, lt=1_000_000_000)]
@@ -95,7 +90,7 @@ class Inputs(Document):
     @cached_property
     def more(self) -> dict[str, Any]:
         """Field -> value of the input `options`. Raises UserError if the input is not valid."""
-        return parse(self.options or "", PLANNING, without=RUNNER_FIELDS | WORKFLOW_FIELDS)
+        return parse(self.options or "", (planning, SHARDS), REFUSED)
 
     @property
     def shards(self) -> int | None:
@@ -105,6 +100,11 @@ class Inputs(Document):
     def base_rate(self) -> float | None:
         """The expected share of trials that the baseline resolves. Only the plan uses it."""
         return self.more.get("base_rate")
+
+    @property
+    def icc(self) -> float | None:
+        """The share of the variance that lies between instances. Only the plan uses it."""
+        return self.more.get("icc")
 
     @property
     def expected_trial_s(self) -> float | None:
@@ -118,13 +118,15 @@ class Inputs(Document):
     def asked(self) -> tuple[Path | None, dict[str, Any]]:
         """Return the path of the experiment file, and the fields that override the file's fields.
 
+        With an experiment, these are the fields of the input `options` alone. kvci cannot know
+        which of the other inputs a person has changed: the form of each repository has its own
+        defaults.
+
         Raises UserError if the input `options` is not valid.
         """
-        given = self.model_dump(include=set(DEFAULTS), exclude_none=True)
-        if self.experiment:
-            given = {name: value for name, value in given.items() if value != DEFAULTS[name]}
-        planning = {one.name for one in PLANNING}
-        fields = given | {name: value for name, value in self.more.items() if name not in planning}
+        filled = () if self.experiment else FILLED
+        given = self.model_dump(include=set(filled), exclude_none=True)
+        fields = given | {name: self.more[name] for name in self.more.keys() - PLAN_ONLY}
         if "kv" in fields:
             fields["arms"] = fields.get("arms") or _arms(fields["kv"])
             del fields["kv"]

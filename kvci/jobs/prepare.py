@@ -10,11 +10,11 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.github import GitHub, web
-from kvci.jobs.inputs import JOB_MAX_MINUTES, Inputs
+from kvci.jobs.inputs import FILLED, JOB_MAX_MINUTES, Inputs
 from kvci.jobs.known import records, shards_of
 from kvci.jobs.outputs import output, summary
 from kvci.jobs.restore import earliest_start, fetch, fetch_published, uploaded_shards
-from kvci.options import BASE_RATE
+from kvci.options import BASE_RATE, ICC
 from kvci.record.places import RESULTS, UNMERGED
 from kvci.record.schema import Record
 from kvci.record.store import read_all
@@ -63,9 +63,8 @@ def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
     spec = load(file, fields)
     known = earlier(spec, Path(RESULTS))
     base_rate = asked.base_rate or (known.base_rate if known else None) or BASE_RATE
-    found = forecast(
-        spec, base_rate, 0.5, asked.expected_trial_s or (known.trial_s if known else None)
-    )
+    trial_s = asked.expected_trial_s or (known.trial_s if known else None)
+    found = forecast(spec, base_rate, ICC if asked.icc is None else asked.icc, trial_s)
     name, budget = asked.run_id or new_run_id(spec), asked.time_budget_s
     published = _published(github, name, found.shards) if github and asked.run_id else []
     count = _fetch_evidence(github, name, found.shards, published, before) if github else 0
@@ -183,7 +182,18 @@ def _summary(
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
     count = counted(planned.before, "shard")
     resumes = f", resumes the evidence of {count}" if planned.before else ""
-    cells = [("run", f"`{planned.run_id}`{resumes}"), ("trials", f"{trials}, on {shards}")]
+    cells = (
+        []
+        if not asked.experiment
+        else [
+            (
+                "values",
+                f"the file of the experiment `{asked.experiment}` and the options set them; "
+                f"the inputs {', '.join(FILLED)} are not used",
+            )
+        ]
+    )
+    cells += [("run", f"`{planned.run_id}`{resumes}"), ("trials", f"{trials}, on {shards}")]
     cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]
     if known and not (asked.expected_trial_s and asked.base_rate):
         text = f"speed and base rate from `{known.row_id}`, if no option gives them"

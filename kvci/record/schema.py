@@ -172,7 +172,7 @@ class Record(Document):
     def kv(self) -> str:
         """The KV type and the flags of the arm."""
         arm = self.spec["arms"][self.position]
-        return " ".join([f"{arm['k']}/{arm['v']}", *arm["flags"]])
+        return " ".join([f"{arm['k']}/{arm['v']}", *arm.get("flags", ())])
 
     @property
     def model(self) -> str:

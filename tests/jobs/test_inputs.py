@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.errors import UserError
-from kvci.jobs.inputs import DEFAULTS, inputs
+from kvci.jobs.inputs import inputs
 
 
 def test_empty_inputs_give_no_fields() -> None:
@@ -18,7 +18,6 @@ def test_empty_inputs_give_no_fields() -> None:
 
 def test_form_becomes_fields_of_specification() -> None:
     form = {
-        "experiment": "demo",
         "model": "calibration-twin",
         "kv": "f16/f16, f16/f16 -ub 32,q8_0/q8_0",
         "limit": "3",
@@ -27,7 +26,7 @@ def test_form_becomes_fields_of_specification() -> None:
         "publish": True,
     }
     file, asked = inputs(json.dumps(form)).asked()
-    assert file == Path("ci/experiments/demo.toml")
+    assert file is None
     assert asked == {
         "model": "ci/models/calibration-twin.toml",
         "arms": ["f16/f16", "f16/f16 -ub 32", "q8_0/q8_0"],
@@ -41,19 +40,24 @@ def test_form_becomes_fields_of_specification() -> None:
     }
 
 
-def test_untouched_inputs_do_not_override_experiment() -> None:
-    form = {name: str(value) for name, value in DEFAULTS.items()}
-    _, asked = inputs(json.dumps(form)).asked()
-    assert (asked["model"], asked["limit"]) == ("ci/models/calibration.toml", 20)
-    assert asked["arms"] == ["f16/f16", "q8_0/q8_0", "q4_0/q4_0"]
-    _, asked = inputs(json.dumps(form | {"experiment": "demo", "limit": "3"})).asked()
-    assert asked == {"limit": 3}
+@pytest.mark.parametrize("kv", ["f16/f16, q8_0/q8_0", "f16/f16,q4_0/q4_0"])
+def test_experiment_is_never_changed_by_defaults_of_a_form(kv: str) -> None:
+    """Each repository has a form of its own, and GitHub fills in that form's defaults."""
+    form = {"model": "other", "kv": kv, "context": "65536", "margin": "0.05", "limit": "3"}
+    form |= {"experiment": "demo", "options": "--slots 4"}
+    assert inputs(json.dumps(form)).asked() == (Path("ci/experiments/demo.toml"), {"slots": 4})
 
 
 def test_trial_limit_is_not_expected_time() -> None:
     form = inputs(json.dumps({"options": "--trial-time 2h --expected-trial 3m"}))
     assert (form.asked()[1], form.expected_trial_s) == ({"trial_s": 7200.0}, 180.0)
     assert inputs(json.dumps({"options": "--trial-time 2h"})).expected_trial_s is None
+
+
+def test_options_line_takes_what_kvci_plan_takes() -> None:
+    form = inputs(json.dumps({"options": "--trial-s 3m --icc 0 --base-rate 0.9"}))
+    assert (form.expected_trial_s, form.icc, form.base_rate) == (180.0, 0.0, 0.9)
+    assert form.asked() == (None, {})
 
 
 def test_options_line_keeps_backslashes_and_quotes() -> None:
@@ -119,10 +123,15 @@ def test_hostile_or_wrong_input_is_explained(name: str, value: str) -> None:
         ("--shards 257", "is not in the range"),
         ("--time-budget 999999999999", "longer than a job may run"),
         ("--time-budget soon", "is not a duration"),
-        ("--engine /bin/sh", "No such option"),
-        ("--out /", "No such option"),
-        ("--shard 1/2", "No such option"),
-        ("--disk-reserve 0", "No such option"),
+        ("--engine /bin/sh", "--engine cannot be set here; the runner sets it."),
+        ("--engine=/bin/sh", "--engine cannot be set here; the runner sets it."),
+        ("--out /", "--out cannot be set here; the runner sets it."),
+        ("--disk-reserve 0", "--disk-reserve cannot be set here; the runner sets it."),
+        ("--shard 1/2", "--shard cannot be set here; .* write --shards COUNT"),
+        ("--start now", "--start cannot be set here; the workflow sets it."),
+        ("--run-id x", "--run-id cannot be set here; write the id into the input run_id."),
+        ("--measured runs/x", "--measured cannot be set here; .* --expected-trial DURATION."),
+        ("--slotz 4", "No such option"),
         ("--slots", "requires an argument"),
         ("lite", "unexpected extra argument"),
         ("--filter 'a", "No closing quotation"),
@@ -142,11 +151,15 @@ def test_invalid_form_is_refused(text: str) -> None:
 
 
 def test_verbs_read_form_from_environment() -> None:
-    form = {"experiment": "demo", "kv": "f16/f16,q8_0/q8_0", "limit": "2"}
+    form = {"model": "calibration", "dataset": "calibration", "kv": "f16/f16,q8_0/q8_0"}
+    form |= {"limit": "2"}
     words = ["plan", "--base-rate", "0.5", "--json"]
     done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": json.dumps(form)})
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["trials"] == 4
+    alone = json.dumps({"experiment": "demo", "options": "--kv f16/f16 --limit 3"})
+    done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": alone})
+    assert json.loads(done.output)["trials"] == 3
     words += ["--limit", "1"]
     done = CliRunner().invoke(main, words, env={"KVCI_INPUTS": json.dumps(form)})
     assert json.loads(done.output)["trials"] == 2

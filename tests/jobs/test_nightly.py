@@ -13,13 +13,16 @@ from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.github import LAST_RUNS, GitHub
 from kvci.jobs.inputs import inputs
-from kvci.jobs.nightly import _run_id, nightly
+from kvci.jobs.nightly import _model_sha256, _run_id, nightly
 from kvci.jobs.prepare import prepare
 from kvci.jobs.restore import artifact_name, fetch, restore
 from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Manifest, Outcome
+from kvci.spec import Spec, load
+from kvci.tasks.dataset import dataset_sha256
+from kvci.tasks.dataset import load as load_dataset
 from tests.compare.made import run as run_of
 from tests.conftest import ROOT
 from tests.fake_github import Fake
@@ -69,9 +72,17 @@ def test_next_experiment_starts_when_one_is_done(fake: Fake, work: Path) -> None
         asked = fake.dispatched[-1]["inputs"]
         assert (asked["experiment"], asked["run_id"]) == (next_, _run_id(next_))
         assert inputs(json.dumps(asked)).time_budget_s == 540
+        # GitHub adds the defaults of the repository's own form.
+        file, changed = inputs(json.dumps({"context": "65536", "margin": "0.05"} | asked)).asked()
+        assert _run_id(next_).endswith(hashed(load(file, changed)))
     finish(work, "two", 2)
     assert nightly(github(fake), "main", "kvci/results") and len(fake.dispatched) == 3
     assert "All experiments are done" in (work / "summary.md").read_text()
+
+
+def hashed(spec: Spec) -> str:
+    """Return the part of a specification's hash that is in a nightly run id."""
+    return spec.hash(_model_sha256(spec), dataset_sha256(load_dataset(spec.dataset)))[:12]
 
 
 def bare(work: Path) -> Path:

@@ -44,6 +44,14 @@ def test_summary_starts_with_answer_and_shows_cost(here: Path) -> None:
     assert outputs["shards"] == '["1/1"]' and outputs["timeout_minutes"] == "120"
 
 
+def test_summary_says_which_inputs_an_experiment_replaces(here: Path) -> None:
+    (here / "ci" / "experiments").symlink_to(ROOT / "ci" / "experiments")
+    assert "are not used" not in planned(here)
+    text = planned(here, experiment="demo", limit="3", context="65536")
+    assert "the inputs model, kv, dataset, limit, context, margin are not used" in text
+    assert "20 instances x 3 arms" in text
+
+
 def test_estimates_come_from_newest_matching_record(here: Path) -> None:
     assert earlier(SPEC, here / "ci" / "results") is None
     for hour, solve_s in ((9, 5.0), (11, 7.0), (10, 9.0)):
