@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from kvci.errors import UserError
 from kvci.files import Document, sha256_of_file
 from kvci.host import ended, gpu, lock_gpus
 from kvci.plan import select
+from kvci.run.sandboxes import KINDS
 from kvci.serve.gguf import Header, cache_mib, header, locate
 from kvci.serve.gguf import check as check_model
 from kvci.serve.server import Server, ServerFailed, resolve
@@ -73,13 +74,12 @@ class Check(Document):
 def examine(spec: Spec) -> Iterator[Check]:
     """Run the checks that this specification needs, and yield each result at once."""
     spec = spec.model_copy(update={"engine": resolve(spec.engine)})
-    images: dict[str, Instance] = {}
+    instances: list[Instance] = []
 
     def dataset() -> tuple[str, str]:
         known = by_id(load(spec.dataset))
-        chosen = select(list(known), spec)
-        images.update({name: known[name] for name in chosen if not known[name].files})
-        return f"{counted(len(chosen), 'instance')} of {spec.dataset}", ""
+        instances.extend(known[name] for name in select(list(known), spec))
+        return f"{counted(len(instances), 'instance')} of {spec.dataset}", ""
 
     yield _check("dataset", dataset)
     file = _ModelFile(spec)
@@ -89,19 +89,39 @@ def examine(spec: Spec) -> Iterator[Check]:
     yield _check("llama-server", lambda: _server(spec))
     yield _check("other servers", _other_servers)
     yield _check("run folder", lambda: _folder(spec))
-    # The dataset may have failed to load, so this line reads only its name.
-    if spec.sandbox == "bwrap" or (spec.sandbox == "auto" and is_calibration(spec.dataset)):
-        yield _check("sandbox", _bubblewrap)
-        yield _check("clock", _clock)
-        return
+    yield from CHECKS[_sandbox(spec, instances)](spec, instances)
+
+
+def _sandbox(spec: Spec, instances: Sequence[Instance]) -> str:
+    """Return the name of the sandbox that the run will use."""
+    if spec.sandbox != "auto":
+        return spec.sandbox
+    if not instances:  # the dataset failed to load, so only its name is known
+        return "bwrap" if is_calibration(spec.dataset) else "docker"
+    return next(name for name, kind in KINDS.items() if not kind.unfit(instances))
+
+
+def _bwrap_checks(spec: Spec, instances: Sequence[Instance]) -> Iterator[Check]:
+    yield _check("sandbox", _bubblewrap)
+    yield _check("clock", _clock)
+
+
+def _docker_checks(spec: Spec, instances: Sequence[Instance]) -> Iterator[Check]:
     yield _check("Docker", _docker)
-    names = list(dict.fromkeys(instance.row.image for instance in images.values()))
+    names = list(dict.fromkeys(one.row.image for one in instances if not one.files))
     missing = cache(lambda: _missing(names))  # asks the Docker engine about every image
     yield _check("Docker's disk", lambda: _disk(spec, names, missing()))
     yield _check("leftovers", _leftovers)
     yield _check("images", lambda: _images(names, missing()))
     yield _check("registry", lambda: _registry(spec, missing()))
     yield _check("clock", lambda: _clock(next(iter(names), None), spec.mirror))
+
+
+CHECKS: dict[str, Callable[[Spec, Sequence[Instance]], Iterator[Check]]] = {
+    "bwrap": _bwrap_checks,
+    "docker": _docker_checks,
+}
+"""Name of a sandbox -> its checks."""
 
 
 def _check(name: str, look: Callable[[], tuple[str, str]]) -> Check:

@@ -13,6 +13,7 @@ from kvci.cli import main
 from kvci.cli.experiments import plan, run
 from kvci.cli.reference import reference
 from kvci.compare.endpoint import ENDPOINTS
+from kvci.doctor import CHECKS
 from kvci.jobs.inputs import FILLED, REFUSED, Inputs, RerunInputs
 from kvci.options import options, parse, planning
 from kvci.run.sandboxes import KINDS
@@ -38,6 +39,12 @@ def choices(field: str) -> set[str]:
 def test_sandboxes_are_the_specifications() -> None:
     assert choices("sandbox") == {"auto", *KINDS}, (
         "KINDS of kvci/run/sandboxes.py and `sandbox` of kvci/spec/specification.py differ"
+    )
+
+
+def test_doctor_checks_every_sandbox() -> None:
+    assert CHECKS.keys() == KINDS.keys(), (
+        "CHECKS of kvci/doctor.py and KINDS of kvci/run/sandboxes.py differ"
     )
 
 
