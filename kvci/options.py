@@ -25,16 +25,30 @@ PLACEHOLDERS: dict[units.Read, str] = {
 """The function that reads a field's text -> the placeholder in the help."""
 
 
+class Number(click.ParamType[Any]):
+    """A number: `read` is int or float."""
+
+    def __init__(self, read: type[int] | type[float]) -> None:
+        self._read = read
+        self.name, self._words = {
+            int: ("integer", "a whole number"),
+            float: ("number", "a number; write one, as in 0.05"),
+        }[read]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._read(value)
+        except ValueError:
+            self.fail(f"'{value}' is not {self._words}", param, ctx)
+
+
 class Whole(click.IntRange):
     """A whole number within limits."""
 
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return super().convert(int(value), param, ctx)
-        except ValueError:
-            self.fail(f"'{value}' is not a whole number", param, ctx)
+        return super().convert(Number(int).convert(value, param, ctx), param, ctx)
 
 
 class Real(click.FloatRange):
@@ -43,21 +57,21 @@ class Real(click.FloatRange):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return super().convert(float(value), param, ctx)
-        except ValueError:
-            self.fail(f"'{value}' is not a number; write one, as in 0.05", param, ctx)
+        return super().convert(Number(float).convert(value, param, ctx), param, ctx)
 
 
 class Quantity(click.ParamType[Any]):
     """A duration or a size with its unit; a bare number has the unit of the field."""
 
-    def __init__(self, read: units.Read) -> None:
-        self.name, self._read = PLACEHOLDERS[read].lower(), read
+    def __init__(self, read: units.Read, positive: bool = False) -> None:
+        self.name, self._read, self._positive = PLACEHOLDERS[read].lower(), read, positive
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return float(self._read(value))
+            found = float(self._read(value))
+            if self._positive and found <= 0:
+                raise ValueError(f"'{value}' is not more than 0")
+            return found
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -159,7 +173,7 @@ def _kind(plain: Any, read: units.Read | None) -> Any:
         return Listed(get_args(plain)[0])
     if get_origin(plain) is Literal:
         return click.Choice(get_args(plain))
-    return {int: Whole(), float: Real(), bool: bool}.get(plain, click.STRING)
+    return {int: Number(int), float: Number(float), bool: bool}.get(plain, click.STRING)
 
 
 def planning(verb: Verb) -> Verb:
@@ -169,7 +183,7 @@ def planning(verb: Verb) -> Verb:
             "--expected-trial",
             "--trial-s",
             "expected_trial_s",
-            type=Quantity(units.seconds),
+            type=Quantity(units.seconds, positive=True),
             metavar="DURATION",
             help="Expected time of one trial in its slot; a number without a unit is in seconds. "
             "[default: not known; then no cost is shown]",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import Document
-from kvci.plan import blocks
+from kvci.plan import blocks, select
 from kvci.rundir.parts import Run
 from kvci.spec import Spec
 from kvci.stats.power import (
@@ -81,7 +81,9 @@ def forecast(
     ids = [instance.row.instance_id for instance in load(spec.dataset)]
     count = sum(len(block.instances) for block in blocks(ids, whole))
     # A shard without an instance would never be complete.
-    shard_count = min(int(spec.shard.split("/")[1]), count)
+    index, asked_count = (int(part) for part in spec.shard.split("/"))
+    if index > (shard_count := min(asked_count, count)):
+        select(ids, spec)  # this shard would have no instance: raises UserError
     shards = [f"{number}/{shard_count}" for number in range(1, shard_count + 1)]
     planned = [blocks(ids, spec.model_copy(update={"shard": shard})) for shard in shards]
     trials = count * len(spec.arms) * len(spec.seeds)
@@ -158,13 +160,18 @@ def _answer(
 
 
 def _measured_s(run: Path) -> float:
-    """Return the mean seconds of a trial in its slot. Raises UserError if no trial is finished."""
+    """Return the mean seconds of a trial in its slot.
+
+    Raises UserError if no trial is finished, or if another version of kvci must read the run.
+    """
     times = [outcome.solve_s for outcome in Run(run).outcomes() if outcome.steps]
     if not times:
         raise UserError(
             f"{run} has no finished trial, so no speed can be measured; give --expected-trial, for "
             "example 3m."
         )
+    for part in Run(run).parts:
+        _ = part.spec  # refuses a run of a later version
     return sum(times) / len(times)
 
 

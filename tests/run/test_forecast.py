@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
 from kvci.files import write_atomic
 from tests.conftest import MODEL
+from tests.record.made import SPEC
 from tests.run.made import outcome
 
 BASE = ["plan", "--model", str(MODEL), "--kv", "f16/f16"]
@@ -66,6 +68,26 @@ def test_there_are_at_most_as_many_shards_as_instances() -> None:
     assert found["shards"] == [f"{number}/5" for number in range(1, 6)] and found["blocks"] == 5
 
 
+def test_shard_without_an_instance_is_refused() -> None:
+    words = ("--dataset", "calibration:functions=2,count=5", "--shard", "6/7")
+    code, text = plan("--base-rate", "0.5", *words)
+    assert code == 2 and "only 5 instances for 7 shards; give at most 5 shards" in text
+
+
+@pytest.mark.parametrize("value", ["-5", "0", "0m"])
+def test_expected_time_must_be_more_than_0(value: str) -> None:
+    code, text = plan("--base-rate", "0.5", "--expected-trial", value)
+    assert code == 2 and "is not more than 0" in text
+
+
+def test_measured_run_of_later_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trials" / "f16-f16" / "a" / "0" / "outcome.json"
+    write_atomic(path, outcome("f16-f16", "a").model_dump_json())
+    write_atomic(tmp_path / "spec.json", json.dumps({"schema_version": 9}))
+    code, text = plan("--base-rate", "0.5", "--measured", str(tmp_path))
+    assert code == 2 and "use the kvci that wrote it" in text
+
+
 def test_only_kv_arms_raise_minimum_detectable_effect() -> None:
     def effect(*arms: str) -> float:
         words = [word for arm in arms for word in ("--kv", arm)]
@@ -82,6 +104,7 @@ def test_shards_make_matrix_and_measured_run_gives_cost(tmp_path: Path) -> None:
     for name, solve_s in (("a", 30.0), ("b", 90.0)):
         path = tmp_path / "trials" / "f16-f16" / name / "0" / "outcome.json"
         write_atomic(path, outcome("f16-f16", name, solve_s=solve_s).model_dump_json())
+    SPEC.write(tmp_path / "spec.json")
     words = ("--base-rate", "0.5", "--shard", "1/3", "--measured", str(tmp_path), "--json")
     found = json.loads(plan(*words)[1])
     assert found["shards"] == ["1/3", "2/3", "3/3"]
@@ -89,6 +112,7 @@ def test_shards_make_matrix_and_measured_run_gives_cost(tmp_path: Path) -> None:
     for shard in ("shard-1-of-2", "shard-2-of-2"):
         path = tmp_path / "run" / shard / "trials" / "f16-f16" / "a" / "0" / "outcome.json"
         write_atomic(path, outcome("f16-f16", "a", solve_s=60.0).model_dump_json())
+        SPEC.write(tmp_path / "run" / shard / "spec.json")
     sharded = plan("--base-rate", "0.5", "--measured", str(tmp_path / "run"), "--json")
     assert json.loads(sharded[1])["hours"] == 10.0
     nothing = plan("--base-rate", "0.5", "--measured", str(tmp_path / "none"))
