@@ -90,13 +90,15 @@ def migrated(lines: list[str]) -> list[str]:
 def _with_words(lines: list[str], table: tables.Table, old: str, new: str) -> list[str]:
     """Return the lines with the new words in place of the old words.
 
-    Nothing changes if the paragraph above the table is not exactly the old words.
+    Nothing changes if the paragraph above the table does not have exactly the old words. A
+    formatter may have wrapped them at another width; a paragraph in one line stays in one line.
     """
-    wanted = tables.wrapped(old)
-    last = table.first - 3
-    first = last - len(wanted)
-    above = [line.rstrip() for line in lines[max(0, first - 1) : last + 1]]
-    if first < 1 or above != ["", *wanted, ""]:
+    last = first = table.first - 3  # an empty line is between the paragraph and the table
+    while first > 0 and lines[first - 1].strip():
+        first -= 1
+    paragraph = lines[first:last]
+    if first < 1 or lines[last].strip() or " ".join("".join(paragraph).split()) != old:
         return lines
     end = tables.line_end(lines[last])
-    return [*lines[:first], *(line + end for line in tables.wrapped(new)), *lines[last:]]
+    made = [new] if len(paragraph) == 1 else tables.wrapped(new)
+    return [*lines[:first], *(line + end for line in made), *lines[last:]]

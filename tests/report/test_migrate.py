@@ -2,6 +2,7 @@
 
 import difflib
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from kvci.cli import main
 from kvci.errors import UserError
 from kvci.record.store import read_all
 from kvci.report.benchmarks import has_tables, is_earlier_form, prose, render
-from kvci.report.migrate import FORMS, FORMS_0_1_0
+from kvci.report.migrate import FORMS, FORMS_0_1_0, Form
 from kvci.report.tables import find, lines_of, row, wrapped
 from tests.conftest import GOLDEN, ROOT
 
@@ -31,6 +32,20 @@ def test_old_file_is_migrated_in_place(end: str) -> None:
         )
         for text in (BEFORE, AFTER)
     )
+    assert render(old, RECORDS) == new
+    assert render(new, RECORDS) == new
+
+
+@pytest.mark.parametrize("width", [60, 9999])
+def test_words_at_another_width_are_migrated(width: int) -> None:
+    def formatted(text: str, forms: dict[str, Form]) -> str:
+        for form in forms.values():
+            made = textwrap.wrap(form.words, width, break_on_hyphens=False)
+            text = text.replace("\n".join(wrapped(form.words)), "\n".join(made))
+        return text
+
+    old, new = formatted(BEFORE, FORMS_0_1_0), formatted(AFTER, FORMS) if width > 999 else AFTER
+    assert old != BEFORE
     assert render(old, RECORDS) == new
     assert render(new, RECORDS) == new
 
