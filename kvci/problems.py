@@ -51,6 +51,8 @@ NEWER: LiteralString = "newer"
 """The error of a document that a newer version of kvci wrote."""
 OF_OTHER_VERSIONS = {"extra_forbidden", "literal_error", "enum", "union_tag_invalid"}
 """The errors of a document with a field or a word that another version of kvci may know."""
+BRIEF_MAX = 300
+"""The maximum length of a reason in a list, in characters."""
 SHORT = Repr()
 SHORT.maxstring = SHORT.maxother = 80
 
@@ -98,6 +100,16 @@ def first_problem(
     if kind == "extra_forbidden" and (meant := _meant(where, known or {})):
         words += f"; write {meant}"
     return words
+
+
+def brief(text: str) -> str:
+    """Return the text in one line: of a traceback the exception, of a long text its last words."""
+    lines = text.strip().splitlines()
+    if lines and lines[0].startswith("Traceback (most recent call last)"):
+        frames = [number for number, line in enumerate(lines) if line.startswith(" ")]
+        lines = lines[max(frames, default=0) + 1 :] or lines[-1:]
+    words = " ".join(" ".join(lines).split())
+    return words if len(words) <= BRIEF_MAX else f"... {words[-BRIEF_MAX:].partition(' ')[2]}"
 
 
 def remedy(error: ValidationError, otherwise: str = "restore the original file") -> str:

@@ -1,12 +1,16 @@
 """Every problem of a value is told in kvci's words, never in pydantic's."""
 
+import traceback
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from click.testing import CliRunner
 from pydantic import Field, ValidationError
 
+from kvci.cli import main
 from kvci.files import Document
-from kvci.problems import first_problem, matching
+from kvci.problems import brief, first_problem, matching
 
 
 class Sample(Document):
@@ -61,3 +65,35 @@ def test_unknown_field_comes_before_missing_field() -> None:
     assert first_problem(caught.value, known={"name": "name"}) == (
         "the field nam does not exist; write name"
     )
+
+
+def test_reason_is_one_line_that_starts_at_a_word() -> None:
+    try:
+        int("x")
+    except ValueError:
+        assert brief(traceback.format_exc()) == (
+            "ValueError: invalid literal for int() with base 10: 'x'"
+        )
+    assert brief("Docker:\n  gone") == "Docker: gone"
+    long = brief("a long line of words " * 30)
+    assert (
+        len(long) <= 304 and long.startswith("... ") and long.split()[1] in "a long line of words"
+    )
+    assert brief("") == ""
+
+
+def test_environment_variable_with_a_wrong_value_is_named() -> None:
+    words = ["plan", "ci/experiments/demo.toml"]
+    done = CliRunner().invoke(main, words, env={"KVCI_DISK_BUDGET": "20X"})
+    assert done.exit_code == 2
+    assert "The environment variable KVCI_DISK_BUDGET is not valid: " in done.output
+    done = CliRunner().invoke(main, [*words, "--disk-budget", "20X"])
+    assert "environment" not in done.output
+
+
+@pytest.mark.parametrize(
+    "words", [["record", "--benchmarks"], ["record", "--check", "--benchmarks"]]
+)
+def test_missing_file_of_rows_names_the_remedy(words: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "B4.md")])
+    assert done.exit_code == 2 and "check the path" in done.output

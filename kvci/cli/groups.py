@@ -5,6 +5,7 @@ import sys
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.core import ParameterSource
 from click.exceptions import NoArgsIsHelpError
 
 from kvci.errors import UserError
@@ -52,7 +53,8 @@ class Verbs(click.RichGroup):
             raise
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else ctx.command_path
-            self._fail(ctx, f"{error.format_message().rstrip('.')}. See {path} --help.")
+            message = f"{_variable(error)}{error.format_message().rstrip('.')}"
+            self._fail(ctx, f"{message}. See {path} --help.")
         except Exception as error:
             if is_disk_full(error):
                 place = getattr(error, "filename", None) or "the written files"
@@ -73,3 +75,12 @@ class Verbs(click.RichGroup):
 
             failed(sentence)
         ctx.exit(2)
+
+
+def _variable(error: click.UsageError) -> str:
+    """Return words that name the environment variable with the wrong value, if one has it."""
+    if not isinstance(error, click.BadParameter) or not (error.ctx and error.param):
+        return ""
+    if error.ctx.get_parameter_source(error.param.name or "") is not ParameterSource.ENVIRONMENT:
+        return ""
+    return f"The environment variable {error.param.envvar} is not valid: "

@@ -83,6 +83,7 @@ def _settings(sides: Sequence[Side], paired: bool) -> Iterable[str]:
     if not paired:
         labels |= dict.fromkeys(ESSENTIAL)
     unknown = []
+    kvs = [side.kv for side in sides]
     for label in labels:
         affected = [side for side in sides if label != ROTATION or quantized(side.kv)]
         values = [side.settings.get(label, (NOT_SHOWN,)) for side in affected]
@@ -90,7 +91,7 @@ def _settings(sides: Sequence[Side], paired: bool) -> Iterable[str]:
             unknown.append(label)
         elif len(set(values)) > 1:
             shown = "; ".join(
-                f"{side.kv}: {', '.join(value)}"
+                f"{side.kv if kvs.count(side.kv) == 1 else side.name}: {', '.join(value)}"
                 for side, value in zip(affected, values, strict=True)
             )
             yield f"different {label}: {shown}"

@@ -136,7 +136,7 @@ def own_side(record: Record) -> Side:
     spec = record.spec
     settings: dict[str, set[str]] = {
         LABELS.get(key, key.replace("_", " ")): {
-            value if isinstance(value, str) else json.dumps(value)
+            "none" if value is None else value if isinstance(value, str) else json.dumps(value)
         }
         for key, value in spec.items()
         if key not in NOT_COMPARED

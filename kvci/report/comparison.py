@@ -37,7 +37,9 @@ def columns(found: Comparison) -> dict[str, Callable[[ArmComparison], str]]:
         f"{confidence(found.alpha)} interval": _inferred(
             lambda inference: interval(inference.interval)
         ),
-        "p (harm, Holm)": lambda arm: "" if arm.p_holm is None else p_value(arm.p_holm),
+        "p (harm, Holm)": lambda arm: (
+            "" if arm.p_holm is None or not arm.valid.inference else p_value(arm.p_holm)
+        ),
         "Minimum detectable effect": _inferred(
             lambda inference: detectable(inference.minimum_detectable_effect)
         ),
@@ -105,7 +107,7 @@ def _warnings(found: Comparison) -> list[str]:
 def _notes(found: Comparison) -> list[str]:
     design = "paired" if found.paired else "matched, not paired"
     about = f"Baseline: {found.baseline_kv} ({found.baseline}). Trials are {design}."
-    return [about] if found.withheld else [about, EXPLANATION]
+    return [about, EXPLANATION] if any(arm.valid.inference for arm in found.arms) else [about]
 
 
 def _blocks(found: Comparison, width: int) -> Iterator[Table]:

@@ -100,6 +100,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; check the path.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8; save it as UTF-8.") from None

@@ -24,6 +24,7 @@ from kvci.errors import UserError
 from kvci.files import disk_full_error, is_disk_full, sha256_of, write_atomic
 from kvci.host import host
 from kvci.plan import Block, Trial
+from kvci.problems import brief
 from kvci.run.attempt import no_test_ran
 from kvci.run.grader import Grader
 from kvci.run.progress import Progress
@@ -151,8 +152,7 @@ class Scheduler:
         asked, names = len(names), [name for name in names if name in self._gold]
         gold = {name: self._gold[name] for name in names}
         invalid = {
-            name: " ".join(one.detail.split())[-300:]
-            or f"the gold patch's verdict is {one.verdict}"
+            name: brief(one.detail) or f"the gold patch's verdict is {one.verdict}"
             for name, one in gold.items()
             if self._invalid(name)
         }

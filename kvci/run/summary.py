@@ -8,6 +8,7 @@ from rich.table import Table
 
 from kvci.files import Document
 from kvci.plan import INTERIM
+from kvci.problems import brief
 from kvci.rundir.documents import Outcome
 from kvci.taxonomy import DOUBTFUL, INFRASTRUCTURE, Class, titled
 
@@ -71,7 +72,7 @@ def infrastructure_lines(outcomes: list[Outcome]) -> list[str]:
     """Return a line for each trial that infrastructure ended, or that has class A12."""
     return [
         f"{titled(outcome.cls)}: {outcome.arm} {outcome.instance} seed {outcome.seed}: "
-        f"{' '.join((outcome.detail or outcome.why).split())[-300:]}"
+        f"{brief(outcome.detail or outcome.why)}"
         for outcome in outcomes
         if outcome.cls in INFRASTRUCTURE | {Class.A12}
     ]

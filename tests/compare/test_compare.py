@@ -116,6 +116,13 @@ def test_matched_runs_are_inconclusive_and_name_differences() -> None:
     assert "different processes: f16/f16: 256; q8_0/q8_0: 64" in found.warnings
 
 
+def test_warning_names_runs_with_the_same_kv_type_apart() -> None:
+    first, other = run({"f16/f16": ["ok"] * 9}, limit=2), run({"f16/f16": ["ok"] * 9})
+    found = compare(sides([*first, other[0].model_copy(update={"row_id": "second"})]))
+    names = first[0].row_id, "second"
+    assert f"different limit: {names[0]}: 2; {names[1]}: none" in found.warnings
+
+
 THREE = {
     "f16/f16": ["ok"] * 100,
     "q8_0/q8_0": ["ok"] * 95 + ["fail"] * 5,

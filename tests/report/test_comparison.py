@@ -95,6 +95,12 @@ def test_headline_of_each_case(found: Comparison, line: str) -> None:
     assert headlines(found) == [line]
 
 
+def test_without_a_pair_nothing_is_explained_that_is_not_shown() -> None:
+    found = pair(OK * 5, ["infra"] * 5)
+    for out in (markdown(found), shown(found)):
+        assert "1.000" not in out and "one-sided p value" not in out
+
+
 def test_same_arm_of_two_runs_is_named_by_row() -> None:
     found = pair(OK * 5, OK * 5)
     (arm,) = found.arms
