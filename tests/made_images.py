@@ -13,7 +13,7 @@ import pytest
 from kvci.docker import engine
 from kvci.errors import UserError
 from kvci.images.base import debian
-from kvci.images.build import ACTIVATE, ENVIRONMENT, build
+from kvci.images.image_build import ACTIVATE, ENVIRONMENT, build
 from kvci.sandbox import TREE
 from kvci.tasks import calibration, row
 from tests.conftest import data

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("kvci", "ci/training")
+PACKAGES = ("kvci", "ci")
 LINT = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
 
 
@@ -60,9 +60,9 @@ def test_upward_import_breaks_contract(
 
 def test_no_two_modules_share_a_name() -> None:
     names = Counter(path.stem for path in modules() if path.stem != "__init__")
-    rooms = {path.name for path in (ROOT / "kvci").iterdir() if path.is_dir()}
+    folders = {path.name for path in (ROOT / "kvci").iterdir() if path.is_dir()}
     assert [name for name, count in names.items() if count > 1] == []
-    assert rooms & {path.stem for path in modules() if path.parent.name != path.stem} == set()
+    assert folders & {path.stem for path in modules() if path.parent.name != path.stem} == set()
 
 
 def test_no_two_classes_share_a_name() -> None:

@@ -1,8 +1,10 @@
+import re
 from typing import Any
 
 import pytest
 
 from kvci.taxonomy import NAMES, Class, Exit, Observed, Verdict, classify, repeats
+from tests.conftest import ROOT
 
 SUBMITTED, STEPS = Exit.SUBMITTED, Exit.STEP_LIMIT
 FAIL, EMPTY, RESOLVED = Verdict.TESTS_FAIL, Verdict.EMPTY_PATCH, Verdict.RESOLVED
@@ -53,6 +55,19 @@ def test_first_match(ended: Exit, verdict: Verdict, more: dict[str, Any], expect
     found, why = classify(Observed(ended, verdict, **more))
     assert found == expected
     assert why
+
+
+def test_rules_list_the_classes_in_the_order_of_the_table() -> None:
+    """The first row that fits decides, so the page must have the order of `classify`."""
+    rules = (ROOT / "kvci" / "RULES.md").read_text()
+    listed = [
+        (name, words)
+        for name, words in re.findall(r"^\| (\w+) ([^|]+?) \|", rules, re.M)
+        if name in set(Class)
+    ]
+    assert listed == [(str(one), words) for one, words in NAMES.items()], (
+        "the table of kvci/RULES.md and NAMES of kvci/taxonomy.py differ"
+    )
 
 
 def test_every_exit_and_verdict_has_a_class() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import psutil
 
-from kvci.serve.replay import Script, Step
+from kvci.serve.replay import Reply, Script
 from kvci.tasks.calibration import suite
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +26,9 @@ KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
 def prepare(folder: Path, conversations: int, slots: int, turns: int, turn_s: float) -> Path:
     """Write an experiment file and the script of its replay server; return the experiment file."""
     dataset = f"calibration:functions=4,count={conversations}"
-    reads = [Step(text=f"```bash\necho {turn}; cat *.py\n```") for turn in range(turns - 2)]
-    edit = Step(text="```bash\necho '# seen' >> $(ls *.py)\n```")
-    steps = (*reads, edit, Step(text="```bash\nsubmit\n```"))
+    reads = [Reply(text=f"```bash\necho {turn}; cat *.py\n```") for turn in range(turns - 2)]
+    edit = Reply(text="```bash\necho '# seen' >> $(ls *.py)\n```")
+    steps = (*reads, edit, Reply(text="```bash\nsubmit\n```"))
     names = [instance.row.instance_id for instance in suite(dataset)]
     script = Script(answers=dict.fromkeys(names, steps), turn_s=turn_s)
     script.write(folder / "script.json")

@@ -309,8 +309,8 @@ def build(
     Example:
       kvci images build --dataset rows.jsonl --repositories repositories
     """
-    from kvci.images.build import build as build_images
     from kvci.images.commands import selected
+    from kvci.images.image_build import build as build_images
     from kvci.images.recipe import SHIPPED
     from kvci.spec import without_model
 

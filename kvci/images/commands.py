@@ -10,8 +10,8 @@ from kvci.docker import engine
 from kvci.files import Document
 from kvci.images import image_cache, locks
 from kvci.images.base import BASE
-from kvci.images.build import BUILT
 from kvci.images.history import STRIPPED, STRIPPED_FROM, is_stripped
+from kvci.images.image_build import BUILT
 from kvci.images.image_cache import CachedImage
 from kvci.images.supply import supply_for
 from kvci.plan import blocks, select

@@ -20,7 +20,7 @@ OVERFLOW = (
 """The message that llama-server itself sends."""
 
 
-class Step(Document):
+class Reply(Document):
     """One answer of a script: a text or a fault."""
 
     text: str = ""
@@ -30,7 +30,7 @@ class Step(Document):
 class Script(Document):
     """Instance id -> the answers for it. All later requests get the last answer again."""
 
-    answers: dict[str, tuple[Step, ...]]
+    answers: dict[str, tuple[Reply, ...]]
     turn_s: float = 0.0
     """Seconds that the server waits before each answer."""
 
@@ -70,18 +70,18 @@ class Handler(BaseHTTPRequestHandler):
         """
         assert isinstance(self.server, Replay)
         time.sleep(self.server.script.turn_s)
-        steps = self.server.script.answers[body["user"]]
+        replies = self.server.script.answers[body["user"]]
         answered = sum(message["role"] == "assistant" for message in body["messages"])
-        step = steps[min(answered, len(steps) - 1)]
-        if step.fault == "die":
+        reply = replies[min(answered, len(replies) - 1)]
+        if reply.fault == "die":
             os._exit(1)
-        if step.fault == "error":
+        if reply.fault == "error":
             self.reply(500, {"error": {"code": 500, "message": "broken by the script"}})
-        elif step.fault == "overflow":
+        elif reply.fault == "overflow":
             error = {"code": 400, "type": "exceed_context_size_error", "message": OVERFLOW}
             self.reply(400, {"error": error})
         else:
-            self.reply(200, _completion(body, step))
+            self.reply(200, _completion(body, reply))
 
     def reply(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
@@ -92,14 +92,16 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _completion(body: dict[str, Any], step: Step) -> dict[str, Any]:
+def _completion(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
     """Return a completion. Four characters count as one token.
 
     A cut answer has as many tokens as the limit of the request.
     """
-    cut, limit = step.fault == "cut", body["max_tokens"]
+    cut, limit = reply.fault == "cut", body["max_tokens"]
     prompt = sum(len(message["content"]) for message in body["messages"]) // 4
-    return completion(step.text, cut, prompt, limit if cut else min(len(step.text) // 4 + 1, limit))
+    return completion(
+        reply.text, cut, prompt, limit if cut else min(len(reply.text) // 4 + 1, limit)
+    )
 
 
 def completion(text: str, cut: bool, prompt_tokens: int, answer_tokens: int) -> dict[str, Any]:

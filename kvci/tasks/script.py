@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kvci.serve.replay import Script, Step
+from kvci.serve.replay import Reply, Script
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import patched_files
 
@@ -25,11 +25,11 @@ EXPECTED: dict[str, str] = {
 """Behaviour -> the class that its trials must get."""
 
 
-def _bash(command: str) -> Step:
-    return Step(text=f"```bash\n{command}\n```")
+def _bash(command: str) -> Reply:
+    return Reply(text=f"```bash\n{command}\n```")
 
 
-def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
+def behave(instance: Instance, behaviour: str) -> tuple[Reply, ...]:
     """Return the answers that show one behaviour on one instance."""
     (file,) = patched_files(instance.row.patch)
     gold = _bash(f"git apply - <<'EOF'\n{instance.row.patch}EOF")
@@ -37,21 +37,21 @@ def behave(instance: Instance, behaviour: str) -> tuple[Step, ...]:
     other_file = next(name for name, text in instance.files.items() if f"def {other}(" in text)
     submit = _bash("submit")
     steps = tuple(_bash(f"echo {number}") for number in range(64))
-    scripts: dict[str, tuple[Step, ...]] = {
+    scripts: dict[str, tuple[Reply, ...]] = {
         "gold": (_bash(f"cat -n {file}"), gold, submit),
         "wrong_edit": (_bash(f"echo '# seen' >> {file}"), submit),
         "empty": (_bash("ls"), submit),
         "loop": (_bash("ls"),),
-        "overflow": (_bash(f"cat {file}"), Step(fault="overflow")),
-        "runaway": (Step(text="and so on", fault="cut"),),
-        "malformed": (Step(text="I would rather not."),),
+        "overflow": (_bash(f"cat {file}"), Reply(fault="overflow")),
+        "runaway": (Reply(text="and so on", fault="cut"),),
+        "malformed": (Reply(text="I would rather not."),),
         "breaks": (gold, _bash(f"echo '{other} = None' >> {other_file}"), submit),
         "hangs": (_bash(f"echo 'while True: pass' >> {file}"), submit),
         "kills": (_bash(f"echo 'import os; os.kill(os.getppid(), 9)' >> {file}"), submit),
         "syntax": (_bash(f"echo 'def (:' >> {file}"), submit),
         "elsewhere": (_bash("echo 'x = 1' > elsewhere.py"), submit),
         "steps": steps,
-        "server_dies": (_bash("ls"), Step(fault="die")),
+        "server_dies": (_bash("ls"), Reply(fault="die")),
     }
     return scripts[behaviour]
 

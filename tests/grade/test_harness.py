@@ -15,7 +15,7 @@ from kvci.run.sandboxes import Sandboxes
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Graded
 from kvci.sandbox import Caps
-from kvci.serve.replay import Script, Step
+from kvci.serve.replay import Reply, Script
 from kvci.tasks import row
 from kvci.tasks.instance import Instance
 from kvci.tasks.row import Row
@@ -115,9 +115,9 @@ def test_the_verb_cross_checks_on_a_stripped_image(tmp_path: Path) -> None:
     made = engine.client().containers.get("kvci-later")
     made.commit("kvci-test", "later", conf={"Entrypoint": [], "Cmd": ["/bin/bash"]})
     made.remove()
-    gold = Step(text=f"```bash\ngit apply - <<'EOF_OF_GOLD'\n{one.patch}EOF_OF_GOLD\n```")
-    seen = Step(text=f"```bash\necho '# seen' >> {FILE}\n```")
-    submit = Step(text="```bash\nsubmit\n```")
+    gold = Reply(text=f"```bash\ngit apply - <<'EOF_OF_GOLD'\n{one.patch}EOF_OF_GOLD\n```")
+    seen = Reply(text=f"```bash\necho '# seen' >> {FILE}\n```")
+    submit = Reply(text="```bash\nsubmit\n```")
     words = ["--model", "ci/models/calibration.toml", "--kv", "f16/f16", "--context", "4096"]
     words += [
         "--disk-reserve",

@@ -7,9 +7,9 @@ import pytest
 
 from kvci.docker import engine
 from kvci.images import image_cache, in_flight
-from kvci.images.build import BUILT
 from kvci.images.commands import _built_names, _remove_built
 from kvci.images.gate import Mirror
+from kvci.images.image_build import BUILT
 from kvci.images.names import parse_name
 from kvci.images.pull import Puller
 from kvci.images.pull_attempt import Attempt

@@ -7,7 +7,7 @@ import git
 import pytest
 
 from kvci.errors import UserError
-from kvci.images.build import _source
+from kvci.images.image_build import _source
 
 
 def test_a_repository_is_a_folder_or_a_tar(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from kvci.images.commands import prune
 from kvci.images.ledger import Ledger
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Ceiling
-from kvci.serve.replay import Script, Step
+from kvci.serve.replay import Reply, Script
 from kvci.tasks import row
 from kvci.tasks.row import Row, patched_files
 from kvci.threads import background
@@ -51,11 +51,11 @@ ARMS = ("f16/f16", "q8_0/q8_0", "q4_0/q4_0")
 LARGE = "mkdir -p build/lib && head -c 900000 /dev/urandom | base64 > build/lib/made.py"
 
 
-def bash(command: str) -> Step:
-    return Step(text=f"```bash\n{command}\n```")
+def bash(command: str) -> Reply:
+    return Reply(text=f"```bash\n{command}\n```")
 
 
-def behave(one: Row, behaviour: str) -> tuple[Step, ...]:
+def behave(one: Row, behaviour: str) -> tuple[Reply, ...]:
     file = sorted(patched_files(one.patch))[0]
     gold, submit = bash(f"git apply - <<'EOF_OF_GOLD'\n{one.patch}EOF_OF_GOLD"), bash("submit")
     return {

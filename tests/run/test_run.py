@@ -20,7 +20,7 @@ from kvci.run.scripted import DATASET
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Manifest, Outcome
 from kvci.sandbox.cgroup import ROOT
-from kvci.serve.replay import Script, Step
+from kvci.serve.replay import Reply, Script
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import EXPECTED, behave
 from tests.made_images import calibration_image
@@ -295,7 +295,9 @@ server.serve_forever()
 def test_trials_under_unproven_log_are_superseded(tmp_path: Path, dies: bool) -> None:
     """The third check reads the whole log, even if the server has ended."""
     name, instance = DATASET.replace("count=14", "count=1"), suite(DATASET)[0]
-    steps = (*behave(instance, "gold")[:2], Step(fault="die")) if dies else behave(instance, "gold")
+    steps = (
+        (*behave(instance, "gold")[:2], Reply(fault="die")) if dies else behave(instance, "gold")
+    )
     Script(answers={instance.row.instance_id: steps}).write(tmp_path / "script.json")
     golden = Path(__file__).parents[1] / "golden" / "b11434-cpu-f16-f16.log"
     line = "llama_context: flash_attn    = disabled\n"

@@ -9,7 +9,7 @@ import pytest
 
 from kvci.docker import engine
 from kvci.images.base import base
-from kvci.images.build import _certificates
+from kvci.images.image_build import _certificates
 from tests.conftest import ROOT
 from tests.made_images import calibration_image
 

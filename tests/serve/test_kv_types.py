@@ -3,6 +3,7 @@
 If a test fails, its message names the list to change.
 """
 
+import build
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -24,5 +25,19 @@ def test_block_sizes_are_those_of_gguf(kind: str) -> None:
     assert KV_BLOCK_ELEMENTS[kind] == elements, "KV_BLOCK_ELEMENTS in kvci/spec/arm.py"
 
 
-def test_types_with_kernels_are_kv_types() -> None:
-    assert set(QUANTS_ALL) <= set(KV_BLOCK_ELEMENTS), "QUANTS_ALL in kvci/serve/effective.py"
+WITHOUT_KERNELS = {"f32", "iq4_nl"}
+"""KV types for which llama.cpp has no CUDA kernels of flash attention."""
+
+
+def test_types_with_kernels_are_the_other_kv_types() -> None:
+    assert set(QUANTS_ALL) == set(KV_BLOCK_ELEMENTS) - WITHOUT_KERNELS, (
+        "add a KV type to QUANTS_ALL in kvci/serve/effective.py if llama.cpp has CUDA kernels for "
+        "it, and to WITHOUT_KERNELS in this test if not"
+    )
+
+
+def test_runner_can_build_each_kernel() -> None:
+    assert set(build.TYPES) == set(QUANTS_ALL), (
+        "add the KV type to both: TYPES in ci/runner/build.py and QUANTS_ALL in "
+        "kvci/serve/effective.py"
+    )
