@@ -35,8 +35,8 @@ def worker() -> ProcessPoolExecutor:
 
     What it prints on standard output is lost.
 
-    The worker holds both ends of its queue open. So it would wait for work for ever after kvci is
-    killed, but a thread of the worker ends it. `die_with_parent` does not help: the kernel would
+    The worker holds both ends of its queue open, so it would wait for work forever after kvci is
+    killed. A thread of the worker ends it. `die_with_parent` does not help: the kernel would
     kill the worker when the thread that started it ends.
     """
     context = multiprocessing.get_context("spawn")

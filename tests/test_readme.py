@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
+from kvci.taxonomy import NAMES, Class
 from tests.conftest import ROOT
 
 PAGES = sorted(
@@ -42,6 +43,15 @@ def test_files_named_on_pages_exist(page: Path) -> None:
     places += [ROOT / "ci" / name for name in ("", "adopt", "experiments")]
     named = [name for name in FILE.findall(page.read_text()) if "NAME" not in name]
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+CLASS = re.compile(rf"(?<![\w-])({'|'.join(Class)})\b(?!`| \(?({'|'.join(NAMES.values())}))")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_shows_a_bare_class(page: Path) -> None:
+    text = " ".join(re.sub(r"```.*?```|`[^`]+`", "", page.read_text(), flags=re.DOTALL).split())
+    assert [text[one.start() : one.end() + 30] for one in CLASS.finditer(text)] == []
 
 
 def test_picture_shows_known_answer() -> None:

@@ -81,5 +81,5 @@ def test_every_exit_and_verdict_has_a_class() -> None:
     ("actions", "expected"),
     [("xaaa", True), ("aa", False), ("ababab", True), ("xabab", False), ("abcabcabc", True)],
 )
-def test_repeats(actions: str, expected: bool) -> None:
+def test_repeated_actions_are_found(actions: str, expected: bool) -> None:
     assert repeats(tuple(actions)) is expected

@@ -24,7 +24,7 @@ class Answer:
 
 
 class Client:
-    """A client of one server. If a request fails, `healthy` tells if the server still works."""
+    """A client of one server. `healthy` returns True if the server works after a failed request."""
 
     def __init__(self, url: str, healthy: Callable[[], bool]) -> None:
         self._api = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)

@@ -58,7 +58,8 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
     "--class",
     "classes",
     metavar="CLASSES",
-    help="Repeat trials of these classes, separated by commas, for example I1,I2. "
+    help="Repeat trials of these classes, separated by commas, for example I1,I2 for I1 "
+    "environment and I2 server; kvci/RULES.md lists all classes. "
     "[default: all classes, with --filter]",
 )
 @click.option(
@@ -90,7 +91,7 @@ def rerun(
     \b
     Examples:
       kvci rerun runs/RUN-ID --errors
-      kvci rerun runs/RUN-ID --class A3,A4 --filter django
+      kvci rerun runs/RUN-ID --class A10 --filter django  # A10 test timeout
     """
     from kvci.run.rerun import rerun_spec
 

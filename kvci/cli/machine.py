@@ -23,8 +23,11 @@ def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
         return
     for name, value in document.items():
         if name not in ("problems", "warnings"):
-            text = "not shown" if value is None else value
-            click.echo(f"{name.replace('_', ' '):18} {text}")
+            label, unit = (
+                name.removesuffix("_mib").replace("_", " "),
+                " MiB" * name.endswith("_mib"),
+            )
+            click.echo(f"{label:18} {'not shown' if value is None else f'{value}{unit}'}")
     for problem in effective.problems:
         click.echo(f"problem            {problem}")
 
@@ -222,7 +225,12 @@ def show_images(as_json: bool) -> None:
 @images.command()
 @INPUTS
 @click.option("--dataset", metavar="NAME", help="A dataset, written as for kvci run. [required]")
-@takes("filter", "instances", "limit", "shard")
+@takes("filter", "instances", "limit")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Pull only the images of part I of N parts of the instances. [default: 1/1]",
+)
 @in_panels([IMAGES])
 @click.option(
     "--ledger",
@@ -251,7 +259,7 @@ def pull(ctx: click.Context, /, ledger: Path, **asked: Any) -> None:
         asked.pop("inputs")
         spec = without_model(overrides(asked))
     else:
-        raise UserError("It is not known which images to pull; give --dataset.")
+        raise UserError("kvci does not know which images to pull; give --dataset.")
     if not pull_images(spec, ledger, click.echo):
         ctx.exit(1)
 

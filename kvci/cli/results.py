@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import rich_click as click
 from click.core import ParameterSource
@@ -13,7 +13,7 @@ from kvci.cli.shared import JSON, REPOSITORY
 from kvci.errors import UserError
 from kvci.options import overrides, takes
 from kvci.record.places import UNMERGED
-from kvci.spec import IMAGES
+from kvci.spec import IMAGES, Spec
 
 RESULTS = click.option(
     "--results",
@@ -112,7 +112,7 @@ def record(
 
 
 @click.command("import")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("--kv", metavar="K/V", help="KV type of the run. [default: as in metadata.json]")
 @click.option(
     "--dataset", metavar="NAME", help="Dataset of the run. [default: as in metadata.json]"
@@ -122,7 +122,7 @@ def record(
 def import_(
     folder: Path, kv: str | None, dataset: str | None, results: Path, benchmarks: Path
 ) -> None:
-    """Make a record of a mini-swe-agent run in DIR, with the class of each trial.
+    """Make a record of a mini-swe-agent run in FOLDER, with the class of each trial.
 
     If BENCHMARKS.md already has a row of this run, the row keeps its text.
 
@@ -211,7 +211,7 @@ def publish(
 def evidence(folder: Path, out: Path) -> None:
     """Pack the files from which a RUN's records are made into one archive, and redact them.
 
-    Everybody who has the archive can build the same records from it.
+    Anyone who has the archive can build the same records from it.
 
     \b
     Examples:
@@ -244,7 +244,14 @@ def evidence(folder: Path, out: Path) -> None:
     metavar="FILE",
     help="Grade the patches of this .jsonl file (instance_id, model_patch). [default: none]",
 )
-@takes("filter", "sandbox", "test_s")
+@takes("filter")
+@click.option(
+    "--sandbox",
+    type=click.Choice(get_args(Spec.model_fields["sandbox"].annotation)),
+    help="Where the tests run: bwrap is bubblewrap, for generated instances; docker is Docker, for "
+    "instances with an image. auto is the first that can run the instances. [default: auto]",
+)
+@takes("test_s")
 @in_panels([IMAGES])
 @click.option(
     "--out",

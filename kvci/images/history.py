@@ -110,7 +110,7 @@ def _make(image: str, digest: str, base: str) -> None:
         container.start()
         code = container.wait(timeout=1800)["StatusCode"]
         if code not in (UNCHANGED, CHANGED):
-            # If the script was killed or the disk is full, this tells nothing about the image.
+            # If the script was killed or the disk is full, its status says nothing about the image.
             failure = CannotStrip if code == CANNOT_STRIP and not disk_full() else SandboxFailed
             logs = container.logs()[-300:].decode(errors="replace").strip()
             raise failure(f"the history of {image} cannot be stripped: {logs}")

@@ -28,7 +28,7 @@ def stop_reason(until_s: float) -> str:
 
 
 class _WithTimeout(docker.APIClient):  # type: ignore[misc]
-    """A client that ends a silent pull. docker-py alone would wait for ever."""
+    """A client that ends a silent pull. docker-py alone would wait forever."""
 
     def post(self, *args: Any, **kwargs: Any) -> Any:
         return super().post(*args, **kwargs | {"timeout": self.timeout})

@@ -1,6 +1,6 @@
 """The shell script that removes from an image's git folders what the base commit does not reach.
 
-The script exits with UNCHANGED, CHANGED or CANNOT_STRIP. Any other status tells nothing about the
+The script exits with UNCHANGED, CHANGED or CANNOT_STRIP. Any other status says nothing about the
 image.
 """
 

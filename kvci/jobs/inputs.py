@@ -63,7 +63,8 @@ RunId = Annotated[str, matching(RUN_ID, RUN_ID_RULE)]
 Classes = Annotated[
     str,
     matching(
-        r"[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*", "write classes with commas, for example I1,I2"
+        r"[AI]\d{1,2}[ab]?(, *[AI]\d{1,2}[ab]?)*",
+        "write classes with commas, for example I1,I2 for I1 environment and I2 server",
     ),
 ]
 
@@ -179,7 +180,10 @@ def _form(text: str, kind: type[Form]) -> Form:
         if not isinstance(given, dict):
             raise ValueError("they are not a JSON object")
         if bad := [name for name, value in given.items() if _has_control_character(value)]:
-            raise UserError(f"The input {bad[0][:40]!r} contains a control character; remove it.")
+            raise UserError(
+                f"The input {bad[0][:40]!r} contains a newline or another control character; write "
+                "it in one line of plain text."
+            )
         filled = {name: value for name, value in given.items() if not _is_empty(value)}
         return kind.model_validate(filled)
     except RecursionError:

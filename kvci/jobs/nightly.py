@@ -54,17 +54,17 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     """
     config = _config(EXPERIMENTS / "nightly.toml")
     runs = github.runs(WORKFLOW, JOB)
-    held = [f"The benchmark of {one.created} waits for an approval.\n\n"
+    held = [f"The benchmark from {one.created} needs an approval.\n\n"
             for one in runs if one.state == "held"]  # fmt: skip
     if working := next((run for run in runs if run.state == "works"), None):
         line = (
-            f"**The benchmark of {working.created} is running.** No other benchmark is started.\n"
+            f"**The benchmark from {working.created} is running.** No other benchmark is started.\n"
         )
         summary("".join([*held, line]))
         return not held
     untaken = _untaken(runs)
     if waiting := next((run for run in runs if run.state == "waits"), None):
-        line = untaken or f"**The benchmark of {waiting.created} waits for a runner.**"
+        line = untaken or f"**The benchmark from {waiting.created} waits for a runner.**"
         summary(f"{line} No other benchmark is started.\n")
         return False
     known = records(github, results)
@@ -112,7 +112,7 @@ def _untaken(runs: list[WorkflowRun]) -> str:
         return f"**No runner has taken the benchmark since {since}.**"
     if runs and (last := runs[0]).untaken:
         shards = f"{last.untaken} of {last.jobs} shards"
-        return f"**No runner has taken {shards} of the benchmark of {last.created}.**"
+        return f"**No runner has taken {shards} of the benchmark from {last.created}.**"
     return ""
 
 

@@ -105,7 +105,7 @@ def _only_file(archive: bytes, name: str) -> bytes:
             return packed.read(only)
     except BROKEN as error:
         raise UserError(
-            f"The artifact {name} is no archive of kvci: {error}; delete the artifact."
+            f"The artifact {name} is not an archive of kvci: {error}; delete the artifact."
         ) from None
 
 

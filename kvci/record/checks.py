@@ -103,7 +103,7 @@ def _check_server(run: Path, trial: Outcome, name: str) -> None:
 
 
 def _resolved(report: Path) -> bool:
-    """True if swebench's test report says resolved. Raises UserError if the file is no report."""
+    """True if swebench's test report says resolved. Raises UserError if the file is not one."""
     try:
         return bool(json.loads(report.read_bytes())["resolved"])
     except (ValueError, KeyError, TypeError, RecursionError):

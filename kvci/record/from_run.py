@@ -56,8 +56,8 @@ def _build(directory: RunDirectory, row: bool) -> list[Record]:
     run, manifest, spec = directory.path, directory.manifest, directory.spec
     for server, problems in directory.judge(spec).items():
         raise UserError(
-            f"The log of {server} does not prove what was asked ({'; '.join(problems)}); "
-            f"resume the run with --run-id {manifest.run_id}."
+            f"The log of {server} does not prove the requested configuration "
+            f"({'; '.join(problems)}); resume the run with --run-id {manifest.run_id}."
         )
     check_trials(run, manifest, spec)
     outcomes = settle(directory.outcomes())

@@ -126,7 +126,7 @@ def _answer(
     needed: int | None,
 ) -> str:
     resolves = "resolves" if spec.primary == "resolved" else f"reaches {spec.primary} in"
-    baseline = f"if the baseline {resolves} {base_rate:.1%} of the instances"
+    baseline = f"if the baseline {resolves} {100 * base_rate:.3g}% of the instances"
     if not tested:
         return (
             "This run cannot answer: no arm has another KV type than the baseline; give a --kv "
@@ -134,8 +134,9 @@ def _answer(
         )
     if detectable is None:
         return (
-            f"This run cannot answer: {baseline}, {count} instances do not show even a total loss "
-            f"with {POWER:.0%} power; use a stronger model, easier instances, or more instances."
+            f"This run cannot answer: {baseline}, {counted(count, 'instance')} are too few to show "
+            f"even a total loss with {POWER:.0%} power; use a stronger model, easier instances, or "
+            "more instances."
         )
     harm = (
         f"Minimum detectable effect: {100 * detectable:.1f} points of harm with {POWER:.0%} power, "
@@ -187,7 +188,7 @@ def lines(found: Forecast) -> list[str]:
         f"{counted(found.instances, 'instance')} x {arms} x {counted(found.seeds, 'seed')}: "
         f"{counted(found.trials, 'trial')} in {counted(found.blocks, 'block')}",
         found.answer,
-        f"assumed: ICC {found.icc:g}; one-sided tests at {100 * found.alpha:g} %, with Holm's "
+        f"assumed: ICC {found.icc:g}; one-sided tests at {100 * found.alpha:g}%, with Holm's "
         "correction over the KV arms",
     ]
     if found.hours is None:

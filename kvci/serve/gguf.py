@@ -72,7 +72,7 @@ def locate(model: Model, reserve_bytes: int = RESERVE_BYTES) -> Path:
             else "give the file that has this sha256"
         )
         raise UserError(
-            f"{path} is not the model asked for: its sha256 is not {model.sha256}; {remedy}."
+            f"{path} is not the requested model: its sha256 is not {model.sha256}; {remedy}."
         )
     return path
 

@@ -29,7 +29,7 @@ def judge(found: Effective, asked: Expected) -> Effective:
         if shown is None:
             problems.append(f"{MISSING} the {what}")
         elif not right:
-            problems.append(f"{what} is {shown}, asked was {wanted}")
+            problems.append(f"{what} is {shown}, but {wanted} was requested")
 
     expect("KV type", found.kv_type, asked.kv_type, asked.kv_type in (None, found.kv_type))
     context, cells = found.context_per_slot, found.cells
@@ -49,5 +49,5 @@ def judge(found: Effective, asked: Expected) -> Effective:
     elif found.gpu and not GPU_NAMES.match(found.kv_device):
         problems.append(f"the KV buffer lies on {found.kv_device}, not with the layers on the GPU")
     if found.gpu is not False and found.kernel_path not in ("compiled", *asked.allow):
-        problems.append(f"the kernel path is {found.kernel_path}, asked was compiled")
+        problems.append(f"the kernel path is {found.kernel_path}, but compiled was requested")
     return found.model_copy(update={"problems": tuple(problems)})

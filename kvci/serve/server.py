@@ -165,7 +165,7 @@ class Server:
         problems = self.effective.problems
         if problems:
             raise NotProven(
-                f"The server of arm {self.arm.id} does not prove what was asked: "
+                f"The server of arm {self.arm.id} does not prove the requested configuration: "
                 f"{'; '.join(problems)} (see {self.log})."
             )
 

@@ -229,7 +229,7 @@ class Spec(Versioned):
     )
     alpha: float = option(
         0.05,
-        help="One-sided error rate of a claim, as a share: 0.05 is 5 %.",
+        help="One-sided error rate of a claim, as a share: 0.05 is 5%.",
         group=CLAIMS,
         gt=0,
         lt=0.5,
@@ -255,8 +255,8 @@ class Spec(Versioned):
     )
     disk_budget_gb: Gigabytes | None = option(
         None,
-        help="Maximum disk space of the pulled images; a number without a unit is in GB. "
-        "Data that images share is not counted.",
+        help="Maximum disk space of the pulled images; a number without a unit is in GB. kvci "
+        "evicts images that it no longer needs. Data that images share is not counted.",
         group=IMAGES,
         flags=("--disk-budget",),
         envvar="KVCI_DISK_BUDGET",

@@ -59,7 +59,7 @@ def test_images_of_others_are_never_evicted(image: str) -> None:
     try:
         (cached,) = [one for one in image_cache.cached_images() if image in one.names]
         assert not image_cache.evict(cached)
-        assert engine.has(image), "without its name it would stay for ever"
+        assert engine.has(image), "without its name it would stay forever"
     finally:
         box.close()
 

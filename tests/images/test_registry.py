@@ -44,7 +44,7 @@ def test_an_invalid_image_name_is_one_clear_error(name: str) -> None:
         engine_name(name)
 
 
-def test_a_name_has_the_engine_s_form() -> None:
+def test_name_is_parsed_like_dockers() -> None:
     engine.client().images.get(calibration_image()).tag("kvci-test/named", "latest")
     try:
         for name in ("docker.io/kvci-test/named:latest", "kvci-test/named"):

@@ -109,7 +109,7 @@ def test_a_run_larger_than_the_disk_completes(
     registry: Registry, rows: Path, instances: list[Instance], tmp_path: Path
 ) -> None:
     box = Docker(calibration_image())
-    # An image of another run tells nothing about the size of this run's images.
+    # An image of another run says nothing about the size of this run's images.
     box._container.commit(STRIPPED, "tiny")
     box.close()
     try:

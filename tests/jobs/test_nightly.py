@@ -141,19 +141,19 @@ def half(at: int, status: str) -> tuple[str, str, list[Any]]:
         ),
         (
             [half(21, "in_progress")],
-            "No runner has taken 1 of 2 shards of the benchmark of 2026-11-21T20:23:00Z",
+            "No runner has taken 1 of 2 shards of the benchmark from 2026-11-21T20:23:00Z",
             False,
             False,
         ),
         (
             [started(22, "completed", ("run 1/1", 7)), half(21, "in_progress")],
-            "The benchmark of 2026-11-21T20:23:00Z waits for a runner",
+            "The benchmark from 2026-11-21T20:23:00Z waits for a runner",
             False,
             False,
         ),
         (
             [half(21, "completed")],
-            "No runner has taken 1 of 2 shards of the benchmark of 2026-11-21T20:23:00Z",
+            "No runner has taken 1 of 2 shards of the benchmark from 2026-11-21T20:23:00Z",
             True,
             False,
         ),
@@ -283,10 +283,10 @@ def test_nightly_reports_run_that_waits_for_approval(fake: Fake, work: Path) -> 
     fake.origin = bare(work)
     fake.runs = [started(21, "waiting", ("run 1/1", 7))]
     assert not nightly(github(fake), "main", "kvci/results") and fake.dispatched
-    assert "2026-11-21T20:23:00Z waits for an approval" in (work / "summary.md").read_text()
+    assert "2026-11-21T20:23:00Z needs an approval" in (work / "summary.md").read_text()
 
 
-def test_untaken_nights_beyond_known_runs_are_reported(fake: Fake, work: Path) -> None:
+def test_report_of_idle_runner_says_or_before_if_all_runs_waited(fake: Fake, work: Path) -> None:
     fake.origin = bare(work)
     fake.runs = [started(21, "completed", ("run 1/1", None))] * LAST_RUNS
     assert not nightly(github(fake), "main", "kvci/results")
@@ -415,7 +415,7 @@ def test_unreadable_artifact_is_explained(fake: Fake, work: Path) -> None:
     for was, now in ((b"\x00\x00\x00\x00", b"\x00\x00\x01\x00"), (b"PK\x01\x02", b"PK\x01\x03")):
         whole = fake.zips[0]
         fake.zips[0] = whole.replace(was, now)
-        with pytest.raises(UserError, match="is no archive of kvci"):
+        with pytest.raises(UserError, match="is not an archive of kvci"):
             fetch(github(fake), "run", ["1/1"], "main", work / "before")
         fake.zips[0] = whole
     for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
@@ -424,7 +424,7 @@ def test_unreadable_artifact_is_explained(fake: Fake, work: Path) -> None:
             archive.writestr("x.tar.gz", bytes(range(256)) * 40)
         whole = packed.getvalue()
         fake.zips[0] = whole[:46] + bytes(one ^ 255 for one in whole[46:70]) + whole[70:]
-        with pytest.raises(UserError, match="is no archive of kvci"):
+        with pytest.raises(UserError, match="is not an archive of kvci"):
             fetch(github(fake), "run", ["1/1"], "main", work / "before")
     artifact(fake, name, b"x" * 100)
     fake.zips[0] = fake.zips.pop(1)
@@ -433,7 +433,7 @@ def test_unreadable_artifact_is_explained(fake: Fake, work: Path) -> None:
     for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         locked[locked.index(head) + flags] |= 1
     fake.zips[0] = bytes(locked)
-    with pytest.raises(UserError, match="is no archive of kvci"):
+    with pytest.raises(UserError, match="is not an archive of kvci"):
         fetch(github(fake), "run", ["1/1"], "main", work / "before")
 
 

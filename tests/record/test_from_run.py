@@ -166,7 +166,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
 def test_log_that_fails_final_judgement_gives_no_record(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     (run / "servers" / "q8_0-q8_0.0.log").write_text(LOGS["f16-f16"])
-    with pytest.raises(UserError, match="does not prove what was asked"):
+    with pytest.raises(UserError, match="does not prove the requested configuration"):
         build(run)
 
 

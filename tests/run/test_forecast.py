@@ -28,13 +28,14 @@ def test_plan_shows_trials_detectable_effect_and_cost() -> None:
     assert "Minimum detectable effect: 7.7 points of harm with 80% power" in text
     assert "cost: 2h30m on one machine" in text
     assert (
-        "assumed: ICC 0.5; one-sided tests at 5 %, with Holm's correction over the KV arms" in text
+        "assumed: ICC 0.5; one-sided tests at 5%, with Holm's correction over the KV arms" in text
     )
 
 
 def test_plan_states_when_run_cannot_answer() -> None:
     hopeless = plan("--base-rate", "0.01")[1]
-    assert "This run cannot answer: if the baseline resolves 1.0% of the instances" in hopeless
+    assert "This run cannot answer: if the baseline resolves 1% of the instances" in hopeless
+    assert "300 instances are too few" in hopeless
     text = plan("--base-rate", "0.5", "--margin", "0.03")[1]
     assert "This run cannot answer for the margin of 3.0 points" in text
     needed = json.loads(plan("--base-rate", "0.5", "--margin", "0.03", "--json")[1])

@@ -50,10 +50,14 @@ def problems(log: str, asked: Expected = ASKED) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("K (q8_0)", "K (f16)", "KV type is f16/q8_0, asked was q8_0/q8_0"),
-        ("n_ctx_slot = 2048", "n_ctx_slot = 1024", "context per slot is 1024, asked was 2048"),
-        ("n_slots = 2", "n_slots = 1", "slots is 1, asked was 2"),
-        ("= enabled", "= disabled", "flash attention is off, asked was on"),
+        ("K (q8_0)", "K (f16)", "KV type is f16/q8_0, but q8_0/q8_0 was requested"),
+        (
+            "n_ctx_slot = 2048",
+            "n_ctx_slot = 1024",
+            "context per slot is 1024, but 2048 was requested",
+        ),
+        ("n_slots = 2", "n_slots = 1", "slots is 1, but 2 was requested"),
+        ("= enabled", "= disabled", "flash attention is off, but on was requested"),
         ("n_rot_", "n_other_", "does not show the rotation"),
         ("kv_unified            = false", "kv_unified            = true", "layout is unified"),
         ("2/2 seqs", "2/1 seqs", "layout is unified"),
@@ -134,7 +138,7 @@ def test_the_kernel_path_of_a_cuda_build(kv: str, path: str, splits: int) -> Non
     assert (found.kernel_path, found.graph_splits, found.kv_device) == (path, splits, "CUDA0")
     assert found.fa_pairs == ("f16-f16", "q8_0-q8_0", "q4_0-q4_0")
     assert found.build == "11434 (sdist.b0a2feb64c6f)"
-    wrong = [] if path == "compiled" else [f"the kernel path is {path}, asked was compiled"]
+    wrong = [] if path == "compiled" else [f"the kernel path is {path}, but compiled was requested"]
     assert list(found.problems) == wrong
 
 
@@ -154,7 +158,8 @@ def test_inspect_exits_1_with_the_problem() -> None:
     assert shown["kv_type"] == "q8_0/q8_0" and shown["problems"] == []
     wrong = CliRunner().invoke(main, ["inspect", log, "--kv", "q4_0/q4_0"])
     assert wrong.exit_code == 1
-    assert "KV type is q8_0/q8_0, asked was q4_0/q4_0" in wrong.stdout
+    assert "KV type is q8_0/q8_0, but q4_0/q4_0 was requested" in wrong.stdout
+    assert "kv                 22.32 MiB" in wrong.stdout
     for bad in (["no-such.log"], [log, "--kv", "q9"]):
         assert CliRunner().invoke(main, ["inspect", *bad]).exit_code == 2
 
