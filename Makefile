@@ -20,7 +20,7 @@ test-train: $(VENV)/ready-dev
 	$(VENV)/bin/pytest -m train
 
 reference: $(VENV)/ready
-	$(VENV)/bin/python -m kvci.cli.reference > ci/experiments/README.md
+	$(VENV)/bin/python -m kvci.cli.reference
 
 check: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
