@@ -72,7 +72,7 @@ def open_lock(path: Path, access: int = os.O_RDONLY, mode: int = 0o644) -> int:
     """Open a lock file and return its descriptor. A new file gets this mode, whatever the umask is.
 
     Raises UserError if the path is not a regular file: a link leads to another file, and to open a
-    FIFO can take for ever.
+    FIFO can take forever.
     """
     flags, problem = access | os.O_NOFOLLOW | os.O_NONBLOCK, f"{path} is not a file; remove it."
     try:

@@ -75,7 +75,7 @@ def a_socket(path: Path) -> None:
 def test_lock_that_is_not_a_file_is_refused(
     make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To open a FIFO could take for ever. Each user of the machine can make one in /tmp."""
+    """To open a FIFO could take forever. Each user of the machine can make one in /tmp."""
     make(tmp_path / ".lock")
     monkeypatch.setattr(host, "GPU_LOCK", tmp_path / ".lock")
     monkeypatch.setattr(locks, "FILE", str(tmp_path / ".lock"))

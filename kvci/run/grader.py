@@ -32,7 +32,7 @@ class _Task:
         try:
             graded = sent.result()
             self.then(graded)
-        except BaseException as error:  # otherwise the thread ends, and the run waits for ever
+        except BaseException as error:  # otherwise the thread ends, and the run waits forever
             self.result.set_exception(error)
         else:
             self.result.set_result(graded)
