@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.record.schema import Record
 from kvci.record.store import read, read_all
+from kvci.spec import hash_of
 from tests.conftest import GOLDEN
 from tests.record.made import record
 
@@ -44,3 +46,12 @@ def test_file_must_have_its_records_name(tmp_path: Path) -> None:
     record().write(tmp_path / "other.json")
     with pytest.raises(UserError, match="rename"):
         read_all(tmp_path)
+
+
+def test_arm_without_flags_is_compared() -> None:
+    """An arm's flags have a default, so the specification of a record may leave them out."""
+    document = json.loads(record().model_dump_json())
+    for arm in document["spec"]["arms"]:
+        del arm["flags"]
+    document["spec_sha256"] = hash_of(document["spec"])
+    assert own_side(Record.model_validate(document)).kv == "q8_0/q8_0"
