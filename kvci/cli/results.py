@@ -184,7 +184,9 @@ def publish(
       kvci publish runs/RUN-ID --repository OWNER/NAME --base main
     """
     from kvci.publish.pull_request import github_of, publish, target_of
+    from kvci.review.own_evidence import check_own
 
+    check_own(folder)
     target = target_of(repository, origin, base, branch, review)
     found = publish(folder, target, None if dry_run else github_of(repository))
     if dry_run:
@@ -219,7 +221,9 @@ def evidence(folder: Path, out: Path) -> None:
       kvci evidence runs/RUN-ID --out /tmp/RUN-ID.tar.gz
     """
     from kvci.record.bundle import write
+    from kvci.review.own_evidence import check_own
 
+    check_own(folder)
     click.echo(f"{out}, sha256 {write(folder, out)}")
 
 

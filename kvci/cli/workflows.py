@@ -86,10 +86,15 @@ def restore(before: Path, out: str, run_id: str, shard: str) -> None:
 @RUN_ID
 @SHARD
 def pack(out: str, run_id: str, shard: str) -> None:
-    """Pack the evidence that a shard has so far, for the job's artifact."""
-    from kvci.jobs.pack import pack_shard
+    """Pack the evidence that a shard has so far, for the job's artifact; then check it.
 
-    pack_shard(out, run_id, shard)
+    If the check fails, the artifact is kept, so that another job can resume the run.
+    """
+    from kvci.jobs.pack import pack_shard
+    from kvci.review.own_evidence import check_own
+
+    if packed := pack_shard(out, run_id, shard):
+        check_own(*packed)
 
 
 @ci.command()

@@ -19,8 +19,11 @@ from kvci.taxonomy import titled
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "How they ended")
 
 
-def pack_shard(out: str, run_id: str, shard: str) -> None:
+def pack_shard(out: str, run_id: str, shard: str) -> tuple[Path, str] | None:
     """Pack a shard's evidence, and write the job's outputs and summary.
+
+    Return the run's folder and the name of the shard's folder in it, which is empty for a run
+    without shards. Return None if the run has not started.
 
     The outputs are the archive's path and the artifact's name. If the run has not started, kvci
     writes no output. The summary has counts but no claims, because claims need all shards. Raises
@@ -29,13 +32,14 @@ def pack_shard(out: str, run_id: str, shard: str) -> None:
     whole, folder = folder_of(out, run_id, "1/1"), folder_of(out, run_id, shard)
     if not RunDirectory(folder).exists:
         print(f"{folder} contains no run: it has not started")
-        return
+        return None
     name = artifact_name(run_id, shard)
     archive = Path(os.environ.get("RUNNER_TEMP") or tempfile.mkdtemp(), f"{name}.tar.gz")
     part = "" if folder == whole else folder.name
     print(f"{archive}, sha256 {write(whole, archive, part)}")
     output(archive=str(archive), artifact=name)
     summary(summary_text(folder))
+    return whole, part
 
 
 def summary_text(folder: Path) -> str:

@@ -25,8 +25,10 @@ from kvci.spec import Spec
 
 TOP_FILES = ("spec.json", "images.json", "ceiling.json")
 FOLDERS = ("preflight", "servers", "superseded", "trials")
-PATCH = "patch.diff"
-"""The patch is not redacted, because the trial's outcome has the patch's sha256."""
+PATCH, REPORT, TEST_LOG = "patch.diff", "report.json", "test_output.txt"
+UNCHANGED = frozenset({PATCH, REPORT})
+"""Files that are not redacted. The trial's outcome has the patch's sha256. swebench's report has
+only the names of the dataset's tests."""
 MEMBER_NAME = re.compile(
     rf"(shard-\d+-of-\d+/)?(manifest\.json|{'|'.join(map(re.escape, TOP_FILES))}"
     rf"|({'|'.join(FOLDERS)})(/(?!\.\.?/|\.\.?$|[^/]*\.(jsonl?|diff|log|out)/)[^/\0]+)+)"
@@ -46,7 +48,7 @@ def publishable(path: Path, run: Path, redacted: bool) -> bytes:
     If `redacted` is true, the run directory comes from an archive, and its files are redacted.
     """
     content = path.read_bytes()
-    if redacted or path.name == PATCH:
+    if redacted or path.name in UNCHANGED:
         return content
     if path == run / "spec.json" and (spec := Spec.read(path)).verified:
         content = spec.without_places().model_dump_json().encode()
@@ -55,12 +57,20 @@ def publishable(path: Path, run: Path, redacted: bool) -> bytes:
         text = json.dumps(redact_json(json.loads(text), run), indent=1)
     elif path.suffix == ".jsonl":
         text = "\n".join(_redacted_line(line, run) for line in text.split("\n"))
-    elif path.parent.name == "servers":
-        # Only names in paths are redacted: a user may be called `build`, a word that kvci reads.
-        text = redact(text, run, after="/@")
+    elif path.name == TEST_LOG:
+        # The verdict is computed from it, and no sandbox knows the names of the machine and user.
+        text = redact(text, run, names=False, keep=_tests(path.with_name(REPORT)))
     else:
         text = redact(text, run)
     return text.encode(errors="surrogateescape")
+
+
+def _tests(report: Path) -> set[str]:
+    """Return the names of the tests in swebench's report; empty if there is no report."""
+    if not report.exists():
+        return set()
+    found = json.loads(report.read_bytes()).get("tests_status", {})
+    return {name for kind in found.values() for names in kind.values() for name in names}
 
 
 def pack(run: Path, shard: str = "") -> bytes:
@@ -156,7 +166,7 @@ def _redacted_line(line: str, run: Path) -> str:
     that was killed.
     """
     try:
-        return json.dumps(redact_json(json.loads(line), run, names=True))
+        return json.dumps(redact_json(json.loads(line), run))
     except ValueError:
         return redact(line, run)
 

@@ -155,6 +155,7 @@ def test_publish_verb(
     origin: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(tmp_path / "run")
+    monkeypatch.setattr("kvci.review.own_evidence.differences", lambda run: [])  # no such dataset
     words = ["publish", str(run), "--repository", "owner/name", "--origin", str(origin)]
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
     done = CliRunner().invoke(main, words)
