@@ -22,13 +22,13 @@ from tests.conftest import ROOT
 from tests.fake_github import serving
 from tests.jobs.act import GitHubHere
 
-INPUTS = {"experiment": "demo", "kv": "f16/f16, q8_0/q8_0", "publish": "true"}
+INPUTS = {"experiment": "demo", "publish": "true"}
 
 
 def form(count: int, options: str = "") -> dict[str, str]:
     """Return the form for `count` instances, with more options."""
     dataset = f"calibration:split=test,functions=4,files=3,count={count}"
-    return INPUTS | {"options": f"--dataset {dataset} {options}"}
+    return INPUTS | {"options": f"--kv f16/f16 --kv q8_0/q8_0 --dataset {dataset} {options}"}
 
 
 @pytest.fixture
@@ -197,7 +197,8 @@ def test_nightly_starts_next_experiment(here: GitHubHere) -> None:
     ("name", "value"), [("kv", '"; touch pwned; "'), ("dataset", "$(touch pwned) | `touch pwned`")]
 )
 def test_plan_refuses_hostile_input(here: GitHubHere, name: str, value: str) -> None:
-    done = here.act("workflow_dispatch", "benchmark.yml", **form(2) | {name: value})
+    filled = {"model": "calibration", "kv": "f16/f16", "dataset": "calibration", "limit": "2"}
+    done = here.act("workflow_dispatch", "benchmark.yml", **filled | {name: value})
     assert (done.code, done.jobs) == (1, {"plan": "failure"}), done.log[-3000:]
     assert "kvci: " in done.log and "Traceback" not in done.log
     assert not list(here.folder.rglob("pwned")) and not here.runs.exists()
