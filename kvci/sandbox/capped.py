@@ -45,6 +45,7 @@ def run(
     command: Sequence[str],
     limits: Limits,
     *,
+    stdin: int = subprocess.DEVNULL,
     before_exec: Callable[[], None] = _nothing,
     pass_fds: Sequence[int] = (),
     on_start: Callable[[], None] = _nothing,
@@ -59,7 +60,7 @@ def run(
     kept = HeadAndTail(limits.kept_bytes)
     process = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -129,7 +129,8 @@ def _parent_v2() -> Path:
 def _limit_subgroups(folder: Path) -> bool:
     """Let a group limit its subgroups; False if this user may not, or if it has processes."""
     try:
-        (folder / "cgroup.subtree_control").write_text(" ".join(f"+{n}" for n in CONTROLLERS))
+        with (folder / "cgroup.subtree_control").open("r+") as file:  # never make this file
+            file.write(" ".join(f"+{name}" for name in CONTROLLERS))
     except OSError:
         return False
     return True

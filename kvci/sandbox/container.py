@@ -5,18 +5,20 @@ import contextlib
 import io
 import itertools
 import json
-import re
 import socket
+import stat
 import struct
 import tarfile
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from datetime import datetime
+from typing import IO, Any, NoReturn
 
 import requests
 from docker.errors import APIError, NotFound
+from docker.types import LogConfig
 
 from kvci.children import ENDING
 from kvci.docker.engine import (
@@ -51,32 +53,28 @@ LIFETIME_S = 72 * 3600
 WATCH_S = 10.0
 """The time between two pings of the engine while a command runs."""
 TREE_MAX_BYTES = 2 << 30
-LINKS_MAX = 8
 NOT_FOUND = 404
+GO_FOLDER = 1 << 31
+GO_TYPES = 0x8F280000
+"""Bits of a mode in Go (io/fs, ModeDir and ModeType)."""
+NANO = 10**9
 NO_SPACE = b"No space left on device"
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
 """The capabilities that root needs for the image's files. Other capabilities are dropped."""
-PROCESS_1 = (
-    f"while [ $SECONDS -lt {LIFETIME_S} ]; do sleep 60 || read -rt 9 < /dev/udp/127.0.0.1/9; done"
-)
-"""The container's process 1, a bash. It removes ended processes from the process table, and no
-signal from inside can end it. If the trial removed `sleep`, bash waits in a read that gets no data,
-so that waiting uses no CPU time."""
+PROCESS_1 = f"while [ $SECONDS -lt {LIFETIME_S} ]; do read -rt 3600; done"
+"""The container's process 1, a bash that waits for input which never comes. It removes ended
+processes from the process table, and no signal from inside can end it. It starts no process, so all
+other processes in the container are the trial's."""
 SCRIPT_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 """Variables for scripts whose output kvci reads. Without them bash may warn about a locale."""
 OFFLINE_ENVIRONMENT = {"PIP_NO_INDEX": "1"}
 """Variables without a network: pip fails at once, instead of after retries."""
 COMMAND_ENVIRONMENT = {"LANG": "C.UTF-8", "PAGER": "cat", "PYTHONDONTWRITEBYTECODE": "1"}
 """Variables for the model's commands, in addition to those of the image's activation."""
-USER_FILES = ("/etc/passwd", "/etc/group")
-"""The files that the engine reads when it starts a process or copies files. If one is a named pipe,
-the engine waits for ever, and cannot remove the container."""
 NEW_USER_FILES = {"etc/passwd": "root:x:0:0:root:/root:/bin/bash\n", "etc/group": "root:x:0:\n"}
-NEEDED = re.compile(
-    r"(/usr)?/bin/(bash|sleep)|(/usr)?/lib(32|64)?/(.*/)?(ld-|libc[.-]|libtinfo|libdl)[^/]*"
-    r"|/etc/ld\.so\.(preload|cache)"
-)
-"""The files of process 1."""
+"""The files that the engine reads when it starts a process or copies files. If one is a named pipe,
+the engine waits for ever and cannot remove the container; a long one takes it minutes."""
+USER_FILE_MAX_BYTES = 32 << 10
 ACTIVATE = """
 if [ -f /opt/miniconda3/bin/activate ]; then
   { . /opt/miniconda3/bin/activate && conda activate testbed; } > /dev/null 2>&1 || exit
@@ -176,17 +174,18 @@ class Docker:
             clean.close()
 
     def _unpack(self, tree: IO[bytes]) -> None:
-        """Unpack a work tree into this container.
-
-        Raises DiffFailed if this fails and neither the engine nor its disk is the cause.
-        """
+        """Unpack a work tree into this container. Raises DiffFailed if the tree prevents it."""
         try:
             self._container.put_archive("/", tree)
         except APIError as error:
-            self._require_running()
-            if disk_full() or not answers():
-                raise
-            raise DiffFailed(f"the work tree cannot be copied: {str(error)[-300:]}") from None
+            self._blame_tree(error)
+
+    def _blame_tree(self, error: APIError) -> NoReturn:
+        """Raise DiffFailed if neither the engine nor its disk can be the cause of an error."""
+        self._require_running()
+        if disk_full() or not answers():
+            raise error
+        raise DiffFailed(f"the work tree cannot be copied: {str(error)[-300:]}") from None
 
     def close(self) -> None:
         with contextlib.suppress(*ENGINE_ERRORS):
@@ -205,7 +204,9 @@ class Docker:
         }
         options = {
             "command": ["/bin/bash", "-c", PROCESS_1],
+            "stdin_open": True,
             "entrypoint": [],
+            "log_config": LogConfig(type="none"),  # a trial may write to the output of process 1
             "hostname": "sandbox",
             "user": "0",  # a number: the trial may change the names
             "environment": {} if self._network else OFFLINE_ENVIRONMENT,
@@ -292,7 +293,7 @@ class Docker:
         """Raise SandboxFailed if the container was stopped or removed from outside.
 
         If process 1 ended because the container's memory was used up, start the container again.
-        If the trial changed the files of process 1, it caused any other end.
+        If it ended without a request to the engine, the trial is the cause.
         """
         if self._is_gone():
             raise SandboxFailed("Docker: the container was removed")
@@ -301,10 +302,25 @@ class Docker:
             return
         if state["OOMKilled"]:
             self._restart()
-        elif any(NEEDED.fullmatch(path) for path in self._changed_files()):
+        elif self._ended_by_itself(state):
             self._broken = True
         else:
             raise SandboxFailed("Docker: the container was stopped from outside")
+
+    def _ended_by_itself(self, state: dict[str, Any]) -> bool:
+        """True if the engine knows that process 1 ended, and that no request ended it.
+
+        An engine that was started again has forgotten both.
+        """
+        start, end = (_nanoseconds(state[name]) for name in ("StartedAt", "FinishedAt"))
+        events = client().api.events(
+            since=start // NANO,
+            until=end // NANO + 1,
+            filters={"container": self._container.id, "event": ["die", "kill"]},
+            decode=True,
+        )
+        actions = {event["Action"] for event in events if start <= event["timeNano"]}
+        return actions == {"die"}
 
     def _disk_full(self, output: bytes) -> bool:
         """True if the engine's disk is full.
@@ -349,7 +365,7 @@ class Docker:
             yield change["Path"]
 
     def _renew_user_files(self) -> None:
-        """Replace USER_FILES if the engine cannot read them. The trial's processes have ended.
+        """Replace NEW_USER_FILES if the engine cannot read them. The trial's processes have ended.
 
         If that fails, remove the container, before the engine reads the files.
         """
@@ -359,29 +375,32 @@ class Docker:
             self._container.put_archive("/", _tar(NEW_USER_FILES))
         if not self._has_user_files():
             self._container.remove(force=True, v=True)
-            self._lost = f"the trial replaced {' or '.join(USER_FILES)}"
+            self._lost = "the trial replaced /etc/passwd or /etc/group"
 
     def _has_user_files(self) -> bool:
-        return all(self._is_regular(path) for path in USER_FILES)
+        """True if the files are short and regular, or do not exist, in a folder that is no link.
 
-    def _is_regular(self, path: str) -> bool:
-        """True if this path in the container is a regular file, or does not exist."""
+        A link may lead to a place that only the container's processes see.
+        """
+        if not self._has_type("/etc", stat.S_IFDIR):
+            return False
+        return all(self._has_type(f"/{name}", stat.S_IFREG) for name in NEW_USER_FILES)
+
+    def _has_type(self, path: str, kind: int) -> bool:
+        """True if this path in the container has this type and is not long, or does not exist."""
         api = client().api
-        for _ in range(LINKS_MAX):
-            url = api._url("/containers/{0}/archive", self._container.id)
-            answer = api.head(url, params={"path": path}, timeout=api.timeout)
-            if answer.status_code == NOT_FOUND:
-                return True
-            answer.raise_for_status()
-            found = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
-            if not found["linkTarget"]:
-                # The mode is that of Go's package io/fs; its type bits are above the permissions.
-                return not found["mode"] >> 12
-            path = found["linkTarget"]
-        return False
+        url = api._url("/containers/{0}/archive", self._container.id)
+        answer = api.head(url, params={"path": path}, timeout=api.timeout)
+        if answer.status_code == NOT_FOUND:
+            return True
+        answer.raise_for_status()
+        found = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+        if found["mode"] & GO_TYPES != (GO_FOLDER if kind == stat.S_IFDIR else 0):
+            return False
+        return kind == stat.S_IFDIR or bool(found["size"] <= USER_FILE_MAX_BYTES)
 
     def _has_leftovers(self) -> bool:
-        """True if other processes than process 1 and its sleep run, or if no process runs."""
+        """True if other processes than process 1 run, or if no process runs."""
         try:
             processes = self._container.top()["Processes"] or []
         except NotFound:
@@ -393,7 +412,7 @@ class Docker:
             with contextlib.suppress(requests.RequestException):
                 self._container.wait(timeout=10)
             self._require_running()
-        return not 1 <= len(processes) <= 2
+        return len(processes) != 1
 
     def _restart(self) -> None:
         """Kill and start the container: every process ends, and the file system stays."""
@@ -419,7 +438,12 @@ class Docker:
 
     def _copy_tree(self, out: IO[bytes]) -> None:
         """Write the tree as tar, without its git folder. Raises DiffFailed if it is too large."""
-        stream, _ = self._container.get_archive(TREE)
+        try:
+            stream, _ = self._container.get_archive(TREE)
+        except NotFound:
+            raise
+        except APIError as error:
+            self._blame_tree(error)
         git = f"{TREE[1:]}/.git"
         with (
             tarfile.open(fileobj=_Chunks(stream), mode="r|") as old,
@@ -457,6 +481,14 @@ class _Chunks(io.RawIOBase):
                 raise DiffFailed(f"the work tree is larger than {TREE_MAX_BYTES >> 20} MiB")
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
+
+
+def _nanoseconds(time: str) -> int:
+    """Return the nanoseconds since 1970 of a time of the engine (RFC 3339, UTC)."""
+    whole, _, part = time.rstrip("Z").partition(".")
+    return int(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * NANO + int(
+        part.ljust(9, "0") or "0"
+    )
 
 
 def _tar(files: dict[str, str]) -> bytes:

@@ -42,7 +42,8 @@ done < <(find . -mindepth 2 -name .git -prune -print0)
 """Finds repositories and work trees that the model made: a patch leaves out new files in them."""
 BASE_RULES = r"""
 rules=(':(glob)**/.gitattributes' ':(glob)**/.gitignore')
-find . -name .git -prune -o \( -name .gitattributes -o -name .gitignore \) -print0 > $scratch/rules
+find . -name .git -prune -o ! -type d \( -name .gitattributes -o -name .gitignore \) -print0 \
+  > $scratch/rules
 count=0
 while IFS= read -r -d '' path; do
   if [ -f "$path" ] && [ ! -L "$path" ]; then cp -- "$path" "$scratch/rule.$count"; fi
@@ -52,6 +53,7 @@ done < $scratch/rules
 git ls-files -z -- "${rules[@]}" > $scratch/base-rules
 while IFS= read -r -d '' path; do
   folder=$(dirname -- "$path")
+  if [ -d "$path" ]; then continue; fi
   if [ -d "$folder" ] && [ "$(realpath -- "$folder")" = "$(realpath -m -s -- "$folder")" ]; then
     git cat-file blob ":$path" > "$path"
   fi
@@ -64,14 +66,18 @@ while IFS= read -r -d '' path; do
 done < $scratch/base-rules
 count=0
 while IFS= read -r -d '' path; do
-  if [ -e "$scratch/rule.$count" ]; then
-    blob=$(git hash-object -w --no-filters -- "$scratch/rule.$count")
-    git update-index --add --cacheinfo "100644,$blob,${path#./}"
+  path=${path#./}
+  if git cat-file -e "HEAD:$path" 2> /dev/null || ! git check-ignore -q --no-index -- "$path"; then
+    if [ -e "$scratch/rule.$count" ]; then
+      blob=$(git hash-object -w --no-filters -- "$scratch/rule.$count")
+      git update-index --add --cacheinfo "100644,$blob,$path"
+    fi
   fi
   count=$((count + 1))
 done < $scratch/rules
 """
-"""Puts the model's rule files into the index, so that the diff shows them."""
+"""Puts the model's rule files into the index, so that the diff shows them. A new one is left out if
+the rules of the base commit ignore it, like any other new file."""
 
 
 def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
@@ -82,6 +88,7 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
     git = f"git --git-dir={git_folder} --work-tree={TREE} -c core.hooksPath=/dev/null"
     git += " -c core.fsmonitor=false -c core.attributesFile=/dev/null -c core.quotePath=true"
     git += " -c core.excludesFile=/dev/null -c core.symlinks=true -c safe.directory='*'"
+    git += " -c core.protectNTFS=false -c core.protectHFS=false"
     return (
         f"set -e; cd {TREE}; mkdir -p {scratch}/objects\n"
         f"chmod -R u+rwX {TREE}\n"
@@ -103,7 +110,9 @@ def script(git_folder: str, scratch: str, exclude: tuple[str, ...]) -> str:
         "git diff $shown --ignore-submodules=all HEAD -- ."
         f' "${{binary[@]}}" {tests}\n'
         f"{MODEL_RULES}"
-        f'git diff $shown --text HEAD -- "${{rules[@]}}" {tests}\n'
+        f'git diff $shown --text --diff-filter=a HEAD -- "${{rules[@]}}" {tests}\n'
+        f'git diff $shown --text --diff-filter=A HEAD -- "${{rules[@]}}" {tests} {products}'
+        ' "${nested[@]}"\n'
     )
 
 

@@ -30,7 +30,10 @@ MODEL_ID = 1000
 """User and group id inside the sandbox."""
 SHARED_MEMORY_BYTES = 64 << 20
 """Size of /dev/shm, as in Docker; every other writable folder is on a disk."""
-OPEN_FILES = 1024
+OPEN_FILES, PENDING_SIGNALS = 1024, 4096
+WAIT = 'read -r || exit; [ "$0" = - ] || ulimit -u "$0"; exec "$@" < /dev/null'
+"""Waits until kvci holds the sandbox. If kvci was killed before, the command never starts. The
+limit of processes is set here, so that it counts only those of this sandbox."""
 END_S = 30.0
 """Seconds that the kernel may take to end the processes of a sandbox."""
 HIDDEN = (
@@ -137,12 +140,12 @@ def _start(
 
     with _Lifeline(group is not None) as lifeline:
         words = [str(path), *_words(mounts), *lifeline.words]
-        if group is None:
-            command = ["bash", "-c", 'ulimit -u "$0" && exec "$@"', str(caps.processes), *command]
+        processes = "-" if group else str(caps.processes)
         try:
             done = capped.run(
-                [*words, "--", *command],
+                [*words, "--", "bash", "-c", WAIT, processes, *command],
                 limits,
+                stdin=lifeline.wait,
                 before_exec=become,
                 pass_fds=lifeline.inherited,
                 on_start=lifeline.release,
@@ -175,6 +178,7 @@ def _set_limits(group: Cgroup | None, caps: Caps, limits: Limits) -> None:
     _set_limit(resource.RLIMIT_CPU, limits.cpu_s)
     _set_limit(resource.RLIMIT_CORE, 0)
     _set_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _set_limit(resource.RLIMIT_SIGPENDING, PENDING_SIGNALS)
 
 
 def _set_limit(kind: int, most: int) -> None:
@@ -222,19 +226,19 @@ def _words(mounts: Sequence[Mount]) -> list[str]:
 class _Lifeline:
     """Holds a sandbox's first process, so that kvci can end the sandbox and see its end.
 
-    bubblewrap waits before the command, until kvci has a descriptor of the sandbox's process 1.
-    The kernel reports the end of process 1 after the end of all other processes in the sandbox.
+    The command waits until kvci has a descriptor of the sandbox's process 1. The kernel reports the
+    end of process 1 after the end of all other processes in the sandbox.
     """
 
     def __init__(self, has_cgroup: bool) -> None:
         self._status, status = os.pipe()
-        wait, self._go = os.pipe()
+        self.wait, self._go = os.pipe()
         self._first: int | None = None
         """The descriptor of process 1 of the sandbox."""
         self._pid = 0
         self._report = b""
-        self.inherited = [status, wait, seccomp.descriptor(unseen_memory=has_cgroup)]
-        names = ("--json-status-fd", "--block-fd", "--seccomp")
+        self.inherited = [status, seccomp.descriptor(unseen_memory=has_cgroup)]
+        names = ("--json-status-fd", "--seccomp")
         self.words = [
             word for pair in zip(names, map(str, self.inherited), strict=True) for word in pair
         ]
@@ -243,7 +247,7 @@ class _Lifeline:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in (self._status, self._go, self._first, *self.inherited):
+        for descriptor in (self._status, self.wait, self._go, self._first, *self.inherited):
             if descriptor is not None:
                 os.close(descriptor)
 

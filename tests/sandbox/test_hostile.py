@@ -411,6 +411,12 @@ BREAKS = {
     "group": "rm -f /etc/group; mkfifo /etc/group",
     "etc": "rm -rf /etc; mkdir -p /etc/passwd /etc/group",
     "link to a device": "ln -sf /dev/zero /etc/passwd",
+    "link to a pipe of the container": "mkfifo /dev/shm/f; ln -sf /dev/shm/f /etc/passwd",
+    "link to output": "ln -sf /proc/1/fd/1 /etc/group",
+    "folder that is a link": (
+        "mkdir /dev/shm/etc; mkfifo /dev/shm/etc/passwd; mv /etc /etc2; ln -s /dev/shm/etc /etc"
+    ),
+    "long file": "for i in {1..66000}; do echo g$i:x:$i:root; done > /etc/group",
 }
 
 
@@ -424,3 +430,63 @@ def test_trial_that_breaks_container_fails_alone(box: Sandbox, way: str) -> None
     box.run("true", SHORT)
     assert b"+x = 2" in box.diff()
     assert time.monotonic() - started < 40
+
+
+END = {
+    "memory of process 1": (
+        "dd if=/dev/zero of=/proc/1/mem bs=4096 count=50 conv=notrunc "
+        "seek=$((0x$(grep -m1 r-xp /proc/1/maps | cut -d- -f1)/4096)); echo > /proc/1/fd/0; sleep 1"
+    ),
+    "tracing process 1": (
+        "python3 -c 'import ctypes, time; l = ctypes.CDLL(None); l.ptrace(16, 1, 0, 0)\n"
+        "time.sleep(0.3); l.ptrace(7, 1, 0, 9)'; sleep 1"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", END)
+def test_trial_that_ends_process_1_fails_alone(box: Sandbox, way: str) -> None:
+    """Earlier, this was an infrastructure failure in Docker."""
+    box.run(f"echo 'x = 2' > a.py; {END[way]}", LONG)
+    box.run("true", SHORT)
+    assert b"+x = 2" in box.diff()
+
+
+def test_no_process_survives_its_command(box: Sandbox) -> None:
+    """Earlier, one process could stay in place of the sleep of a container's process 1."""
+    write = (
+        "setsid bash -c 'while :; do echo $RANDOM > /testbed/z; sleep 0.1; done' > /dev/null 2>&1"
+    )
+    kill = "kill -9 $(grep -l '^sleep' /proc/[0-9]*/comm | cut -d/ -f3)"
+    box.run(f"rm -f /bin/sleep; {kill}; ({write} &)", SHORT)
+    assert box.diff() == box.diff()
+    if isinstance(box, Docker):
+        assert len(box._container.top()["Processes"]) == 1
+
+
+def test_rule_files_of_caches_are_not_in_patch(box: Sandbox) -> None:
+    """Earlier, a tree in which only pytest had run had a patch."""
+    box.run(
+        "mkdir .pytest_cache build; echo '*' | tee .pytest_cache/.gitignore > build/.gitignore",
+        SHORT,
+    )
+    box.run("git init -q copy; echo '*' > copy/.gitignore", SHORT)
+    assert box.diff() == b""
+    box.run("mkdir sub; echo '*.log' > sub/.gitignore", SHORT)
+    assert b"+*.log" in box.diff()
+
+
+def test_odd_names_do_not_lose_the_patch(box: Sandbox) -> None:
+    """Earlier, git refused the whole tree because of a name that only Windows cannot have."""
+    box.run(
+        "echo 'x = 2' > a.py; touch 'git~1' '.git '; mkdir .gitignore; echo 1 > .gitignore/x", SHORT
+    )
+    patch = box.diff()
+    assert b"+x = 2" in patch and b".gitignore/x" in patch
+
+
+def test_tree_that_leads_nowhere_is_failure_of_trial(box: Sandbox) -> None:
+    box.run("cd /; mv /testbed /t2 && ln -s /testbed /testbed", SHORT)
+    if isinstance(box, Docker):
+        with pytest.raises(DiffFailed):
+            box.diff()
