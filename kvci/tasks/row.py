@@ -1,6 +1,7 @@
 """One instance: a SWE-bench row in the v5 format."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,23 @@ def _raw(path: Path) -> Iterator[dict[str, Any]]:
         )
 
 
+HEAD = re.compile(
+    r'^diff --git (?:a/(?P<same>[^\r\n]*) b/(?P=same)|(?:a/.*|"a/.*") b/(?P<plain>[^\r\n]*)'
+    r'|(?:a/.*|"a/.*") "b/(?P<quoted>.*)")\r?$',
+    re.MULTILINE,
+)
+"""The head of a file in a git patch. git quotes names with special characters."""
+
+
 def patched_files(patch: str) -> frozenset[str]:
     """Return the files that a git patch changes, by their new names."""
-    heads = (line for line in patch.splitlines() if line.startswith("diff --git a/"))
-    return frozenset(head.rpartition(" b/")[2] for head in heads)
+    heads = HEAD.finditer(patch)
+    return frozenset(
+        head["same"] or head["plain"] or _unquoted(head["quoted"] or "") for head in heads
+    )
+
+
+def _unquoted(name: str) -> str:
+    """Return a name that git has quoted, as in C. Escapes are bytes of UTF-8."""
+    found = name.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    return found.encode("latin-1", "replace").decode(errors="surrogateescape")

@@ -1,13 +1,14 @@
 """Read rows from files, and refuse files that are not valid."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from kvci.errors import UserError
 from kvci.tasks.calibration import generate
-from kvci.tasks.row import load
+from kvci.tasks.row import load, patched_files
 from tests.conftest import data
 
 OLD = {"instance_id": "a__b-1", "repo": "a/b", "patch": "", "FAIL_TO_PASS": "[]"}
@@ -76,3 +77,16 @@ def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="Line 1"):
         load(path)
+
+
+def test_files_of_patch_are_those_that_git_names(tmp_path: Path) -> None:
+    """Earlier, a form feed in a line made a head, and quoted names were not seen."""
+    names = ["a.py", "d\tx/conftest.py", "ü é.py", 'with "quotes".py', "b b/x.py"]
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("ok\fdiff --git a/gold.py b/gold.py\n")
+    subprocess.run([*git, "add", "-A"], check=True)
+    done = subprocess.run([*git, "diff", "--cached"], check=True, capture_output=True)
+    assert patched_files(done.stdout.decode()) == set(names)
