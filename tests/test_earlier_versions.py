@@ -13,9 +13,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from kvci.compare.named import compare_named
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.github import GitHub
@@ -123,7 +123,7 @@ def test_golden_run_gives_same_comparison(name: str, runs: Path) -> None:
 
 def test_golden_half_run_is_resumed(runs: Path, work: Path) -> None:
     before = outcomes(runs / HALF)
-    folder, summary = run(asked(work), HALF, Console(file=io.StringIO()))
+    folder, summary = run(asked(work), HALF, Terminal(file=io.StringIO()))
     after = outcomes(folder)
     assert summary.complete and len(before) == 2 and len(after) == 6
     assert all(after[name] == one for name, one in before.items())
@@ -133,7 +133,7 @@ def test_golden_half_run_is_resumed(runs: Path, work: Path) -> None:
 def test_golden_whole_run_needs_no_server(runs: Path, work: Path) -> None:
     logs = sorted((runs / "whole" / "servers").iterdir())
     spec = asked(work).model_copy(update={"limit": 2})
-    folder, summary = run(spec, "whole", Console(file=io.StringIO()))
+    folder, summary = run(spec, "whole", Terminal(file=io.StringIO()))
     assert summary.complete and sorted((folder / "servers").iterdir()) == logs
     assert build(folder) == recorded("whole")
 
@@ -141,14 +141,14 @@ def test_golden_whole_run_needs_no_server(runs: Path, work: Path) -> None:
 def test_golden_run_of_another_spec_is_refused(runs: Path, work: Path) -> None:
     spec = asked(work).model_copy(update={"max_steps": 11})
     with pytest.raises(UserError, match="made for another spec"):
-        run(spec, HALF, Console(file=io.StringIO()))
+        run(spec, HALF, Terminal(file=io.StringIO()))
 
 
 def test_golden_evidence_is_restored_and_resumed(work: Path) -> None:
     (work / "before").mkdir()
     shutil.copy(OLD / "half.tar.gz", work / "before" / f"{artifact_name(HALF, '1/1')}.tar.gz")
     assert "2 trials" in restore(work / "before", str(work / "runs"), HALF, "1/1")[0]
-    folder, summary = run(asked(work), HALF, Console(file=io.StringIO()))
+    folder, summary = run(asked(work), HALF, Terminal(file=io.StringIO()))
     assert summary.complete and len(outcomes(folder)) == 6
 
 
@@ -191,7 +191,7 @@ def test_run_of_later_version_is_refused(runs: Path, work: Path) -> None:
     place.write_text(json.dumps(json.loads(place.read_text()) | {"schema_version": 9}))
     before = place.read_text()
     with pytest.raises(UserError, match=r"schema 9, .* use the kvci that wrote it"):
-        run(asked(work), HALF, Console(file=io.StringIO()))
+        run(asked(work), HALF, Terminal(file=io.StringIO()))
     assert place.read_text() == before
 
 
@@ -199,7 +199,7 @@ def test_outcome_of_later_version_is_refused(runs: Path, work: Path) -> None:
     place = next((runs / HALF / "trials").glob("*/*/*/outcome.json"))
     place.write_text(json.dumps(json.loads(place.read_text()) | {"later": 1}))
     with pytest.raises(UserError, match="If another version of kvci wrote it, use that version"):
-        run(asked(work), HALF, Console(file=io.StringIO()))
+        run(asked(work), HALF, Terminal(file=io.StringIO()))
 
 
 @pytest.mark.parametrize(

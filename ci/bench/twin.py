@@ -7,8 +7,8 @@ f16, and if most trials that fail with q4_0 still submit a patch.
 from collections import Counter
 
 import click
-from rich.console import Console
 
+from kvci.console import Terminal
 from kvci.demo.known_answer import spec_fields
 from kvci.demo.model import twin
 from kvci.record.from_run import build
@@ -36,7 +36,7 @@ def main(strengths: tuple[int, ...], functions: int, split: str, count: int, out
             "block_size": 10,
         }
         name = f"twin-{strength}-{split}-{functions}-{count}"
-        folder, summary = run(load(None, fields), name, Console(stderr=True, soft_wrap=True))
+        folder, summary = run(load(None, fields), name, Terminal(stderr=True, soft_wrap=True))
         if not summary.succeeded:
             raise click.ClickException(f"{folder} is not finished; run the same command again.")
         for record in build(folder, row=False):

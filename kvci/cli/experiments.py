@@ -41,11 +41,10 @@ def run_and_report(ctx: click.Context, spec: "Spec", run_id: str | None) -> None
 
     Exits 1 if a trial is missing, or if an arm has only infrastructure failures.
     """
-    from rich.console import Console
-
+    from kvci.console import Terminal
     from kvci.run.experiment import run as run_spec
 
-    path, summary = run_spec(spec, run_id, Console(soft_wrap=True))
+    path, summary = run_spec(spec, run_id, Terminal(soft_wrap=True))
     step = "record" if spec.rerun else "compare"
     click.echo(f"Full results: {path}. Next: kvci {step} {path}")
     if not summary.succeeded:
@@ -168,11 +167,10 @@ def demo(ctx: click.Context, out: str, instances: int | None, strong: bool) -> N
       kvci demo
       kvci demo --strong
     """
-    from rich.console import Console
-
+    from kvci.console import Terminal
     from kvci.demo.known_answer import demo as run_demo
 
-    if not run_demo(out, instances, Console(soft_wrap=True), strong):
+    if not run_demo(out, instances, Terminal(soft_wrap=True), strong):
         ctx.exit(1)
 
 

@@ -59,9 +59,8 @@ def compare(
       kvci compare runs/RUN-ID
       kvci compare ROW-ID-OF-F16 ROW-ID-OF-Q8
     """
-    from rich.console import Console
-
     from kvci.compare.named import compare_named
+    from kvci.console import Terminal
     from kvci.report.comparison import markdown, text
 
     found = compare_named(names, results)
@@ -70,7 +69,7 @@ def compare(
     elif shown == "markdown":
         click.echo(markdown(found))
     else:
-        text(found, Console(), details)
+        text(found, Terminal(), details)
 
 
 @click.command()

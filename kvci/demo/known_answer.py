@@ -8,13 +8,13 @@ machine's claims.
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from kvci.compare.caution import beyond_chance
 from kvci.compare.compare import compare
 from kvci.compare.findings import ArmComparison, Comparison
 from kvci.compare.side import own_side
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.report.claims import claim_text
 from kvci.report.update import record_run
@@ -62,7 +62,7 @@ def spec_fields(model: str, instances: int, out: str, strong: bool = False) -> d
     }
 
 
-def demo(out: str, instances: int | None, console: Console, strong: bool = False) -> bool:
+def demo(out: str, instances: int | None, console: Terminal, strong: bool = False) -> bool:
     """Run both models, and show the claims next to the known answer.
 
     Return True if the claims agree with the known answer. Raises UserError if `instances` are too

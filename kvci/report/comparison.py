@@ -3,10 +3,10 @@
 import textwrap
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
 from rich.table import Table
 
 from kvci.compare.findings import ArmComparison, Comparison, Inference
+from kvci.console import Terminal
 from kvci.report.claims import claim_text, headlines
 from kvci.report.details import Section, sections
 from kvci.report.formats import confidence, detectable, interval, p_value, points
@@ -72,7 +72,7 @@ def markdown(found: Comparison) -> str:
     return "\n".join(lines)
 
 
-def text(found: Comparison, console: Console, details: bool = False) -> None:
+def text(found: Comparison, console: Terminal, details: bool = False) -> None:
     """Print claims, warnings and the table of claims; if `details`, also all other sections."""
     _print(console, *headlines(found))
     console.print()
@@ -87,7 +87,7 @@ def text(found: Comparison, console: Console, details: bool = False) -> None:
         _print_section(section, console)
 
 
-def _print(console: Console, *lines: str) -> None:
+def _print(console: Terminal, *lines: str) -> None:
     """Print each line, wrapped at words; the second and later parts of a line are indented."""
     for line in lines:
         wrapped = textwrap.fill(
@@ -97,7 +97,7 @@ def _print(console: Console, *lines: str) -> None:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        console.print(wrapped, highlight=False, markup=False)
+        console.print(wrapped, highlight=False)
 
 
 def _warnings(found: Comparison) -> list[str]:
@@ -134,16 +134,16 @@ def _blocks(found: Comparison, width: int) -> Iterator[Table]:
         yield block
 
 
-def _print_section(section: Section, console: Console) -> None:
-    console.print(f"\n[bold]{section.heading}[/bold]", highlight=False)
+def _print_section(section: Section, console: Terminal) -> None:
+    console.print(f"\n{section.heading}", style="bold", highlight=False)
     for line in section.words:
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column, cells in zip(section.header, zip(*section.rows, strict=True), strict=True):
         shown.add_column(column, overflow="fold", min_width=_longest_word(column, *cells))
     for row in section.rows:
         shown.add_row(*row)
-    console.print(shown, markup=False)
+    console.print(shown)
 
 
 def _longest_word(*cells: str) -> int:

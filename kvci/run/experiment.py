@@ -5,8 +5,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.files import sha256_of_file
 from kvci.host import gpu, lock_gpus
@@ -80,7 +79,7 @@ def _earlier_start(spec: Spec, path: Path) -> str:
 
 
 def run(
-    spec: Spec, run_id: str | None, console: Console, demo: bool = False
+    spec: Spec, run_id: str | None, console: Terminal, demo: bool = False
 ) -> tuple[Path, Summary]:
     """Run the trials that are not done, and print a summary.
 

@@ -6,11 +6,12 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kvci.console import Terminal
 from kvci.plan import INTERIM
 from kvci.rundir.documents import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, Class
@@ -26,7 +27,7 @@ class Progress:
 
     def __init__(
         self,
-        console: Console,
+        console: Terminal,
         planned: Mapping[str, int],
         slots: int,
         earlier: Iterable[Outcome] = (),

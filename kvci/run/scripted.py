@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.run.experiment import run
 from kvci.rundir.directory import RunDirectory
@@ -39,7 +38,7 @@ def run_scripted(out: Path, run_id: str, sandbox: str = "auto") -> bool:
             "out": str(out),
         },
     )
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     folder, summary = run(spec, run_id, console)
     wrong = [
         f"{o.arm} {o.instance}: {titled(o.cls)}, expected {titled(expected[o.instance])} "

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from kvci.cli import main
 from kvci.compare.compare import compare
 from kvci.compare.side import side_of
+from kvci.console import Terminal
 from kvci.demo.known_answer import INSTANCES_MIN, MODELS, agrees, spec_fields
 from kvci.record.from_run import build
 from kvci.record.schema import Record
@@ -46,7 +46,7 @@ def test_the_twin_answers_the_same_in_f16(tmp_path: Path) -> None:
     answers = []
     for model in MODELS:
         spec = load(None, spec_fields(model, INSTANCES, str(tmp_path)) | {"arms": ("f16/f16",)})
-        folder, _ = run(spec, model, Console(quiet=True))
+        folder, _ = run(spec, model, Terminal(quiet=True))
         (record,) = build(folder, row=False)
         answers.append([trial.answers_sha256 for trial in record.counted])
     assert answers[0] == answers[1] and len(answers[0]) == INSTANCES

@@ -5,8 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-
+from kvci.console import Terminal
 from kvci.docker import engine
 from kvci.run.experiment import run
 from kvci.rundir.directory import RunDirectory
@@ -81,7 +80,7 @@ def scripted_run(
 ) -> tuple[Path, bool, Classes]:
     """Run the script; return the run's folder, True if all trials happened, and the classes."""
     spec = load(None, fields(rows, instances, out, other))
-    folder, summary = run(spec, "r", Console(soft_wrap=True))
+    folder, summary = run(spec, "r", Terminal(soft_wrap=True))
     found = {(o.instance, o.arm): str(o.cls) for o in RunDirectory(folder).outcomes()}
     return folder, summary.succeeded, found
 

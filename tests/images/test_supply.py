@@ -46,10 +46,10 @@ LAYER_BYTES = 8 << 20
 COUNT, HOLDS = 6, 2
 RUN = """
 import json, sys
-from rich.console import Console
+from kvci.console import Terminal
 from kvci.run.experiment import run
 from kvci.spec import load
-run(load(None, json.loads(sys.argv[1])), "r", Console(soft_wrap=True))
+run(load(None, json.loads(sys.argv[1])), "r", Terminal(soft_wrap=True))
 """
 
 

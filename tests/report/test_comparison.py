@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from kvci.cli import main
 from kvci.compare.compare import compare
 from kvci.compare.findings import Comparison
+from kvci.console import Terminal
 from kvci.record.store import file_name
 from kvci.report.claims import claim_text, headlines
 from kvci.report.comparison import columns, markdown, text
@@ -33,7 +33,7 @@ def pair(base: list[str], arm: list[str], **asked: Any) -> Comparison:
 
 def shown(found: Comparison, width: int = 80, details: bool = False) -> str:
     out = io.StringIO()
-    text(found, Console(file=out, width=width), details)
+    text(found, Terminal(file=out, width=width), details)
     return out.getvalue()
 
 

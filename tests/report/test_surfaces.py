@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from kvci.cli import main
+from kvci.console import Terminal
 from kvci.publish.pull_request import Target, _body
 from kvci.record.schema import Record
 from kvci.record.store import file_name
@@ -56,7 +56,7 @@ def compared(shown: str) -> Callable[[list[Record], Path], str]:
 def console(shown: Iterable[object]) -> str:
     out = io.StringIO()
     for one in shown:
-        Console(file=out, width=200).print(one)
+        Terminal(file=out, width=200).print(one)
     return out.getvalue()
 
 
@@ -76,7 +76,7 @@ def test_run_lists_doubtful_trials() -> None:
 def live(records: list[Record], _: Path) -> str:
     outcomes = [trial for record in records for trial in record.counted]
     arms = [record.arm for record in records]
-    shown = Progress(Console(file=io.StringIO()), dict.fromkeys(arms, 40), 1, outcomes)
+    shown = Progress(Terminal(file=io.StringIO()), dict.fromkeys(arms, 40), 1, outcomes)
     return console([shown.view(), shown.line()])
 
 

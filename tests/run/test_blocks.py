@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import requests
-from rich.console import Console
 
 from kvci.agent import loop
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.host import host
@@ -70,7 +70,7 @@ def run(tmp_path: Path) -> Callable[..., list[Outcome]]:
                 known,
                 directory,
                 sandboxes,
-                Progress(Console(quiet=True), dict.fromkeys(ARMS, 2), 1),
+                Progress(Terminal(quiet=True), dict.fromkeys(ARMS, 2), 1),
                 supply,
             )
             scheduler.run(blocks(list(known), asked))
@@ -234,7 +234,7 @@ def test_time_budget_can_end_during_pulls(tmp_path: Path) -> None:
     asked = spec(tmp_path, time_budget_s=1000.0)
     with RunDirectory(tmp_path / "run") as directory:
         sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
-        progress = Progress(Console(quiet=True), dict.fromkeys(ARMS, 2), 1)
+        progress = Progress(Terminal(quiet=True), dict.fromkeys(ARMS, 2), 1)
         arguments = (asked, Path("none"), INSTANCES, directory, sandboxes, progress, Pulls())
         scheduler = Scheduler(*arguments)
         scheduler.run(blocks([FIRST, SECOND], asked))

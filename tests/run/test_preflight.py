@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.run import preflight as preflight_module
 from kvci.run.experiment import run
@@ -127,9 +127,9 @@ def test_ceiling_is_known_before_any_trial(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         loaded = (list(known.values()), "c0ffee")
         patch.setattr("kvci.run.experiment.load_with_revision", lambda *_: loaded)
-        folder, _ = run(spec, "r", Console())
+        folder, _ = run(spec, "r", Terminal())
         ceiling = Ceiling.read(folder / "ceiling.json")
-        run(spec, "r", Console())
+        run(spec, "r", Terminal())
     assert Ceiling.read(folder / "ceiling.json") == ceiling, (
         "of all blocks, not of the remaining ones"
     )
@@ -162,10 +162,10 @@ def test_resume_with_another_dataset_is_refused(
         return datasets[name], "c0ffee"
 
     monkeypatch.setattr("kvci.run.experiment.load_with_revision", loads)
-    run(load(None, asked), "r", Console(quiet=True))
-    run(load(None, asked), "r", Console(quiet=True))
+    run(load(None, asked), "r", Terminal(quiet=True))
+    run(load(None, asked), "r", Terminal(quiet=True))
     with pytest.raises(UserError, match="made for another spec"):
-        run(load(None, asked | {"dataset": "a/b@second"}), "r", Console(quiet=True))
+        run(load(None, asked | {"dataset": "a/b@second"}), "r", Terminal(quiet=True))
     assert known == ["", "c0ffee", ""]
 
 
@@ -222,7 +222,7 @@ def test_ungradable_gold_patch_drops_only_its_instance(
     first = instances[0].row.model_copy(update={"log_parser": "none_such"})
     known = [Instance(first, instances[0].files), instances[1]]
     monkeypatch.setattr("kvci.run.experiment.load_with_revision", lambda *_: (known, ""))
-    folder, summary = run(load(None, asked), "r", Console(quiet=True))
+    folder, summary = run(load(None, asked), "r", Terminal(quiet=True))
     found = {one.instance: str(one.cls) for one in RunDirectory(folder).outcomes()}
     assert found == {first.instance_id: "I0", instances[1].row.instance_id: "A11a"}
     assert summary.arms[0].done == 2

@@ -2,8 +2,7 @@
 
 import io
 
-from rich.console import Console
-
+from kvci.console import Terminal
 from kvci.run import progress
 from kvci.run.progress import Progress, _duration
 from kvci.taxonomy import Class, Verdict
@@ -15,7 +14,7 @@ ARMS = ("f16-f16", "q8_0-q8_0")
 def test_log_gets_one_line_now_and_then() -> None:
     out = io.StringIO()
     with Progress(
-        Console(file=out, width=200), dict.fromkeys(ARMS, 2), 4, [outcome(ARMS[0], "a")]
+        Terminal(file=out, width=200), dict.fromkeys(ARMS, 2), 4, [outcome(ARMS[0], "a")]
     ) as shown:
         shown.slot(+1)
         shown.outcome(outcome(ARMS[0], "b", cls=Class.A6, verdict=Verdict.EMPTY_PATCH))
@@ -29,7 +28,7 @@ def test_log_gets_one_line_now_and_then() -> None:
 
 def test_terminal_gets_live_view() -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=100)
+    console = Terminal(file=out, force_terminal=True, width=100)
     with Progress(console, dict.fromkeys(ARMS, 3), 4) as shown:
         shown.tokens(500)
         shown.outcome(outcome(ARMS[0], "a"))
@@ -40,7 +39,7 @@ def test_terminal_gets_live_view() -> None:
 
 
 def test_speed_is_that_of_the_last_minute() -> None:
-    shown = Progress(Console(file=io.StringIO()), dict.fromkeys(ARMS, 3), 4)
+    shown = Progress(Terminal(file=io.StringIO()), dict.fromkeys(ARMS, 3), 4)
     shown._tokens.append((shown._started - progress.WINDOW_S - 1, 10_000))
     assert "0 tokens/s" in shown.line()
 

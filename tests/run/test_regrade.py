@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from kvci.cli import main
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.plan import Trial, blocks
@@ -58,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, Path]:
             "out": str(out),
         },
     )
-    folder, summary = run(spec, "r", Console())
+    folder, summary = run(spec, "r", Terminal())
     assert summary.complete
     return spec, folder
 
@@ -89,7 +89,7 @@ def test_resume_grades_ungraded_trials(made: tuple[Spec, Path]) -> None:
     before = outcomes(folder)
     for name in before:
         spoil(folder, name)
-    run(spec, "r", Console())
+    run(spec, "r", Terminal())
     after = outcomes(folder)
     assert {name: same(one) for name, one in after.items()} == {
         name: same(one) for name, one in before.items()

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.plan import blocks
 from kvci.record.from_run import build
@@ -37,7 +37,7 @@ def test_trials_against_url_are_unverified_without_row(tmp_path: Path) -> None:
     with listening(server), RunDirectory(tmp_path / "run") as directory:
         directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", False, (name,))
         sandboxes = Sandboxes("bwrap", directory.scratch, Caps())
-        progress = Progress(Console(quiet=True), {"f16-f16": 1}, 1)
+        progress = Progress(Terminal(quiet=True), {"f16-f16": 1}, 1)
         scheduler = Scheduler(spec, Path("none"), {name: instance}, directory, sandboxes, progress)
         scheduler.run(blocks([name], spec))
         (outcome,) = directory.outcomes()
