@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
+from kvci.text import guard_streams
+
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 ENDING = threading.Event()
@@ -44,6 +46,7 @@ def worker() -> ProcessPoolExecutor:
 
 
 def _start() -> None:
+    guard_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A library may print here. If the reader of that is gone, the work would fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from kvci.cli.asked import asks_for_run, spec_of
-from kvci.cli.shared import JSON, RUNS
+from kvci.cli.shared import JSON, RUNS, json_text
 from kvci.options import BASE_RATE, ICC, Whole, planning
 from kvci.spec import RUN
 
@@ -138,7 +138,7 @@ def plan(
         measured,
     )
     if as_json:
-        click.echo(found.model_dump_json(indent=1))
+        click.echo(json_text(found))
         return
     click.echo("\n".join(lines(found)))
     if base_rate is None:

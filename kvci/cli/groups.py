@@ -11,6 +11,7 @@ from click.exceptions import NoArgsIsHelpError
 from kvci.errors import UserError
 from kvci.files import disk_full_error, is_disk_full
 from kvci.streams import keep_streams
+from kvci.text import guard_streams, in_job
 
 HELP = click.RichHelpConfiguration(
     theme="default-slim",
@@ -20,6 +21,7 @@ HELP = click.RichHelpConfiguration(
     commands_before_options=True,
     default_panels_first=False,
     default_string="\\[default: {}]",
+    force_terminal=False if in_job() else None,
     text_paragraph_linebreaks="\n\n",
 )
 
@@ -33,8 +35,10 @@ class Verbs(click.RichGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if sys.stdout is not sys.__stdout__:  # a test reads the output
+            guard_streams()
             return super().main(*args, **kwargs)
         out = keep_streams()
+        guard_streams()
         try:
             return super().main(*args, **kwargs)
         except SystemExit as ended:

@@ -1,6 +1,5 @@
 """Commands for this machine: doctor, inspect, serve, images."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import rich_click as click
 
 from kvci.cli.asked import INPUTS, asks_for_run, in_panels, spec_of
-from kvci.cli.shared import JSON
+from kvci.cli.shared import JSON, json_text
 from kvci.errors import UserError
 from kvci.options import Whole, overrides, takes
 from kvci.spec import IMAGES
@@ -17,9 +16,9 @@ from kvci.spec import IMAGES
 def show(effective: Any, as_json: bool, start_error: str | None = None) -> None:
     """Print an effective configuration. First print the error if the server did not start."""
     document = {"start_error": start_error} if start_error else {}
-    document |= json.loads(effective.model_dump_json())
+    document |= effective.model_dump(mode="json")
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        click.echo(json_text(document))
         return
     for name, value in document.items():
         if name not in ("problems", "warnings"):
@@ -183,7 +182,7 @@ def doctor(
         if not as_json:
             click.echo(check.text())
     if as_json:
-        click.echo(json.dumps([check.model_dump(mode="json") for check in found], indent=1))
+        click.echo(json_text(found))
     failed = [check.line() for check in found if check.remedy]
     if failed and os.environ.get("GITHUB_STEP_SUMMARY"):
         from kvci.jobs.outputs import failed as report
@@ -215,7 +214,7 @@ def show_images(as_json: bool) -> None:
 
     found = cache_report()
     if as_json:
-        click.echo(found.model_dump_json(indent=1))
+        click.echo(json_text(found))
         return
     for one in found.images:
         click.echo(f"{one.unshared_bytes >> 20:8} MiB  {one.needed[:19]}  {one.names[0]}")

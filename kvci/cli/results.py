@@ -1,6 +1,5 @@
 """Commands for a run that has ended: compare, record, publish, evidence, import, grade."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, get_args
@@ -9,7 +8,7 @@ import rich_click as click
 from click.core import ParameterSource
 
 from kvci.cli.asked import in_panels
-from kvci.cli.shared import JSON, REPOSITORY
+from kvci.cli.shared import JSON, REPOSITORY, json_text
 from kvci.errors import UserError
 from kvci.options import overrides, takes
 from kvci.record.places import UNMERGED
@@ -65,7 +64,7 @@ def compare(
 
     found = compare_named(names, results)
     if as_json or shown == "json":
-        click.echo(found.model_dump_json(indent=1))
+        click.echo(json_text(found))
     elif shown == "markdown":
         click.echo(markdown(found))
     else:
@@ -333,8 +332,7 @@ def grade(
     spec = without_model(overrides(asked) | {"dataset": dataset})
     graded = grade_patches(spec, chosen, out, lambda line: click.echo(line, err=True))
     if as_json:
-        shown = {name: json.loads(one.model_dump_json()) for name, one in graded.items()}
-        click.echo(json.dumps(shown, indent=1))
+        click.echo(json_text(graded))
     else:
         for name, one in graded.items():
             counts = "{}/{} {}/{}".format(*one.fail_to_pass, *one.pass_to_pass)

@@ -1,6 +1,10 @@
 """Options that commands of several groups have."""
 
+import json
+from typing import Any
+
 import rich_click as click
+from pydantic_core import to_jsonable_python
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 RUNS = click.option(
@@ -18,3 +22,8 @@ REPOSITORY = click.option(
     metavar="OWNER/NAME",
     help="The repository on GitHub.",
 )
+
+
+def json_text(value: Any) -> str:
+    """Return a document, or a collection of documents, as JSON in ASCII, which is inert."""
+    return json.dumps(to_jsonable_python(value, inf_nan_mode="null"), indent=1)
