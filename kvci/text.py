@@ -2,9 +2,10 @@
 
 Records, evidence, datasets, logs, answers of a model or of GitHub, and BENCHMARKS.md may contain
 anything. In a terminal, escape sequences change what a person sees. In the log of a job, a line may
-be a command to the workflow.
+be a command to the workflow. On GitHub, text mentions users, closes issues and shows links.
 """
 
+import html as html_library
 import os
 import re
 import sys
@@ -16,6 +17,56 @@ ACTIVE = re.compile(
 )
 """Control characters except tab and line feed, line separators, characters that change the
 direction of text or hide it, and halves of surrogate pairs, which cannot be written."""
+
+ORDINARY = re.compile(
+    r"(?![=>]|[-+](?![\w.])|\d+[.)](?!\S))"
+    r"(?:[^\W_]|[ .,:;%()/+'\"=?!^>-]|(?<=[^\W_])_+(?=[^\W_])|(?<=\bpass)@(?=k\b))*"
+)
+"""Text that means nothing in Markdown, and nothing to GitHub except for `LINKED`."""
+LINKED = re.compile(r"://|\bwww\.|\b(?:GH|GHSA|CVE)-|(?<!\d):\d+:|:[\w+-]*[a-z_+-][\w+-]*:", re.I)
+"""Addresses, issues, advisories and emoji, which GitHub recognizes in ordinary text."""
+
+
+class Markdown(str):
+    """Text that is Markdown on purpose."""
+
+    __slots__ = ()
+
+
+def markdown(text: str) -> Markdown:
+    """Return the text as one line of Markdown that reads as written.
+
+    Ordinary text stays as it is. Any other text becomes code, because GitHub interprets nothing in
+    code. A backslash or an entity would not do: GitHub looks for mentions after it has read them.
+    """
+    if isinstance(text, Markdown):
+        return text
+    line = " ".join(terminal(text).split())
+    ordinary = ORDINARY.fullmatch(line) and not LINKED.search(line)
+    return Markdown(line) if ordinary or not line else code(line)
+
+
+def code(text: str) -> Markdown:
+    """Return the text as code in one line of Markdown."""
+    line = " ".join(terminal(text).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if len(fence) > 1 else ""
+    return Markdown(f"{fence}{space}{line}{space}{fence}")
+
+
+def html(text: str) -> str:
+    """Return the text for HTML, as code, in which GitHub looks for no mention and no address."""
+    return f"<code>{html_library.escape(' '.join(terminal(text).split()))}</code>"
+
+
+def plain(text: str) -> str:
+    """Return one line for a title or a message of a commit, which have no code.
+
+    A character without width breaks what GitHub would recognize as a mention, an issue or an
+    address.
+    """
+    line = " ".join(terminal(text).split())
+    return re.sub(r"(?i)[@#`]|:(?=//)|\bwww(?=\.)|\b(?:GH|GHSA|CVE)(?=-)", "\\g<0>\u200b", line)
 
 
 def terminal(text: str) -> str:

@@ -6,7 +6,9 @@ import pytest
 
 from kvci.errors import UserError
 from kvci.github import GitHub
+from kvci.text import markdown
 from tests.fake_github import Fake
+from tests.on_github import active
 
 DENIED = {"message": "GitHub Actions is not permitted to create or approve pull requests."}
 
@@ -154,6 +156,16 @@ def test_broken_download_is_retried(fake: Fake, github: GitHub) -> None:
 
 def bodies(fake: Fake) -> list[str]:
     return [one["body"] for one in fake.comments]
+
+
+@pytest.mark.parametrize("padding", range(12))
+def test_cut_comment_splits_no_code(padding: int, fake: Fake, github: GitHub) -> None:
+    """Half a code span would be text, and would mention its user."""
+    line = f"- {markdown('<b> @octocat and so on')}\n"
+    github.comment(1, "x", "x" * padding + "\n" + line * 3000)
+    body = fake.comments[0]["body"]
+    assert body.endswith("Cut here.") and len(body) > 50_000
+    assert not active(body, "style bullet")
 
 
 def test_parallel_jobs_leave_one_comment(fake: Fake, github: GitHub) -> None:

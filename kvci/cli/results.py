@@ -195,8 +195,9 @@ def publish(
     click.echo(outcome)
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         from kvci.jobs.outputs import summary
+        from kvci.text import markdown
 
-        summary(f"**{found.title}**\n\n{outcome}\n\n{found.body}\n")
+        summary(f"**{markdown(found.title)}**\n\n{outcome}\n\n{found.body}\n")
 
 
 @click.command()

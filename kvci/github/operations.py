@@ -172,7 +172,9 @@ class GitHub:
         If parallel jobs made several such comments, the oldest comment stays, and the other ones
         are deleted.
         """
-        body = {"body": text if len(text) <= MAX_COMMENT else f"{text[:MAX_COMMENT]}\n\nCut here."}
+        if len(text) > MAX_COMMENT:  # within a line, the cut could split code, and make it active
+            text = text[:MAX_COMMENT].rpartition("\n")[0] + "\n\nCut here."
+        body = {"body": text}
         found = self._comments(number, mark)
         if not found:
             made = self._api.post(f"/issues/{number}/comments", body)

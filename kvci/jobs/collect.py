@@ -12,9 +12,10 @@ from kvci.record.from_run import build_untrusted
 from kvci.record.schema import Record
 from kvci.report.claims import claim_text, without_claim
 from kvci.report.plot import run_bars
-from kvci.report.tables import inert, table
+from kvci.report.tables import table
 from kvci.rundir.parts import Run
 from kvci.taxonomy import INFRASTRUCTURE
+from kvci.text import markdown
 
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Claim")
 
@@ -74,8 +75,8 @@ def summary_text(records: list[Record]) -> str:
             (record.arm, f"{len(record.counted)}/{record.total}", str(record.resolved),
              str(count[True]), words.get(record.row_id) or without_claim(record))
         )  # fmt: skip
-    lines = [f"**{text}**\n" for text in dict.fromkeys(_headlines(records, words))]
-    lines += [f"- Warning: {inert(warning)}" for warning in (made.warnings if made else ())]
+    lines = [f"**{markdown(text)}**\n" for text in dict.fromkeys(_headlines(records, words))]
+    lines += [f"- Warning: {markdown(warning)}" for warning in (made.warnings if made else ())]
     lines += ["", *table(HEADER, rows), ""]
     return "\n".join([*lines, run_bars(records)])
 

@@ -20,6 +20,7 @@ from kvci.serve.gguf import locate
 from kvci.spec import Spec, load
 from kvci.tasks.dataset import dataset_sha256
 from kvci.tasks.dataset import load as load_dataset
+from kvci.text import Markdown, markdown
 from kvci.units import Minutes, duration, shown
 
 WORKFLOW, JOB = "benchmark.yml", "run"
@@ -54,17 +55,15 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
     """
     config = _config(EXPERIMENTS / "nightly.toml")
     runs = github.runs(WORKFLOW, JOB)
-    held = [f"The benchmark from {one.created} needs an approval.\n\n"
+    held = [f"The benchmark from {markdown(one.created)} needs an approval.\n\n"
             for one in runs if one.state == "held"]  # fmt: skip
     if working := next((run for run in runs if run.state == "works"), None):
-        line = (
-            f"**The benchmark from {working.created} is running.** No other benchmark is started.\n"
-        )
-        summary("".join([*held, line]))
+        line = f"**The benchmark from {markdown(working.created)} is running.**"
+        summary("".join([*held, f"{line} No other benchmark is started.\n"]))
         return not held
     untaken = _untaken(runs)
     if waiting := next((run for run in runs if run.state == "waits"), None):
-        line = untaken or f"**The benchmark from {waiting.created} waits for a runner.**"
+        line = untaken or f"**The benchmark from {markdown(waiting.created)} waits for a runner.**"
         summary(f"{line} No other benchmark is started.\n")
         return False
     known = records(github, results)
@@ -81,14 +80,15 @@ def nightly(github: GitHub, branch: str, results: str) -> bool:
         elif _stuck(run_id, own, runs):
             stuck = True
             nights = f"**stuck**, {STUCK_NIGHTS} nights without a new trial"
-            states.append((name, done, total, f"{nights}; see the summaries of its runs"))
+            line = f"{nights}; see the summaries of its runs"
+            states.append((name, done, total, Markdown(line)))
         else:
             chosen = name
             shards = shards_of(own) or config.shards  # a run never changes its number of shards
             github.dispatch(WORKFLOW, branch, _form(config, name, run_id, shards))
             states.append((name, done, total, "resumes" if own else "starts"))
     rest = "The remaining experiments are stuck" if stuck else "All experiments are done"
-    head = f"Tonight: {chosen}" if chosen else rest
+    head = f"Tonight: {markdown(chosen)}" if chosen else rest
     heads = [untaken, ""] if untaken else []
     summary("".join(held) + "\n".join([*heads, f"**{head}**", "", _table(states)]))
     return not (untaken or stuck or held)
@@ -108,11 +108,11 @@ def _untaken(runs: list[WorkflowRun]) -> str:
     """Return a sentence about jobs that no runner took; empty if runners took all of them."""
     lost = list(itertools.takewhile(lambda run: 0 < run.jobs == run.untaken, runs))
     if lost:
-        since = f"{lost[-1].created}{' or before' * (len(lost) == LAST_RUNS)}"
+        since = f"{markdown(lost[-1].created)}{' or before' * (len(lost) == LAST_RUNS)}"
         return f"**No runner has taken the benchmark since {since}.**"
     if runs and (last := runs[0]).untaken:
         shards = f"{last.untaken} of {last.jobs} shards"
-        return f"**No runner has taken {shards} of the benchmark from {last.created}.**"
+        return f"**No runner has taken {shards} of the benchmark from {markdown(last.created)}.**"
     return ""
 
 

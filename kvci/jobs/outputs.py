@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from kvci.report.tables import inert
+from kvci.errors import UserError
+from kvci.text import markdown
 
 SUMMARY_MAX_BYTES = 1 << 20
 """GitHub's limit. GitHub does not show a longer summary at all."""
@@ -13,7 +14,8 @@ SUMMARY_MAX_BYTES = 1 << 20
 def output(**values: str) -> None:
     """Write the job's outputs; outside a job, print them."""
     for name, value in values.items():
-        assert "\n" not in value, name
+        if not value.isprintable():
+            raise UserError(f"The output {name} contains a control character; see the inputs.")
         _append("GITHUB_OUTPUT", f"{name}={value}\n")
 
 
@@ -34,7 +36,7 @@ def summary(markdown: str) -> None:
 
 def failed(sentence: str) -> None:
     """Write the reason for the job's failure to the summary."""
-    summary(f"**It failed:** {inert(' '.join(sentence.split()))}\n\n")
+    summary(f"**It failed:** {markdown(sentence)}\n\n")
 
 
 def _append(variable: str, text: str) -> None:

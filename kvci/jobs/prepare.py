@@ -24,6 +24,7 @@ from kvci.run.forecast import Forecast, forecast
 from kvci.run.forecast import lines as forecast_lines
 from kvci.rundir.documents import now
 from kvci.spec import Spec, load
+from kvci.text import Markdown, code, markdown
 from kvci.units import counted, duration
 
 AFTER_MINUTES = 60
@@ -176,28 +177,28 @@ def _summary(
     planned: Planned, found: Forecast, asked: Inputs, known: Earlier | None, recorded: bool
 ) -> str:
     trials, answer, assumed, cost = forecast_lines(found)
+    cost = cost.removeprefix("cost: ")
     if found.hours is None:
-        remedy = "add `--expected-trial 3m` to the options, or run a few instances first"
-        cost = f"cost: not known; {remedy}"
+        remedy = f"add {code('--expected-trial 3m')} to the options, or run a few instances first"
+        cost = f"not known; {remedy}"
     shards = f"{len(planned.shards)} shards" if len(planned.shards) > 1 else "one machine"
     count = counted(planned.before, "shard")
     resumes = f", resumes the evidence of {count}" if planned.before else ""
-    cells = (
-        []
-        if not asked.experiment
-        else [
-            (
-                "values",
-                f"the file of the experiment `{asked.experiment}` and the options set them; "
-                f"the inputs {', '.join(FILLED)} are not used",
-            )
-        ]
-    )
-    cells += [("run", f"`{planned.run_id}`{resumes}"), ("trials", f"{trials}, on {shards}")]
-    cells += [(label, text) for label, _, text in (one.partition(": ") for one in (cost, assumed))]
+    cells = [
+        ("run", Markdown(code(planned.run_id) + resumes)),
+        ("trials", f"{trials}, on {shards}"),
+        ("cost", Markdown(cost)),
+        ("assumed", assumed.removeprefix("assumed: ")),
+    ]
+    if asked.experiment:
+        text = (
+            f"the file of the experiment {code(asked.experiment)} and the options set them; the "
+            f"inputs {', '.join(FILLED)} are not used"
+        )
+        cells.insert(0, ("values", Markdown(text)))
     if known and not (asked.expected_trial_s and asked.base_rate):
-        text = f"speed and base rate from `{known.row_id}`, if no option gives them"
-        cells.append(("estimates", text))
+        text = f"speed and base rate from {code(known.row_id)}, if no option gives them"
+        cells.append(("estimates", Markdown(text)))
     if asked.time_budget_s:
         budget = duration(asked.time_budget_s)
         text = f"no block begins after {budget}; the next job resumes the run"
@@ -208,7 +209,7 @@ def _summary(
             "any other machine starts the run again"
         )
         cells.append(("evidence", text))
-    lines = [f"**{answer}**", "", *table(("This run", ""), cells), ""]
+    lines = [f"**{markdown(answer)}**", "", *table(("This run", ""), cells), ""]
     names, chances = list(found.power_of_harm), list(found.power_of_harm.values())
     plot = bars("Chance to show a harm of so many points, %", names, chances) if names else ""
     return "\n".join([*lines, plot])

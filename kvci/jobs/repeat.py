@@ -11,11 +11,12 @@ from kvci.jobs.collect import collect
 from kvci.jobs.inputs import MODELS, RerunInputs
 from kvci.jobs.outputs import output, summary
 from kvci.jobs.restore import fetch_all
-from kvci.report.tables import inert, table
+from kvci.report.tables import table
 from kvci.run.experiment import folder_of
 from kvci.run.rerun import rerun_spec
 from kvci.rundir.parts import Run
 from kvci.spec import Spec, without_model
+from kvci.text import code, markdown
 from kvci.units import counted
 
 
@@ -26,14 +27,14 @@ def find(asked: RerunInputs, branch: str, before: Path, github: GitHub) -> None:
     chosen = [asked.classes or "", asked.filter or "", "ended by infrastructure" * asked.errors]
     source = f"artifacts of {counted(count, 'job')}" if count else "no artifact was found"
     cells = (
-        ("run", f"`{asked.run}`"),
-        ("trials", inert(", ".join(filter(None, chosen)))),
+        ("run", code(asked.run)),
+        ("trials", markdown(", ".join(filter(None, chosen)))),
         (
             "evidence",
             f"{source}; if the runner has more trials of the run, the rerun uses its folder",
         ),
     )
-    head = f"**Rerun of `{asked.run}`: {cells[1][1]}**"
+    head = f"**Rerun of {cells[0][1]}: {cells[1][1]}**"
     summary("\n".join([head, "", *table(("This rerun", ""), cells), ""]))
 
 

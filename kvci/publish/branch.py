@@ -22,6 +22,7 @@ from kvci.record.schema import Record
 from kvci.record.store import parse, read, read_all, trial_keys, write
 from kvci.report.benchmarks import EMPTY
 from kvci.report.update import render_again
+from kvci.text import plain
 from kvci.units import counted
 
 TRIES = 40
@@ -196,4 +197,4 @@ def _push(repository: git.Repo, origin: str, branch: str, old: str) -> bool:
 
 def _message(rows: Sequence[str]) -> str:
     head = f"{counted(len(rows), 'new row')} of BENCHMARKS.md"
-    return "\n".join([head, "", *rows])
+    return "\n".join([head, "", *map(plain, rows)])

@@ -17,8 +17,9 @@ from kvci.record.places import UNMERGED
 from kvci.record.schema import Record, by_run
 from kvci.report.comparison import markdown
 from kvci.report.plot import run_bars
-from kvci.report.tables import inert
 from kvci.rundir.parts import Run
+from kvci.text import Markdown, plain
+from kvci.text import markdown as inert
 
 MAX_BODY = 60_000
 """The maximum number of characters that kvci writes; GitHub accepts 65,536."""
@@ -122,7 +123,15 @@ def with_evidence(records: Sequence[Record], archive: bytes, target: Target) -> 
 def _title(records: Sequence[Record]) -> str:
     names = sorted({f"{record.spec['model']['name']} on {record.dataset}" for record in records})
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return inert(f"Results: {', '.join(names[:2])}{more}") if names else "No new rows"
+    return plain(f"Results: {', '.join(names[:2])}{more}") if names else "No new rows"
+
+
+def _linked(record: Record, target: Target) -> Markdown:
+    """Return the row's id, with a link to its evidence if that is in a release of the target."""
+    ours, where = f"{target.web}/{target.repository}/releases/download/", record.evidence.where
+    if where.startswith(ours) and re.fullmatch(r"[\w.-]+/[\w.-]+", where[len(ours) :], re.ASCII):
+        return Markdown(f"[{inert(record.row_id)}]({where})")
+    return inert(f"{record.row_id}, evidence: {where or 'none'}")
 
 
 def _body(records: Sequence[Record], target: Target) -> str:
@@ -130,14 +139,14 @@ def _body(records: Sequence[Record], target: Target) -> str:
     parts = [f"From {target.run_url}\n"] if target.run_url else []
     runs = sorted(by_run(records).values(), key=lambda arms: arms[0].start, reverse=True)
     for arms in runs:
-        parts.append(f"# {arms[0].run_id}\n")
+        parts.append(f"# {inert(arms[0].run_id)}\n")
         if arms[0].rerun:
             parts.append(
                 f"A targeted rerun of {inert(arms[0].rerun)}. It is not compared with any run.\n"
             )
         elif made := compare_run(arms):
             parts += [markdown(made), run_bars(arms)]
-        parts += [f"- [{record.row_id}]({record.evidence.where})" for record in arms]
+        parts += [f"- {_linked(record, target)}" for record in arms]
         parts.append("")
     text = "\n".join(parts)
     if len(text) > MAX_BODY:

@@ -24,7 +24,7 @@ def log_row(record: Record, whole: bool) -> tables.Cells:
     `whole` is true if all arms of the record's run are finished.
     """
     rate = f"{record.resolved / record.total:.2%}" if whole else INTERIM
-    return tables.inert_cells(
+    return (
         record.start[:10],
         record.model,
         record.kv,
@@ -39,7 +39,7 @@ def log_row(record: Record, whole: bool) -> tables.Cells:
 
 def rerun_row(record: Record) -> tables.Cells:
     """Return the row of a targeted rerun. Only trials that are done can count as submitted."""
-    return tables.inert_cells(
+    return (
         record.start[:10],
         record.spec["model"]["name"],
         record.spec["model"]["weights"],
@@ -86,8 +86,7 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     lines = _fill(lines, RERUNS, repeated, new_on_top=False)
     derived = []
     for own in OWN_TABLES:
-        own_rows = [tables.inert_cells(*cells) for cells in own.rows(runs)]
-        derived.append((own.heading, own.words, own.header, own_rows))
+        derived.append((own.heading, own.words, own.header, own.rows(runs)))
     derived.append((earlier.HEADING, earlier.WORDS, earlier.HEADER, earlier.rows(imported)))
     for heading, words, header, rows in derived:
         if rows and not tables.find(lines, header):

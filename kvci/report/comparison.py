@@ -10,7 +10,8 @@ from kvci.console import Terminal
 from kvci.report.claims import claim_text, headlines
 from kvci.report.details import Section, sections
 from kvci.report.formats import confidence, detectable, interval, p_value, points
-from kvci.report.tables import inert, inert_cells, table
+from kvci.report.tables import table
+from kvci.text import markdown as inert
 
 ARM_WIDTH = 16
 """Width of an arm's column in a terminal, in characters; a typical interval fits."""
@@ -60,15 +61,14 @@ def _inferred(cell: Callable[[Inference], str]) -> Callable[[ArmComparison], str
 def markdown(found: Comparison) -> str:
     """Return the comparison with all its sections, as Markdown."""
     header = columns(found)
-    rows = [inert_cells(*(cell(arm) for cell in header.values())) for arm in found.arms]
+    rows = [[cell(arm) for cell in header.values()] for arm in found.arms]
     lines = ["## Claims", "", *(f"- {inert(line)}" for line in headlines(found)), ""]
     lines += [f"{inert(line)}\n" for line in _warnings(found)]
     lines += [*table(tuple(header), rows), ""]
     lines += [f"{inert(line)}\n" for line in _notes(found)]
     for section in sections(found):
         lines += [f"## {section.heading}", "", *(f"{inert(line)}\n" for line in section.words)]
-        rows = [inert_cells(*cells) for cells in section.rows]
-        lines += [*table(section.header, rows), ""]
+        lines += [*table(section.header, section.rows), ""]
     return "\n".join(lines)
 
 

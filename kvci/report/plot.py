@@ -1,13 +1,14 @@
 """Make plots that GitHub draws from Markdown."""
 
+import re
 from collections.abc import Sequence
 
 from kvci.record.schema import Record
 
 
 def bars(title: str, names: Sequence[str], shares: Sequence[float]) -> str:
-    """Return a bar chart of shares. Names are not escaped, so they must be ids or numbers."""
-    quoted = ", ".join(f'"{name}"' for name in names)
+    """Return a bar chart of shares. A name is an id or a number; other signs become `?`."""
+    quoted = ", ".join(f'"{re.sub(r"[^A-Za-z0-9 ._+/-]", "?", name)}"' for name in names)
     return "\n".join(
         (
             "```mermaid",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kvci.errors import UserError
+from kvci.text import markdown
 
 Cells = tuple[str, ...]
 
@@ -36,9 +37,14 @@ def cells(line: str) -> Cells:
 
 
 def row(texts: Sequence[str]) -> str:
-    """Return one line of a table, without its line end."""
-    shown = (" ".join(text.split()).replace("|", "\\|") for text in texts)
-    return "| " + " | ".join(shown) + " |"
+    """Return one line of a table, without its line end. Each cell reads as written."""
+    return "| " + " | ".join(map(_cell, texts)) + " |"
+
+
+def _cell(text: str) -> str:
+    """Return the source of a cell. GitHub reads a pipe after two backslashes as a cell's end."""
+    line = " ".join(markdown(text).split())
+    return re.sub(r"(\\?)\|", lambda pipe: f"{pipe[1] and pipe[1] + ' '}\\|", line)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]] = ()) -> list[str]:
@@ -46,15 +52,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]] = ()) -> list[str
     return [row(header), "|---" * len(header) + "|", *map(row, rows)]
 
 
-def inert(text: str) -> str:
-    """Return the text made safe for a comment: without HTML, links, code or mentions of users."""
-    for sign, shown in (("<", "&lt;"), ("[", "\\["), ("`", "'"), ("@", "@\u200b")):
-        text = text.replace(sign, shown)
-    return text
-
-
 def inert_cells(*texts: str) -> Cells:
-    return tuple(map(inert, texts))
+    """Return the Markdown of each cell."""
+    return tuple(map(markdown, texts))
 
 
 def find(lines: Sequence[str], header: Cells) -> Table | None:

@@ -1,18 +1,20 @@
 """Write the comment on a pull request, which tells people the result of the review."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
 from kvci.compare.compare import compare_run
 from kvci.compare.findings import Comparison
 from kvci.record.schema import Record, by_run
 from kvci.report.claims import claim_text, without_claim
-from kvci.report.comparison import markdown
+from kvci.report.comparison import markdown as comparison
 from kvci.report.plot import run_bars
 from kvci.report.tables import table
 from kvci.review.rows import Review
+from kvci.text import html, markdown
 
 HEADER = ("New row", "Trials", "Resolved", "Claim")
+CHARS_MAX = 500
+"""The maximum length of a line that quotes the pull request."""
 
 
 def comment(found: Review, accepted: bool) -> str:
@@ -22,23 +24,23 @@ def comment(found: Review, accepted: bool) -> str:
         lines = ["**Nothing contradicts these rows, but not all of their evidence was checked.**"]
     if found.problems:
         lines = ["**Do not merge these rows. They have problems:**", ""]
-        lines += [f"- {_plain(problem)}" for problem in found.problems]
+        lines += [f"- {markdown(problem[:CHARS_MAX])}" for problem in found.problems]
     if found.unattested:
         state = "accepted by a maintainer" if accepted else "a maintainer's label may accept it"
         lines += ["", f"Unattested ({state}):", ""]
-        lines += [f"- {_plain(line)}" for line in found.unattested]
+        lines += [f"- {markdown(line[:CHARS_MAX])}" for line in found.unattested]
     runs = [(arms, compare_run(arms)) for arms in by_run(found.new).values()]
     if runs:
         cells = (row for arms, made in runs for row in _cells(arms, made))
         lines += ["", *table(HEADER, cells)]
     notes = [*found.notes, *(warning for _, made in runs if made for warning in made.warnings)]
     if notes:
-        lines += ["", "Look at:", "", *(f"- {_plain(note)}" for note in notes)]
+        lines += ["", "Look at:", "", *(f"- {markdown(note[:CHARS_MAX])}" for note in notes)]
     for arms, made in runs:
         if made:
-            name = escape(arms[0].run_id)
+            name = html(arms[0].run_id)
             lines += ["", f"<details><summary>{name}, compared</summary>", ""]
-            lines += [markdown(made), run_bars(arms), "</details>"]
+            lines += [comparison(made), run_bars(arms), "</details>"]
     return "\n".join(lines)
 
 
@@ -46,13 +48,8 @@ def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[st
     words = {arm.name: claim_text(made, arm) for arm in made.arms} if made else {}
     for record in arms:
         yield (
-            _plain(record.row_id),
+            record.row_id,
             f"{len(record.counted)}/{record.total}",
             str(record.resolved),
             words.get(record.row_id) or without_claim(record),
         )
-
-
-def _plain(text: str) -> str:
-    """Return the text as code, in which markup, HTML and mentions of users have no effect."""
-    return f"`{' '.join(text.replace('`', ' ').split())[:500]}`"

@@ -9,9 +9,9 @@ from kvci.github import GitHub, PullRequest
 from kvci.jobs.known import content
 from kvci.jobs.outputs import summary
 from kvci.record.places import BENCHMARKS, is_record, misplaced, touches_results
-from kvci.report.tables import inert
 from kvci.review.comment import comment
 from kvci.review.rows import Review, review
+from kvci.text import markdown, plain
 
 CONTEXT = "kvci/results"
 LABEL = "kvci: accept unattested"
@@ -46,7 +46,7 @@ def review_pull(
         done = _reviewed(github, number, pull, web, event or {})
     except Exception as error:
         why = str(error) if isinstance(error, UserError) else "kvci failed; see the job's log"
-        report("failure", why)
+        report("failure", plain(why))
         raise
     if done is None:
         report("success", "no results are changed")
@@ -106,7 +106,7 @@ def _refuse_results(github: GitHub, number: int, pull: PullRequest) -> None:
             f"{into}, but results are merged only into {pull.default}; change the branch into "
             "which it merges."
         )
-    summary(f"**{inert(into)}, and changes no results.**\n")
+    summary(f"**{markdown(into)}, and changes no results.**\n")
 
 
 def _reread(github: GitHub, number: int, pull: PullRequest) -> PullRequest:

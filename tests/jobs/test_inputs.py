@@ -174,8 +174,8 @@ def test_failing_job_writes_reason_to_summary(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     done = CliRunner().invoke(main, ["ci", "prepare", "--inputs", '{"limit": "<b>x"}'])
     text = (tmp_path / "summary.md").read_text()
-    assert done.exit_code == 2 and text.startswith("**It failed:** The workflow's inputs")
+    assert done.exit_code == 2 and text.startswith("**It failed:** `The workflow's inputs")
     monkeypatch.setattr("kvci.doctor._memory", lambda *_: ("little", "Buy <b>more."))
     done = CliRunner().invoke(main, ["doctor", "--engine", "embedded"])
     line = (tmp_path / "summary.md").read_text().splitlines()[-2]
-    assert done.exit_code == 1 and line == "**It failed:** memory: little; Buy &lt;b>more."
+    assert done.exit_code == 1 and line == "**It failed:** `memory: little; Buy <b>more.`"

@@ -9,8 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from kvci.cli import main
-from kvci.compare.compare import compare
-from kvci.compare.side import own_side
 from kvci.errors import UserError
 from kvci.github import GitHub, PullRequest
 from kvci.jobs.collect import summary_text
@@ -18,14 +16,12 @@ from kvci.publish.pull_request import Target, _body, publish
 from kvci.record.bundle import unpack
 from kvci.record.from_run import build
 from kvci.record.schema import Record
-from kvci.report.benchmarks import EMPTY, render
-from kvci.report.comparison import markdown
 from kvci.review.comment import comment
 from kvci.review.rows import Review
 from kvci.rundir.documents import Manifest
 from tests.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
-from tests.record.made import SPEC, record
+from tests.record.made import record
 from tests.record.test_from_run import made
 from tests.record.test_merge import shard
 
@@ -166,27 +162,3 @@ def test_publish_verb(
     monkeypatch.setenv("GITHUB_API_URL", fake.url)
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0 and done.output == "https://github.com/owner/name/pull/1\n"
-
-
-def test_free_text_is_inert_in_page_and_summary(tmp_path: Path) -> None:
-    words = "Q4 <img src=x> [best](https://evil) @owner"
-    model = SPEC.model.model_copy(update={"weights": words})
-    records = build(made(tmp_path / "run", SPEC.model_copy(update={"model": model})))
-    for number, one in enumerate(records):
-        kinds = tuple(e.model_copy(update={"build": f"{number} {words}"}) for e in one.effective)
-        records[number] = one.model_copy(update={"effective": kinds, "gpu": words})
-    for text in (render(EMPTY, records), summary_text(records)):
-        assert "best" in text
-        assert not any(bare in text for bare in ("<img", " [best]", " @owner"))
-
-
-def test_free_text_is_inert_in_a_comment(tmp_path: Path) -> None:
-    hostile = "@octocat <img src=x> [safe](https://evil) `x`"
-    run = made(tmp_path / "run")
-    records = [one.model_copy(update={"gpu": hostile, "host": hostile}) for one in build(run)]
-    other = [records[0], records[1].model_copy(update={"gpu": "H200", "python": hostile})]
-    text = markdown(compare([own_side(record) for record in other]))
-    assert "octocat" in text
-    for live in ("@octocat", "<img", "`x`"):
-        assert live not in text
-    assert "[safe]" not in text.replace("\\[safe]", "")

@@ -156,7 +156,7 @@ def test_own_tables_are_derived_from_records() -> None:
 
 
 def test_pipe_in_a_cell_is_escaped() -> None:
-    assert tables.cells(tables.row(("a|b", "c"))) == ("a|b", "c")
+    assert tables.cells(tables.row(("a|b", "c"))) == ("`a|b`", "c")
 
 
 def test_superseded_trials_are_not_counted() -> None:
