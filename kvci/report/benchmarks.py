@@ -66,39 +66,40 @@ def render(text: str, records: Sequence[Record | Imported]) -> str:
     reruns = [record for record in runs if record.rerun]
     runs = [record for record in runs if not record.rerun]
     whole = finished(runs)
-    logged = {record.row_id: log_row(record, record.key in whole) for record in runs}
+    logged = {record.row_id: [tables.inert_cells(*log_row(record, record.key in whole))]
+              for record in runs}  # fmt: skip
     logged |= _reported(imported, "log", LOG)
     repeated = _reported(imported, "reruns", RERUNS)
     reruns.sort(key=lambda record: (record.start, record.position))
-    repeated |= {record.row_id: rerun_row(record) for record in reruns}
+    repeated |= {record.row_id: [tables.inert_cells(*rerun_row(record))] for record in reruns}
     lines = _current_lines(text)
     if not _tables(lines):
         if not records:
             return text
-        names = {(record.row_id,) for record in records}
-        if not any(
-            tables.cells(line)[-1:] in names for line in lines
-        ):  # else the log lost its header
+        ends = {line.strip().removesuffix("|").rpartition("|")[2].strip() for line in lines}
+        if not ends & {record.row_id for record in records}:  # else the log lost its header
             lines = tables.append(lines, "Results", "", LOG)
-    lines = _fill(lines, LOG, logged, new_on_top=True)
     if repeated and not tables.find(lines, RERUNS):
         lines = tables.append(lines, "Targeted reruns", "", RERUNS)
-    lines = _fill(lines, RERUNS, repeated, new_on_top=False)
-    derived = []
-    for own in OWN_TABLES:
-        derived.append((own.heading, own.words, own.header, own.rows(runs)))
+    derived = [(own.heading, own.words, own.header, own.rows(runs)) for own in OWN_TABLES]
     derived.append((earlier.HEADING, earlier.WORDS, earlier.HEADER, earlier.rows(imported)))
     for heading, words, header, rows in derived:
         if rows and not tables.find(lines, header):
             lines = tables.append(lines, heading, words, header)
-        if table := tables.find(lines, header):
-            lines = tables.replace(lines, table, [tables.row(cells) for cells in rows])
+    filled = [_fill(lines, LOG, logged, new_on_top=True)]
+    filled.append(_fill(lines, RERUNS, repeated, new_on_top=False))
+    for _, _, header, rows in derived:
+        filled.append((tables.find(lines, header), [tables.row(cells) for cells in rows]))
+    shown = [(table, rows) for table, rows in filled if table]
+    for table, made in sorted(shown, key=lambda one: one[0].first, reverse=True):
+        lines = tables.replace(lines, table, made)
     return "".join(lines)
 
 
 def _reported(
     imported: Sequence[Imported], table: str, header: tables.Cells
-) -> dict[str, tables.Cells]:
+) -> dict[str, list[tables.Cells]]:
+    """Return row id -> the cells that kvci writes, and the owner's cells, which stay."""
     found = {}
     for record in imported:
         if record.table == table:
@@ -107,36 +108,45 @@ def _reported(
                     f"The imported record {record.row_id} has other columns than its table; "
                     "import the run again."
                 )
-            found[record.row_id] = tuple(record.reported.values())
+            owned = tuple(record.reported.values())
+            found[record.row_id] = [tables.inert_cells(*owned), owned]
     return found
 
 
 def _fill(
-    lines: list[str], header: tables.Cells, wanted: dict[str, tables.Cells], new_on_top: bool
-) -> list[str]:
-    """Return the lines with the wanted rows; a row that is already right stays as it is."""
+    lines: list[str],
+    header: tables.Cells,
+    wanted: dict[str, list[tables.Cells]],
+    new_on_top: bool,
+) -> tuple[tables.Table | None, list[str]]:
+    """Return the table and its lines with the wanted rows; a row that is right stays as it is.
+
+    `wanted` is row id -> the cells of a right row; kvci writes the first of them.
+    """
     table = tables.find(lines, header)
     if not table:
         if wanted or header is LOG:
             raise UserError(
                 f"BENCHMARKS.md has no table {tables.row(header)}; put the header back."
             )
-        return lines
+        return None, []
     kept: dict[str, str] = {}
-    for line in lines[table.first : table.last]:
-        texts = tables.cells(line) or ("",)
+    for line, texts in zip(lines[table.first : table.last], table.rows, strict=True):
         if texts[-1] not in wanted:
             raise UserError(
-                f"The row {texts[-1]} of BENCHMARKS.md has no record in ci/results; "
-                "import its run, or remove the row."
+                f"The row {texts[-1] or line.strip()[:200]} of BENCHMARKS.md has no record in "
+                "ci/results; import its run, or remove the row."
             )
         if texts[-1] in kept:
             raise UserError(f"BENCHMARKS.md has the row {texts[-1]} twice; keep one of them.")
-        right = texts == wanted[texts[-1]]
-        kept[texts[-1]] = line if right else tables.row(wanted[texts[-1]])
-    new = [tables.row(texts) for name, texts in wanted.items() if name not in kept]
-    rows = [*new, *kept.values()] if new_on_top else [*kept.values(), *new]
-    return tables.replace(lines, table, rows)
+        right = texts in wanted[texts[-1]]
+        kept[texts[-1]] = line if right else _line(wanted[texts[-1]])
+    new = [_line(right) for name, right in wanted.items() if name not in kept]
+    return table, [*new, *kept.values()] if new_on_top else [*kept.values(), *new]
+
+
+def _line(right: list[tables.Cells]) -> str:
+    return tables.row(right[0])
 
 
 def is_earlier_form(text: str) -> bool:

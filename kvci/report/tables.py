@@ -1,39 +1,58 @@
-"""Find and change Markdown tables in the owner's text. All other text stays as it is."""
+"""Find and change the tables of Markdown that GitHub shows. All other text stays as it is."""
 
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+from markdown_it import MarkdownIt
 
 from kvci.errors import UserError
 from kvci.text import markdown
 
 Cells = tuple[str, ...]
+BLOCKS = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
+"""A parser of Markdown as GitHub reads it, for blocks only: kvci reads the source of cells."""
 
 
 @dataclass(frozen=True)
 class Table:
     """A table of a text. Its rows are the lines from `first` up to `last`, without `last`.
 
-    The header and the separator are the two lines above the rows.
+    The header and the separator are the two lines above the rows. `rows` has the source of the
+    cells of each row. A table is nested if it is in a quote or a list.
     """
 
     first: int
     last: int
+    header: Cells
+    rows: tuple[Cells, ...]
+    nested: bool
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text with their line ends, LF or CRLF."""
-    return re.findall(r"[^\n]*\n|[^\n]+", text)
+    """Return the lines of a text with their line ends, which are those of Markdown."""
+    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
 
 
-def cells(line: str) -> Cells:
-    """Return the texts between a line's pipes. A pipe inside a text is escaped as \\|."""
-    inner = line.strip().removeprefix("|")
-    parts = re.split(r"(?<!\\)\|", inner)
-    if parts and not parts[-1].strip():
-        parts = parts[:-1]
-    return tuple(part.strip().replace("\\|", "|") for part in parts)
+@lru_cache(maxsize=8)
+def _tables(text: str) -> tuple[Table, ...]:
+    """Return the tables that GitHub shows. It shows none in code, HTML or comments."""
+    found: list[Table] = []
+    rows: list[list[str]] = []
+    for token in BLOCKS.parse(text.removeprefix("\ufeff")):
+        if token.type == "table_open":
+            rows, (start, end), level = [], token.map or [0, 0], token.level
+        elif token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and rows:
+            rows[-1].append(token.content)
+        elif token.type == "table_close":
+            header, *others = map(tuple, rows)
+            found.append(Table(start + 2, end, header, tuple(others), level > 0))
+            rows = []
+    return tuple(found)
 
 
 def row(texts: Sequence[str]) -> str:
@@ -58,50 +77,39 @@ def inert_cells(*texts: str) -> Cells:
 
 
 def find(lines: Sequence[str], header: Cells) -> Table | None:
-    """Return the table with this header, or None. Tables in code blocks do not count.
+    """Return the table with this header, or None.
 
-    Raises UserError if the text has the table twice.
+    Raises UserError if the text has the table twice, or in a quote or a list, or if GitHub shows
+    text below the table as its row.
     """
-    found: list[Table] = []
-    fence = ""
-    for number, line in enumerate(lines):
-        text = line.strip().removeprefix("\ufeff")
-        mark = re.match(r"(`{3,}|~{3,})", text)
-        if fence:
-            if mark and mark[1].startswith(fence):
-                fence = ""
-        elif mark:
-            fence = mark[1]
-        elif (
-            text.startswith("|") and cells(text) == header and _separates(lines, number + 1, header)
-        ):
-            last = number + 2
-            while last < len(lines) and lines[last].lstrip().startswith("|"):
-                last += 1
-            found.append(Table(number + 2, last))
+    found = [table for table in _tables("".join(lines)) if table.header == header]
     if len(found) > 1:
         raise UserError(f"The file has the table {row(header)} twice; keep one of them.")
+    for table in found:
+        if table.nested:
+            raise UserError(
+                f"The table {row(header)} is in a quote or a list; move it out, or delete it."
+            )
+        for line in lines[table.first : table.last]:
+            if "|" not in line:
+                raise UserError(
+                    f"GitHub shows the line '{line.strip()[:200]}' as a row of the table above it; "
+                    "put an empty line above this line."
+                )
     return found[0] if found else None
-
-
-def _separates(lines: Sequence[str], number: int, header: Cells) -> bool:
-    """True if the line is a separator with as many cells as the header; GitHub needs both."""
-    line = lines[number] if number < len(lines) else ""
-    dashes = re.fullmatch(r"\s*\|[\s|:-]+\|?\s*", line)
-    return bool(dashes) and len(cells(line)) == len(header)
 
 
 def replace(lines: list[str], table: Table, rows: Sequence[str]) -> list[str]:
     """Return the lines with new rows in the table.
 
-    A row without a line end gets the line end of the header.
+    A row without a line end gets the line end of the header. The last line of the text keeps having
+    none.
     """
     end = line_end(lines[table.first - 2])
-    at_end = table.last == len(lines) and not lines[-1].endswith("\n")
-    made = [text if text.endswith("\n") else text + end for text in rows]
-    if at_end and made:
+    made = [text if line_end(text) else text + end for text in (lines[table.first - 1], *rows)]
+    if table.last == len(lines) and not line_end(lines[-1]):
         made[-1] = made[-1].rstrip("\r\n")
-    return [*lines[: table.first], *made, *lines[table.last :]]
+    return [*lines[: table.first - 1], *made, *lines[table.last :]]
 
 
 def line_end(line: str) -> str:
@@ -112,7 +120,8 @@ def with_header(lines: list[str], table: Table, header: Cells) -> list[str]:
     """Return the lines with another header of the same length; rows and separator stay."""
     number = table.first - 2
     old = lines[number]
-    new = old[: old.index("|")] + row(header) + line_end(old)  # a byte order mark stays
+    mark = "\ufeff" * old.startswith("\ufeff")
+    new = mark + row(header) + line_end(old)
     return [*lines[:number], new, *lines[number + 1 :]]
 
 
@@ -122,9 +131,18 @@ def wrapped(words: str) -> list[str]:
 
 
 def append(lines: list[str], heading: str, words: str, header: Cells) -> list[str]:
-    """Return the lines with an empty table under its heading added at the end."""
-    end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    if lines and not lines[-1].endswith("\n"):
+    """Return the lines with an empty table under its heading added at the end.
+
+    Raises UserError if GitHub would not show the table there.
+    """
+    end = line_end(lines[0]) or "\n" if lines else "\n"
+    if lines and not line_end(lines[-1]):
         lines = [*lines[:-1], lines[-1] + end]
     added = ("", f"## {heading}", "", *wrapped(words), "", *table(header))
-    return [*lines, *(line + end for line in added)]
+    made = [*lines, *(line + end for line in added)]
+    if not find(made, header):
+        raise UserError(
+            "GitHub would not show a table at the end of the file, because a code block or a "
+            "comment is still open there; close it."
+        )
+    return made

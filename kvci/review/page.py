@@ -12,6 +12,8 @@ from kvci.report.benchmarks import EMPTY, OLDER_FORM, has_tables, is_earlier_for
 Records = Sequence[Record | Imported]
 ROW_LIKE = re.compile(r"[|<]|```|~~~|!\[")
 """A line outside kvci's tables that contains one of these may look like a row, or hide a row."""
+FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*$", re.M)
+"""GitHub shows what follows such a first line as a table."""
 
 
 def check_page(base: bytes | None, head: bytes, records: Records) -> tuple[list[str], list[str]]:
@@ -28,6 +30,8 @@ def check_page(base: bytes | None, head: bytes, records: Records) -> tuple[list[
             for line in added
             if ROW_LIKE.search(line)
         ]
+    if FRONT_MATTER.match(head.decode(errors="replace")):
+        problems.append(f"{BENCHMARKS} begins with ---, so GitHub shows its first lines as a table")
     notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in added]
     notes += [f"{BENCHMARKS}, removed by hand: {line[:200]}" for line in removed]
     return problems, notes
@@ -44,7 +48,8 @@ def _table_problems(page: bytes, records: Records) -> list[str]:
         return []
     if is_earlier_form(text):
         return [f"{BENCHMARKS} {OLDER_FORM}"]
-    wrong = next((line for line in old if line not in new), "a line is missing")
+    known = set(new)
+    wrong = next((line for line in old if line not in known), "a line is missing")
     return [f"{BENCHMARKS} does not match the records: {wrong[:300]}"]
 
 

@@ -27,7 +27,7 @@ def rows(text: str, header: tables.Cells = LOG) -> list[str]:
     lines = tables.lines_of(text)
     table = tables.find(lines, header)
     assert table
-    return [tables.cells(line)[-1] for line in lines[table.first : table.last]]
+    return [cells[-1] for cells in table.rows]
 
 
 def test_repository_file_equals_its_records() -> None:
@@ -156,7 +156,9 @@ def test_own_tables_are_derived_from_records() -> None:
 
 
 def test_pipe_in_a_cell_is_escaped() -> None:
-    assert tables.cells(tables.row(("a|b", "c"))) == ("`a|b`", "c")
+    lines = [f"{line}\n" for line in tables.table(("A", "B"), [("a|b", "c")])]
+    table = tables.find(lines, ("A", "B"))
+    assert table and table.rows == (("`a|b`", "c"),)
 
 
 def test_superseded_trials_are_not_counted() -> None:
@@ -173,3 +175,74 @@ def test_check_names_the_wrong_row(tmp_path: Path) -> None:
     for one in both:
         one.write(tmp_path / f"{one.row_id}.json")
     assert "51.00%" in first_difference(tmp_path, file)
+
+
+SHOWN_NOWHERE = {
+    "code": f"```\n{tables.row(LOG)}\n{'|---' * 9}|\n```\n",
+    "code, longer fence": f"````md\n```\n{tables.row(LOG)}\n{'|---' * 9}|\n```\n````\n",
+    "fence with words": f"```\n```python\n{tables.row(LOG)}\n{'|---' * 9}|\n```\n",
+    "indented code": f"    {tables.row(LOG)}\n    {'|---' * 9}|\n",
+    "comment": f"<!--\n{tables.row(LOG)}\n{'|---' * 9}|\n-->\n",
+    "HTML": f"<pre>\n{tables.row(LOG)}\n{'|---' * 9}|\n</pre>\n",
+    "no separator": f"{tables.row(LOG)}\n",
+    "short separator": f"{tables.row(LOG)}\n{'|---' * 8}|\n",
+}
+
+
+@pytest.mark.parametrize("name", SHOWN_NOWHERE)
+def test_only_the_table_that_github_shows_counts(name: str) -> None:
+    words = f"# Bench\n\nAn example:\n\n{SHOWN_NOWHERE[name]}\n"
+    text = f"{words}{tables.row(LOG)}\n{'|---' * 9}|\n\nEnd.\n"
+    after = render(text, [OLD])
+    assert after.startswith(f"{words}{tables.row(LOG)}\n{'|---' * 9}|\n{LINE}\n\nEnd.\n")
+    alone = render(words, [OLD])
+    assert alone.startswith(words) and rows(alone) == ["old"]
+
+
+def test_inline_code_is_no_fence() -> None:
+    words = "Start it with\n\n```llama-server -ctk q8_0 -ctv q8_0```\n\nthen look.\n\n"
+    assert rows(render(f"{words}{tables.row(LOG)}\n{'|---' * 9}|\n", [OLD])) == ["old"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_row_follows_a_table_without_final_line_end(end: str) -> None:
+    text = f"# Bench{end}{end}{tables.row(LOG)}{end}{'|---' * 9}|"
+    after = render(text, [OLD])
+    assert after.startswith(f"{text}{end}{LINE}") and rows(after) == ["old"]
+    assert render(after, [OLD]) == after
+
+
+@pytest.mark.parametrize("line", ["2026-01-01", "Words", "===", "[a]: b", "   x"])
+@pytest.mark.parametrize("table", ["log", "own"])
+def test_line_right_below_a_table_is_its_row(line: str, table: str) -> None:
+    """GitHub shows it as a row. In a table of kvci, it would be lost with the old rows."""
+    text = render(EMPTY, [record()])
+    last = next(one for one in text.split("\n") if one.startswith("| ") and record().row_id in one)
+    if table == "own":
+        last = text.rstrip("\n").split("\n")[-1]
+    with pytest.raises(UserError, match="put an empty line above this line"):
+        render(text.replace(last, f"{last}\n{line}"), [record()])
+
+
+def test_row_without_outer_pipes_is_a_row() -> None:
+    text = EMPTY + LINE
+    with pytest.raises(UserError, match=r"The row 9 of BENCHMARKS\.md has no record"):
+        render(f"{text}\n1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9\n", [OLD])
+    with pytest.raises(UserError, match=r"The row a \| b of BENCHMARKS\.md has no record"):
+        render(f"{text}\na | b\n", [OLD])
+
+
+@pytest.mark.parametrize("mark", ["> ", "- ", "1. "])
+def test_table_in_a_quote_or_list_is_an_error(mark: str) -> None:
+    inner = " " * len(mark) if mark != "> " else mark
+    nested = f"{mark}{tables.row(LOG)}\n{inner}{'|---' * 9}|\n"
+    with pytest.raises(UserError, match="is in a quote or a list"):
+        render(f"# Bench\n\n{nested}", [])
+    with pytest.raises(UserError, match="twice"):
+        render(f"{EMPTY}\n{nested}", [])
+
+
+@pytest.mark.parametrize("last", ["```\ncode", "<!-- a", "<pre>", "~~~"])
+def test_table_is_not_added_where_github_hides_it(last: str) -> None:
+    with pytest.raises(UserError, match="is still open there; close it"):
+        render(f"# Bench\n\n{last}\n", [record()])

@@ -66,7 +66,7 @@ def test_only_tables_and_words_of_kvci_change() -> None:
 def test_changed_words_are_kept(heading: str) -> None:
     old, new = FORMS_0_1_0[heading], FORMS[heading]
     above = "\n".join(["", *wrapped(old.words)[:-1], "And a word of ours."])
-    text = f"# R\n{above}\n\n\ufeff{row(old.header)}\n{'|---' * len(old.header)}|\n"
+    text = f"\ufeff# R\n{above}\n\n{row(old.header)}\n{'|---' * len(old.header)}|\n"
     assert render(text + LOG, []) == text.replace(row(old.header), row(new.header)) + LOG
 
 
@@ -75,6 +75,12 @@ LOG = (
     + "|---" * 9
     + "|\n"
 )
+
+
+def test_byte_order_mark_before_a_header_stays() -> None:
+    old, new = (forms["Paired comparison"].header for forms in (FORMS_0_1_0, FORMS))
+    text = f"\ufeff{row(old)}\n{'|---' * len(old)}|\n"
+    assert render(text + LOG, []) == text.replace(row(old), row(new)) + LOG
 
 
 def test_words_inside_a_longer_paragraph_are_kept() -> None:

@@ -188,6 +188,42 @@ def test_row_like_line_is_a_problem(lines: str, case: Case) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("2026-01-01 100 % resolved", "put an empty line above this line"),
+        ("x-kv-q4 | 1", "has no record"),
+        ("> a", ""),
+    ],
+)
+def test_line_right_below_the_rows_is_a_row(line: str, words: str, case: Case) -> None:
+    text = case.head[BENCHMARKS].decode()
+    for row_id in (case.records[0].row_id, case.records[1].row_id):
+        last = next(one for one in text.split("\n") if row_id in one)
+        page = text.replace(last, f"{last}\n{line}", 1).encode()
+        if words:
+            says(BASE, case.head | {BENCHMARKS: page}, case.fetch, words)
+        else:
+            found = review(BASE, case.head | {BENCHMARKS: page}, case.fetch)
+            assert line in comment(found, accepted=False)
+
+
+def test_removed_empty_line_makes_no_row(case: Case) -> None:
+    base = BASE | {BENCHMARKS: f"{EMPTY}\n2026-01-01 is a day.\n".encode()}
+    head = tree(*case.records)
+    page = render(base[BENCHMARKS].decode(), case.records)
+    assert review(base, head | {BENCHMARKS: page.encode()}, case.fetch).passes(accepted=False)
+    glued = page.replace("\n\n2026-01-01 is", "\n2026-01-01 is").encode()
+    assert glued != page.encode()
+    says(base, head | {BENCHMARKS: glued}, case.fetch, "put an empty line above this line")
+
+
+def test_front_matter_is_a_problem(case: Case) -> None:
+    """GitHub shows it as a table at the top of the page."""
+    page = b"---\nModel: best\nResolved: 300\n---\n" + case.head[BENCHMARKS]
+    says(BASE, case.head | {BENCHMARKS: page}, case.fetch, "shows its first lines as a table")
+
+
 def test_owners_page_is_free_before_the_first_record(case: Case) -> None:
     own = {BENCHMARKS: b"# Ours\n\n| Engine | ms |\n|---|---|\n| v8 | 3 |\n"}
     found = review({BENCHMARKS: own[BENCHMARKS].replace(b"3", b"4")}, own, gone)
