@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 from kvci.text import guard_streams
 
@@ -43,6 +44,34 @@ def worker() -> ProcessPoolExecutor:
     """
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, mp_context=context, initializer=_start)
+
+
+def in_child(work: Callable[[], Any], seconds: float) -> Any:
+    """Return the result of `work`, which runs in a copy of this process.
+
+    A limit within this process is not enough for input from outside: a search with a regular
+    expression may need hours, and no signal ends it. Raises TimeoutError after some seconds, and
+    EOFError if the child ends without a result, for example because it needs too much memory.
+    """
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    ends_with_kvci = die_with_parent()
+
+    def send() -> None:
+        ends_with_kvci()
+        writer.send(work())
+
+    child = context.Process(target=send, daemon=True)
+    child.start()
+    writer.close()
+    try:
+        if not reader.poll(seconds):
+            raise TimeoutError
+        return reader.recv()
+    finally:
+        reader.close()
+        child.kill()
+        child.join()
 
 
 def _start() -> None:

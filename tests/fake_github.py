@@ -4,7 +4,6 @@ Each request's body and each field of each answer is checked against GitHub's pu
 models of githubkit-schemas are generated from it.
 """
 
-import base64
 import json
 import re
 import subprocess
@@ -177,12 +176,6 @@ class Fake:
             some = [dict(zip(("mode", "type", "sha", "path"), one.split(), strict=True))
                     for one in lines]  # fmt: skip
             return 200, self.fits(schema.GitTree, {"tree": some, "truncated": False})
-        if found := re.fullmatch(r"/git/blobs/(\w+)", path):
-            assert self.origin
-            words = ["git", "cat-file", "blob", found[1]]
-            content = subprocess.run(words, cwd=self.origin, capture_output=True, check=True).stdout
-            blob = {"content": base64.b64encode(content).decode(), "encoding": "base64"}
-            return 200, self.fits(schema.Blob, blob)
         if found := re.fullmatch(r"/statuses/(\w+)", path):
             asked = self.body(schema.ReposOwnerRepoStatusesShaPostBody, body)
             self.statuses.append({"sha": found[1]} | asked)
@@ -212,6 +205,10 @@ class Fake:
             ["git", *words], cwd=self.origin, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
+
+    def blob(self, sha: str) -> bytes:
+        words = ["git", "cat-file", "blob", sha]
+        return subprocess.run(words, cwd=self.origin, capture_output=True, check=True).stdout
 
     def commit(self, ref: str) -> str:
         return self.git("rev-parse", ref)
@@ -290,6 +287,11 @@ def serving() -> Iterator[Fake]:
             if place := self.storage_path(path):
                 host = fake.url.replace("127.0.0.1", "localhost")
                 answer(self, 302, b"", {"Location": f"{host}/storage/{place}"})
+                return
+            if blob := re.fullmatch(r"/git/blobs/(\w+)", path):
+                assert self.headers.get("accept") == "application/vnd.github.raw+json"
+                fake.calls.append(f"{self.command} {path}")
+                answer(self, 200, fake.blob(blob[1]))
                 return
             with fake.lock:
                 fake.calls.append(f"{self.command} {path}")

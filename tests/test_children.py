@@ -1,11 +1,16 @@
 """Tests that child processes end with kvci."""
 
+import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+import pytest
+
+from kvci.children import in_child
 
 MAKE = """
 import os, signal
@@ -25,3 +30,23 @@ def test_idle_worker_ends_with_killed_kvci(tmp_path: Path) -> None:
     while psutil.pid_exists(int(made.stdout)):
         assert time.monotonic() < deadline, "the worker still runs"
         time.sleep(0.05)
+
+
+def test_child_returns_its_result() -> None:
+    large = "x" * (1 << 20)
+    assert in_child(lambda: large, 60) == large
+    assert in_child(os.getpid, 60) != os.getpid()
+
+
+def test_child_ends_in_time() -> None:
+    """No signal within a process ends this search."""
+    started, before = time.monotonic(), psutil.Process().children()
+    with pytest.raises(TimeoutError):
+        in_child(lambda: re.search(r"ab\w*:", "ab" * 5_000_000), 0.5)
+    assert time.monotonic() - started < 30
+    assert psutil.Process().children() == before
+
+
+def test_child_without_result_is_an_error() -> None:
+    with pytest.raises(EOFError):
+        in_child(lambda: os._exit(1), 60)

@@ -2,7 +2,7 @@
 
 from kvci.github.answers import Artifact, PullRequest, WorkflowRun
 from kvci.github.operations import FILES, LAST_RUNS, GitHub, run_url, web
-from kvci.github.rest import API
+from kvci.github.rest import API, TooLarge
 
 __all__ = [
     "API",
@@ -11,6 +11,7 @@ __all__ = [
     "Artifact",
     "GitHub",
     "PullRequest",
+    "TooLarge",
     "WorkflowRun",
     "run_url",
     "web",

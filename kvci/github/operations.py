@@ -1,6 +1,5 @@
 """The operations that kvci needs on a repository at GitHub."""
 
-import base64
 import os
 import re
 from contextlib import suppress
@@ -157,8 +156,10 @@ class GitHub:
             if one["type"] != "tree"
         }
 
-    def blob(self, sha: str) -> bytes:
-        return base64.b64decode(self._api.get(f"/git/blobs/{sha}")["content"])
+    def blob(self, sha: str, max_bytes: int) -> bytes:
+        """Return the content of a Git blob. Raises TooLarge if it exceeds `max_bytes`."""
+        raw = "application/vnd.github.raw+json"
+        return self._api.download(f"/git/blobs/{sha}", max_bytes, accept=raw)
 
     def set_status(self, commit: str, state: str, context: str, line: str, url: str) -> None:
         """Set the status that GitHub shows next to a commit: pending, success or failure."""

@@ -44,6 +44,10 @@ class Invalid(Rejected):
     """GitHub answers 422, for example because the resource already exists."""
 
 
+class TooLarge(UserError):
+    """A download is larger than its limit."""
+
+
 class RestApi:
     """Sends requests to the REST API of one repository, `owner/name`.
 
@@ -91,7 +95,7 @@ class RestApi:
                 return
 
     def download(self, path: str, max_bytes: int, accept: str = JSON) -> bytes:
-        """Return the answer's body. Raises UserError also if it is larger than `max_bytes`.
+        """Return the answer's body. Raises TooLarge if it is larger than `max_bytes`.
 
         GitHub redirects to a storage host. httpx does not send the token to that host.
         """
@@ -106,7 +110,7 @@ class RestApi:
                 for part in answer.iter_bytes():
                     content.extend(part)
                     if len(content) > max_bytes:
-                        raise UserError(f"{answer.url} is larger than {max_bytes >> 20} MiB.")
+                        raise TooLarge(f"{answer.url} is larger than {max_bytes >> 20} MiB.")
                 return answer
 
         _retry(read)

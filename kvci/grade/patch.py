@@ -5,15 +5,14 @@ import contextlib
 import io
 import json
 import shlex
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.grading import get_eval_report
 
+from kvci.deadline import time_limit
 from kvci.files import write_atomic
 from kvci.grade.doubt import doubt
 from kvci.grade.eval_script import script_of, spec_of
@@ -176,9 +175,10 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
         "model_patch": patch.decode(errors="replace"),
         "model_name_or_path": "kvci",
     }
+    slow = UnreadableLog(f"the test log takes more than {READ_S:.0f} s to read")
     try:
         # Some parsers print names of tests, which the patch can choose.
-        with _limited(), contextlib.redirect_stdout(io.StringIO()):
+        with time_limit(READ_S, slow), contextlib.redirect_stdout(io.StringIO()):
             reports: dict[str, dict[str, Any]] = get_eval_report(
                 test_spec=spec,
                 prediction=prediction,
@@ -190,28 +190,6 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
     except Exception as error:
         return {"resolved": False, RAISED: type(error).__name__}
     return reports[row.instance_id]
-
-
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """A context that raises UnreadableLog after READ_S.
-
-    In other threads than the main thread there is no limit, because they get no signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise UnreadableLog(f"the test log takes more than {READ_S:.0f} s to read")
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    left_s, _ = signal.setitimer(signal.ITIMER_REAL, READ_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, left_s)
-        signal.signal(signal.SIGALRM, before)
 
 
 def counts(report: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -3,8 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from kvci.github import GitHub
-from kvci.record.places import RESULTS, is_record
+from kvci.errors import UserError
+from kvci.github import GitHub, TooLarge
+from kvci.record.places import BENCHMARKS, PAGE_MAX_BYTES, RECORD_MAX_BYTES, RESULTS, is_record
 from kvci.record.schema import Record
 from kvci.record.store import file_name, parse, read_all
 
@@ -31,9 +32,16 @@ def content(github: GitHub, path: str, sha: str) -> bytes:
     """Return the content of the Git blob `sha`.
 
     If the file of the work tree has this hash, kvci reads that file, because GitHub limits the
-    number of requests.
+    number of requests. Raises UserError if the file is larger than a result may be.
     """
     place = Path(path)
     local = place.read_bytes() if place.is_file() else b""
     blob = hashlib.sha1(b"blob %d\0" % len(local) + local).hexdigest()
-    return local if blob == sha else github.blob(sha)
+    if blob == sha:
+        return local
+    limit = PAGE_MAX_BYTES if path == BENCHMARKS else RECORD_MAX_BYTES
+    try:
+        return github.blob(sha, limit)
+    except TooLarge:
+        why = f"{path[:200]} is larger than {limit >> 20} MiB; make it smaller."
+        raise UserError(why) from None

@@ -37,6 +37,10 @@ MEMBER_NAME = re.compile(
 """
 MAX_BYTES = 4 << 30
 MAX_FILES = 200_000
+MAX_LOG_BYTES, MAX_FILE_BYTES = 512 << 20, 64 << 20
+"""Limits for logs, of which kvci reads the text, and for other files, which are parsed."""
+MAX_NAME = 1000
+"""The maximum length of the name of a file, with its folders."""
 MAX_HEADER_BYTES = 1 << 20
 HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
 HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
@@ -130,11 +134,15 @@ def unpack(archive: Path, folder: Path) -> Path:
                 total, count = total + member.size, count + 1
                 if total > MAX_BYTES or count > MAX_FILES:
                     raise tarfile.TarError("it is too large")
-                known = MEMBER_NAME.fullmatch(member.name) and member.name.isprintable()
+                name = member.name
+                known = len(name) <= MAX_NAME and MEMBER_NAME.fullmatch(name) and name.isprintable()
                 if not member.isfile() or not known:
-                    raise tarfile.TarError(f"{member.name[:80]!r} is not a file of a run")
+                    raise tarfile.TarError(f"{name[:80]!r} is not a file of a run")
+                log = name.endswith((".log", ".txt", ".out"))
+                if member.size > (MAX_LOG_BYTES if log else MAX_FILE_BYTES):
+                    raise tarfile.TarError(f"{name[-80:]!r} is too large")
                 content = packed.extractfile(member)
-                path = folder / member.name
+                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as file:
                     shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # it is a file

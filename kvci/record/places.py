@@ -4,6 +4,9 @@ import re
 from collections.abc import Mapping
 
 RESULTS, BENCHMARKS = "ci/results", "BENCHMARKS.md"
+PAGE_MAX_BYTES, PAGE_MAX_LINES = 4 << 20, 50_000
+RECORD_MAX_BYTES = 20 << 20
+"""A pull request with a larger BENCHMARKS.md, or a larger record, is not reviewed."""
 UNMERGED = "kvci/results"
 """The branch of rows that are not merged yet."""
 

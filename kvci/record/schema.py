@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from itertools import product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -113,9 +112,10 @@ class Record(Document):
         counted = Counter((trial.instance, trial.seed) for trial in self.counted)
         if twice := [name for (name, _), count in counted.items() if count > 1]:
             raise ValueError(f"{twice[0]} is counted twice")
-        planned = set(product(self.planned, spec.seeds))
+        planned, seeds = set(self.planned), set(spec.seeds)
         for trial in self.trials:
-            if trial.arm != self.arm or (trial.instance, trial.seed) not in planned:
+            asked = trial.instance in planned and trial.seed in seeds
+            if trial.arm != self.arm or not asked:
                 raise ValueError(
                     f"{trial.arm}, {trial.instance}, seed {trial.seed} was never planned"
                 )

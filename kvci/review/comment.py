@@ -13,8 +13,8 @@ from kvci.review.rows import Review
 from kvci.text import html, markdown
 
 HEADER = ("New row", "Trials", "Resolved", "Claim")
-CHARS_MAX = 500
-"""The maximum length of a line that quotes the pull request."""
+CHARS_MAX, LINES_MAX = 500, 40
+"""The maximum length of a line that quotes the pull request, and of a list of such lines."""
 
 
 def comment(found: Review, accepted: bool) -> str:
@@ -24,24 +24,30 @@ def comment(found: Review, accepted: bool) -> str:
         lines = ["**Nothing contradicts these rows, but not all of their evidence was checked.**"]
     if found.problems:
         lines = ["**Do not merge these rows. They have problems:**", ""]
-        lines += [f"- {markdown(problem[:CHARS_MAX])}" for problem in found.problems]
+        lines += _listed(found.problems)
     if found.unattested:
         state = "accepted by a maintainer" if accepted else "a maintainer's label may accept it"
         lines += ["", f"Unattested ({state}):", ""]
-        lines += [f"- {markdown(line[:CHARS_MAX])}" for line in found.unattested]
+        lines += _listed(found.unattested)
     runs = [(arms, compare_run(arms)) for arms in by_run(found.new).values()]
     if runs:
         cells = (row for arms, made in runs for row in _cells(arms, made))
         lines += ["", *table(HEADER, cells)]
     notes = [*found.notes, *(warning for _, made in runs if made for warning in made.warnings)]
     if notes:
-        lines += ["", "Look at:", "", *(f"- {markdown(note[:CHARS_MAX])}" for note in notes)]
+        lines += ["", "Look at:", "", *_listed(notes)]
     for arms, made in runs:
         if made:
             name = html(arms[0].run_id)
             lines += ["", f"<details><summary>{name}, compared</summary>", ""]
             lines += [comparison(made), run_bars(arms), "</details>"]
     return "\n".join(lines)
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    shown = [f"- {markdown(line[:CHARS_MAX])}" for line in lines[:LINES_MAX]]
+    more = len(lines) - len(shown)
+    return [*shown, f"- and {more} more; see the job's log"] if more else shown
 
 
 def _cells(arms: Sequence[Record], made: Comparison | None) -> Iterator[tuple[str, ...]]:

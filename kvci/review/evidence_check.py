@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kvci.children import in_child
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.record.bundle import unpack
@@ -12,6 +13,9 @@ from kvci.record.schema import Record
 from kvci.review.recompute import DatasetUnavailable, differences
 from kvci.rundir.parts import Run
 
+EVIDENCE_S = 15 * 60.0
+"""The time for the evidence of one run. An expression in its specification may need hours."""
+Rebuilt = tuple[dict[str, Record], list[str], str]
 Fetch = Callable[[str], bytes]
 """A function that returns the content at the URL of an archive. It raises UserError if the download
 fails."""
@@ -41,10 +45,10 @@ def check_evidence(arms: Sequence[Record], fetch: Fetch) -> tuple[list[str], lis
         return problems, [f"the evidence of {name} cannot be downloaded: {_bare(error)}"]
     if sha256_of(archive) != digest:
         return [*problems, f"the evidence of {name} does not have the sha256 of its records"], []
-    try:
-        rebuilt, wrong, unchecked = _rebuild(archive)
-    except (UserError, *READ_ERRORS) as error:
-        return [*problems, f"the evidence of {name} gives no record: {_bare(error)}"], []
+    found = _in_time(archive)
+    if isinstance(found, str):
+        return [*problems, f"the evidence of {name} gives no record: {found}"], []
+    rebuilt, wrong, unchecked = found
     problems += [f"{name}: {line}" for line in wrong]
     problems += [
         problem for record in arms if (problem := _mismatch(record, rebuilt.get(record.arm)))
@@ -64,26 +68,44 @@ def _mismatch(record: Record, rebuilt: Record | None) -> str:
     return ""
 
 
-def _rebuild(archive: bytes) -> tuple[dict[str, Record], list[str], str]:
+def _in_time(archive: bytes) -> Rebuilt | str:
+    """Return what `_rebuild` returns, or in words why it returns nothing."""
+    with tempfile.TemporaryDirectory(prefix="kvci-review-") as folder:
+
+        def work() -> Rebuilt | str:
+            try:
+                return _rebuild(archive, Path(folder))
+            except (UserError, MemoryError, *READ_ERRORS) as error:
+                return _bare(error)
+
+        try:
+            found: Rebuilt | str = in_child(work, EVIDENCE_S)
+        except TimeoutError:
+            return f"kvci needs more than {EVIDENCE_S / 60:.0f} minutes to read it"
+        except EOFError:
+            return "kvci's process ended while it read it; see the job's log"
+        return found
+
+
+def _rebuild(archive: bytes, folder: Path) -> Rebuilt:
     """Return the records by arm, a line for each trial that differs, and a reason.
 
     The reason says why no verdict could be recomputed; it is empty if verdicts were recomputed.
 
     Raises UserError or one of READ_ERRORS if the archive is not a run.
     """
-    with tempfile.TemporaryDirectory(prefix="kvci-review-") as folder:
-        path = Path(folder, "evidence.tar.gz")
-        path.write_bytes(archive)
-        target = Path(folder, "run")
-        target.mkdir()
-        run = unpack(path, target)
-        if any(part.manifest.demo for part in Run(run).parts):
-            raise UserError("it is a demo, which is never published")
-        records = {record.arm: _without_place(record) for record in build(run)}
-        try:
-            return records, differences(run), ""
-        except DatasetUnavailable as error:
-            return records, [], str(error)
+    path = folder / "evidence.tar.gz"
+    path.write_bytes(archive)
+    target = folder / "run"
+    target.mkdir()
+    run = unpack(path, target)
+    if any(part.manifest.demo for part in Run(run).parts):
+        raise UserError("it is a demo, which is never published")
+    records = {record.arm: _without_place(record) for record in build(run)}
+    try:
+        return records, differences(run), ""
+    except DatasetUnavailable as error:
+        return records, [], str(error)
 
 
 def _without_place(record: Record) -> Record:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from kvci.deadline import time_limit
 from kvci.errors import UserError
 from kvci.github import GitHub, PullRequest
 from kvci.jobs.known import content
@@ -18,8 +19,17 @@ LABEL = "kvci: accept unattested"
 """The label counts only if the user who sets it may write. The triage role may set labels too."""
 MARK = "<!-- kvci review -->"
 MAX_EVIDENCE_BYTES = 2 << 30
+MAX_CHANGED, MAX_CHANGED_BYTES = 400, 100 << 20
+"""The maximum number and size of the results that a pull request changes. A job may send about a
+thousand requests in an hour."""
+REVIEW_S = 45 * 60.0
+"""The time for a review. The job of review.yml may take an hour."""
 MAX_LISTED = 3000
 """The maximum number of a pull request's files that GitHub lists."""
+TOO_SLOW = (
+    f"The review takes longer than {REVIEW_S / 60:.0f} minutes; publish the runs in several pull "
+    "requests."
+)
 NOTHING = "This pull request changes no results."
 Event = Mapping[str, Any]
 
@@ -43,7 +53,8 @@ def review_pull(
 
     report("pending", "reading the results")
     try:
-        done = _reviewed(github, number, pull, web, event or {})
+        with time_limit(REVIEW_S, UserError(TOO_SLOW)):
+            done = _reviewed(github, number, pull, web, event or {})
     except Exception as error:
         why = str(error) if isinstance(error, UserError) else "kvci failed; see the job's log"
         report("failure", plain(why))
@@ -77,7 +88,8 @@ def _reviewed(
         _reread(github, number, pull)
         return None
     fork = github.merge_base(pull.base, pull.head)
-    base, head = (_results(github, files) for files in (github.tree(fork), tree))
+    before = github.tree(fork)
+    base, head = _results(github, before, before), _results(github, tree, before)
     _reread(github, number, pull)
     found = review(base, head, lambda url: github.download_asset(url, web, MAX_EVIDENCE_BYTES))
     found = replace(found, problems=(*wrong, *found.problems))
@@ -141,7 +153,28 @@ def _is_result(path: str) -> bool:
     return path == BENCHMARKS or is_record(path)
 
 
-def _results(github: GitHub, tree: Mapping[str, str]) -> dict[str, bytes]:
-    """Return path -> content, for BENCHMARKS.md and the records of a commit's tree."""
+def _results(
+    github: GitHub, tree: Mapping[str, str], before: Mapping[str, str]
+) -> dict[str, bytes]:
+    """Return path -> content, for BENCHMARKS.md and the records of a commit's tree.
+
+    Raises UserError if too many of them, or too large ones, are not in the tree `before`.
+    """
     blobs = {path: sha for path, sha in tree.items() if sha and _is_result(path)}
-    return {path: content(github, path, sha) for path, sha in blobs.items()}
+    changed = [path for path, sha in blobs.items() if before.get(path) != sha]
+    if len(changed) > MAX_CHANGED:
+        raise UserError(
+            f"The pull request changes {len(changed)} results, and kvci reviews at most "
+            f"{MAX_CHANGED} at once; publish the runs in several pull requests."
+        )
+    found: dict[str, bytes] = {}
+    size = 0
+    for path, sha in blobs.items():
+        found[path] = content(github, path, sha)
+        size += len(found[path]) if before.get(path) != sha else 0
+        if size > MAX_CHANGED_BYTES:
+            raise UserError(
+                f"The pull request changes more than {MAX_CHANGED_BYTES >> 20} MiB of results; "
+                "publish the runs in several pull requests."
+            )
+    return found

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from difflib import ndiff
 
 from kvci.errors import UserError
-from kvci.record.places import BENCHMARKS
+from kvci.record.places import BENCHMARKS, PAGE_MAX_BYTES, PAGE_MAX_LINES
 from kvci.record.schema import Imported, Record
 from kvci.report.benchmarks import EMPTY, OLDER_FORM, has_tables, is_earlier_form, prose, render
+from kvci.review.prose import edited
 
 Records = Sequence[Record | Imported]
 ROW_LIKE = re.compile(r"[|<]|```|~~~|!\[")
@@ -22,6 +22,9 @@ def check_page(base: bytes | None, head: bytes, records: Records) -> tuple[list[
     `base` is the page of the base branch, or None if it has no page. `records` are those of the
     head.
     """
+    if len(head) > PAGE_MAX_BYTES or head.count(b"\n") + head.count(b"\r") > PAGE_MAX_LINES:
+        limit = f"{PAGE_MAX_BYTES >> 20} MiB or {PAGE_MAX_LINES} lines"
+        return [f"{BENCHMARKS} is larger than {limit}, so kvci does not read it"], []
     problems = _table_problems(head, records)
     added, removed = _edited_lines(base, head, records)
     if records or _has_tables(base or b"") or _has_tables(head):
@@ -64,8 +67,7 @@ def _edited_lines(base: bytes | None, head: bytes, records: Records) -> tuple[li
         known, now = prose(render(earlier, records)), prose(head.decode())
     except (UserError, UnicodeDecodeError):
         return [], []  # the check of the tables reports this error
-    lines = list(ndiff(known, now))
-    added, gone = ([one[2:] for one in lines if one.startswith(sign)] for sign in ("+ ", "- "))
+    added, gone = edited(known, now)
     return [line for line in added if line.strip()], [line for line in gone if line.strip()]
 
 

@@ -8,14 +8,13 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvci.errors import UserError
-from kvci.record.places import BENCHMARKS, RESULTS
+from kvci.record.places import BENCHMARKS, RECORD_MAX_BYTES, RESULTS
 from kvci.record.schema import Imported, Record, RunKey, by_run
 from kvci.record.store import REGRADABLE, file_name, parse, trial_keys
 from kvci.review.evidence_check import Fetch, check_evidence
 from kvci.review.page import check_page
 from kvci.taxonomy import INFRASTRUCTURE
 
-MAX_RECORD_BYTES = 20 << 20
 Files = Mapping[str, bytes]
 """Path in the repository -> content, for BENCHMARKS.md and the records."""
 
@@ -73,8 +72,8 @@ def _record(path: str, content: bytes) -> Record | Imported:
 
     Raises UserError if the file is not the record of its name. The message has no full stop.
     """
-    if len(content) > MAX_RECORD_BYTES:
-        raise UserError(f"{path} is larger than {MAX_RECORD_BYTES >> 20} MiB")
+    if len(content) > RECORD_MAX_BYTES:
+        raise UserError(f"{path} is larger than {RECORD_MAX_BYTES >> 20} MiB")
     try:
         record = parse(content, path)
     except UserError as error:

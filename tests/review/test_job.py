@@ -275,9 +275,9 @@ def test_head_that_moves_during_review_fails(
 ) -> None:
     read = opened.github.blob
 
-    def moves(sha: str) -> bytes:
+    def moves(sha: str, max_bytes: int) -> bytes:
         _push(opened)
-        return read(sha)
+        return read(sha, max_bytes)
 
     monkeypatch.setattr(opened.github, "blob", moves)
     with pytest.raises(UserError, match="has changed while it was read"):
