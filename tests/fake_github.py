@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ class Fake:
     """The runs of benchmark.yml: when each was made, its status, its jobs."""
     known_runs: dict[int, str] = field(default_factory=dict)
     """Run number of any workflow -> status; an empty status means that the run does not exist."""
+    jobs: dict[int, list[Json]] = field(default_factory=dict)
+    """Run number of any workflow -> jobs, for runs that are not in `runs`."""
+    of_repository: int = 1
+    """The repository from which workflow runs are; 1 is this repository, and others are forks."""
     title: str = "benchmark one on the experiment"
     """The title of each of `runs`."""
     actor: str = "github-actions[bot]"
@@ -126,6 +131,8 @@ class Fake:
             if not state:
                 return 404, {"message": "Not Found"}
             made = {"id": int(found[1]), "created_at": "2026-01-02T03:04:05Z", "status": state}
+            made |= {"updated_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+            made |= {"repository": {"id": 1}, "head_repository": {"id": self.of_repository}}
             return 200, self.fits(schema.WorkflowRun, made)
         if method == "POST" and path.endswith("/dispatches"):
             kind = schema.ReposOwnerRepoActionsWorkflowsWorkflowIdDispatchesPostBody
@@ -157,7 +164,9 @@ class Fake:
             role = {"permission": self.roles[found[1]]}
             return 200, self.fits(schema.RepositoryCollaboratorPermission, role)
         if found := re.fullmatch(r"/actions/runs/(\d+)/jobs", path):
-            some = self.runs[int(found[1])][2]
+            number = int(found[1])
+            known = self.runs[number][2] if number < len(self.runs) else []
+            some = self.jobs.get(number, known)
             start = 100 * (int(query.get("page", 1)) - 1)
             jobs = {"total_count": len(some), "jobs": some[start:][:100]}
             listing = schema.ReposOwnerRepoActionsRunsRunIdJobsGetResponse200

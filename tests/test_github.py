@@ -186,3 +186,16 @@ def test_duplicate_comments_are_deleted(fake: Fake, github: GitHub) -> None:
     assert bodies(fake) == ["mark, now", "mark, two", "another's"], "another job deletes that one"
     github.comment(1, "mark", "mark, later")
     assert bodies(fake) == ["mark, later", "another's"]
+
+
+def test_workflow_run_shows_what_was_asked(fake: Fake, github: GitHub) -> None:
+    """The author of a fork may name its jobs, so its workflow runs show nothing."""
+    digest = "0123456789abcdef" * 2
+    names = ("plan", f"benchmark / run 1/2 of {digest}", "run 2/2 of nothing")
+    fake.jobs[7] = [{"name": name, "conclusion": "success"} for name in names]
+    ran = github.ran(7)
+    assert ran and ran.asked == {digest} and ran.created < ran.updated
+    fake.known_runs = {7: "in_progress", 8: ""}
+    assert github.ran(8) is None and (ran := github.ran(7)) and ran.updated > ran.created
+    fake.of_repository = 2
+    assert github.ran(7) is None

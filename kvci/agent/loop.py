@@ -1,17 +1,18 @@
 """The loop: ask the model, run its command, show it the output, until the conversation ends."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kvci.agent.client import Answer, Client
 from kvci.agent.ends import Ended, FormatError
 from kvci.agent.protocol import PROTOCOLS, Message
+from kvci.chain import Chain
+from kvci.files import sha256_of
 from kvci.sandbox import DiffFailed, Limits, Sandbox, SandboxFailed
 from kvci.spec import Spec
 from kvci.taxonomy import Exit, repeats
@@ -47,6 +48,9 @@ class Conversation:
     actions: list[str] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
     """The text and the tool calls of each answer, without the fields that the server adds."""
+    trajectory_sha256: str = ""
+    """The digest of the trajectory's last line. Through it, each line depends on all lines before.
+    """
 
 
 @dataclass(frozen=True)
@@ -67,28 +71,43 @@ def converse(spec: Spec, issue: str, name: str, seed: int, place: Place) -> Conv
     """Hold the conversation of one trial, and return its result.
 
     After every end except a sandbox failure, the patch is the diff of the working tree. The patch
-    is empty if the diff cannot be made.
+    is empty if the diff cannot be made. The last line of the trajectory has the patch's digest.
     """
     conversation = Conversation()
     started = time.monotonic()
     place.trajectory.parent.mkdir(parents=True, exist_ok=True)
-    with place.trajectory.open("w") as log:
+    with place.trajectory.open("w") as file:
+        log = Chain(file)
         try:
             _turns(spec, issue, name, seed, place, conversation, log, started + spec.trial_s)
         except Ended as end:
             conversation.exit, conversation.detail = end.exit, end.detail
         except SandboxFailed as error:
             conversation.exit, conversation.detail = Exit.SANDBOX_FAILED, str(error)
-        _append(log, {"exit": conversation.exit, "detail": conversation.detail})
-    if conversation.exit is not Exit.SANDBOX_FAILED:
-        try:
-            conversation.patch = place.sandbox.diff(place.tests)
-        except DiffFailed as error:
-            conversation.detail = f"no patch: {error}"
-        except SandboxFailed as error:
-            conversation.exit, conversation.detail = Exit.SANDBOX_FAILED, str(error)
+        if conversation.exit is not Exit.SANDBOX_FAILED:
+            _diff(place, conversation)
+        log.append(_end(conversation))
+    conversation.trajectory_sha256 = log.digest
     conversation.wall_s = time.monotonic() - started
     return conversation
+
+
+def _diff(place: Place, conversation: Conversation) -> None:
+    try:
+        conversation.patch = place.sandbox.diff(place.tests)
+    except DiffFailed as error:
+        conversation.detail = f"no patch: {error}"
+    except SandboxFailed as error:
+        conversation.exit, conversation.detail = Exit.SANDBOX_FAILED, str(error)
+
+
+def _end(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "exit": conversation.exit,
+        "detail": conversation.detail,
+        "patch_sha256": sha256_of(conversation.patch),
+        "patch_bytes": len(conversation.patch),
+    }
 
 
 def _turns(
@@ -98,13 +117,13 @@ def _turns(
     seed: int,
     place: Place,
     conversation: Conversation,
-    log: IO[str],
+    log: Chain,
     deadline: float,
 ) -> None:
     protocol = PROTOCOLS[spec.prompt]
     prompt = PROMPTS.get_template(f"{spec.prompt}.j2").render(issue=issue)
     messages: list[Message] = [{"role": "user", "content": prompt}]
-    _append(log, {"message": messages[0], "seed": seed})
+    log.append({"message": messages[0], "seed": seed})
     cut = malformed = 0
     while True:
         if conversation.steps >= spec.max_steps:
@@ -124,7 +143,7 @@ def _turns(
             conversation.answers.append([message["content"], calls])
             _count(conversation, answer)
             place.on_answer(answer.answer_tokens)
-            _append(log, _step(conversation, answer, asked_at))
+            log.append(_step(conversation, answer, asked_at))
             cut = _cut_in_a_row(spec, answer, cut)
             action = protocol.action(message)
             malformed = 0
@@ -143,7 +162,7 @@ def _turns(
                 raise Ended(Exit.LOOP, f"{IN_A_ROW_MAX} times: {action}")
             seen = _observe(spec, place.sandbox, action, deadline)
         observation = protocol.observation(message, seen)
-        _append(log, {"message": observation})
+        log.append({"message": observation})
         messages += [message, observation]
 
 
@@ -210,8 +229,3 @@ def _step(conversation: Conversation, answer: Answer, asked_at: float) -> dict[s
         "answer_tokens": answer.answer_tokens,
         "timings": answer.timings,
     }
-
-
-def _append(log: IO[str], entry: dict[str, Any]) -> None:
-    log.write(json.dumps(entry) + "\n")
-    log.flush()

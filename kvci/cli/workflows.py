@@ -113,14 +113,21 @@ def pack(out: str, run_id: str, shard: str) -> None:
     help="Folder with evidence of earlier jobs, for shards that EVIDENCE lacks. [default: none]",
 )
 @click.option(
+    "--asked",
+    envvar="ASKED",
+    default="",
+    metavar="DIGEST",
+    help="The digest of the specification that the plan asked for. [default: any]",
+)
+@click.option(
     "--summary/--no-summary", default=True, show_default=True, help="Write the job's summary."
 )
-def collect(archives: Path, out: Path, before: Path | None, summary: bool) -> None:
+def collect(archives: Path, out: Path, before: Path | None, asked: str, summary: bool) -> None:
     """Merge the shards' archives below EVIDENCE into one run folder, and check it."""
     from kvci.jobs.collect import collect as collect_run
     from kvci.jobs.collect import summarize
 
-    records = collect_run(archives, out, before)
+    records = collect_run(archives, out, before, asked)
     if summary:
         summarize(records)
     for record in records:

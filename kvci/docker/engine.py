@@ -214,10 +214,11 @@ def disk_full() -> bool:
 
 def wait(patience_s: float = PATIENCE_S) -> None:
     """Wait until the engine answers and its disk has space. Raises UserError after `patience_s`."""
-    patience.wait(_problem, patience_s)
+    patience.wait(problem, patience_s)
 
 
-def _problem() -> str:
+def problem() -> str:
+    """Return what is wrong with the engine or its disk, and what to do; empty if nothing is."""
     try:
         client().ping()
         return "Docker's disk is full; free some space there" if disk_full() else ""

@@ -1,6 +1,6 @@
 """Access to GitHub's REST API for publishing, for the review and for the workflows' jobs."""
 
-from kvci.github.answers import Artifact, PullRequest, WorkflowRun
+from kvci.github.answers import Artifact, PullRequest, Ran, WorkflowRun
 from kvci.github.operations import FILES, LAST_RUNS, GitHub, run_url, web
 from kvci.github.rest import API, TooLarge
 
@@ -11,6 +11,7 @@ __all__ = [
     "Artifact",
     "GitHub",
     "PullRequest",
+    "Ran",
     "TooLarge",
     "WorkflowRun",
     "run_url",

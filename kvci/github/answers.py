@@ -50,6 +50,17 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Ran:
+    """What GitHub knows about a workflow run that ran trials. Its runners cannot change it."""
+
+    created: str
+    updated: str
+    """The time of the last change; for a workflow run that has not ended, now."""
+    asked: frozenset[str]
+    """The digests of what was asked, in the names of the jobs that ran trials."""
+
+
+@dataclass(frozen=True)
 class WorkflowRun:
     created: str
     title: str

@@ -3,10 +3,11 @@
 import os
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import islice
 
 from kvci.errors import UserError
-from kvci.github.answers import BOT, Artifact, PullRequest, WorkflowRun
+from kvci.github.answers import BOT, Artifact, PullRequest, Ran, WorkflowRun
 from kvci.github.rest import API, Invalid, Json, NotFound, Rejected, RestApi
 
 FILES = ("100644", "100755")
@@ -15,6 +16,8 @@ MAX_ARTIFACTS = 1000
 LAST_RUNS = 30
 MAX_COMMENT = 60_000
 """The maximum number of characters that kvci writes; GitHub accepts 65,536."""
+ASKED = re.compile(r" of ([0-9a-f]{32})$")
+"""The end of the name of a job that runs trials: the digest of what was asked."""
 MAY_NOT_OPEN = "not permitted to create or approve pull requests"
 ALLOW = (
     'turn on "Allow GitHub Actions to create and approve pull requests" in the repository\'s '
@@ -230,6 +233,22 @@ class GitHub:
     def run_created(self, number: int) -> str:
         """Return the UTC time at which a workflow run was created; all attempts have the same."""
         return str(self._api.get(f"/actions/runs/{number}")["created_at"])
+
+    def ran(self, number: int) -> Ran | None:
+        """Return what GitHub knows about a workflow run of this repository.
+
+        None if there is none, or if a fork has it: the author of a fork may name its jobs.
+        """
+        try:
+            run = self._api.get(f"/actions/runs/{number}")
+        except NotFound:
+            return None
+        if (run["head_repository"] or {}).get("id") != run["repository"]["id"]:
+            return None
+        ended = run["status"] == "completed"
+        updated = run["updated_at"] if ended else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        names = [ASKED.search(one["name"]) for one in self._jobs(number, "run")]
+        return Ran(run["created_at"], updated, frozenset(one[1] for one in names if one))
 
     def _open(self, branch: str, base: str) -> Json | None:
         """Return the branch's open pull request; None if there is none."""

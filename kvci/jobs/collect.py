@@ -20,12 +20,13 @@ from kvci.text import markdown
 HEADER = ("Arm", "Trials", "Resolved", "Infrastructure", "Claim")
 
 
-def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Record]:
+def collect(evidence: Path, run: Path, before: Path | None = None, asked: str = "") -> list[Record]:
     """Merge the untrusted archives below `evidence` into the new folder `run`; return its records.
 
     If no archive below `evidence` has a shard, the shard comes from an archive in `before`, the
-    folder of earlier jobs. Raises UserError if there is no archive, if `run` is not empty, or if
-    the archives do not belong together.
+    folder of earlier jobs. `asked` is the digest of the plan's specification; without it, any
+    specification is accepted. Raises UserError if there is no archive, if `run` is not empty, if
+    the archives do not belong together, or if a runner changed the specification.
     """
     new = sorted(evidence.rglob("*.tar.gz"))
     old = sorted(before.glob("*.tar.gz")) if before else []  # archives of shards, then of the run
@@ -40,7 +41,13 @@ def collect(evidence: Path, run: Path, before: Path | None = None) -> list[Recor
         place = run.parent / f".{run.name}-{number}"
         place.mkdir(parents=True)
         _add(unpack(archive, place), run, earlier=number >= len(new))
-    return build_untrusted(run)
+    records = build_untrusted(run)
+    if asked and any(part.spec.asked != asked for part in Run(run).parts):
+        raise UserError(
+            "The evidence has another specification than the plan, so its runner changed it; do "
+            "not publish this run, and look at the runner."
+        )
+    return records
 
 
 def summarize(records: list[Record]) -> None:

@@ -53,6 +53,9 @@ class Planned:
     """The number of shards that have evidence of an earlier job."""
     timeout_minutes: int
     publish: bool
+    asked: str
+    """The digest of the specification. It is in the names of the jobs that run trials, so it is
+    public before they begin, and their runners cannot change it."""
 
 
 def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
@@ -77,6 +80,7 @@ def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
         before=count,
         timeout_minutes=_limit_minutes(budget),
         publish=asked.publish,
+        asked=spec.asked,
     )
     output(
         run_id=planned.run_id,
@@ -85,6 +89,7 @@ def prepare(asked: Inputs, before: Path, github: GitHub | None) -> Planned:
         before=json.dumps(bool(count)),
         timeout_minutes=str(planned.timeout_minutes),
         publish=json.dumps(planned.publish),
+        asked=planned.asked,
     )
     summary(_summary(planned, found, asked, known, bool(published)))
     return planned

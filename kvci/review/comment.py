@@ -18,7 +18,10 @@ CHARS_MAX, LINES_MAX = 500, 40
 
 
 def comment(found: Review, accepted: bool) -> str:
-    """Return the comment's text: the result first, then problems, rows, notes and comparisons."""
+    """Return the comment's text: the result first, then problems, rows, notes and comparisons.
+
+    It also says what was recomputed, and what was not.
+    """
     lines = ["**The rows match their evidence.**"]
     if found.unattested:
         lines = ["**Nothing contradicts these rows, but not all of their evidence was checked.**"]
@@ -36,6 +39,12 @@ def comment(found: Review, accepted: bool) -> str:
     notes = [*found.notes, *(warning for _, made in runs if made for warning in made.warnings)]
     if notes:
         lines += ["", "Look at:", "", *_listed(notes)]
+    for head, facts in (
+        ("This review recomputed:", found.recomputed),
+        ("On the runner's word alone rests:", found.on_word),
+    ):
+        if facts:
+            lines += ["", head, "", *_listed(facts)]
     for arms, made in runs:
         if made:
             name = html(arms[0].run_id)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvci.children import in_child
@@ -10,22 +11,46 @@ from kvci.files import sha256_of
 from kvci.record.bundle import unpack
 from kvci.record.from_run import READ_ERRORS, build
 from kvci.record.schema import Record
+from kvci.review.basis import on_word, recomputed
+from kvci.review.excluded import account_problems, too_many, without_account
+from kvci.review.invalid import without_log
 from kvci.review.recompute import DatasetUnavailable, differences
+from kvci.review.tied import loose, unshown, untied
+from kvci.review.times import time_problems
+from kvci.review.workflow import Lookup, compare_with_github, without_workflow
 from kvci.rundir.parts import Run
 
 EVIDENCE_S = 15 * 60.0
 """The time for the evidence of one run. An expression in its specification may need hours."""
-Rebuilt = tuple[dict[str, Record], list[str], str]
 Fetch = Callable[[str], bytes]
 """A function that returns the content at the URL of an archive. It raises UserError if the download
 fails."""
 
 
-def check_evidence(arms: Sequence[Record], fetch: Fetch) -> tuple[list[str], list[str]]:
-    """Return the problems of a run's records, and the checks that were not possible.
+@dataclass
+class Checked:
+    """The result of a check."""
+
+    problems: list[str] = field(default_factory=list)
+    """Contradictions."""
+    unattested: list[str] = field(default_factory=list)
+    """Checks that were not possible."""
+    notes: list[str] = field(default_factory=list)
+    """Things that a person should look at."""
+    recomputed: list[str] = field(default_factory=list)
+    """What was recomputed."""
+    on_word: list[str] = field(default_factory=list)
+    """What rests on the runner's word alone."""
+
+
+Rebuilt = tuple[dict[str, Record], str, Checked]
+
+
+def check_evidence(arms: Sequence[Record], fetch: Fetch, lookup: Lookup) -> Checked:
+    """Return what is wrong with a run's records, and what could not be checked.
 
     kvci builds the records again from the archive that they name. It also recomputes the verdicts
-    from the dataset's rows and the test logs.
+    from the dataset's rows and the test logs. `lookup` finds the workflow runs of the trials.
     """
     name = arms[0].run_id
     problems = [
@@ -35,26 +60,32 @@ def check_evidence(arms: Sequence[Record], fetch: Fetch) -> tuple[list[str], lis
     ]
     places = {(record.evidence.where, record.evidence.sha256) for record in arms}
     if len(places) > 1:
-        return [*problems, f"the arms of {name} name different evidence"], []
+        return Checked([*problems, f"the arms of {name} name different evidence"])
     ((url, digest),) = places
     if not url:
-        return problems, [f"{name} names no evidence"]
+        return Checked(problems, [f"{name} names no evidence"])
     try:
         archive = fetch(url)
     except UserError as error:
-        return problems, [f"the evidence of {name} cannot be downloaded: {_bare(error)}"]
+        why = f"the evidence of {name} cannot be downloaded: {_bare(error)}"
+        return Checked(problems, [why])
     if sha256_of(archive) != digest:
-        return [*problems, f"the evidence of {name} does not have the sha256 of its records"], []
-    found = _in_time(archive)
-    if isinstance(found, str):
-        return [*problems, f"the evidence of {name} gives no record: {found}"], []
-    rebuilt, wrong, unchecked = found
-    problems += [f"{name}: {line}" for line in wrong]
+        return Checked([*problems, f"the evidence of {name} does not have its records' sha256"])
+    rebuilt_or_why = _in_time(archive)
+    if isinstance(rebuilt_or_why, str):
+        return Checked([*problems, f"the evidence of {name} gives no record: {rebuilt_or_why}"])
+    rebuilt, asked, found = rebuilt_or_why
+    problems += [f"{name}: {line}" for line in found.problems]
     problems += [
         problem for record in arms if (problem := _mismatch(record, rebuilt.get(record.arm)))
     ]
-    missing = [f"the verdicts of {name} were not recomputed: {unchecked}"] if unchecked else []
-    return problems, missing
+    unattested, notes, done, word = (
+        [f"{name}: {line}" for line in lines]
+        for lines in (found.unattested, found.notes, found.recomputed, found.on_word)
+    )
+    contradictions, unknown = compare_with_github(arms, asked, lookup)
+    unattested += [*too_many(arms), *without_workflow(arms), *unknown]
+    return Checked([*problems, *contradictions], unattested, notes, done, word)
 
 
 def _mismatch(record: Record, rebuilt: Record | None) -> str:
@@ -88,9 +119,7 @@ def _in_time(archive: bytes) -> Rebuilt | str:
 
 
 def _rebuild(archive: bytes, folder: Path) -> Rebuilt:
-    """Return the records by arm, a line for each trial that differs, and a reason.
-
-    The reason says why no verdict could be recomputed; it is empty if verdicts were recomputed.
+    """Return the records by arm, the digest of what was asked, and the result of all checks.
 
     Raises UserError or one of READ_ERRORS if the archive is not a run.
     """
@@ -102,10 +131,30 @@ def _rebuild(archive: bytes, folder: Path) -> Rebuilt:
     if any(part.manifest.demo for part in Run(run).parts):
         raise UserError("it is a demo, which is never published")
     records = {record.arm: _without_place(record) for record in build(run)}
+    return records, Run(run).spec.asked, check_run(run)
+
+
+def check_run(run: Path) -> Checked:
+    """Check the files of an unpacked run. Raises UserError or one of READ_ERRORS."""
+    parts, outcomes, verdicts = Run(run).parts, Run(run).outcomes(), True
+    found = Checked(
+        problems=[
+            line
+            for part in parts
+            for check in (untied, account_problems, time_problems)
+            for line in check(part)
+        ],
+        unattested=[*loose(outcomes), *without_account(parts), *without_log(parts)],
+        notes=[line for part in parts for line in unshown(part)],
+    )
     try:
-        return records, differences(run), ""
+        found.problems += differences(run)
     except DatasetUnavailable as error:
-        return records, [], str(error)
+        found.unattested.append(f"the verdicts were not recomputed: {error}")
+        verdicts = False
+    found.recomputed = recomputed(outcomes, verdicts)
+    found.on_word = on_word(outcomes)
+    return found
 
 
 def _without_place(record: Record) -> Record:

@@ -91,7 +91,9 @@ def _reviewed(
     before = github.tree(fork)
     base, head = _results(github, before, before), _results(github, tree, before)
     _reread(github, number, pull)
-    found = review(base, head, lambda url: github.download_asset(url, web, MAX_EVIDENCE_BYTES))
+    found = review(
+        base, head, lambda url: github.download_asset(url, web, MAX_EVIDENCE_BYTES), github.ran
+    )
     found = replace(found, problems=(*wrong, *found.problems))
     # A user may have set the label while this job was reading, so the labels are read again.
     labels = _reread(github, number, pull).labels

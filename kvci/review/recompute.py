@@ -13,7 +13,8 @@ from kvci.files import sha256_of
 from kvci.grade.doubt import doubt
 from kvci.grade.patch import UnreadableLog, counts, has_markers, report
 from kvci.plan import select
-from kvci.record.redact import PLACEHOLDERS
+from kvci.review.invalid import invalid_difference
+from kvci.review.tied import is_redacted
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WITHOUT_PATCH, Manifest, Outcome
 from kvci.rundir.parts import Run
@@ -61,6 +62,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
         tested = one.verdict in TESTED and one.cls is not Class.I0
         difference = (
             (_log_difference(row, one, folder, manifest.kvci) if tested else "")
+            or (invalid_difference(row, one, directory) if one.cls is Class.I0 else "")
             or _class_difference(row, one, folder, spec.prompt)
             or _count_difference(one, folder, spec.prompt)
         )
@@ -113,7 +115,7 @@ def _class_difference(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
         gold_files=patched_files(row.patch),
     )
     possible = [classify(evidence)]
-    if _is_redacted(trajectory.read_text()):  # redaction can make different actions equal
+    if is_redacted(trajectory.read_text()):  # redaction can make different actions equal
         possible.append(classify(replace(evidence, last_actions=())))
     if one.cls in [found for found, _ in possible]:
         return ""
@@ -122,10 +124,6 @@ def _class_difference(row: Row, one: Outcome, folder: Path, prompt: str) -> str:
 
 def _wrong_class(recorded: Class, found: Class, why: str) -> str:
     return f"its class should be {titled(found)} ({why}), not {titled(recorded)}"
-
-
-def _is_redacted(text: str) -> bool:
-    return any(shown in text for shown in PLACEHOLDERS)
 
 
 def _count_difference(one: Outcome, folder: Path, prompt: str) -> str:
@@ -155,7 +153,7 @@ def _count_difference(one: Outcome, folder: Path, prompt: str) -> str:
         [[each["content"], called] for each, called in zip(messages, calls, strict=True)],
         sort_keys=True,
     )
-    redacted = _is_redacted(contents)
+    redacted = is_redacted(contents)
     loops = sum(repeats(tuple(did[:count])) for count in range(1, len(did) + 1))
     added = redacted and loops > one.loops  # redaction can add loops, but removes none
     if loops != one.loops and not added:

@@ -13,6 +13,7 @@ from kvci.record.schema import Imported, Record, RunKey, by_run
 from kvci.record.store import REGRADABLE, file_name, parse, trial_keys
 from kvci.review.evidence_check import Fetch, check_evidence
 from kvci.review.page import check_page
+from kvci.review.workflow import Lookup
 from kvci.taxonomy import INFRASTRUCTURE
 
 Files = Mapping[str, bytes]
@@ -32,13 +33,19 @@ class Review:
     unattested: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """Things that a person should look at."""
+    recomputed: tuple[str, ...] = ()
+    on_word: tuple[str, ...] = ()
+    """What rests on the word of the runner alone."""
 
     def passes(self, accepted: bool) -> bool:
         return not self.problems and (accepted or not self.unattested)
 
 
-def review(base: Files, head: Files, fetch: Fetch) -> Review:
-    """Check the head's rows against its records, and its new records against their evidence."""
+def review(base: Files, head: Files, fetch: Fetch, lookup: Lookup = lambda _: None) -> Review:
+    """Check the head's rows against its records, and its new records against their evidence.
+
+    `lookup` returns what GitHub knows about a workflow run.
+    """
     problems: list[str] = []
     records: dict[str, Record | Imported] = {}
     for path, content in sorted(head.items()):
@@ -58,13 +65,18 @@ def review(base: Files, head: Files, fetch: Fetch) -> Review:
         for path, record in records.items()
         if isinstance(record, Imported) and path not in base
     ]
+    notes = [*page_notes, *_notes(new)]
+    recomputed, on_word = list[str](), list[str]()
     for arms in by_run(new).values():
-        wrong, unchecked = check_evidence(arms, fetch)
-        problems += wrong
-        unattested += unchecked
+        found = check_evidence(arms, fetch, lookup)
+        problems += found.problems
+        unattested += found.unattested
+        notes += found.notes
+        recomputed += found.recomputed
+        on_word += found.on_word
     problems += page_problems
-    notes = (*page_notes, *_notes(new))
-    return Review(tuple(new), tuple(problems), tuple(unattested), notes)
+    facts = (tuple(recomputed), tuple(on_word))
+    return Review(tuple(new), tuple(problems), tuple(unattested), tuple(notes), *facts)
 
 
 def _record(path: str, content: bytes) -> Record | Imported:

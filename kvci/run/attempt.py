@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.run.sandboxes import Sandboxes
-from kvci.rundir.documents import Graded
+from kvci.rundir.documents import ATTEMPTS, UNGRADED, Attempts, Graded, now
 from kvci.sandbox import Sandbox, SandboxFailed
 from kvci.tasks.instance import Instance
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
@@ -54,12 +54,17 @@ def grade_with_retries(
     patch resolved on this machine, then the patch itself kills the tests, and its verdict is
     tests_fail.
     """
-    attempts = []
+    attempts, accounts = [], []
     for _ in range(ATTEMPTS_MAX):
-        attempts.append(grade_once(sandboxes, instance, patch, folder, test_s))
-        if attempts[-1].verdict is not Verdict.GRADING_FAILED:
+        started = now()
+        attempts.append(last := grade_once(sandboxes, instance, patch, folder, test_s))
+        if last.verdict not in UNGRADED:
             break
-    last = attempts[-1]
+        accounts.append(sandboxes.attempt(started, last.verdict, last.detail))
+        if last.verdict is not Verdict.GRADING_FAILED:
+            break
+    if accounts:
+        Attempts(attempts=tuple(accounts)).write(folder / ATTEMPTS)
     if gold_resolved and len(attempts) == ATTEMPTS_MAX and all(map(lacks_marker, attempts)):
         why = f"{last.detail}, in {ATTEMPTS_MAX} attempts; the gold patch's log has both markers"
         return last.model_copy(update={"verdict": Verdict.TESTS_FAIL, "detail": why})

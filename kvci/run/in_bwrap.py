@@ -45,9 +45,9 @@ def make(instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
         raise SandboxFailed(f"cannot make the work tree: {error}") from None
 
 
-def wait(bounds: Bounds) -> None:
-    """Return as soon as sandboxes can be made again. Raises UserError if that takes too long."""
-    bwrap.wait(bounds.scratch)
+def problem(bounds: Bounds) -> str:
+    """Return why no sandbox can be made now, and what to do; empty if one can be made."""
+    return bwrap.problem(bounds.scratch)
 
 
 def sweep(own: bool) -> None:

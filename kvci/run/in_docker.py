@@ -61,9 +61,9 @@ def make(instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
     return Docker(name, instance.files, bounds.caps, network, bounds.run)
 
 
-def wait(bounds: Bounds) -> None:
-    """Return as soon as sandboxes can be made again. Raises UserError if that takes too long."""
-    engine.wait()
+def problem(bounds: Bounds) -> str:
+    """Return why no sandbox can be made now, and what to do; empty if one can be made."""
+    return engine.problem()
 
 
 def sweep(own: bool) -> None:

@@ -10,28 +10,26 @@ from kvci.files import sha256_of
 from kvci.host import cache_folder, host
 from kvci.run.attempt import grade_once, no_test_ran
 from kvci.run.sandboxes import Sandboxes
+from kvci.rundir.directory import resolved
 from kvci.rundir.documents import Graded
 from kvci.tasks.instance import Instance
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 
 GOLD_TRIES = 2
-TRANSIENT = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED, Verdict.TEST_TIMEOUT}
-"""These verdicts may depend on infrastructure or on time, so they are never cached."""
 
 
 def preflight(sandboxes: Sandboxes, instance: Instance, folder: Path, test_s: float) -> Graded:
     """Return the grading of the gold patch. The gold patch must resolve in one of two tries.
 
     The base commit must not resolve without a patch; if it does, the verdict is tests_fail. This
-    machine caches the result by kvci's version, image, row and limits. A transient verdict is not
-    cached. If grading may use the network, a failure is not cached either.
+    machine caches a gold patch that resolves, by kvci's version, image, row and limits. Any other
+    verdict excludes the instance, so each run grades it again and has its test logs as evidence.
     """
     cached = _cache_file(sandboxes, instance, test_s)
-    if cached and cached.exists():
-        return Graded.read(cached)
+    if cached and cached.exists() and (known := resolved(Graded.read(cached))):
+        return known
     graded = _grade_gold_and_base(sandboxes, instance, folder, test_s)
-    lasts = graded.verdict is Verdict.RESOLVED or not sandboxes.grade_network
-    if cached and lasts and graded.verdict not in TRANSIENT:
+    if cached and resolved(graded):
         with contextlib.suppress(OSError):  # the next run then grades again
             graded.write(cached)
     return graded

@@ -14,7 +14,7 @@ from kvci.run.sandboxes import Sandboxes, choose
 from kvci.run.stop import Stopped, stopping
 from kvci.run.summary import summarize
 from kvci.run.supplies import waves
-from kvci.rundir.directory import RunDirectory
+from kvci.rundir.directory import RunDirectory, digest_of_log
 from kvci.rundir.documents import UNGRADED, Graded, Outcome
 from kvci.rundir.parts import Run
 from kvci.rundir.settle import settle
@@ -72,6 +72,7 @@ def regrade_trial(
         shutil.rmtree(folder / "grade", ignore_errors=True)
         if logs.exists():
             shutil.move(logs, folder / "grade")
+        changed = changed.model_copy(update={"log_sha256": digest_of_log(folder)})
         changed.write(folder / "outcome.json")
         then(changed)
 

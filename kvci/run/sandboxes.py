@@ -3,17 +3,21 @@
 To add a sandbox, write a module with the functions of `Kind`, and a line in KINDS.
 """
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
+from kvci import patience
 from kvci.errors import UserError
 from kvci.run import in_bwrap, in_docker
 from kvci.run.bounds import Bounds
+from kvci.rundir.documents import FailedAttempt, now
 from kvci.sandbox import Caps, Sandbox
 from kvci.spec import Spec
 from kvci.tasks.instance import Instance
+from kvci.taxonomy import Exit, Verdict
 
 
 class Kind(Protocol):
@@ -40,11 +44,8 @@ class Kind(Protocol):
     def make(self, instance: Instance, bounds: Bounds, network: bool) -> Sandbox:
         """Return a new sandbox. Raises SandboxFailed if it cannot be made."""
 
-    def wait(self, bounds: Bounds) -> None:
-        """Return as soon as sandboxes can be made again.
-
-        Raises UserError if that takes too long.
-        """
+    def problem(self, bounds: Bounds) -> str:
+        """Return why no sandbox can be made now, and what to do; empty if one can be made."""
 
     def sweep(self, own: bool) -> None:
         """Remove the containers or processes of kvci processes that were killed.
@@ -98,7 +99,25 @@ class Sandboxes:
 
         Raises UserError if that takes too long.
         """
-        KINDS[self.kind].wait(self._bounds)
+        patience.wait(self.problem)
+
+    def problem(self) -> str:
+        """Return why no sandbox can be made now, and what to do; empty if one can be made."""
+        return KINDS[self.kind].problem(self._bounds)
+
+    def attempt(
+        self, start: str, ended: Exit | Verdict, detail: str, **server: Any
+    ) -> FailedAttempt:
+        """Return the account of an attempt that ends now. `server`: the fields about the server."""
+        return FailedAttempt(
+            start=start,
+            end=now(),
+            ended=ended,
+            detail=detail,
+            sandbox_problem=self.problem(),
+            free_bytes=shutil.disk_usage(self.scratch).free,
+            **server,
+        )
 
     def sweep(self, own: bool = False) -> None:
         KINDS[self.kind].sweep(own)

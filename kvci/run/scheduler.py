@@ -6,6 +6,7 @@ holds as many conversations at a time as it has slots.
 
 import itertools
 import json
+import os
 import shutil
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -31,8 +33,18 @@ from kvci.run.progress import Progress
 from kvci.run.regrade import regrade_trial
 from kvci.run.sandboxes import Sandboxes
 from kvci.run.supplies import NothingToFetch, Supplies
-from kvci.rundir.directory import RunDirectory, resolved
-from kvci.rundir.documents import WAITS, Ceiling, Graded, Outcome, now
+from kvci.rundir.directory import RunDirectory, digest_of_log, resolved
+from kvci.rundir.documents import (
+    ATTEMPTS,
+    WAITS,
+    WITHOUT_PATCH,
+    Attempts,
+    Ceiling,
+    FailedAttempt,
+    Graded,
+    Outcome,
+    now,
+)
 from kvci.sandbox import SandboxFailed
 from kvci.serve.remote import Remote
 from kvci.serve.server import NotProven, Server, ServerFailed
@@ -88,6 +100,8 @@ class Scheduler:
         self._gold: dict[str, Graded] = {}
         self._attempts: dict[Trial, int] = {}
         self._server_failures: dict[Trial, int] = {}
+        self._accounts: dict[Trial, list[FailedAttempt]] = {}
+        """The attempts that infrastructure or kvci ended."""
         self._without_image: set[str] = set()
         """Instances that had no image when kvci wanted to grade their gold patch."""
         self._image_removed: set[str] = set()
@@ -359,6 +373,7 @@ class Scheduler:
         for trial in [t for t in pending if self._supply.absent(t.instance)]:
             why = self._supply.absent(trial.instance)
             no_sandbox = Conversation(exit=Exit.SANDBOX_FAILED, detail=why)
+            self._account(trial, no_sandbox, now())
             ungraded = Graded(verdict=Verdict.NOT_GRADED)
             self._write(block, trial, no_sandbox, ServerOfTrial(), now(), now(), 0, ungraded)
         pending = [t for t in pending if not self._supply.absent(t.instance)]
@@ -386,6 +401,8 @@ class Scheduler:
             except ServerFailed as error:
                 failed = Conversation(exit=Exit.SERVER_FAILED, detail=str(error))
                 no_server = ServerOfTrial()
+                for trial in pending:
+                    self._account(trial, failed, now())
                 pending = [t for t in pending if self._finish(block, t, failed, no_server, now())]
             workers = 1
 
@@ -421,6 +438,9 @@ class Scheduler:
                 if not server.healthy():
                     return True  # another trial ended the server; this trial has not started
                 talk = self._solve(trial, server, client, slot)
+                if talk.exit in WITHOUT_PATCH:
+                    answers = server.healthy()
+                    self._account(trial, talk, started, server=used.server, server_answers=answers)
                 if talk.exit is Exit.SANDBOX_FAILED:
                     self._sandboxes.wait()
                     if self._note_removed_image(trial.instance):
@@ -433,6 +453,7 @@ class Scheduler:
                     self._stop.set()  # the trial gets no outcome, so a resume runs it again
                     raise disk_full_error(self._directory.path) from None
                 talk = Conversation(exit=Exit.KVCI_FAILED, detail=traceback.format_exc())
+                self._account(trial, talk, started, server=used.server)
             finally:
                 self._progress.slot(-1)
             return self._finish(block, trial, talk, used, started)
@@ -472,6 +493,11 @@ class Scheduler:
             return Conversation(exit=Exit.SERVER_FAILED, detail=f"erasing slot {slot}: {error}")
         finally:
             sandbox.close()
+
+    def _account(self, trial: Trial, talk: Conversation, started: str, **server: Any) -> None:
+        """Keep an account of an attempt that infrastructure or kvci ended just now."""
+        attempt = self._sandboxes.attempt(started, talk.exit, talk.detail, **server)
+        self._accounts.setdefault(trial, []).append(attempt)
 
     def _finish(
         self, block: Block, trial: Trial, talk: Conversation, used: ServerOfTrial, started: str
@@ -566,8 +592,14 @@ class Scheduler:
             patch_bytes=len(talk.patch),
             answers_sha256=sha256_of(json.dumps(talk.answers, sort_keys=True).encode()),
             doubt=graded.doubt,
+            trajectory_sha256=talk.trajectory_sha256,
+            log_sha256=digest_of_log(self._directory.trial(trial)),
+            workflow_run=os.environ.get("GITHUB_RUN_ID", ""),
         )
-        outcome.write(self._directory.trial(trial) / "outcome.json")
+        folder = self._directory.trial(trial)
+        if accounts := self._accounts.get(trial):
+            Attempts(attempts=tuple(accounts)).write(folder / ATTEMPTS)
+        outcome.write(folder / "outcome.json")
         if show:
             self._progress.outcome(outcome)
 

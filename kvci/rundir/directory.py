@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvci import __version__
 from kvci.errors import UserError
-from kvci.files import open_lock, remove_tree
+from kvci.files import open_lock, remove_tree, sha256_of_file
 from kvci.host import gpu, host
 from kvci.plan import Trial
 from kvci.rundir.documents import Graded, Manifest, Outcome, now
@@ -228,6 +228,12 @@ class RunDirectory:
     def outcomes(self) -> list[Outcome]:
         files = sorted((self.path / "trials").glob("*/*/*/outcome.json"))
         return [Outcome.read(file) for file in files]
+
+
+def digest_of_log(trial: Path) -> str:
+    """Return the digest of the test log in a trial's folder; empty if there is none."""
+    log = trial / "grade" / "test_output.txt"
+    return sha256_of_file(log) if log.exists() else ""
 
 
 def resolved(gold: Graded | None) -> Graded | None:

@@ -18,6 +18,8 @@ WITHOUT_PATCH = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED, Exit
 WITHOUT_PATCH |= {Exit.KVCI_FAILED}
 """A conversation that ended with one of these exits has no patch."""
 UNGRADED = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED}
+ATTEMPTS = "attempts.json"
+"""The file with the attempts at a trial, or in the folder of its grading, those at its grading."""
 WAITS = "it waits to be graded"
 """The detail of an outcome whose patch is not graded yet; part of the file format."""
 
@@ -96,16 +98,44 @@ class Ceiling(Document):
 
 
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+class FailedAttempt(Document):
+    """One attempt at a trial, or at grading its patch, that infrastructure or kvci ended."""
+
+    start: Instant
+    end: Instant
+    ended: Exit | Verdict
+    """The exit of the conversation, or the verdict of the grading."""
+    detail: str
+    """The text of the exception."""
+    server: str = ""
+    """The name of the server's log; empty if no server started, and for a grading."""
+    server_answers: bool | None = None
+    """True if the server answered after the attempt; None if there was none."""
+    sandbox_problem: str
+    """What was wrong with the sandboxes after the attempt, for example that Docker did not answer;
+    empty if nothing was."""
+    free_bytes: Count
+    """The free space on the disk of the sandboxes' folder after the attempt."""
+
+
+class Attempts(Document):
+    """All attempts at an excluded trial, in their order."""
+
+    attempts: tuple[FailedAttempt, ...] = Field(min_length=1)
+
+
 Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 
 
 class Outcome(Versioned):
     """A trial whose conversation has ended. Times are UTC.
 
-    Schema 2: `doubt`.
+    Schema 2: `doubt`. Schema 3: `trajectory_sha256`, `log_sha256`, `workflow_run`.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     arm: str = Field(pattern=ARM)
     instance: str = Field(pattern=INSTANCE)
     seed: int
@@ -149,6 +179,12 @@ class Outcome(Versioned):
     """The digest of all answers of the model. If two digests are equal, all tokens are equal."""
     doubt: Doubt | None = since(2, None)
     """None if there is no test log with both markers, and in outcomes of kvci 0.1.0."""
+    trajectory_sha256: str = since(3, "")
+    """The digest of the last line of the conversation, before redaction."""
+    log_sha256: str = since(3, "")
+    """The digest of the test log, before redaction; empty if there is none."""
+    workflow_run: str = since(3, "", pattern=r"^\d{0,19}$")
+    """The number of the workflow run that ran the trial; empty outside a workflow."""
 
     @property
     def waits(self) -> bool:

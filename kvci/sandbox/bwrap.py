@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kvci import patience
 from kvci.errors import UserError
 from kvci.files import make_accessible, remove_tree
 from kvci.free_space import is_full
@@ -178,10 +177,9 @@ def disk_full(folder: Path) -> bool:
     return is_full(os.statvfs(folder))
 
 
-def wait(folder: Path, patience_s: float = patience.PATIENCE_S) -> None:
-    """Wait until the folder's disk has space. Raises UserError after `patience_s`."""
-    problem = f"The disk of {folder} is full; free some space there"
-    patience.wait(lambda: problem if disk_full(folder) else "", patience_s)
+def problem(folder: Path) -> str:
+    """Return that the folder's disk is full, and what to do; empty if it has space."""
+    return f"The disk of {folder} is full; free some space there" if disk_full(folder) else ""
 
 
 def _written(folder: Path) -> tuple[int, int]:

@@ -35,6 +35,8 @@ NOT_HASHED = {
 }
 """Fields that are not in the hash. `identity` adds the content of the dataset and the kind of the
 engine to the hash; the other fields cannot change a trial."""
+FOUND = ("engine", "sandbox", "model_sha256", "dataset_sha256")
+"""Fields of an identity that only the machine of the run knows."""
 PLACES = ("path", "package", "repository", "file", "revision", "sha256")
 """A model's fields that say where its file is. They are not in the hash either."""
 ELSEWHERE = "of another machine"
@@ -419,6 +421,17 @@ class Spec(Versioned):
             asked["engine"] += f" {sha256_of_file(Path(place))}"
         identity: dict[str, Any] = without_versions(asked)
         return identity
+
+    @property
+    def asked(self) -> str:
+        """The digest of what a person asked for: 32 hexadecimal digits, for the name of a job.
+
+        It leaves out what only the machine of the run knows.
+        """
+        asked = self.identity("", "")
+        for name in FOUND:
+            asked.pop(name)
+        return hash_of(asked | {"dataset": self.dataset})[:32]
 
     def hash(self, model_sha256: str, dataset_sha256: str) -> str:
         """Return the sha256 of the identity."""

@@ -6,6 +6,7 @@ Artifacts are files in a folder, origin is a bare repository, and the API is the
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,10 @@ runs:
       env: {NAME: "${{ inputs.name }}", PATTERN: "${{ inputs.pattern }}", TO: "${{ inputs.path }}"}
 """,
 }
+
+
+RUN = 1
+"""The number that act gives to every workflow run."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,9 @@ class GitHubHere:
             timeout=900,
         )
         messages = [_message(line) for line in (done.stdout + done.stderr).splitlines()]
+        ran = [_name(one) for one in messages if "jobResult" in one]
+        if any(name.startswith("run ") for name in ran):
+            self.fake.jobs[RUN] = [{"name": name, "conclusion": "success"} for name in ran]
         jobs = {_leg(one): one["jobResult"] for one in messages if "jobResult" in one}
         log = "\n".join(
             f"{_leg(one)}: {one['msg'].rstrip()}" for one in messages if one["msg"].strip()
@@ -194,6 +202,12 @@ def _message(line: str) -> dict[str, Any]:
     except ValueError:
         message = {"msg": line, "jobID": "act"}
     return message
+
+
+def _name(message: dict[str, Any]) -> str:
+    """Return a job's name as GitHub shows it. act adds the workflow and the number of the leg."""
+    name = str(message["job"]).partition("/")[2].strip()
+    return re.sub(r"-\d+$", "", name) if message.get("matrix") else name
 
 
 def _leg(message: dict[str, Any]) -> str:

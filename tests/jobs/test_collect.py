@@ -16,6 +16,7 @@ from kvci.record.bundle import pack
 from kvci.record.from_run import build
 from kvci.record.store import read_all, write
 from kvci.rundir.documents import Manifest
+from tests.record.made import SPEC
 from tests.record.test_from_run import made
 from tests.record.test_merge import shard
 
@@ -135,3 +136,15 @@ def test_two_archives_of_one_shard_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"{name}.tar.gz").write_bytes(pack(run))
     with pytest.raises(UserError, match="give one archive per shard"):
         collect(tmp_path, tmp_path / "made")
+
+
+def test_specification_unlike_the_plan_is_refused(tmp_path: Path) -> None:
+    """A runner may change the margin when it knows the results."""
+    evidence = tmp_path / "evidence"
+    evidence.mkdir()
+    archive = pack(made(tmp_path / "run"))
+    (evidence / "evidence-run.tar.gz").write_bytes(archive)
+    assert collect(evidence, tmp_path / "same", asked=SPEC.asked)
+    other = SPEC.model_copy(update={"margin": 0.5})
+    with pytest.raises(UserError, match="another specification than the plan"):
+        collect(evidence, tmp_path / "other", asked=other.asked)

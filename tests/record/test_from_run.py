@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from kvci.chain import BEFORE, digest_of
 from kvci.cli import main
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
@@ -49,8 +50,11 @@ def put(path: Path, found: Outcome, where: str = "trials") -> None:
     else:
         found = found.model_copy(update={"server_build": ""})
     folder = path / where / found.arm / found.instance / "0"
+    end = {"exit": found.exit, "patch_sha256": found.patch_sha256}
+    line = json.dumps(end | {"patch_bytes": found.patch_bytes, BEFORE: ""})
+    found = found.model_copy(update={"trajectory_sha256": digest_of(line)})
     write_atomic(folder / "outcome.json", found.model_dump_json())
-    write_atomic(folder / "trajectory.jsonl", "{}\n")
+    write_atomic(folder / "trajectory.jsonl", f"{line}\n")
 
 
 def made(path: Path, spec: Spec = SPEC, demo: bool = False) -> Path:

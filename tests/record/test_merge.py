@@ -14,7 +14,7 @@ from tests.record.made import SPEC
 from tests.record.test_from_run import PROVED, put, serve
 from tests.run.made import outcome
 
-START = "2026-02-01T10:00:00Z"
+START, END = "2026-02-01T10:00:00Z", "2026-02-01T10:01:00Z"
 
 
 def shard(run: Path, number: int, names: tuple[str, ...], start: str = START) -> Path:
@@ -25,7 +25,7 @@ def shard(run: Path, number: int, names: tuple[str, ...], start: str = START) ->
         directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", False, names, start=start)
     for arm in SPEC.arms:
         for name in names:
-            put(path, outcome(arm.id, name, shard=text))
+            put(path, outcome(arm.id, name, shard=text, start=START, end=END))
         serve(path, f"{arm.id}.0")
     return path
 

@@ -88,7 +88,11 @@ def test_rows_that_match_their_evidence_pass(case: Case) -> None:
     assert text.startswith("**The rows match their evidence.**")
     first, table, *rest = text.split("\n\n")
     assert table.count("\n") == 3 and "| 2/2 | 2 | the baseline |" in table
-    assert first.count("**") == 2 and rest[0].startswith("<details>")
+    assert (
+        first.count("**") == 2
+        and rest[0] == "This review recomputed:"
+        and rest[-1].endswith("</details>")
+    )
 
 
 def test_missing_evidence_needs_a_maintainer(case: Case) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import requests
 
-from kvci.agent import loop
+from kvci.chain import Chain
 from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.host import host
 from kvci.plan import Block, Trial, blocks
+from kvci.review.excluded import account_problems, without_account
+from kvci.run.attempt import grade_with_retries
 from kvci.run.grader import Grader
 from kvci.run.progress import Progress
 from kvci.run.sandboxes import Sandboxes
@@ -24,7 +26,7 @@ from kvci.run.scheduler import Scheduler
 from kvci.run.summary import summarize
 from kvci.run.supplies import NothingToFetch, Supplies
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import WAITS, Graded, Outcome, now
+from kvci.rundir.documents import ATTEMPTS, UNGRADED, WAITS, Attempts, Graded, Outcome, now
 from kvci.sandbox import Caps
 from kvci.serve.replay import Script
 from kvci.spec import Spec
@@ -245,16 +247,16 @@ def test_full_disk_leaves_trial_for_resume(
     run: Callable[..., list[Outcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an earlier version, the trial kept class I4."""
-    written = loop._append
+    written = Chain.append
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loop, "_append", full)
+    monkeypatch.setattr(Chain, "append", full)
     with pytest.raises(UserError, match=r"The disk of .* is full; free some space"):
         run(spec(tmp_path))
     assert not RunDirectory(tmp_path / "run").outcomes()
-    monkeypatch.setattr(loop, "_append", written)
+    monkeypatch.setattr(Chain, "append", written)
     scratch = RunDirectory(tmp_path / "run").scratch
     while scratch.exists():  # the gold patch's grading may still write there
         shutil.rmtree(scratch, ignore_errors=True)
@@ -332,3 +334,32 @@ def test_silent_engine_does_not_mean_missing_image(
 
     monkeypatch.setattr("kvci.docker.engine.has", silent)
     assert not Sandboxes("docker", tmp_path, Caps()).lacks(INSTANCES[FIRST])
+
+
+def test_each_attempt_of_an_excluded_trial_has_an_account(
+    tmp_path: Path, run: Callable[..., list[Outcome]]
+) -> None:
+    asked, script = spec(tmp_path), tmp_path / "dies.json"
+    dies = {name: behave(instance, "server_dies") for name, instance in INSTANCES.items()}
+    Script(answers=dies | {FIRST: behave(INSTANCES[FIRST], "gold")}).write(script)
+    found = run(asked.model_copy(update={"engine": f"replay:{script}"}))
+    directory = RunDirectory(tmp_path / "run")
+    excluded = [one for one in found if one.cls is Class.I2]
+    assert {one.instance for one in excluded} == {SECOND}
+    for one in excluded:
+        attempts = Attempts.read(directory.trial(one.trial) / ATTEMPTS).attempts
+        assert [each.ended for each in attempts] == [Exit.SERVER_FAILED] * 3
+        assert attempts[-1].detail == one.detail and attempts[-1].server == one.server
+        assert not any(each.server_answers for each in attempts) and attempts[0].free_bytes
+    assert not [*account_problems(directory), *without_account([directory])]
+
+
+def test_each_failed_grading_has_an_account(tmp_path: Path) -> None:
+    row = INSTANCES[FIRST].row.model_copy(update={"log_parser": "none_such"})
+    broken = Instance(row, INSTANCES[FIRST].files)
+    sandboxes = Sandboxes("bwrap", tmp_path, Caps())
+    patch = row.patch.encode()
+    graded = grade_with_retries(sandboxes, broken, patch, tmp_path / "grade", 20.0, False)
+    attempts = Attempts.read(tmp_path / "grade" / ATTEMPTS).attempts
+    assert {each.ended for each in attempts} == {graded.verdict} <= UNGRADED
+    assert attempts[-1].detail == graded.detail and "none_such" in graded.detail

@@ -328,9 +328,10 @@ def test_outcome_must_agree_with_its_files(
     other = RunDirectory(folder).trial(Trial("f16-f16", first.instance, 1)) / "outcome.json"
     invalid = {"exit": Exit.NOT_STARTED, "cls": Class.I0, "seed": 1, "verdict": Verdict.TESTS_FAIL}
     write_atomic(other, first.model_copy(update=invalid).model_dump_json())
-    (line,) = differences(folder)
+    line, gold = differences(folder)
     shutil.rmtree(other.parent)
     assert "is invalid for f16-f16, but not for another trial" in line
+    assert "invalid, but the gold patch's verdict is resolved" in gold
 
 
 def test_redaction_does_not_create_loops(made: tuple[Spec, Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kvci import patience
 from kvci.errors import UserError
 from kvci.sandbox import Caps, DiffFailed, Limits, SandboxFailed, bwrap, launch
 from kvci.sandbox.capped import HeadAndTail
@@ -113,11 +114,11 @@ def test_trial_that_filled_disk_loses_tree(monkeypatch: pytest.MonkeyPatch) -> N
 def test_wait_returns_when_disk_has_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     is_disk_full = iter([True, False])
     monkeypatch.setattr(bwrap, "disk_full", lambda _: next(is_disk_full, True))
-    bwrap.wait(tmp_path, 30)
+    patience.wait(lambda: bwrap.problem(tmp_path), 30)
     with pytest.raises(
         UserError, match="is full; free some space there, then run the same command"
     ):
-        bwrap.wait(tmp_path, 0)
+        patience.wait(lambda: bwrap.problem(tmp_path), 0)
 
 
 def test_hostile_commands_are_contained_for_ordinary_user(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Check that the times of trials are possible."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from kvci.rundir.directory import RunDirectory
+from kvci.rundir.documents import WITHOUT_PATCH, Outcome
+
+CLOCKS = timedelta(minutes=5)
+"""The allowed difference between the clocks of two machines."""
+ROUNDED = timedelta(seconds=2)
+"""The allowed difference on one machine, because a trial's times are whole seconds."""
+
+
+def time_problems(directory: RunDirectory) -> Iterator[str]:
+    """Yield a line for each trial whose times are impossible."""
+    began, now = _time(directory.manifest.start), datetime.now(UTC)
+    for one in [*directory.outcomes(), *directory.superseded()]:
+        start, end = _time(one.start), _time(one.end)
+        checks = (
+            (end < start, f"it ends at {one.end}, before it begins at {one.start}"),
+            (end > now + CLOCKS, f"it ends at {one.end}, which is in the future"),
+            (start < began - CLOCKS, f"it begins at {one.start}, before its run"),
+            (
+                timedelta(seconds=one.solve_s) > end - start + ROUNDED,
+                f"it takes {one.solve_s} s, but lasts from {one.start} to {one.end}",
+            ),
+        )
+        problem = next((text for wrong, text in checks if wrong), "")
+        if problem := problem or _answer_problem(directory, one):
+            yield f"{one.arm}, {one.instance}, seed {one.seed}: {problem}"
+
+
+def _answer_problem(directory: RunDirectory, one: Outcome) -> str:
+    """Return that the model answered outside the trial's times; empty if it did not."""
+    trajectory = directory.trial(one.trial) / "trajectory.jsonl"
+    if one.exit in WITHOUT_PATCH or not trajectory.exists():
+        return ""
+    first, last = _time(one.start) - ROUNDED, _time(one.end) + ROUNDED
+    for entry in map(json.loads, trajectory.read_text().splitlines()):
+        for name in ("asked", "answered"):
+            if name in entry:
+                at = datetime.fromtimestamp(entry[name], UTC)
+                if not first <= at <= last:
+                    return f"its answer {entry.get('step')} is not between its start and its end"
+    return ""
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
