@@ -44,6 +44,7 @@ class Checked:
 
 
 Rebuilt = tuple[dict[str, Record], str, Checked]
+"""The records by arm, the digest of what was asked, and the result of the checks."""
 
 
 def check_evidence(arms: Sequence[Record], fetch: Fetch, lookup: Lookup) -> Checked:
@@ -71,13 +72,13 @@ def check_evidence(arms: Sequence[Record], fetch: Fetch, lookup: Lookup) -> Chec
         return Checked(problems, [why])
     if sha256_of(archive) != digest:
         return Checked([*problems, f"the evidence of {name} does not have its records' sha256"])
-    rebuilt_or_why = _in_time(archive)
-    if isinstance(rebuilt_or_why, str):
-        return Checked([*problems, f"the evidence of {name} gives no record: {rebuilt_or_why}"])
-    rebuilt, asked, found = rebuilt_or_why
+    rebuilt = _in_time(archive)
+    if isinstance(rebuilt, str):
+        return Checked([*problems, f"the evidence of {name} gives no record: {rebuilt}"])
+    records, asked, found = rebuilt
     problems += [f"{name}: {line}" for line in found.problems]
     problems += [
-        problem for record in arms if (problem := _mismatch(record, rebuilt.get(record.arm)))
+        problem for record in arms if (problem := _mismatch(record, records.get(record.arm)))
     ]
     unattested, notes, done, word = (
         [f"{name}: {line}" for line in lines]

@@ -60,7 +60,7 @@ def grade_with_retries(
         attempts.append(last := grade_once(sandboxes, instance, patch, folder, test_s))
         if last.verdict not in UNGRADED:
             break
-        accounts.append(sandboxes.attempt(started, last.verdict, last.detail))
+        accounts.append(sandboxes.account(started, last.verdict, last.detail))
         if last.verdict is not Verdict.GRADING_FAILED:
             break
     if accounts:

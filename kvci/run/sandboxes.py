@@ -105,7 +105,7 @@ class Sandboxes:
         """Return why no sandbox can be made now, and what to do; empty if one can be made."""
         return KINDS[self.kind].problem(self._bounds)
 
-    def attempt(
+    def account(
         self, start: str, ended: Exit | Verdict, detail: str, **server: Any
     ) -> FailedAttempt:
         """Return the account of an attempt that ends now. `server`: the fields about the server."""

@@ -496,7 +496,7 @@ class Scheduler:
 
     def _account(self, trial: Trial, talk: Conversation, started: str, **server: Any) -> None:
         """Keep an account of an attempt that infrastructure or kvci ended just now."""
-        attempt = self._sandboxes.attempt(started, talk.exit, talk.detail, **server)
+        attempt = self._sandboxes.account(started, talk.exit, talk.detail, **server)
         self._accounts.setdefault(trial, []).append(attempt)
 
     def _finish(
