@@ -29,7 +29,10 @@ def rows(repository: Path) -> dict[str, Row]:
     return {name: row_of(form, repository) for name, form in FORMS.items()}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [form if form == "pytest" else pytest.param(form, marks=pytest.mark.long) for form in FORMS],
+)
 @pytest.mark.parametrize("kind", FORGED)
 def test_forged_patch_gets_its_verdict(
     kind: str, form: str, repository: Path, rows: dict[str, Row], tmp_path: Path

@@ -382,7 +382,7 @@ def test_cpus_are_limited(kind: str) -> None:
 def test_nothing_of_killed_command_runs_beside_diff(box: Sandbox) -> None:
     """Earlier, processes of a command that timed out could write a moment longer."""
     write = "i=0; while :; do i=$((i+1)); echo $i > a.py; done"
-    for _ in range(5):
+    for _ in range(2):
         box.run(f"for n in {{1..8}}; do ({write}) & done; wait", Limits(wall_s=0.3))
         if isinstance(box, Bwrap):
             before = (box._tree / "a.py").read_text()
@@ -420,7 +420,13 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("way", BREAKS)
+OFTEN = {"libc", "passwd", "folder that is a link", "program that ends as if killed"}
+"""The ways that each test run tries; the others take a minute together."""
+
+
+@pytest.mark.parametrize(
+    "way", [way if way in OFTEN else pytest.param(way, marks=pytest.mark.long) for way in BREAKS]
+)
 def test_trial_that_breaks_container_fails_alone(box: Sandbox, way: str) -> None:
     """Earlier, these were infrastructure failures, and two of them stopped the Docker engine."""
     box.run(f"echo 'x = 2' > a.py; sleep 60 & {BREAKS[way]}", SHORT)
