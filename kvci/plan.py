@@ -20,6 +20,9 @@ class Trial:
     instance: str
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.arm}, {self.instance}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Block:

@@ -44,8 +44,7 @@ def check_trials(run: Path, manifest: Manifest, spec: Spec) -> None:
         trial, name = Outcome.read(path), str(path.relative_to(run))
         if path.parts[-4:-1] != (trial.arm, trial.instance, str(trial.seed)):
             raise UserError(
-                f"{name} belongs to {trial.arm}, {trial.instance}, seed {trial.seed}, but its "
-                f"folder has another name; {REMEDY}."
+                f"{name} belongs to {trial.trial}, but its folder has another name; {REMEDY}."
             )
         if trial.instance not in planned.get(trial.arm, ()) or trial.seed not in spec.seeds:
             raise UserError(f"{name} was never planned; {REMEDY}.")

@@ -116,9 +116,7 @@ class Record(Document):
         for trial in self.trials:
             asked = trial.instance in planned and trial.seed in seeds
             if trial.arm != self.arm or not asked:
-                raise ValueError(
-                    f"{trial.arm}, {trial.instance}, seed {trial.seed} was never planned"
-                )
+                raise ValueError(f"{trial.trial} was never planned")
         return self
 
     @property

@@ -35,9 +35,8 @@ def account_problems(directory: RunDirectory) -> Iterator[str]:
         without_patch = one.exit in WITHOUT_PATCH  # else the detail may be the conversation's
         if last.ended != _ended(one) or (without_patch and last.detail != one.detail):
             yield (
-                f"{one.arm}, {one.instance}, seed {one.seed}: it is {titled(one.cls)} "
-                f"({one.detail[:100]}), but its last attempt ended with {last.ended} "
-                f"({last.detail[:100]})"
+                f"{one.trial}: it is {titled(one.cls)} ({one.detail[:100]}), but its last attempt "
+                f"ended with {last.ended} ({last.detail[:100]})"
             )
 
 

@@ -67,7 +67,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
             or _count_difference(one, folder, spec.prompt)
         )
         if difference:
-            yield f"{one.arm}, {one.instance}, seed {one.seed}: {difference}"
+            yield f"{one.trial}: {difference}"
 
 
 def _rows(dataset: str, manifest: Manifest) -> dict[str, Row]:

@@ -43,7 +43,7 @@ def untied(directory: RunDirectory) -> Iterator[str]:
         if problem := _tie_problem(one, folder, lines) or _timing_problem(
             one, answers, left(one.server)
         ):
-            yield f"{one.arm}, {one.instance}, seed {one.seed}: {problem}"
+            yield f"{one.trial}: {problem}"
         left(one.server).subtract(answers)
 
 

@@ -16,20 +16,27 @@ ROUNDED = timedelta(seconds=2)
 def time_problems(directory: RunDirectory) -> Iterator[str]:
     """Yield a line for each trial whose times are impossible."""
     began, now = _time(directory.manifest.start), datetime.now(UTC)
-    for one in [*directory.outcomes(), *directory.superseded()]:
-        start, end = _time(one.start), _time(one.end)
-        checks = (
-            (end < start, f"it ends at {one.end}, before it begins at {one.start}"),
-            (end > now + CLOCKS, f"it ends at {one.end}, which is in the future"),
-            (start < began - CLOCKS, f"it begins at {one.start}, before its run"),
-            (
-                timedelta(seconds=one.solve_s) > end - start + ROUNDED,
-                f"it takes {one.solve_s} s, but lasts from {one.start} to {one.end}",
-            ),
-        )
-        problem = next((text for wrong, text in checks if wrong), "")
-        if problem := problem or _answer_problem(directory, one):
-            yield f"{one.arm}, {one.instance}, seed {one.seed}: {problem}"
+    for one in directory.outcomes():
+        if problem := _own_problem(one, began, now) or _answer_problem(directory, one):
+            yield f"{one.trial}: {problem}"
+    for one in directory.superseded():
+        if problem := _own_problem(one, began, now):
+            yield f"{one.trial}: {problem}"
+
+
+def _own_problem(one: Outcome, began: datetime, now: datetime) -> str:
+    """Return why a trial cannot have these times in a run that began at `began`; else empty."""
+    start, end = _time(one.start), _time(one.end)
+    checks = (
+        (end < start, f"it ends at {one.end}, before it begins at {one.start}"),
+        (end > now + CLOCKS, f"it ends at {one.end}, which is in the future"),
+        (start < began - CLOCKS, f"it begins at {one.start}, before its run"),
+        (
+            timedelta(seconds=one.solve_s) > end - start + ROUNDED,
+            f"it takes {one.solve_s} s, but lasts from {one.start} to {one.end}",
+        ),
+    )
+    return next((text for wrong, text in checks if wrong), "")
 
 
 def _answer_problem(directory: RunDirectory, one: Outcome) -> str:

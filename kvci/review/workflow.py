@@ -62,6 +62,6 @@ def _outside(trials: Iterable[RecordedTrial], ran: Ran, number: str) -> Iterator
         start, end = datetime.fromisoformat(one.start), datetime.fromisoformat(one.end)
         if not first - CLOCKS <= start <= end <= last + CLOCKS:
             yield (
-                f"{one.arm}, {one.instance}, seed {one.seed}: it lasts from {one.start} to "
-                f"{one.end}, but the workflow run {number} from {ran.created} to {ran.updated}"
+                f"{one.trial}: it lasts from {one.start} to {one.end}, but the workflow run "
+                f"{number} from {ran.created} to {ran.updated}"
             )

@@ -416,3 +416,14 @@ def test_unknown_workflow_runs_need_a_maintainer(forged: Path) -> None:
     for one in RunDirectory(forged).outcomes():
         change(folder(forged, one, one.arm), workflow_run="")
     assert "12 of 12 trials name no workflow run" in reviewed(forged)[0].unattested[0]
+
+
+def test_superseded_trial_is_not_held_against_the_answers_that_replaced_it(forged: Path) -> None:
+    """Earlier, its times were compared with the conversation of the trial that counts."""
+    one = failing(forged)[0]
+    old = forged / "superseded" / "1" / one.arm / one.instance / str(one.seed)
+    shutil.copytree(folder(forged, one), old)
+    earlier = later(one.start, minutes=-3)
+    change(old, start=earlier, end=earlier, solve_s=0.0)
+    found, _ = reviewed(forged)
+    assert not [line for line in found.problems if "between its start and its end" in line]
