@@ -84,9 +84,9 @@ def run(
         if timed_out or kept.total_bytes > limits.output_mib << 20 or process.poll() is None:
             _kill(process)
         code = process.wait()
-        on_end()
         assert process.stdout
         process.stdout.close()
+        on_end()
     return Result(
         kept.bytes(), code if code >= 0 else 128 - code, timed_out, kept.total_bytes, wall_s
     )

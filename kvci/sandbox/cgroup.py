@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import uuid
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -104,6 +105,7 @@ def _remove(folder: Path) -> None:
             return
 
 
+@cache
 def _parent_v2() -> Path:
     """Return the v2 group in which kvci makes the groups of sandboxes.
 

@@ -3,10 +3,8 @@
 import base64
 import contextlib
 import io
-import itertools
 import json
 import socket
-import stat
 import struct
 import tarfile
 import tempfile
@@ -54,9 +52,8 @@ WATCH_S = 10.0
 """The time between two pings of the engine while a command runs."""
 TREE_MAX_BYTES = 2 << 30
 NOT_FOUND = 404
-GO_FOLDER = 1 << 31
-GO_TYPES = 0x8F280000
-"""Bits of a mode in Go (io/fs, ModeDir and ModeType)."""
+GO_FILE, GO_FOLDER, GO_TYPES = 0, 1 << 31, 0x8F280000
+"""The type in a mode of Go (io/fs: ModeDir), and the bits that hold the type (ModeType)."""
 NANO = 10**9
 NO_SPACE = b"No space left on device"
 CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
@@ -356,13 +353,8 @@ class Docker:
         return int(one[0].get("SizeRw", 0)) if one else 0
 
     def _written_files(self) -> int:
-        """Return how many files the trial changed, up to LARGE_WRITE_FILES."""
-        return sum(1 for _ in itertools.islice(self._changed_files(), LARGE_WRITE_FILES))
-
-    def _changed_files(self) -> Iterator[str]:
-        """Yield the paths that differ from the image, also if the container does not run."""
-        for change in client().api.diff(self._container.id) or []:
-            yield change["Path"]
+        """Return how many files the trial changed, also if the container does not run."""
+        return len(client().api.diff(self._container.id) or [])
 
     def _renew_user_files(self) -> None:
         """Replace NEW_USER_FILES if the engine cannot read them. The trial's processes have ended.
@@ -382,22 +374,25 @@ class Docker:
 
         A link may lead to a place that only the container's processes see.
         """
-        if not self._has_type("/etc", stat.S_IFDIR):
-            return False
-        return all(self._has_type(f"/{name}", stat.S_IFREG) for name in NEW_USER_FILES)
+        kind, _ = self._stat("/etc")
+        files = [self._stat(f"/{name}") for name in NEW_USER_FILES]
+        return kind in (GO_FOLDER, None) and all(
+            kind in (GO_FILE, None) and size <= USER_FILE_MAX_BYTES for kind, size in files
+        )
 
-    def _has_type(self, path: str, kind: int) -> bool:
-        """True if this path in the container has this type and is not long, or does not exist."""
+    def _stat(self, path: str) -> tuple[int | None, int]:
+        """Return the type bits of Go and the size of a path in the container.
+
+        The type of a path that does not exist is None.
+        """
         api = client().api
         url = api._url("/containers/{0}/archive", self._container.id)
         answer = api.head(url, params={"path": path}, timeout=api.timeout)
         if answer.status_code == NOT_FOUND:
-            return True
+            return None, 0
         answer.raise_for_status()
         found = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
-        if found["mode"] & GO_TYPES != (GO_FOLDER if kind == stat.S_IFDIR else 0):
-            return False
-        return kind == stat.S_IFDIR or bool(found["size"] <= USER_FILE_MAX_BYTES)
+        return found["mode"] & GO_TYPES, found["size"]
 
     def _has_leftovers(self) -> bool:
         """True if other processes than process 1 run, or if no process runs."""

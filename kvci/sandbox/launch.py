@@ -80,7 +80,7 @@ def program() -> Path:
     found, why = programs(), ""
     for path in found:
         try:
-            done = _start(path, ["python3", "-c", ""], [], HostUser(), Caps(), Limits())
+            done = start(["python3", "-c", ""], [], HostUser(), Caps(), Limits(), path=path)
         except SandboxFailed as error:
             why = str(error)
             continue
@@ -102,24 +102,15 @@ def start(
     caps: Caps,
     limits: Limits,
     must_end: Callable[[], bool] = lambda: False,
+    path: Path | None = None,
 ) -> Result:
     """Run a command as the user `user` of the host. It is killed if `must_end()` is true.
 
-    All its processes have ended when this function returns. Raises SandboxFailed if the command did
-    not start or its processes do not end.
+    All its processes have ended when this function returns. `path` is the bwrap to use, by default
+    that of `program()`. Raises SandboxFailed if the command did not start or its processes do not
+    end.
     """
-    return _start(program(), command, mounts, user, caps, limits, must_end)
-
-
-def _start(
-    path: Path,
-    command: Sequence[str],
-    mounts: Sequence[Mount],
-    user: HostUser,
-    caps: Caps,
-    limits: Limits,
-    must_end: Callable[[], bool] = lambda: False,
-) -> Result:
+    path = path or program()
     group = Cgroup.create(caps)
     if group is None and user.is_new:
         raise SandboxFailed("no cgroup is writable, and rlimits do not bind root")
@@ -138,7 +129,10 @@ def _start(
         size = 0 if group else memory.bytes(lifeline.pids())
         return must_end() or size > caps.memory_mib << 20
 
-    with _Lifeline(group is not None) as lifeline:
+    with contextlib.ExitStack() as ends:
+        if group:
+            ends.callback(group.remove)
+        lifeline = ends.enter_context(_Lifeline(group is not None))
         words = [str(path), *_words(mounts), *lifeline.words]
         processes = "-" if group else str(caps.processes)
         try:
@@ -159,9 +153,6 @@ def _start(
                 "bubblewrap did not start: kvci could not set the limits or, as root, make mounts "
                 "and become another user"
             ) from None
-        finally:
-            if group:
-                group.remove()
         # bwrap reports an exit code only if it started the command; the command can print anything
         if done.code == 1 and not lifeline.has_exit_code():
             raise SandboxFailed(done.output.decode(errors="replace").strip())
