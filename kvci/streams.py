@@ -37,7 +37,7 @@ class _Kept(io.FileIO):
             except OSError as error:
                 left = self._terminal or error.errno == errno.EPIPE
                 self.incomplete = not left
-                self._error = "nobody reads it any more" if left else str(error.strerror)
+                self._error = "its reader is gone" if left else str(error.strerror)
                 later = threading.Timer(QUIET_S, self.say)
                 later.daemon = True
                 later.start()

@@ -46,7 +46,7 @@ def test_run_without_reader_runs_to_its_end(tmp_path: Path) -> None:
     words = ["scripted", "--out", str(tmp_path), "--sandbox", "bwrap"]
     code, error = ends(*words, out=without_reader())
     assert code == 0, error
-    assert error == f"{LOST}nobody reads it any more); the work does not stop.\n"
+    assert error == f"{LOST}its reader is gone); the work does not stop.\n"
     assert len(list(tmp_path.glob("scripted/trials/*/*/*/outcome.json"))) == 28
 
 
