@@ -6,7 +6,7 @@ from pathlib import Path
 from kvci.errors import UserError
 from kvci.record.bundle import unpack, write
 from kvci.record.from_run import build
-from kvci.review.recompute import DatasetUnavailable, differences
+from kvci.review.evidence_check import check_run
 
 REMEDY = (
     " A review would refuse it, so nothing is published. If the files of the run were not changed, "
@@ -28,11 +28,8 @@ def check_own(run: Path, shard: str = "") -> None:
         redacted = unpack(archive, target) / shard
         if build(redacted, row=False) != records:
             raise UserError(f"The redacted evidence of {run} gives other records.{REMEDY}")
-        try:
-            wrong = differences(redacted)
-            own = differences(run / shard) if wrong else []
-        except DatasetUnavailable:
-            return  # a review cannot recompute the verdicts either, and says so
+        wrong = check_run(redacted).problems
+        own = check_run(run / shard).problems if wrong else []
     if wrong:
         cause = "The redacted evidence" if wrong != own else "The evidence"
         raise UserError(f"{cause} of {run} does not give its trials: {wrong[0]}.{REMEDY}")

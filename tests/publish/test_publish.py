@@ -18,6 +18,7 @@ from kvci.record.from_run import build
 from kvci.record.schema import Record
 from kvci.review.comment import comment
 from kvci.review.rows import Review
+from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Manifest
 from tests.fake_github import Fake
 from tests.publish.test_branch import BRANCH, files, shown
@@ -151,7 +152,9 @@ def test_publish_verb(
     origin: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(tmp_path / "run")
-    monkeypatch.setattr("kvci.review.own_evidence.differences", lambda run: [])  # no such dataset
+    manifest = RunDirectory(run).manifest.model_copy(update={"start": "2026-01-01T00:00:00Z"})
+    manifest.write(run / "manifest.json")  # before its trials
+    monkeypatch.setattr("kvci.review.evidence_check.differences", lambda run: [])  # no such dataset
     words = ["publish", str(run), "--repository", "owner/name", "--origin", str(origin)]
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
     done = CliRunner().invoke(main, words)

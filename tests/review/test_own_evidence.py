@@ -24,7 +24,7 @@ NAMES += ["build", "slots", "CPU", "q8_0", "calibration", "kvci-calibration"]
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of real runs, which are recomputed."""
-    monkeypatch.setattr("kvci.review.own_evidence.differences", recompute.differences)
+    monkeypatch.setattr("kvci.review.evidence_check.differences", recompute.differences)
     with tarfile.open(GOLDEN / "kvci-0.1.0" / "runs.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path / "runs"
