@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-import socket
+import stat
 import subprocess
 import sys
 import time
@@ -53,8 +53,7 @@ def hostile(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in (".lock", "spec.json", "shard-1-of-2"):
         os.mkfifo(folder / name)
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(os.path.relpath(folder / "socket"))
+    os.mknod(folder / "socket", stat.S_IFSOCK | 0o600)
     (folder / "link").symlink_to("/dev/zero")
     (folder / "loop").symlink_to(".")
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff\n::error::\x1b[31m")).touch()
