@@ -61,7 +61,7 @@ def in_child(work: Callable[[], Any], seconds: float) -> Any:
         ends_with_kvci()
         writer.send(work())
 
-    child = context.Process(target=send, daemon=True)
+    child = context.Process(target=send)
     child.start()
     writer.close()
     try:

@@ -1,6 +1,7 @@
 """Fixtures for many tests: the shipped model, data outside the project, and fakes."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ LONG_FILES = {"test_demo.py", "test_benchmark.py", "test_pull.py", "test_supply.
 
 IMAGE_TESTS = ("tests/images/",)
 """They share one worker, because each may evict images that the others have pulled or stripped."""
+
+
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    signal.signal(number, handler)  # nohup and `&` ignore them, and children would, too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -84,7 +84,7 @@ def small_image(texts: dict[str, str]) -> str:
                         _add(files, f"packages/{path}", path.read_binary())
             _add(files, "packages/testbed.pth", TREE.encode())  # as `pip install -e .` makes
             for path_in_tree, text in texts.items():
-                _add(files, f"testbed/{path_in_tree}", text.encode())
+                _add(files, f"testbed/{path_in_tree}", text.encode(errors="surrogateescape"))
         context.seek(0)
         name = f"kvci-test/small:{hashlib.file_digest(context, 'sha256').hexdigest()[:12]}"
         context.seek(0)

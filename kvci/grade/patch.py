@@ -7,12 +7,12 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.grading import get_eval_report
 
-from kvci.deadline import time_limit
+from kvci.children import in_child
 from kvci.files import write_atomic
 from kvci.grade.doubt import doubt
 from kvci.grade.eval_script import script_of, spec_of
@@ -21,7 +21,7 @@ from kvci.sandbox import TREE, Limits, Sandbox, SandboxFailed
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
 
-NOT_APPLIED, APPLIED = 33, "kvci-applied"
+NOT_APPLIED, NO_REPORT, APPLIED = 33, 34, "kvci-applied"
 READ_S = 120.0
 """Seconds in which a test log must be read. Some parsers of swebench need hours for one line."""
 RAISED = "exception"
@@ -48,8 +48,13 @@ echo {APPLIED}
 
 The last command checks whether the patch is already applied.
 """
-PARSES = r"""
+CHECK = rf"""
 import ast, subprocess, sys
+try:
+    git_diff = ["git", "-c", "core.fileMode=false", "diff"]
+    subprocess.run(git_diff, capture_output=True).stdout.decode()
+except UnicodeDecodeError:
+    sys.exit({NO_REPORT})
 for name in sys.argv[1:]:
     show = subprocess.run(["git", "show", "HEAD:" + name], capture_output=True)
     try:
@@ -63,6 +68,11 @@ for name in sys.argv[1:]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         print(name)
 """
+"""The harness reads the work tree's diff as UTF-8. If it cannot, it gives no report."""
+
+
+class NotApplied(Exception):
+    """The patch does not apply, or the harness cannot go on after it."""
 
 
 class UnreadableLog(Exception):
@@ -88,10 +98,11 @@ def grade(
 
 
 def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s: float) -> Graded:
-    broken = "" if patch is None else _prepare(patch, sandbox)
-    if broken is None:
+    try:
+        broken = "" if patch is None else _prepare(patch, sandbox)
+    except NotApplied as error:
         (folder / "report.json").unlink(missing_ok=True)
-        return Graded(verdict=Verdict.APPLY_FAILED, applies=False)
+        return Graded(verdict=Verdict.APPLY_FAILED, detail=str(error), applies=False)
     # A test's status may be anywhere in the output, so the whole output is kept.
     whole = Limits(
         test_s, int(test_s * 4) + 1, output_mib=OUTPUT_MIB_MAX, kept_bytes=OUTPUT_MIB_MAX << 20
@@ -134,21 +145,25 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
     )
 
 
-def _prepare(patch: bytes, sandbox: Sandbox) -> str | None:
+def _prepare(patch: bytes, sandbox: Sandbox) -> str:
     """Apply the patch, and return the Python files that no longer parse.
 
-    Return None if the patch does not apply. One script applies the patch and parses the files,
-    because each start of a script costs time. Raises SandboxFailed if the script ends before that.
+    The harness gets the patch from JSON, where bytes that are not UTF-8 have been replaced, so the
+    same is applied here. One script applies the patch and parses the files, because each start of
+    a script costs time. Raises NotApplied, and SandboxFailed if the script ends before that.
     """
-    touched = patched_files(patch.decode(errors="surrogateescape"))
+    text = patch.decode(errors="replace")
+    touched = patched_files(text)
     names = sorted(name for name in touched if name.endswith(".py"))
     done = sandbox.script(
-        APPLY.format(patch=base64.encodebytes(patch).decode().rstrip())
-        + f"python3 -I - {shlex.join(names)} <<'KVCI_PROGRAM'\n{PARSES}KVCI_PROGRAM\n",
+        APPLY.format(patch=base64.encodebytes(text.encode()).decode().rstrip())
+        + f"python3 -I - {shlex.join(names)} <<'KVCI_PROGRAM'\n{CHECK}KVCI_PROGRAM\n",
         PREPARE,
     )
     if done.code == NOT_APPLIED:
-        return None
+        raise NotApplied
+    if done.code == NO_REPORT:
+        raise NotApplied("with the patch, the diff of the work tree is not UTF-8")
     _, applied, broken = done.output.decode(errors="replace").partition(APPLIED)
     if not applied:  # without this, the tests would run on the base commit
         raise SandboxFailed(f"the patch could not be applied ({done.code}, {done.wall_s:.0f} s)")
@@ -167,25 +182,36 @@ def report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
 
     An exception of swebench is the report's value of RAISED, and the instance is not resolved, as
     in the harness: `swebench.harness.run_evaluation.run_instance` catches it and writes no report.
-    Raises UnreadableLog if swebench needs too much time to read the log.
+    Raises UnreadableLog if swebench needs too much time or memory to read the log.
     """
-    spec = spec_of(row)
+
+    def read() -> dict[str, Any]:
+        # Some parsers print names of tests, which the patch can choose.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return _report(row, patch, log)
+
+    try:
+        return cast(dict[str, Any], in_child(read, READ_S))
+    except TimeoutError:
+        raise UnreadableLog(f"the test log takes more than {READ_S:.0f} s to read") from None
+    except EOFError:
+        raise UnreadableLog("the process that read the test log ended") from None
+
+
+def _report(row: Row, patch: bytes, log: Path) -> dict[str, Any]:
     prediction = {
         "instance_id": row.instance_id,
         "model_patch": patch.decode(errors="replace"),
         "model_name_or_path": "kvci",
     }
-    slow = UnreadableLog(f"the test log takes more than {READ_S:.0f} s to read")
     try:
-        # Some parsers print names of tests, which the patch can choose.
-        with time_limit(READ_S, slow), contextlib.redirect_stdout(io.StringIO()):
-            reports: dict[str, dict[str, Any]] = get_eval_report(
-                test_spec=spec,
-                prediction=prediction,
-                test_log_path=str(log),
-                include_tests_status=True,
-            )
-    except (UnreadableLog, MemoryError, OSError):
+        reports: dict[str, dict[str, Any]] = get_eval_report(
+            test_spec=spec_of(row),
+            prediction=prediction,
+            test_log_path=str(log),
+            include_tests_status=True,
+        )
+    except (MemoryError, OSError):
         raise
     except Exception as error:
         return {"resolved": False, RAISED: type(error).__name__}

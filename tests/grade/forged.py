@@ -22,6 +22,9 @@ from tests.made_images import COMMIT, IDENTITY, small_image
 CODE = "maths.py"
 BUGGY = "def double(x):\n    return x\n"
 FIXED = "def double(x):\n    return x + x\n"
+LATIN_1 = "# coding: latin-1\nNAME = '\udce9'\n"
+"""Python whose bytes are not UTF-8. In these texts, \\udce9 stands for the byte 0xe9."""
+LENGTH_1 = "from names import NAME\n\nassert len(NAME) == 1\n"
 SETUP = "print('nothing to build')\n"
 PYTEST = "from maths import double\n\n\ndef test_same():\n    assert double(0) == 0\n"
 PYTEST_NEW = "\n\ndef test_double():\n    assert double(2) == 4\n"
@@ -40,6 +43,7 @@ RUNNER = "import unittest\n\nunittest.main(module=None)\n"
 """In the place of Django's tests/runtests.py, whose log has the form of unittest's."""
 FILES = {
     CODE: BUGGY,
+    "old_names.py": LATIN_1 + "SIZE = 1\n",
     "setup.py": SETUP,
     "runtests.py": RUNNER,
     "tests/test_p.py": PYTEST,
@@ -126,9 +130,9 @@ class Forged:
         """Form -> what the harness reports."""
         return {"pytest": self.pytest, "django": self.django}
 
-    def patch(self, form: Form, repository: Path) -> str:
+    def patch(self, form: Form, repository: Path) -> bytes:
         texts = {name: _filled(text, form) for name, text in self.files.items()}
-        return patch_of(repository, texts)
+        return patch_of(repository, texts).encode(errors="surrogateescape")
 
 
 def _filled(text: str, form: Form) -> str:
@@ -308,6 +312,13 @@ FORGED = {
     "kills the shell": Forged(
         {CODE: BUGGY + "import os\nos.kill(os.getppid(), 9)\n"}, False, False, None
     ),
+    "bytes that are not UTF-8": Forged({CODE: FIXED + LENGTH_1, "names.py": LATIN_1}, False, False),
+    "beside bytes that are not UTF-8": Forged(
+        {CODE: FIXED, "old_names.py": LATIN_1 + "SIZE = 2\n"}, False, False, None
+    ),
+    "bytes that are not UTF-8, and do not matter": Forged(
+        {CODE: FIXED, "names.py": LATIN_1}, True, True
+    ),
     "leaves a process behind": Forged({CODE: FIXED + SAY + LEFT_BEHIND}, True, True),
 }
 
@@ -347,7 +358,7 @@ def make_repository(folder: Path) -> Path:
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, errors="surrogateescape")
     subprocess.run(COMMIT, cwd=folder, env=os.environ | IDENTITY, shell=True, check=True)
     return folder
 
@@ -356,7 +367,7 @@ def patch_of(repository: Path, files: dict[str, str]) -> str:
     """The patch that gives these files their texts."""
     for name, text in files.items():
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
-        (repository / name).write_text(text)
+        (repository / name).write_text(text, errors="surrogateescape")
     _git(repository, "add", "--all")
     patch = _git(repository, "diff", "--cached", "HEAD")
     _git(repository, "reset", "-q", "--hard")
@@ -375,4 +386,4 @@ def added(path: str, lines: str) -> str:
 
 def _git(folder: Path, *words: str) -> str:
     done = subprocess.run(["git", *words], cwd=folder, capture_output=True, check=True)
-    return done.stdout.decode()
+    return done.stdout.decode(errors="surrogateescape")

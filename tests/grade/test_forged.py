@@ -37,7 +37,7 @@ def rows(repository: Path) -> dict[str, Row]:
 def test_forged_patch_gets_its_verdict(
     kind: str, form: str, repository: Path, rows: dict[str, Row], tmp_path: Path
 ) -> None:
-    patch = FORGED[kind].patch(FORMS[form], repository).encode()
+    patch = FORGED[kind].patch(FORMS[form], repository)
     sandboxes = Sandboxes("docker", tmp_path, Caps())
     found = grade_once(sandboxes, Instance(rows[form]), patch, tmp_path / "out", TEST_S)
     assert found.verdict is not Verdict.NOT_GRADED, found.detail
@@ -56,7 +56,8 @@ def test_the_harness_gives_the_same_verdicts(
         for form, row in rows.items():
             one = row.model_copy(update={"instance_id": f"{row.instance_id}-{number}"})
             asked.append(one)
-            patches[one.instance_id] = forged.patch(FORMS[form], repository)
+            patch = forged.patch(FORMS[form], repository)
+            patches[one.instance_id] = patch.decode(errors="replace")
             expected[one.instance_id] = forged.resolved[form]
     reports = evaluate(asked, patches, tmp_path, TEST_S, workers=4)
     # The harness writes no report if its parser raises; it then counts the patch as not resolved.

@@ -1,5 +1,6 @@
 """Grade calibration instances in the real sandbox, with swebench's own code."""
 
+import os
 import re
 from itertools import product
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.log_parsers import PARSER_REGISTRY
 
-from kvci.grade.patch import RAISED, grade, report
+from kvci.grade.patch import RAISED, _report, grade, report
 from kvci.run.attempt import grade_once, lacks_marker
 from kvci.run.sandboxes import Sandboxes
 from kvci.sandbox import Caps, Limits, Result, SandboxFailed
@@ -90,15 +91,23 @@ def test_a_patch_breaks_other_tests(tmp_path: Path) -> None:
 def test_an_unreadable_log_gives_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the time limit, the worker and the run would never end."""
+    """Without the time limit, the worker and the run would never end. No signal ends this."""
 
     def endless(**_: object) -> None:
-        re.match(r"(a+)+$", "a" * 60 + "b")
+        re.search(r"ab\w*:", "ab" * 5_000_000)
 
     monkeypatch.setattr("kvci.grade.patch.get_eval_report", endless)
     monkeypatch.setattr("kvci.grade.patch.READ_S", 1.0)
     found = grade(BUGGY.row, GOLD, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert lacks_marker(found) and "takes more than 1 s to read" in found.detail
+
+
+def test_a_log_that_needs_too_much_memory_gives_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvci.grade.patch.get_eval_report", lambda **_: os._exit(137))
+    found = grade(BUGGY.row, GOLD, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
+    assert lacks_marker(found) and "process that read the test log ended" in found.detail
 
 
 HOSTILE = ("FAIL:\n", "ERROR:\n", "<doctest", "", "✕", "×", "{\n")
@@ -119,7 +128,7 @@ def test_a_parser_that_raises_gives_not_resolved(tmp_path: Path) -> None:
     raising, log = set(), tmp_path / "log"
     for parser, line in product(PARSER_REGISTRY, lines):
         log.write_text(f"{START_TEST_OUTPUT}\n{line}\n{END_TEST_OUTPUT}\n")
-        found = report(BUGGY.row.model_copy(update={"log_parser": parser}), GOLD, log)
+        found = _report(BUGGY.row.model_copy(update={"log_parser": parser}), GOLD, log)
         assert found["resolved"] is False
         if RAISED in found:
             raising.add(parser)
@@ -127,13 +136,13 @@ def test_a_parser_that_raises_gives_not_resolved(tmp_path: Path) -> None:
 
 
 def test_what_a_parser_prints_reaches_no_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     row = BUGGY.row.model_copy(update={"log_parser": "parse_log_gradle_custom"})
     log = tmp_path / "log"
     log.write_text(f"{START_TEST_OUTPUT}\n\33[2Ja.Test > x\n{END_TEST_OUTPUT}\n")
     report(row, GOLD, log)
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
 
 
 def test_a_log_that_its_parser_cannot_read_fails(tmp_path: Path) -> None:
