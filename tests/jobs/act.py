@@ -4,6 +4,8 @@ The steps are those of the workflows, and run in act's host mode. Checkout copie
 Artifacts are files in a folder, origin is a bare repository, and the API is the fake of the tests.
 """
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +107,7 @@ class GitHubHere:
         fake.web, fake.origin = fake.url, self.origin
         self.runs = folder / "runs"
         _copy(self.kvci)
-        (self.kvci / "ci" / "requirements.txt").write_text("")  # PYTHONPATH has the dependencies
+        (self.kvci / "Makefile").write_text(f"install:\n\tln -s {_installed()} .venv\n")
         if own is None:
             _copy(self.work)
         for name, text in (own or {}).items():
@@ -175,6 +178,18 @@ class GitHubHere:
             "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),
             "PYTHONPATH": sysconfig.get_path("purelib"),  # kvci's dependencies, without kvci
         }
+
+
+@functools.cache
+def _installed() -> Path:
+    """Return a virtual environment that `make install` made. The jobs share it to save time."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    _copy(place)
+    (place / "ci" / "requirements.txt").write_text("")  # PYTHONPATH has the dependencies
+    environment = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib")}
+    subprocess.run(["make", "install"], cwd=place, env=environment, check=True)
+    return place / ".venv"
 
 
 def _copy(to: Path) -> None:
