@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
+from kvci.sandbox.clock import Clock
 from kvci.sandbox.interface import Limits, Result
 
 WATCH_S = 0.5
@@ -72,14 +73,14 @@ def run(
     ended = timed_out = False
     try:
         on_start()
-        start = time.monotonic()
+        clock = Clock(limits)
         while not ended and not timed_out:
-            deadline = min(time.monotonic() + WATCH_S, start + limits.wall_s)
+            deadline = time.monotonic() + min(WATCH_S, clock.left_s())
             ended = _drain(process, kept, deadline, limits.output_mib << 20)
-            timed_out = not ended and time.monotonic() >= start + limits.wall_s
+            timed_out = not ended and clock.left_s() <= 0
             if not ended and exceeded():
                 break
-        wall_s = time.monotonic() - start
+        wall_s = clock.wall_s
     finally:
         if timed_out or kept.total_bytes > limits.output_mib << 20 or process.poll() is None:
             _kill(process)

@@ -34,6 +34,7 @@ from kvci.free_space import has_too_little
 from kvci.host import process
 from kvci.sandbox import diff, seccomp
 from kvci.sandbox.capped import HeadAndTail
+from kvci.sandbox.clock import Clock
 from kvci.sandbox.interface import (
     LARGE_WRITE_BYTES,
     LARGE_WRITE_FILES,
@@ -252,20 +253,19 @@ class Docker:
             made = api.exec_create(name, words, stdin=True, environment=environment, workdir=TREE)
             stream = api.exec_start(made["Id"], socket=True)
             connection: socket.socket = getattr(stream, "_sock", stream)
-            watch = _Watch()
-            started = time.monotonic()  # the engine's own time does not count
+            watch, clock = _Watch(), Clock(limits)  # the engine's own time does not count
             try:
                 # The command starts after this line, because docker-py loses output that arrives in
                 # one piece with the answer's header.
                 with contextlib.suppress(OSError):
                     connection.sendall(b"\n")
-                ended = _drain(connection, kept, started + limits.wall_s, cap_bytes, watch)
+                ended = _drain(connection, kept, clock, cap_bytes, watch)
             finally:
                 # Without a shutdown the engine fills a pipe that no process reads, and waits 10 s.
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
                 stream.close()
-            wall_s = time.monotonic() - started
+            wall_s, timed_out = clock.wall_s, not ended and clock.left_s() <= 0
             if not ended and (watch.silent or not answers()):
                 raise SandboxFailed("Docker does not answer, so the command's time is unknown")
             code = api.exec_inspect(made["Id"])["ExitCode"] if ended else None
@@ -281,7 +281,6 @@ class Docker:
             if self._broken:
                 return Result(b"", 137, False, 0, 0.0)
             raise SandboxFailed(f"Docker: {str(error)[:500]}") from None
-        timed_out = wall_s >= limits.wall_s and kept.total_bytes <= cap_bytes
         return Result(
             kept.bytes(), 137 if code is None else code, timed_out, kept.total_bytes, wall_s
         )
@@ -516,14 +515,14 @@ class _Watch:
 def _drain(
     connection: socket.socket,
     kept: HeadAndTail,
-    deadline: float,
+    clock: Clock,
     cap_bytes: int,
     must_end: Callable[[], bool],
 ) -> bool:
     """Read the frames of a command's output until the command ends.
 
-    Return False at the deadline, above `cap_bytes`, or when `must_end` returns True. It is called
-    every second.
+    Return False when no time is left, above `cap_bytes`, or when `must_end` returns True. It is
+    called every second.
 
     A frame has a header of eight bytes. The last four bytes are the length of the output after the
     header (Docker Engine API, "attach to a container", stream format).
@@ -532,14 +531,14 @@ def _drain(
     left_in_frame = 0
     last_check = time.monotonic()
     while kept.total_bytes <= cap_bytes:
-        now = time.monotonic()
-        if now >= deadline:
+        left_s = clock.left_s()
+        if left_s <= 0:
             return False
-        if now >= last_check + 1:
+        if time.monotonic() >= last_check + 1:
             if must_end():
                 return False
-            last_check = now
-        connection.settimeout(max(0.001, min(1.0, deadline - now)))
+            last_check = time.monotonic()
+        connection.settimeout(max(0.001, min(1.0, left_s)))
         try:
             data = connection.recv(1 << 16)
         except TimeoutError:

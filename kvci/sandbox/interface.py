@@ -43,6 +43,8 @@ class Limits:
     """The command is killed when it has written more output than this."""
     kept_bytes: int = 1 << 20
     """How much of the output is kept: half from its start, half from its end."""
+    under_load: bool = False
+    """True if time in which the machine has too much work does not count (clock.py)."""
 
 
 @dataclass(frozen=True)
