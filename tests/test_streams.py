@@ -9,7 +9,6 @@ import sys
 import termios
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -139,9 +138,8 @@ def test_any_end_of_a_callback_reaches_the_waiting_run() -> None:
     def leave(_: Graded) -> None:
         raise SystemExit(1)
 
-    task, sent = _Task(lambda: Graded(verdict=Verdict.RESOLVED), leave), Future[Graded]()
-    sent.set_result(task.work())
-    task.end(sent)
+    task = _Task(lambda: Graded(verdict=Verdict.RESOLVED), Path(), leave)
+    task.end(task.work)
     assert isinstance(task.result.exception(0), SystemExit)
 
 

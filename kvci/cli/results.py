@@ -254,7 +254,7 @@ def evidence(folder: Path, out: Path) -> None:
     help="Where the tests run: bwrap is bubblewrap, for generated instances; docker is Docker, for "
     "instances with an image. auto is the first that can run the instances. [default: auto]",
 )
-@takes("test_s")
+@takes("test_s", "grade_workers")
 @in_panels([IMAGES])
 @click.option(
     "--out",
@@ -306,12 +306,14 @@ def grade(
     of_dataset |= {
         param.opts[0]: ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
         for param in ctx.command.params
-        if param.name in asked  # what the environment sets is for this machine, not for this call
+        if param.name
+        in asked.keys()
+        - {"grade_workers"}  # what the environment sets is for this machine, not for this call
     }
     if wrong := [name for name, value in (of_dataset if folder else of_run).items() if value]:
         raise UserError(f"{wrong[0]} needs {'--dataset' if folder else 'a run folder'}.")
     if folder:
-        changed, left = regrade(folder, everything)
+        changed, left = regrade(folder, everything, workers=asked["grade_workers"])
         failed = bool(left)
         for before, after in changed:
             failed |= after.cls in ("I3", "I4")

@@ -105,7 +105,11 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
         return Graded(verdict=Verdict.APPLY_FAILED, detail=str(error), applies=False)
     # A test's status may be anywhere in the output, so the whole output is kept.
     whole = Limits(
-        test_s, int(test_s * 4) + 1, output_mib=OUTPUT_MIB_MAX, kept_bytes=OUTPUT_MIB_MAX << 20
+        test_s,
+        int(test_s * 4) + 1,
+        output_mib=OUTPUT_MIB_MAX,
+        kept_bytes=OUTPUT_MIB_MAX << 20,
+        under_load=True,
     )
     run = sandbox.script(script_of(row), whole)
     log = folder / "test_output.txt"

@@ -73,7 +73,7 @@ def _grade(
     sandboxes = Sandboxes.of(spec, kind, directory.scratch, directory.path.name)
     sandboxes.sweep()
     one_each = spec.model_copy(update={"block_size": 1})  # no pairs have to stay together
-    grader = Grader(sandboxes, spec.test_s)
+    grader = Grader(sandboxes, spec.test_s, spec.grade_workers)
     graded: dict[str, Graded] = {}
     ended = False
 

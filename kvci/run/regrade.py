@@ -71,7 +71,7 @@ def regrade_trial(
             return
         shutil.rmtree(folder / "grade", ignore_errors=True)
         if logs.exists():
-            shutil.move(logs, folder / "grade")
+            shutil.copytree(logs, folder / "grade")  # another trial may need a copy, too
         changed = changed.model_copy(update={"log_sha256": digest_of_log(folder)})
         changed.write(folder / "outcome.json")
         then(changed)
@@ -80,25 +80,28 @@ def regrade_trial(
 
 
 def regrade(
-    folder: Path, everything: bool, say: Callable[[str], None] = print
+    folder: Path,
+    everything: bool,
+    say: Callable[[str], None] = print,
+    workers: int | None = None,
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
     """Return each graded trial before and after, and the trials that were not graded.
 
     If `everything` is true, all trials that have a patch are graded. Otherwise only the trials
-    whose grading failed are graded. Images are pulled. A trial is not graded if its image is not
-    available or if the trial ran on another machine. Raises UserError if the dataset is not the
-    run's.
+    whose grading failed are graded. `workers` patches are graded at once, by default as many as in
+    the run. Images are pulled. A trial is not graded if its image is not available or if the trial
+    ran on another machine. Raises UserError if the dataset is not the run's.
     """
     changed, left = [], []
     for part in Run(folder).parts:
-        part_changed, part_left = _regrade(part.path, everything, say)
+        part_changed, part_left = _regrade(part.path, everything, say, workers)
         changed += part_changed
         left += part_left
     return changed, left
 
 
 def _regrade(
-    folder: Path, everything: bool, say: Callable[[str], None]
+    folder: Path, everything: bool, say: Callable[[str], None], workers: int | None
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome]]:
     manifest, spec = RunDirectory(folder).manifest, RunDirectory(folder).spec
     instances = by_id(load(spec.dataset, manifest.dataset_revision))
@@ -111,7 +114,7 @@ def _regrade(
     with RunDirectory(folder.resolve()) as directory, stopping():
         sandboxes = Sandboxes.of(spec, kind, directory.scratch, manifest.run_id)
         sandboxes.sweep()
-        grader = Grader(sandboxes, spec.test_s)
+        grader = Grader(sandboxes, spec.test_s, workers or spec.grade_workers)
         changed: list[tuple[Outcome, Outcome]] = []
         left = [one for one in directory.outcomes() if one.has_patch]
         left = [one for one in left if everything or one.ungraded]

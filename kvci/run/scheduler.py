@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ class Scheduler:
         self._directory, self._sandboxes, self._progress = directory, sandboxes, progress
         self._host = host()
         self._arms = {arm.id: arm for arm in spec.arms}
-        self._grader = Grader(sandboxes, spec.test_s)
+        self._grader = Grader(sandboxes, spec.test_s, spec.grade_workers)
+        self._blocks_ahead = ceil((spec.slots + self._grader.workers) / spec.block_size)
+        """How many blocks after the current block may have their gold patches graded."""
         self._graded: list[Future[Graded]] = []
         self._preflights: dict[str, Future[Graded]] = {}
         self._gold: dict[str, Graded] = {}
@@ -186,13 +189,12 @@ class Scheduler:
 
         Return False if the time budget ended the work.
         """
-        for block, following in itertools.zip_longest(wave, wave[1:]):
-            if self._over_budget(started, self._longest_s):
+        for number, block in enumerate(wave):
+            if self._over_budget(started, self._longest_s + self._grader.backlog_s()):
                 return False
             began = time.monotonic()
-            self._preflight(block)
-            if following:
-                self._preflight(following)
+            for soon in wave[number : number + 1 + self._blocks_ahead]:
+                self._preflight(soon)
             self._block(block)
             self._longest_s = max(self._longest_s, time.monotonic() - began)
         return True

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -31,7 +31,7 @@ DAY_S = 86400.0
 NOT_HASHED = {
     *("shard", "start", "time_budget_s", "out", "dataset", "engine"),
     *("mirror", "disk_reserve_gb", "disk_budget_gb", "pull_workers", "pull_beside"),
-    "preflight_first",
+    *("preflight_first", "grade_workers"),
 }
 """Fields that are not in the hash. `identity` adds the content of the dataset and the kind of the
 engine to the hash; the other fields cannot change a trial."""
@@ -57,6 +57,8 @@ class Spec(Versioned):
     flag. The command line, the workflow's `options` and the reference of experiment files read
     these declarations.
     """
+
+    SCHEMA: ClassVar[int] = 2
 
     model: Model = option(
         help="The model: a .gguf file, or a .toml file of ci/models.",
@@ -271,6 +273,15 @@ class Spec(Versioned):
         "Without this option, kvci grades them too, but block by block.",
         group=GRADING,
         flags=("--validate",),
+    )
+    grade_workers: int | None = option(
+        None,
+        help="Maximum number of patches that are graded at the same time.",
+        group=GRADING,
+        envvar="KVCI_GRADE_WORKERS",
+        default_text="one for each core, as far as memory allows",
+        ge=1,
+        since=2,
     )
     pull_workers: int = option(
         4, help="Maximum number of images that are pulled at the same time.", group=IMAGES, ge=1
