@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from kvci.agent.client import Answer, Client
 from kvci.agent.ends import Ended, FormatError
 from kvci.agent.protocol import PROTOCOLS, Message
+from kvci.awake import awake_s
 from kvci.chain import Chain
 from kvci.files import sha256_of
 from kvci.sandbox import DiffFailed, Limits, Sandbox, SandboxFailed
@@ -74,7 +75,7 @@ def converse(spec: Spec, issue: str, name: str, seed: int, place: Place) -> Conv
     is empty if the diff cannot be made. The last line of the trajectory has the patch's digest.
     """
     conversation = Conversation()
-    started = time.monotonic()
+    started = awake_s()
     place.trajectory.parent.mkdir(parents=True, exist_ok=True)
     with place.trajectory.open("w") as file:
         log = Chain(file)
@@ -88,7 +89,7 @@ def converse(spec: Spec, issue: str, name: str, seed: int, place: Place) -> Conv
             _diff(place, conversation)
         log.append(_end(conversation))
     conversation.trajectory_sha256 = log.digest
-    conversation.wall_s = time.monotonic() - started
+    conversation.wall_s = awake_s() - started
     return conversation
 
 
@@ -130,7 +131,7 @@ def _turns(
             raise Ended(Exit.STEP_LIMIT, f"{conversation.steps} steps")
         if spec.max_total_tokens and conversation.answer_tokens >= spec.max_total_tokens:
             raise Ended(Exit.TOKEN_LIMIT, f"{conversation.answer_tokens} tokens")
-        left_s = deadline - time.monotonic()
+        left_s = deadline - awake_s()
         if left_s <= 0:
             raise Ended(Exit.TIME_LIMIT, f"{spec.trial_s} s")
         conversation.steps += 1
@@ -207,7 +208,7 @@ def _cut_in_a_row(spec: Spec, answer: Answer, before: int) -> int:
 
 
 def _observe(spec: Spec, sandbox: Sandbox, action: str, deadline: float) -> str:
-    wall_s = max(0.1, min(spec.command_s, deadline - time.monotonic()))
+    wall_s = max(0.1, min(spec.command_s, deadline - awake_s()))
     done = sandbox.run(action, Limits(wall_s=wall_s))
     text = done.output.decode(errors="replace")
     if len(text) > OBSERVATION_CHARS:

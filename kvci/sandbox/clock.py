@@ -1,8 +1,8 @@
 """Measures the time of a command on a machine that may have too much work."""
 
-import time
 from pathlib import Path
 
+from kvci.awake import awake_s
 from kvci.sandbox.interface import Limits
 
 PRESSURE = Path("/proc/pressure")
@@ -29,11 +29,11 @@ class Clock:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._start, self._stalled_s = time.monotonic(), stalled_s()
+        self._start, self._stalled_s = awake_s(), stalled_s()
 
     @property
     def wall_s(self) -> float:
-        return time.monotonic() - self._start
+        return awake_s() - self._start
 
     def left_s(self) -> float:
         """Return for how many seconds the command may still run, at least; 0 or less at its end."""
