@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import select
+import stat
 import sys
 import threading
 from typing import TYPE_CHECKING, TextIO
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 QUIET_S = 2.0
 """A command that ends so soon after its reader says nothing, like any Unix tool before `head`."""
+WORKING = threading.Event()
+"""Set during work that must not wait for a reader that does not read, as a stopped terminal."""
+PATIENCE_S = 30.0
+"""For so long such work waits. After that, output is dropped until the reader reads again."""
 
 
 class _Kept(io.FileIO):
@@ -22,8 +27,9 @@ class _Kept(io.FileIO):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number, "w", closefd=False)
+        super().__init__(_without_waiting(number), "w", closefd=False)
         self._terminal, self._error, self._said = self.isatty(), "", False
+        self._patience_s = PATIENCE_S
         self.incomplete = False
         """True if something is missing in a file. A closed pipe or terminal needs no output."""
 
@@ -32,8 +38,10 @@ class _Kept(io.FileIO):
         while not self._error:
             try:
                 if (written := super().write(data)) is not None:
+                    self._patience_s = PATIENCE_S
                     return written
-                select.select([], [self], [])  # another process made the pipe non-blocking
+                if not self._is_read():
+                    return size
             except OSError as error:
                 left = self._terminal or error.errno == errno.EPIPE
                 self.incomplete = not left
@@ -42,6 +50,14 @@ class _Kept(io.FileIO):
                 later.daemon = True
                 later.start()
         return size
+
+    def _is_read(self) -> bool:
+        """Wait until the reader has read something. False if that takes too long."""
+        hurried = WORKING.is_set() or not self._patience_s
+        if select.select([], [self], [], self._patience_s if hurried else None)[1]:
+            return True
+        self._patience_s = 0.0
+        return False
 
     def say(self) -> None:
         """Say once on standard error that the output is lost."""
@@ -63,6 +79,23 @@ def keep_streams() -> _Kept:
     out, err = _Kept(1), _Kept(2)
     sys.stdout, sys.stderr = _text(out, sys.stdout), _text(err, sys.stderr)
     return out
+
+
+def _without_waiting(number: int) -> int:
+    """Return a descriptor of the same pipe or terminal on which a write does not wait.
+
+    It is opened again, because the mode of `number` belongs to other processes, too. Return
+    `number` if that is not possible.
+    """
+    kind = os.fstat(number).st_mode
+    if not (stat.S_ISFIFO(kind) or os.isatty(number)):
+        return number
+    try:
+        return os.open(
+            f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        )
+    except OSError:
+        return number
 
 
 def _text(raw: _Kept, like: TextIO | None) -> TextIO:

@@ -116,6 +116,34 @@ def test_run_with_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     assert (code, len(trials)) == (0, 28)
 
 
+WORK = """
+import sys
+from kvci import streams
+from kvci.run.stop import Stopped, stopping
+streams.PATIENCE_S = 1.0
+streams.keep_streams()
+try:
+    with stopping():
+        for number in range(100):
+            print("x" * 10_000, flush=True)
+        print("done", file=sys.stderr, flush=True)
+        while True:
+            print("x" * 10_000, flush=True)
+except Stopped:
+    print("Stopped.")
+"""
+
+
+@pytest.mark.parametrize("make", [os.pipe, pty.openpty])
+def test_reader_that_does_not_read_delays_no_work(make: Callable[[], tuple[int, int]]) -> None:
+    _, writer = ends = make()
+    words = [sys.executable, "-c", WORK]
+    with subprocess.Popen(words, stdout=max(ends), stderr=subprocess.PIPE) as process:
+        assert process.stderr and process.stderr.readline() == b"done\n"
+        process.terminate()
+        assert process.wait(20) == 0 and writer
+
+
 WORKER = """
 import sys
 from kvci.children import worker

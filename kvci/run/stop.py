@@ -8,6 +8,7 @@ from types import FrameType
 import psutil
 
 from kvci.children import ENDING
+from kvci.streams import WORKING
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """A process gets SIGHUP if its terminal is closed."""
@@ -26,9 +27,11 @@ def stopping() -> Iterator[None]:
     """
     heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _stop) for number in heeded}
+    WORKING.set()
     try:
         yield
     finally:
+        WORKING.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
