@@ -438,7 +438,7 @@ class Docker:
             raise
         except APIError as error:
             self._blame_tree(error)
-        git = f"{TREE[1:]}/.git"
+        git, left_out = f"{TREE[1:]}/.git", set[str]()
         with (
             tarfile.open(fileobj=_Chunks(stream), mode="r|") as old,
             tarfile.open(fileobj=out, mode="w") as new,
@@ -450,8 +450,14 @@ class Docker:
                     continue  # its target is in the git folder
                 if member.isfile():
                     new.addfile(member, old.extractfile(member))
-                elif member.issym() or member.isdir() or member.islnk():
+                elif (
+                    member.issym()
+                    or member.isdir()
+                    or (member.islnk() and member.linkname not in left_out)
+                ):
                     new.addfile(member)
+                else:  # a pipe or a device, or another name of one
+                    left_out.add(member.name)
         out.seek(0)
 
 

@@ -179,8 +179,11 @@ def _set_limit(kind: int, most: int) -> None:
 
 
 def _python() -> list[Path]:
-    """Return the folder of this Python if it is not in /usr."""
-    return [] if sys.base_prefix.startswith("/usr") else [Path(sys.base_prefix)]
+    """Return the folders of this Python if it is not in /usr. Its prefix may be a home folder."""
+    if Path(sys.base_prefix).is_relative_to("/usr"):
+        return []
+    folders = (Path(sys.base_prefix, name) for name in ("bin", "lib", "lib64"))
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _words(mounts: Sequence[Mount]) -> list[str]:

@@ -119,7 +119,16 @@ def patched_files(patch: str) -> frozenset[str]:
     )
 
 
+ESCAPED = re.compile(rb'\\([abtnvfr"\\]|[0-3][0-7]{2})')
+SIGNS = dict(zip(b'abtnvfr"\\', b'\a\b\t\n\v\f\r"\\', strict=True))
+
+
 def _unquoted(name: str) -> str:
-    """Return a name that git has quoted, as in C. Escapes are bytes of UTF-8."""
-    found = name.encode("latin-1", "backslashreplace").decode("unicode_escape")
-    return found.encode("latin-1", "replace").decode(errors="surrogateescape")
+    """Return a name that git has quoted. Any other backslash stays (git's quote.c)."""
+
+    def byte(found: re.Match[bytes]) -> bytes:
+        sign = found[1]
+        return bytes([SIGNS[sign[0]] if len(sign) == 1 else int(sign, 8)])
+
+    raw = name.encode(errors="backslashreplace")
+    return ESCAPED.sub(byte, raw).decode(errors="surrogateescape")

@@ -63,6 +63,18 @@ def test_sandbox_binds_only_programs() -> None:
     assert ("--ro-bind", "/usr") in pairs and ("--ro-bind", "/") not in pairs
 
 
+def test_only_programs_of_pythons_prefix_are_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prefix may be a home folder, or ~/.local."""
+    for name in ("bin", "lib", "share"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    assert launch._python() == [tmp_path / "bin", tmp_path / "lib"]
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    assert launch._python() == []
+
+
 def test_sweep_ends_processes_of_killed_kvci() -> None:
     """bwrap does not end with a kvci that dies while bwrap sets up the sandbox."""
     killed = subprocess.Popen(["true"])

@@ -275,7 +275,10 @@ def test_ten_gigabytes_in_tree_are_no_infrastructure_failure(box: Sandbox) -> No
 
 
 def test_emptied_tree_has_diff(box: Sandbox) -> None:
-    box.run("find /testbed -mindepth 1 -delete; mkfifo pipe; ln -s / root; ln -s root/etc e", SHORT)
+    box.run(
+        "find /testbed -mindepth 1 -delete; mkfifo p; ln p p2; ln -s / root; ln -s root/etc e",
+        SHORT,
+    )
     patch = box.diff()
     assert b"-x = 1" in patch and b"root:" not in patch
 

@@ -90,3 +90,8 @@ def test_files_of_patch_are_those_that_git_names(tmp_path: Path) -> None:
     subprocess.run([*git, "add", "-A"], check=True)
     done = subprocess.run([*git, "diff", "--cached"], check=True, capture_output=True)
     assert patched_files(done.stdout.decode()) == set(names)
+
+
+@pytest.mark.parametrize("name", [r"\N{foo}.py", r"\x", r"\u12", r"\999", "\ud83d", "\\"])
+def test_names_that_git_does_not_write_raise_nothing(name: str) -> None:
+    assert len(patched_files(f'diff --git "a/x" "b/{name}"\n')) == 1
