@@ -26,22 +26,25 @@ READ_S = 120.0
 """Seconds in which a test log must be read. Some parsers of swebench need hours for one line."""
 RAISED = "exception"
 """The key in a report that names the exception that swebench raised while it read the log."""
-OUTPUT_MIB_MAX = 256
-"""Tests that print more than this are stopped, because the output is kept in memory."""
-PREPARE = Limits(wall_s=300.0, cpu_s=600)
+OUTPUT_MIB_MAX = 64
+"""Tests that print more than this are stopped. Logs of SWE-bench Lite have a few MiB."""
+CUT_LOG_CHARS = 1 << 20
+"""How much is kept of a log that is too long. One trial must not fill the evidence of a run."""
+PREPARE = Limits(wall_s=300.0, cpu_s=600, under_load=True)
 APPLY = f"""
 base64 -d > /tmp/kvci.patch <<'KVCI_PATCH'
 {{patch}}
 KVCI_PATCH
 cd {TREE}
-again() {{{{ git checkout -- . ; git clean -fd; }}}}
+again() {{{{ git checkout -- . ; git clean -fd; }}}} > /dev/null 2>&1
+try() {{{{ "$@" > /tmp/kvci.output 2>&1; }}}}
 (
-  git apply --verbose /tmp/kvci.patch && exit
-  again; git apply --verbose --3way /tmp/kvci.patch && exit
-  again; git apply --verbose --reject /tmp/kvci.patch && exit
-  again; patch --batch --forward --fuzz=5 -p1 -i /tmp/kvci.patch && exit
-  git apply --check --reverse /tmp/kvci.patch
-) > /dev/null 2>&1 || exit {NOT_APPLIED}
+  try git apply --verbose /tmp/kvci.patch && exit
+  again; try git apply --verbose --3way /tmp/kvci.patch && exit
+  again; try git apply --verbose --reject /tmp/kvci.patch && exit
+  again; try patch --batch --forward --fuzz=5 -p1 -i /tmp/kvci.patch && exit
+  try git apply --check --reverse /tmp/kvci.patch
+) || exit {NOT_APPLIED}
 echo {APPLIED}
 """
 """The commands are the same as in swebench's harness.
@@ -51,8 +54,9 @@ The last command checks whether the patch is already applied.
 CHECK = rf"""
 import ast, subprocess, sys
 try:
+    open("/tmp/kvci.output", "rb").read().decode()
     git_diff = ["git", "-c", "core.fileMode=false", "diff"]
-    subprocess.run(git_diff, capture_output=True).stdout.decode()
+    subprocess.run(git_diff, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
 except UnicodeDecodeError:
     sys.exit({NO_REPORT})
 for name in sys.argv[1:]:
@@ -68,7 +72,8 @@ for name in sys.argv[1:]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         print(name)
 """
-"""The harness reads the work tree's diff as UTF-8. If it cannot, it gives no report."""
+"""The harness reads what git says when it applies the patch, and the work tree's diff, as UTF-8. If
+it cannot, it gives no report."""
 
 
 class NotApplied(Exception):
@@ -114,7 +119,13 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
     run = sandbox.script(script_of(row), whole)
     log = folder / "test_output.txt"
     # As in the harness: tests may print any bytes, but the parsers read UTF-8.
-    write_atomic(log, run.output.decode(errors="replace"))
+    text = run.output.decode(errors="replace")
+    if max(run.output_bytes, len(text.encode())) > OUTPUT_MIB_MAX << 20:
+        # Without the end marker, because the log's results are not read.
+        write_atomic(log, text[:CUT_LOG_CHARS].partition(END_TEST_OUTPUT)[0])
+        detail = f"the tests print more than {OUTPUT_MIB_MAX} MiB"
+        return Graded(verdict=Verdict.GRADING_FAILED, detail=detail, applies=True)
+    write_atomic(log, text)
     started = START_TEST_OUTPUT.encode() in run.output
     if run.timed_out and started:
         (folder / "report.json").unlink(missing_ok=True)
@@ -167,7 +178,9 @@ def _prepare(patch: bytes, sandbox: Sandbox) -> str:
     if done.code == NOT_APPLIED:
         raise NotApplied
     if done.code == NO_REPORT:
-        raise NotApplied("with the patch, the diff of the work tree is not UTF-8")
+        raise NotApplied("with the patch, the diff of the work tree or git's output is not UTF-8")
+    if done.timed_out:
+        raise NotApplied(f"the patch needs more than {PREPARE.wall_s:.0f} s to apply")
     _, applied, broken = done.output.decode(errors="replace").partition(APPLIED)
     if not applied:  # without this, the tests would run on the base commit
         raise SandboxFailed(f"the patch could not be applied ({done.code}, {done.wall_s:.0f} s)")

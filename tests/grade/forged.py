@@ -124,6 +124,8 @@ class Forged:
     """True if the harness reports the instance of Django's form as resolved."""
     doubt: str | None = ""
     """What kvci says about the test output; where the form matters, about pytest's."""
+    more: str = ""
+    """What is added to the patch's end."""
 
     @property
     def resolved(self) -> dict[str, bool]:
@@ -132,7 +134,8 @@ class Forged:
 
     def patch(self, form: Form, repository: Path) -> bytes:
         texts = {name: _filled(text, form) for name, text in self.files.items()}
-        return patch_of(repository, texts).encode(errors="surrogateescape")
+        patch = patch_of(repository, texts) + self.more
+        return patch.encode(errors="surrogateescape")
 
 
 def _filled(text: str, form: Form) -> str:
@@ -270,6 +273,9 @@ if not os.fork():
 MARKER = "a marker that the script did not print"
 OUTSIDE = "results outside the markers"
 CONTRADICTS = "results without a failure, but an exit code that is not 0"
+EMPTY_FILE = "diff --git {}\nnew file mode 100644\nindex 0000000..e69de29\n"
+NEW_MODE = "diff --git {}\nold mode 100755\nnew mode 100644\n"
+RAW_NAME = r'"a/caf\351.txt" "b/caf\351.txt"'
 FORGED = {
     "gold": Forged({CODE: FIXED}, True, True),
     "nothing": Forged({CODE: BUGGY + "# seen\n"}, False, False),
@@ -318,6 +324,16 @@ FORGED = {
     ),
     "bytes that are not UTF-8, and do not matter": Forged(
         {CODE: FIXED, "names.py": LATIN_1}, True, True
+    ),
+    "a name that git does not write": Forged(
+        {CODE: FIXED}, True, True, more=EMPTY_FILE.format(r'"a/x" "b/\N{foo}.py"')
+    ),
+    "git's warning is not UTF-8": Forged(
+        {CODE: FIXED},
+        False,
+        False,
+        None,
+        more=EMPTY_FILE.format(RAW_NAME) + NEW_MODE.format(RAW_NAME),
     ),
     "leaves a process behind": Forged({CODE: FIXED + SAY + LEFT_BEHIND}, True, True),
 }

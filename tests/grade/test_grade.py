@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from itertools import product
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 from swebench.harness.constants import END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.log_parsers import PARSER_REGISTRY
 
-from kvci.grade.patch import RAISED, _report, grade, report
+from kvci.grade.patch import RAISED, _report, grade, has_markers, report
 from kvci.run.attempt import grade_once, lacks_marker
 from kvci.run.sandboxes import Sandboxes
+from kvci.rundir.documents import Graded
 from kvci.sandbox import Caps, Limits, Result, SandboxFailed
 from kvci.sandbox.bwrap import Bwrap
 from kvci.tasks.calibration import generate
@@ -60,23 +62,38 @@ def test_each_kind_of_patch_gets_its_verdict(case: str, tmp_path: Path) -> None:
         assert (found.fail_to_pass, found.pass_to_pass) == ((1, 1), (4, 4))
 
 
-class Late(Bwrap):
-    """A sandbox whose first script times out, as on a busy disk."""
+@pytest.mark.parametrize("timed_out", [True, False])
+def test_a_patch_that_is_slow_to_apply_does_not_apply(timed_out: bool, tmp_path: Path) -> None:
+    """A sandbox that ends is infrastructure."""
 
-    late = True
+    class Ends(Bwrap):
+        def script(self, text: str, limits: Limits) -> Result:
+            assert limits.under_load  # else a busy machine would make a patch not apply
+            return Result(b"", 137, timed_out, 0, 60.0)
 
-    def script(self, text: str, limits: Limits) -> Result:
-        if self.late:
-            self.late = False
-            return Result(b"", 137, True, 0, 60.0)
-        return super().script(text, limits)
+    def graded() -> Graded:
+        return grade(BUGGY.row, GOLD, lambda: Ends(BUGGY.files), tmp_path, 20.0)
+
+    if timed_out:
+        assert graded().verdict is Verdict.APPLY_FAILED
+    else:
+        with pytest.raises(SandboxFailed, match="could not be applied"):
+            graded()
 
 
-def test_a_patch_not_applied_in_time_is_infrastructure(
-    tmp_path: Path,
+@pytest.mark.parametrize("mib", [0.5, 2])
+def test_a_log_that_is_too_long_is_cut(
+    mib: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SandboxFailed, match="could not be applied"):
-        grade(BUGGY.row, GOLD, lambda: Late(BUGGY.files), tmp_path, 20.0)
+    """One trial must not fill the evidence. A byte that is not UTF-8 becomes three in the log."""
+    monkeypatch.setattr("kvci.grade.patch.OUTPUT_MIB_MAX", 1)
+    monkeypatch.setattr("kvci.grade.patch.CUT_LOG_CHARS", 1 << 10)
+    say = f"import os; os.write(2, b'\\xff' * {int(mib * (1 << 20))} + b'\\n{END_TEST_OUTPUT}\\n')"
+    patch = patch_of(APPLIED, f"echo {shlex.quote(say)} >> {FILE}")
+    found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
+    assert lacks_marker(found) and found.detail == "the tests print more than 1 MiB"
+    log = (tmp_path / "test_output.txt").read_bytes()
+    assert len(log) <= 3 << 10 and not has_markers(log)
 
 
 def test_a_patch_breaks_other_tests(tmp_path: Path) -> None:
