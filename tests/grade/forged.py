@@ -275,6 +275,13 @@ OUTSIDE = "results outside the markers"
 CONTRADICTS = "results without a failure, but an exit code that is not 0"
 EMPTY_FILE = "diff --git {}\nnew file mode 100644\nindex 0000000..e69de29\n"
 NEW_MODE = "diff --git {}\nold mode 100755\nnew mode 100644\n"
+ODD_NAME = r"""diff --git "a/x" "b/\N{foo}.py"
+new file mode 100644
+--- /dev/null
++++ "b/\N{foo}.py"
+@@ -0,0 +1,1 @@
++x = 1
+"""
 RAW_NAME = r'"a/caf\351.txt" "b/caf\351.txt"'
 FORGED = {
     "gold": Forged({CODE: FIXED}, True, True),
@@ -325,9 +332,7 @@ FORGED = {
     "bytes that are not UTF-8, and do not matter": Forged(
         {CODE: FIXED, "names.py": LATIN_1}, True, True
     ),
-    "a name that git does not write": Forged(
-        {CODE: FIXED}, True, True, more=EMPTY_FILE.format(r'"a/x" "b/\N{foo}.py"')
-    ),
+    "a name that git does not write": Forged({CODE: FIXED}, True, True, more=ODD_NAME),
     "git's warning is not UTF-8": Forged(
         {CODE: FIXED},
         False,
