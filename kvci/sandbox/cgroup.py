@@ -6,7 +6,6 @@ import os
 import signal
 import time
 import uuid
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,9 @@ PERIOD_US = 100_000
 CONTROLLERS = ("memory", "pids", "cpu")
 OWN_GROUP = "kvci"
 """kvci moves itself and its neighbours to this group, if their group can then have sandboxes."""
+INNER = "inner"
+"""The subgroup of a sandbox's v2 group that has the processes. While it exists, systemd cannot take
+controllers away from the groups above, as it does when the last unit that needs them ends."""
 
 
 class Cgroup:
@@ -33,6 +35,7 @@ class Cgroup:
         name = f"kvci-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         memory, quota = str(caps.memory_mib << 20), int(caps.cpus * PERIOD_US)
         v2 = {
+            "cgroup.subtree_control": _all_controllers(),
             "memory.max": memory,
             "pids.max": str(caps.processes),
             "cpu.max": f"{quota} {PERIOD_US}",
@@ -42,7 +45,8 @@ class Cgroup:
             ROOT / "pids" / name: {"pids.max": str(caps.processes)},
             ROOT / "cpu" / name: {"cpu.cfs_quota_us": str(quota)},
         }
-        for kind, files in (("cgroup v2", {_parent_v2() / name: v2}), ("cgroup v1", v1)):
+        outer = _parent_v2() / name
+        for kind, files in (("cgroup v2", {outer: v2, outer / INNER: {}}), ("cgroup v1", v1)):
             group = cls(kind, list(files))
             try:
                 for folder, limits in files.items():
@@ -59,10 +63,11 @@ class Cgroup:
     def enter(self) -> None:
         """Move this process into the group. Call it in the child, before exec."""
         for folder in self._folders:
-            (folder / "cgroup.procs").write_text(str(os.getpid()))
+            if not (folder / INNER).exists():
+                (folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def remove(self) -> None:
-        for folder in self._folders:
+        for folder in reversed(self._folders):
             _remove(folder)
 
 
@@ -76,10 +81,11 @@ def sweep() -> None:
         for folder in parent.glob("kvci-*-*"):
             pid = folder.name.split("-")[1]
             if pid.isdecimal() and not _alive(int(pid)):
-                with contextlib.suppress(OSError):
-                    for process in (folder / "cgroup.procs").read_text().split():
-                        os.kill(int(process), signal.SIGKILL)
-                _remove(folder)
+                for group in (folder / INNER, folder):
+                    with contextlib.suppress(OSError):
+                        for process in (group / "cgroup.procs").read_text().split():
+                            os.kill(int(process), signal.SIGKILL)
+                    _remove(group)
 
 
 def _alive(pid: int) -> bool:
@@ -105,7 +111,6 @@ def _remove(folder: Path) -> None:
             return
 
 
-@cache
 def _parent_v2() -> Path:
     """Return the v2 group in which kvci makes the groups of sandboxes.
 
@@ -132,10 +137,15 @@ def _limit_subgroups(folder: Path) -> bool:
     """Let a group limit its subgroups; False if this user may not, or if it has processes."""
     try:
         with (folder / "cgroup.subtree_control").open("r+") as file:  # never make this file
-            file.write(" ".join(f"+{name}" for name in CONTROLLERS))
+            file.write(_all_controllers())
     except OSError:
         return False
     return True
+
+
+def _all_controllers() -> str:
+    """Return the text for cgroup.subtree_control that gives all controllers to the subgroups."""
+    return " ".join(f"+{name}" for name in CONTROLLERS)
 
 
 def _limits_subgroups(folder: Path) -> bool:

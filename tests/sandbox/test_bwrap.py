@@ -16,7 +16,7 @@ from kvci import patience
 from kvci.errors import UserError
 from kvci.sandbox import Caps, DiffFailed, Limits, SandboxFailed, bwrap, launch
 from kvci.sandbox.capped import HeadAndTail
-from kvci.sandbox.cgroup import OWN_GROUP, ROOT, Cgroup, sweep
+from kvci.sandbox.cgroup import INNER, OWN_GROUP, ROOT, Cgroup, _limit_subgroups, _parent_v2, sweep
 from kvci.sandbox.host_user import HostUser
 
 
@@ -75,22 +75,55 @@ def test_only_programs_of_pythons_prefix_are_bound(
     assert launch._python() == []
 
 
-def test_sweep_ends_processes_of_killed_kvci() -> None:
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_sweep_ends_processes_of_killed_kvci(version: str) -> None:
     """bwrap does not end with a kvci that dies while bwrap sets up the sandbox."""
     killed = subprocess.Popen(["true"])
     killed.wait()
-    folders = [ROOT / kind / f"kvci-{killed.pid}-left" for kind in ("memory", "pids")]
+    parents = {"v1": [ROOT / "memory", ROOT / "pids"], "v2": [_parent_v2()]}[version]
+    folders = [parent / f"kvci-{killed.pid}-left" for parent in parents]
+    if not all((folder.parent / "cgroup.procs").exists() for folder in folders):
+        pytest.skip(f"no cgroup {version}")
     left = subprocess.Popen(["sleep", "60"])
     try:
         for folder in folders:
-            folder.mkdir()
-            (folder / "cgroup.procs").write_text(str(left.pid))
+            inner = folder if version == "v1" else folder / INNER
+            inner.mkdir(parents=True)
+            (inner / "cgroup.procs").write_text(str(left.pid))
     except OSError:
         left.kill()
-        pytest.skip("no writable cgroup v1")
+        pytest.skip(f"no writable cgroup {version}")
     sweep()
     assert left.wait(5) == -9
     assert not [folder for folder in folders if folder.exists()]
+
+
+def test_controllers_stay_while_sandbox_has_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier, systemd took the CPU controller from a run of root when the last user logged out."""
+    parent = ROOT / "kvci-test-taken"
+    control = parent / "cgroup.subtree_control"
+    try:
+        _limit_subgroups(ROOT)
+        parent.mkdir()
+    except OSError:
+        pytest.skip("no writable cgroup v2")
+    monkeypatch.setattr("kvci.sandbox.cgroup._own_v2", lambda: parent)
+    try:
+        if not _limit_subgroups(parent):
+            pytest.skip("no writable cgroup v2")
+        group = Cgroup.create(Caps())
+        assert group and group._folders[0].parent == parent
+        with pytest.raises(OSError):
+            control.write_text("-cpu")
+        assert (group._folders[0] / "cpu.max").exists()
+        group.remove()
+        control.write_text("-cpu")
+        again = Cgroup.create(Caps())
+        assert again and again.kind == "cgroup v2"
+        again.remove()
+    finally:
+        for folder in (*parent.glob("*/*/"), *parent.glob("*/"), parent):
+            folder.rmdir()
 
 
 def test_disk_filled_by_others_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
