@@ -18,6 +18,8 @@ PERIOD_US = 100_000
 CONTROLLERS = ("memory", "pids", "cpu")
 OWN_GROUP = "kvci"
 """kvci moves itself and its neighbours to this group, if their group can then have sandboxes."""
+SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")
+"""Limits that kernels without swap, or without accounting of swap, do not have."""
 INNER = "inner"
 """The subgroup of a sandbox's v2 group that has the processes. While it exists, systemd cannot take
 controllers away from the groups above, as it does when the last unit that needs them ends."""
@@ -37,11 +39,15 @@ class Cgroup:
         v2 = {
             "cgroup.subtree_control": _all_controllers(),
             "memory.max": memory,
+            "memory.swap.max": "0",
             "pids.max": str(caps.processes),
             "cpu.max": f"{quota} {PERIOD_US}",
         }
         v1 = {
-            ROOT / "memory" / name: {"memory.limit_in_bytes": memory},
+            ROOT / "memory" / name: {
+                "memory.limit_in_bytes": memory,
+                "memory.memsw.limit_in_bytes": memory,
+            },
             ROOT / "pids" / name: {"pids.max": str(caps.processes)},
             ROOT / "cpu" / name: {"cpu.cfs_quota_us": str(quota)},
         }
@@ -52,9 +58,10 @@ class Cgroup:
                 for folder, limits in files.items():
                     folder.mkdir()
                     for file, value in limits.items():
-                        if not (folder / file).exists():
+                        if (folder / file).exists():
+                            (folder / file).write_text(value)
+                        elif file not in SWAP:
                             raise FileNotFoundError(folder / file)
-                        (folder / file).write_text(value)
                 return group
             except OSError:
                 group.remove()

@@ -126,6 +126,22 @@ def test_controllers_stay_while_sandbox_has_group(monkeypatch: pytest.MonkeyPatc
             folder.rmdir()
 
 
+def test_swap_is_not_beyond_limit_of_memory() -> None:
+    """Earlier, a command got memory above its limit from the host's swap."""
+    group = Cgroup.create(Caps(memory_mib=200))
+    if group is None:
+        pytest.skip("no writable cgroup")
+    try:
+        files = {"memory.swap.max": "0", "memory.memsw.limit_in_bytes": str(200 << 20)}
+        limits = {group._folders[0] / file: limit for file, limit in files.items()}
+        found = {file.read_text().strip(): limit for file, limit in limits.items() if file.exists()}
+        if not found:
+            pytest.skip("this kernel does not count swap")
+        assert all(value == limit for value, limit in found.items())
+    finally:
+        group.remove()
+
+
 def test_disk_filled_by_others_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Earlier, this counted as the model's failure: a killed command and an empty patch."""
     box = bwrap.Bwrap({"a.py": "x = 1\n"})
