@@ -18,6 +18,8 @@ PERIOD_US = 100_000
 CONTROLLERS = ("memory", "pids", "cpu")
 OWN_GROUP = "kvci"
 """kvci moves itself and its neighbours to this group, if their group can then have sandboxes."""
+MOVES = 100
+"""How often kvci tries this, because a process may start another one in the meantime."""
 SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")
 """Limits that kernels without swap, or without accounting of swap, do not have."""
 INNER = "inner"
@@ -133,10 +135,12 @@ def _parent_v2() -> Path:
     if _is_delegated(own):
         with contextlib.suppress(OSError):
             (own / OWN_GROUP).mkdir(exist_ok=True)
-            for pid in (own / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    (own / OWN_GROUP / "cgroup.procs").write_text(pid)
-            _limit_subgroups(own)
+            for _ in range(MOVES):
+                for pid in (own / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        (own / OWN_GROUP / "cgroup.procs").write_text(pid)
+                if _limit_subgroups(own):
+                    break
     return own
 
 

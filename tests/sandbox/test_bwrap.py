@@ -260,18 +260,21 @@ import os, subprocess, sys
 from pathlib import Path
 from kvci.sandbox import cgroup
 cgroup.ROOT, cgroup.CONTROLLERS = Path(sys.argv[1]), (sys.argv[2],)
-beside = subprocess.Popen(["sleep", "60"])
+beside = subprocess.Popen(["bash", "-c", "while :; do (:); done"])
 parent = cgroup._parent_v2()
+beside.kill()
 (parent / "kvci-1-x").mkdir()
 print(parent.name, cgroup._own_v2().relative_to(parent), (parent / "cgroup.procs").read_text())
 print(sorted(path.name for path in (parent / "kvci-1-x").glob(f"{sys.argv[2]}.*"))[0])
 (parent / "kvci-1-x").rmdir()
-beside.kill()
 """
 
 
 def test_sandboxes_get_groups_in_delegated_group(tmp_path: Path) -> None:
-    """A v2 group whose subgroups have limits must not have processes of its own."""
+    """A v2 group whose subgroups have limits must not have processes of its own.
+
+    Earlier, kvci ran without a cgroup if a process beside it started another one in this moment.
+    """
     mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     roots = [Path(words[1]) for words in mounted if words[2] == "cgroup2"]
     names = (roots[0] / "cgroup.controllers").read_text().split() if roots else []
