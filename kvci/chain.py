@@ -17,10 +17,15 @@ class Chain:
         self._file, self.digest = file, ""
 
     def append(self, entry: dict[str, Any]) -> None:
-        line = json.dumps(entry | {BEFORE: self.digest})
+        line = line_of(entry, self.digest)
         self._file.write(line + "\n")
         self._file.flush()
         self.digest = digest_of(line)
+
+
+def line_of(entry: dict[str, Any], before: str = "") -> str:
+    """Return the line of an entry. `before` is the digest of the line before it."""
+    return json.dumps(entry | {BEFORE: before})
 
 
 def digest_of(line: str) -> str:

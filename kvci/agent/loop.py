@@ -93,6 +93,12 @@ def converse(spec: Spec, issue: str, name: str, seed: int, place: Place) -> Conv
     return conversation
 
 
+def opening(prompt: str, issue: str, seed: int) -> dict[str, Any]:
+    """Return the first line of a trajectory: the message that asks for a fix, and the seed."""
+    text = PROMPTS.get_template(f"{prompt}.j2").render(issue=issue)
+    return {"message": {"role": "user", "content": text}, "seed": seed}
+
+
 def _diff(place: Place, conversation: Conversation) -> None:
     try:
         conversation.patch = place.sandbox.diff(place.tests)
@@ -121,10 +127,9 @@ def _turns(
     log: Chain,
     deadline: float,
 ) -> None:
-    protocol = PROTOCOLS[spec.prompt]
-    prompt = PROMPTS.get_template(f"{spec.prompt}.j2").render(issue=issue)
-    messages: list[Message] = [{"role": "user", "content": prompt}]
-    log.append({"message": messages[0], "seed": seed})
+    protocol, first = PROTOCOLS[spec.prompt], opening(spec.prompt, issue, seed)
+    messages: list[Message] = [first["message"]]
+    log.append(first)
     cut = malformed = 0
     while True:
         if conversation.steps >= spec.max_steps:

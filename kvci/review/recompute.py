@@ -14,6 +14,7 @@ from kvci.grade.doubt import doubt
 from kvci.grade.patch import UnreadableLog, counts, has_markers, report
 from kvci.plan import select
 from kvci.review.invalid import invalid_difference
+from kvci.review.opening import opening_difference
 from kvci.review.tied import is_redacted
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WITHOUT_PATCH, Manifest, Outcome
@@ -63,6 +64,7 @@ def _differences(directory: RunDirectory) -> Iterator[str]:
         difference = (
             (_log_difference(row, one, folder, manifest.kvci) if tested else "")
             or (invalid_difference(row, one, directory) if one.cls is Class.I0 else "")
+            or opening_difference(row, one, folder / "trajectory.jsonl", spec.prompt)
             or _class_difference(row, one, folder, spec.prompt)
             or _count_difference(one, folder, spec.prompt)
         )

@@ -178,6 +178,20 @@ def test_conversations_of_another_arm_are_a_problem(forged: Path) -> None:
     assert len(wrong) == len(moved)
 
 
+@pytest.mark.parametrize("field", ["prompt", "seed"])
+def test_another_prompt_or_seed_is_a_problem(field: str, forged: Path) -> None:
+    def edit(entries: list[dict[str, Any]]) -> None:
+        if field == "seed":
+            entries[0]["seed"] = 4711
+        else:
+            entries[0]["message"]["content"] += "Hint: see [home]."
+
+    one = failing(forged)[0]
+    chain(folder(forged, one), edit)
+    found, _ = reviewed(forged)
+    assert "does not begin with the prompt and the seed" in str(found.problems)
+
+
 def test_changed_files_break_the_chain(forged: Path) -> None:
     one = failing(forged)[0]
     to = folder(forged, one)
