@@ -9,13 +9,18 @@ from dataclasses import dataclass
 
 from kvci.errors import UserError
 from kvci.record.places import BENCHMARKS, RECORD_MAX_BYTES, RESULTS
-from kvci.record.schema import Imported, Record, RunKey, by_run
+from kvci.record.schema import Imported, Record, RecordedTrial, RunKey, by_run
 from kvci.record.store import REGRADABLE, file_name, parse, trial_keys
 from kvci.review.evidence_check import Fetch, check_evidence
 from kvci.review.page import check_page
 from kvci.review.workflow import Lookup
-from kvci.taxonomy import INFRASTRUCTURE
+from kvci.rundir.documents import Outcome
+from kvci.taxonomy import INFRASTRUCTURE, Class
 
+GRADED = {"verdict", "cls", "applies", "fail_to_pass", "pass_to_pass", "doubt"}
+"""The fields of a trial that change if its patch is graded again after a failure."""
+FREE = {"superseded", "why", "detail", "eval_s", "log_sha256"}
+"""The fields of a stored trial that may change: texts, and what each grading of a patch changes."""
 Files = Mapping[str, bytes]
 """Path in the repository -> content, for BENCHMARKS.md and the records."""
 
@@ -125,7 +130,9 @@ def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -
         elif head[path] != base[path] and not _extends(
             earlier[path], records.get(path), unfinished
         ):
-            found.append(f"{path} is edited; a record may only gain trials of its run")
+            found.append(
+                f"{path} is edited; a record may only gain trials of its run, and gradings"
+            )
     return found
 
 
@@ -142,12 +149,23 @@ def _extends(
 ) -> bool:
     if not isinstance(earlier, Record) or not isinstance(now, Record) or earlier.key != now.key:
         return False
-    old, kept = (
-        {(t.instance, t.seed, t.start, t.patch_sha256) for t in one.trials}
-        for one in (earlier, now)
-    )
     more = trial_keys(earlier) <= trial_keys(now) and set(earlier.planned) <= set(now.planned)
-    return earlier.key in unfinished and old <= kept and more
+    kept = {_key(trial): trial for trial in now.trials}
+    same = all(_key(one) in kept and _is_same(one, kept[_key(one)]) for one in earlier.trials)
+    return earlier.key in unfinished and more and same
+
+
+def _key(trial: RecordedTrial) -> tuple[str, int, str, str]:
+    return trial.instance, trial.seed, trial.start, trial.patch_sha256
+
+
+def _is_same(stored: RecordedTrial, now: RecordedTrial) -> bool:
+    """True if only the grading of a trial changed, and only if it had failed."""
+    free = FREE | (GRADED if stored.cls in REGRADABLE else set())
+    if {stored.cls, now.cls} <= {Class.I2, Class.A12}:
+        free |= {"cls"}  # it depends on the other arms' trials
+    names = Outcome.model_fields.keys() - free
+    return all(getattr(stored, name) == getattr(now, name) for name in names)
 
 
 def _notes(new: Sequence[Record]) -> list[str]:

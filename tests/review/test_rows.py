@@ -323,6 +323,26 @@ def test_records_of_the_base_stay(case: Case) -> None:
     assert review(base, base, gone).passes(accepted=False), "nothing new needs no evidence"
 
 
+@pytest.mark.parametrize(
+    "before",
+    [{"cls": Class.A11A, "verdict": Verdict.TESTS_FAIL}, {"depth_tokens": 9}, {"steps": 2}],
+)
+def test_stored_trial_keeps_its_result(before: dict[str, Any], case: Case) -> None:
+    """The base has half of the run."""
+    first, second = (one.model_copy(update={"trials": one.trials[:1]}) for one in case.records)
+    other = second.trials[0].model_copy(update=before)
+    base = tree(first, second.model_copy(update={"trials": (other,)}))
+    says(base, case.head, case.fetch, "is edited")
+
+
+def test_stored_trial_may_be_superseded_and_graded_again(case: Case) -> None:
+    first, second = (one.model_copy(update={"trials": one.trials[:1]}) for one in case.records)
+    free = {"superseded": True, "detail": "x", "why": "x", "eval_s": 9.0, "log_sha256": "0"}
+    other = second.trials[0].model_copy(update=free)
+    base = tree(first, second.model_copy(update={"trials": (other,)}))
+    assert not review(base, case.head, case.fetch).problems
+
+
 def test_run_may_gain_trials(case: Case, tmp_path: Path) -> None:
     early = tree(*(one.model_copy(update={"trials": one.trials[:1]}) for one in case.records))
     assert review(early, case.head, case.fetch).passes(accepted=False)
