@@ -11,6 +11,7 @@ from kvci.errors import UserError
 from kvci.record.places import BENCHMARKS, RECORD_MAX_BYTES, RESULTS
 from kvci.record.schema import Imported, Record, RecordedTrial, RunKey, by_run
 from kvci.record.store import REGRADABLE, file_name, parse, trial_keys
+from kvci.review.copies import copied_trials
 from kvci.review.evidence_check import Fetch, check_evidence
 from kvci.review.page import check_page
 from kvci.review.workflow import Lookup
@@ -79,6 +80,7 @@ def review(base: Files, head: Files, fetch: Fetch, lookup: Lookup = lambda _: No
         notes += found.notes
         recomputed += found.recomputed
         on_word += found.on_word
+    problems += copied_trials(new, (one for one in records.values() if isinstance(one, Record)))
     problems += page_problems
     facts = (tuple(recomputed), tuple(on_word))
     return Review(tuple(new), tuple(problems), tuple(unattested), tuple(notes), *facts)

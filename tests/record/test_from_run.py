@@ -50,7 +50,7 @@ def put(path: Path, found: Outcome, where: str = "trials") -> None:
     else:
         found = found.model_copy(update={"server_build": ""})
     folder = path / where / found.arm / found.instance / "0"
-    end = {"exit": found.exit, "patch_sha256": found.patch_sha256}
+    end = {"exit": found.exit, "detail": str(found.trial), "patch_sha256": found.patch_sha256}
     line = json.dumps(end | {"patch_bytes": found.patch_bytes, BEFORE: ""})
     found = found.model_copy(update={"trajectory_sha256": digest_of(line)})
     write_atomic(folder / "outcome.json", found.model_dump_json())

@@ -343,6 +343,21 @@ def test_stored_trial_may_be_superseded_and_graded_again(case: Case) -> None:
     assert not review(base, case.head, case.fetch).problems
 
 
+@pytest.mark.parametrize("hidden", [{}, {"trajectory_sha256": "0" * 64}, {"solve_s": 4.5}])
+def test_run_under_two_names_is_a_problem(hidden: dict[str, Any], case: Case) -> None:
+    """Two rows of one run look like a replication. One of two marks of a trial is enough."""
+    stamp = {"run_id": "again", "start": "2026-02-01T10:00:01Z"}
+    stored = [
+        one.model_copy(
+            update=stamp
+            | {"row_id": one.row_id.replace("_100000", "_100001")}
+            | {"trials": tuple(trial.model_copy(update=hidden) for trial in one.trials)}
+        )
+        for one in case.records
+    ]
+    says(tree(*stored), tree(*stored, *case.records), case.fetch, "share 2 trials")
+
+
 def test_run_may_gain_trials(case: Case, tmp_path: Path) -> None:
     early = tree(*(one.model_copy(update={"trials": one.trials[:1]}) for one in case.records))
     assert review(early, case.head, case.fetch).passes(accepted=False)

@@ -1,6 +1,7 @@
 """Make outcomes for tests."""
 
 from typing import Any
+from zlib import crc32
 
 from kvci.rundir.documents import Outcome
 from kvci.taxonomy import Class, Exit, Verdict
@@ -33,7 +34,7 @@ def outcome(arm: str, instance: str, **other: Any) -> Outcome:
         "depth_tokens": 130,
         "loops": 0,
         "malformed": 0,
-        "solve_s": 3.0,
+        "solve_s": 3 + crc32(f"{arm} {instance}".encode()) % 1000 / 1000,  # no two are equal
         "eval_s": 1.0,
         "applies": True,
         "fail_to_pass": (1, 1),
