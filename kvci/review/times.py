@@ -1,8 +1,10 @@
 """Check that the times of trials are possible."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import WITHOUT_PATCH, Outcome
@@ -22,6 +24,7 @@ def time_problems(directory: RunDirectory) -> Iterator[str]:
     for one in directory.superseded():
         if problem := _own_problem(one, began, now):
             yield f"{one.trial}: {problem}"
+    yield from _crowded(directory)
 
 
 def _own_problem(one: Outcome, began: datetime, now: datetime) -> str:
@@ -46,12 +49,29 @@ def _answer_problem(directory: RunDirectory, one: Outcome) -> str:
         return ""
     first, last = _time(one.start) - ROUNDED, _time(one.end) + ROUNDED
     for entry in map(json.loads, trajectory.read_text().splitlines()):
-        for name in ("asked", "answered"):
-            if name in entry:
-                at = datetime.fromtimestamp(entry[name], UTC)
-                if not first <= at <= last:
-                    return f"its answer {entry.get('step')} is not between its start and its end"
+        for name in ("asked", "answered") if "step" in entry else ():
+            if name not in entry:
+                return f"its answer {entry['step']} does not say when it was {name}"
+            if not first <= datetime.fromtimestamp(entry[name], UTC) <= last:
+                return f"its answer {entry['step']} is not between its start and its end"
     return ""
+
+
+def _crowded(directory: RunDirectory) -> Iterator[str]:
+    """Yield a line for each machine that held more conversations at once than a server has slots.
+
+    A run has one server at a time.
+    """
+    changes: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
+    for one in (*directory.outcomes(), *directory.superseded()):
+        begins, ends = _time(one.start) + ROUNDED, _time(one.end)
+        if one.server and begins < ends:
+            changes[one.host] += [(begins, 1), (ends, -1)]
+    slots = directory.spec.slots
+    for host, found in changes.items():
+        at_once = list(accumulate(change for _, change in sorted(found)))
+        if (most := max(at_once)) > slots:
+            yield f"{most} conversations at once on {host}, but a server has {slots} slots"
 
 
 def _time(text: str) -> datetime:

@@ -62,7 +62,8 @@ def made(path: Path, spec: Spec = SPEC, demo: bool = False) -> Path:
         directory.open("run", spec, "1" * 64, "2" * 64, "bwrap", demo, ("a", "b"))
     for name in ("a", "b"):
         put(path, outcome("f16-f16", name))
-    put(path, outcome("q8_0-q8_0", "a", detail=f"{path}/x.log of {Path.home()}/y"))
+    later = {"start": "2026-01-01T00:02:00Z", "end": "2026-01-01T00:03:00Z"}  # there are 2 slots
+    put(path, outcome("q8_0-q8_0", "a", detail=f"{path}/x.log of {Path.home()}/y", **later))
     serve(path, "f16-f16.0", "q8_0-q8_0.0", "q8_0-q8_0.1")
     EFFECTIVE.write(path / "servers" / "q8_0-q8_0+ts0.5.0.json")
     (path / "servers" / "q8_0-q8_0+ts0.5.0.log").touch()

@@ -366,6 +366,26 @@ def test_impossible_times_are_a_problem(forged: Path) -> None:
     assert not reviewed(forged)[0].problems
 
 
+def test_answers_without_a_time_are_a_problem(forged: Path) -> None:
+    def drop_time(entries: list[dict[str, Any]]) -> None:
+        del entries[1]["asked"]
+
+    one = failing(forged)[0]
+    chain(folder(forged, one), drop_time)
+    assert "its answer 1 does not say when it was asked" in str(reviewed(forged)[0].problems)
+
+
+def test_more_conversations_at_once_than_slots_are_a_problem(forged: Path) -> None:
+    """The arms of a run use the machine one after another."""
+    outcomes = RunDirectory(forged).outcomes()
+    first, last = min(one.start for one in outcomes), max(one.end for one in outcomes)
+    for one in outcomes:
+        change(folder(forged, one, one.arm), start=first, end=later(last, seconds=10))
+    found, _ = reviewed(forged)
+    (wrong,) = found.problems
+    assert "12 conversations at once" in wrong and "a server has 2 slots" in wrong
+
+
 def test_run_of_another_year_is_a_problem(forged: Path) -> None:
     """A runner may move all times together, but GitHub knows when the workflow run ran."""
     ran, days = known(forged), -400
