@@ -9,20 +9,27 @@ from kvci.taxonomy import Class
 from kvci.units import counted
 
 
-def recomputed(outcomes: Sequence[Outcome], verdicts: bool) -> list[str]:
-    """Return what was recomputed. `verdicts` is false if the dataset is not available."""
+def recomputed(outcomes: Sequence[Outcome], verdicts: bool, without_times: int) -> list[str]:
+    """Return what was recomputed. `verdicts` is false if the dataset is not available.
+
+    `without_times` is the number of trials whose server's log shows no times of answers.
+    """
     told = [one for one in outcomes if one.has_patch]
+    tied = sum(bool(one.trajectory_sha256) for one in told)
     logged = sum(one.verdict in TESTED for one in told)
     invalid = len({one.instance for one in outcomes if one.cls is Class.I0})
     found = [
         f"the records of {counted(len(outcomes), 'trial')}, from the evidence that they name",
-        f"whether the patch, the test log and the server's log belong to the conversation, for "
-        f"{counted(len(told), 'trial')}",
+        "whether the patch and the test log belong to the conversation, for "
+        f"{counted(tied, 'trial')}",
+        "whether the answers are in the log of the arm's server, for "
+        f"{counted(len(told) - without_times, 'trial')}",
         "whether the trials' times are possible, and fit their workflow runs",
     ]
     if verdicts:
         found += [
             f"{logged} of {counted(len(told), 'verdict')}, from the test logs",
+            "the prompts and the seeds with which the conversations begin",
             "the classes and the counts of tokens, steps and loops, from the conversations",
         ]
     if verdicts and invalid:
@@ -37,6 +44,7 @@ def on_word(outcomes: Sequence[Outcome]) -> list[str]:
     found = [
         "that the conversations, the logs and their times are those of a real run: a runner that "
         "forges all of them together is not found",
+        "what the commands printed",
         "the GPU, and that the model's file has its digest",
     ]
     if unlogged:

@@ -14,9 +14,12 @@ from kvci.record.schema import Record
 from kvci.review.basis import on_word, recomputed
 from kvci.review.excluded import account_problems, too_many, without_account
 from kvci.review.invalid import without_log
+from kvci.review.models import other_files, other_models
 from kvci.review.recompute import DatasetUnavailable, differences
-from kvci.review.tied import loose, unshown, untied
+from kvci.review.served import copied, unserved, untimed, without_times
+from kvci.review.tied import loose, unchained, unshown, untied
 from kvci.review.times import time_problems
+from kvci.review.unaccounted import unaccounted
 from kvci.review.workflow import Lookup, compare_with_github, without_workflow
 from kvci.rundir.parts import Run
 
@@ -138,23 +141,34 @@ def _rebuild(archive: bytes, folder: Path) -> Rebuilt:
 def check_run(run: Path) -> Checked:
     """Check the files of an unpacked run. Raises UserError or one of READ_ERRORS."""
     parts, outcomes, verdicts = Run(run).parts, Run(run).outcomes(), True
+    no_times = without_times(parts)
     found = Checked(
         problems=[
             line
             for part in parts
-            for check in (untied, account_problems, time_problems)
+            for check in (untied, unserved, copied, other_models, account_problems, time_problems)
             for line in check(part)
         ],
-        unattested=[*loose(outcomes), *without_account(parts), *without_log(parts)],
-        notes=[line for part in parts for line in unshown(part)],
+        unattested=[
+            *loose(outcomes),
+            *untimed(no_times),
+            *without_account(parts),
+            *without_log(parts),
+        ],
+        notes=[
+            line
+            for part in parts
+            for check in (unshown, unaccounted, other_files)
+            for line in check(part)
+        ],
     )
     try:
         found.problems += differences(run)
     except DatasetUnavailable as error:
         found.unattested.append(f"the verdicts were not recomputed: {error}")
         verdicts = False
-    found.recomputed = recomputed(outcomes, verdicts)
-    found.on_word = on_word(outcomes)
+    found.recomputed = recomputed(outcomes, verdicts, len(no_times))
+    found.on_word = [*on_word(outcomes), *unchained(parts)]
     return found
 
 

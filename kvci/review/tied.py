@@ -1,14 +1,13 @@
 """Check that the files of a trial belong together, without the dataset.
 
-These are its conversation, its patch, its test log and the log of its server. A dishonest runner
-that changes one of them after the run has to change the others too.
+These are its conversation, its patch and its test log. A dishonest runner that changes one of them
+after the run has to change the others too.
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 from kvci.chain import digest_of, first_break
@@ -17,13 +16,7 @@ from kvci.record.redact import PLACEHOLDERS
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Outcome
 from kvci.rundir.trajectory import read
-
-TIMING = re.compile(r"\b(prompt )?eval time = *([\d.]+) ms / *(\d+) (?:tokens|runs)")
-LOST_LINES_MAX = 2
-"""A server that is killed may not write the timings of its last answer, which are two lines."""
-Timings = Counter[tuple[bool, str, int]]
-"""How often a log or a conversation has the same time and number of tokens. The first value is true
-for prompts."""
+from kvci.units import counted
 
 
 def is_redacted(text: str) -> bool:
@@ -32,19 +25,14 @@ def is_redacted(text: str) -> bool:
 
 def untied(directory: RunDirectory) -> Iterator[str]:
     """Yield a line for each trial whose files contradict each other."""
-    left = cache(lambda server: _logged(directory.path / "servers" / f"{server}.log"))
     for one in directory.outcomes():
         folder = directory.trial(one.trial)
         trajectory = folder / "trajectory.jsonl"
         if not one.has_patch or not trajectory.exists():
             continue  # `recompute.py` reports a conversation that is missing
         lines = trajectory.read_text().splitlines()
-        answers = _answered(lines)
-        if problem := _tie_problem(one, folder, lines) or _timing_problem(
-            one, answers, left(one.server)
-        ):
+        if problem := _tie_problem(one, folder, lines):
             yield f"{one.trial}: {problem}"
-        left(one.server).subtract(answers)
 
 
 def loose(outcomes: Iterable[Outcome]) -> list[str]:
@@ -55,6 +43,26 @@ def loose(outcomes: Iterable[Outcome]) -> list[str]:
     return [
         f"the conversations of {without} of {len(with_patch)} trials do not name their patches, as "
         "in evidence of an earlier kvci"
+    ]
+
+
+def unchained(parts: Iterable[RunDirectory]) -> list[str]:
+    """Return a line if redaction prevents the check of digests."""
+    trials = lines = logs = 0
+    for part in parts:
+        for one in part.outcomes():
+            folder = part.trial(one.trial)
+            trajectory, log = folder / "trajectory.jsonl", folder / "grade" / "test_output.txt"
+            if one.has_patch and trajectory.exists():
+                redacted = sum(map(is_redacted, trajectory.read_text().splitlines()))
+                lines, trials = lines + redacted, trials + bool(redacted)
+                logs += log.exists() and is_redacted(log.read_text(errors="replace"))
+    if not lines + logs:
+        return []
+    return [
+        f"that nothing was changed in {counted(lines, 'redacted line')} of the conversations of "
+        f"{counted(trials, 'trial')}, and in {counted(logs, 'redacted test log')}: these digests "
+        "cannot be checked"
     ]
 
 
@@ -94,31 +102,6 @@ def _tie_problem(one: Outcome, folder: Path, lines: Sequence[str]) -> str:
         return ""
     digest = sha256_of(content) if log.exists() else ""
     return "" if digest == one.log_sha256 else "its test log does not have its recorded digest"
-
-
-def _timing_problem(one: Outcome, answers: Timings, left: Timings) -> str:
-    """Return how many answers are not in the server's log; empty if the log has no timings."""
-    missing = (answers - left).total()
-    if not left or missing <= LOST_LINES_MAX:
-        return ""
-    return f"the log of its server {one.server} does not show its answers"
-
-
-def _logged(log: Path) -> Timings:
-    """Return the timings in a server's log; empty if there is no log, or if it shows none."""
-    text = log.read_text(errors="replace") if log.is_file() else ""
-    return Counter((bool(p), f"{float(ms):.2f}", int(n)) for p, ms, n in TIMING.findall(text))
-
-
-def _answered(lines: Sequence[str]) -> Timings:
-    """Return the timings of a conversation's answers."""
-    found: Timings = Counter()
-    for line in lines:
-        timings = json.loads(line).get("timings") or {}
-        for kind, name in ((True, "prompt"), (False, "predicted")):
-            if {f"{name}_ms", f"{name}_n"} <= timings.keys():
-                found[kind, f"{timings[f'{name}_ms']:.2f}", timings[f"{name}_n"]] += 1
-    return found
 
 
 def _shown(lines: Sequence[str], prompt: str, one: Outcome) -> str:

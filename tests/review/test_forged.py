@@ -164,18 +164,72 @@ def test_patches_of_another_arm_are_noted_in_rewritten_conversations(forged: Pat
     assert f"{HARMED}: the patches of" in str(found.notes) and "no message" in text
 
 
-def test_conversations_of_another_arm_are_a_problem(forged: Path) -> None:
-    """The log of a server shows the times of its answers."""
-    moved = failing(forged)
+def move_conversations(run: Path) -> list[Outcome]:
+    """Put the baseline's conversations in the place of those that fail; return these trials."""
+    moved = failing(run)
     for one in moved:
-        to = folder(forged, one)
+        to = folder(run, one)
         own = Outcome.read(to / "outcome.json")
         shutil.rmtree(to)
-        shutil.copytree(folder(forged, one, GOOD), to)
+        shutil.copytree(folder(run, one, GOOD), to)
         change(to, arm=HARMED, server=own.server, start=own.start, end=own.end)
+    return moved
+
+
+def timing_lines(log: Path, with_times: bool) -> str:
+    """Return the lines of a server's log that show times of answers, or all other lines."""
+    lines = log.read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if ("eval time" in line) == with_times)
+
+
+def test_conversations_of_another_arm_are_a_problem(forged: Path) -> None:
+    """The log of a server shows the times of its answers."""
+    moved = move_conversations(forged)
     found, _ = reviewed(forged)
     wrong = [line for line in found.problems if "does not show its answers" in line]
     assert len(wrong) == len(moved)
+
+
+@pytest.mark.parametrize("logs", ["one", "each"])
+def test_log_without_times_needs_a_maintainer(logs: str, forged: Path) -> None:
+    """Otherwise, such a log could stand for the conversations of another arm."""
+    log = forged / "servers" / f"{HARMED}.0.log"
+    log.write_text(timing_lines(log, with_times=False))
+    for number, one in enumerate(o for o in RunDirectory(forged).outcomes() if o.arm == HARMED):
+        if logs == "each":
+            change(folder(forged, one), server=f"{HARMED}.{number}")
+            for suffix in (".log", ".json") if number else ():
+                shutil.copy(log.with_suffix(suffix), log.with_name(f"{HARMED}.{number}{suffix}"))
+    found, text = reviewed(forged)
+    assert not found.problems and not found.passes(accepted=False)
+    assert "nothing ties the conversations of 6 trials to their arm" in found.unattested[0]
+    assert "in the log of the arm's server, for 6 trials" in text
+
+
+def test_answers_without_times_are_a_problem(forged: Path) -> None:
+    moved = move_conversations(forged)
+
+    def hide(entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            entry |= {"timings": {}} if "step" in entry else {}
+
+    for one in moved:
+        chain(folder(forged, one), hide)
+        change(folder(forged, one), prefill_tokens=0, prefill_s=0.0, decode_s=0.0)
+    found, _ = reviewed(forged)
+    wrong = [line for line in found.problems if "has answers without their times" in line]
+    assert len(wrong) == len(moved)
+
+
+def test_arm_that_is_a_copy_of_another_is_a_problem(forged: Path) -> None:
+    """Its log shows the answers, too."""
+    moved, servers = move_conversations(forged), forged / "servers"
+    with (servers / f"{HARMED}.0.log").open("a") as log:
+        log.write(timing_lines(servers / f"{GOOD}.0.log", with_times=True))
+    found, _ = reviewed(forged)
+    wrong = [line for line in found.problems if "took exactly as long as those of" in line]
+    assert len(wrong) == len(moved)
+    assert not [line for line in found.problems if "does not show its answers" in line]
 
 
 @pytest.mark.parametrize("field", ["prompt", "seed"])
@@ -190,6 +244,44 @@ def test_another_prompt_or_seed_is_a_problem(field: str, forged: Path) -> None:
     chain(folder(forged, one), edit)
     found, _ = reviewed(forged)
     assert "does not begin with the prompt and the seed" in str(found.problems)
+
+
+def test_redacted_prompt_has_the_digest_of_the_true_prompt(forged: Path) -> None:
+    """The second line has it. So a placeholder hides no hint."""
+    one = failing(forged)[0]
+    path = folder(forged, one) / "trajectory.jsonl"
+    path.write_text(path.read_text().replace("/testbed", "[home]"))
+    found, text = reviewed(forged)
+    assert not [line for line in found.problems if "does not begin with" in line]
+    assert "redacted line" in str(found.on_word) and "of the conversations of 1 trial" in text
+
+
+def test_answers_of_removed_trials_are_noted(forged: Path) -> None:
+    """A runner may remove trials and run them again, until it likes the results."""
+    log = forged / "servers" / f"{HARMED}.0.log"
+    again = timing_lines(log, with_times=True).replace(" ms / ", "1 ms / ")
+    log.write_text(log.read_text() + again)
+    for suffix in (".log", ".json"):
+        shutil.copy(log.with_suffix(suffix), log.with_name(f"{HARMED}.2{suffix}"))
+    found, text = reviewed(forged)
+    assert not found.problems
+    (note,) = found.notes
+    assert "answers in its server logs without a trial, 1 server log without a trial" in note
+    assert "1 server log missing; its trials report 0 earlier attempts" in note
+    assert note.startswith(f"r: {HARMED}: ") and "trials or answers were removed" in text
+
+
+@pytest.mark.parametrize(("line", "problem"), [("file size ", True), ("loading model", False)])
+def test_logs_show_one_model(line: str, problem: bool, forged: Path) -> None:
+    log = forged / "servers" / f"{HARMED}.0.log"
+    text = log.read_text().replace("file size   = ", "file size   = 9")
+    if not problem:
+        text = log.read_text().replace("kvci-calibration-twin", "another")
+    assert line in text and text != log.read_text()
+    log.write_text(text)
+    found, _ = reviewed(forged)
+    assert ("show different models" in str(found.problems)) == problem
+    assert ("name different files of the model" in str(found.notes)) != problem
 
 
 def test_changed_files_break_the_chain(forged: Path) -> None:
