@@ -46,18 +46,19 @@ class RecordedSpec(BaseModel):
 
     Other fields of a specification stay in it, and its hash includes them. Records of earlier
     versions lack some of them. A field that this kvci does not know is refused: it may change what
-    a trial means.
+    a trial means. kvci computes with the record's own values, so each number must be written as
+    a number.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
     model: RecordedModel
     arms: tuple[Arm, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(strict=True)], ...] = Field(min_length=1)
     model_sha256: str
     dataset_sha256: str
     primary: Primary
-    alpha: float = Field(gt=0, lt=1)
-    margin: float | None
+    alpha: float = Field(gt=0, lt=1, strict=True)
+    margin: Annotated[float, Field(gt=0, lt=1, strict=True)] | None
     rerun: Rerun | None = None
 
     @model_validator(mode="after")

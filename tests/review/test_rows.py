@@ -417,3 +417,14 @@ def test_migrated_tables_pass_review(case: Case) -> None:
     forged = migrated.replace("Each row compares", "Each row below compares")
     notes = review(base, head | {BENCHMARKS: forged.encode()}, case.fetch).notes
     assert any("changed by hand: Each row below" in note for note in notes)
+
+
+@pytest.mark.parametrize("value", ["0.05", -1.0, True, float("inf"), float("nan"), 10**400, []])
+@pytest.mark.parametrize("field", ["margin", "alpha", "seeds"])
+def test_odd_value_of_a_spec_is_a_problem(field: str, value: object) -> None:
+    made = json.loads(record().model_dump_json())
+    made["spec"][field] = [value] if field == "seeds" and value != [] and value != -1.0 else value
+    content = json.dumps(made | {"spec_sha256": hash_of(made["spec"])}).encode()
+    found = review(BASE, BASE | {f"{RESULTS}/{record().row_id}.json": content}, lambda _: b"")
+    assert any("is not a record" in line for line in found.problems), found.problems
+    comment(found, accepted=False)
