@@ -3,11 +3,14 @@
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
+
+import psutil
 
 from kvci.text import guard_streams
 
@@ -46,12 +49,13 @@ def worker() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=context, initializer=_start)
 
 
-def in_child(work: Callable[[], Any], seconds: float) -> Any:
+def in_child(work: Callable[[], Any], seconds: float, memory: int | None = None) -> Any:
     """Return the result of `work`, which runs in a copy of this process.
 
     A limit within this process is not enough for input from outside: a search with a regular
-    expression may need hours, and no signal ends it. Raises TimeoutError after some seconds, and
-    EOFError if the child ends without a result, for example because it needs too much memory.
+    expression may need hours, and no signal ends it. With `memory`, the child may use so many bytes
+    more than this process has mapped; above that, `work` gets a MemoryError. Raises TimeoutError
+    after some seconds, and EOFError if the child ends without a result.
     """
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
@@ -59,6 +63,8 @@ def in_child(work: Callable[[], Any], seconds: float) -> Any:
 
     def send() -> None:
         ends_with_kvci()
+        if memory is not None:
+            _limit_memory(memory)
         writer.send(work())
 
     child = context.Process(target=send)
@@ -72,6 +78,13 @@ def in_child(work: Callable[[], Any], seconds: float) -> Any:
         reader.close()
         child.kill()
         child.join()
+
+
+def _limit_memory(more: int) -> None:
+    wanted = psutil.Process().memory_info().vms + more
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
 def _start() -> None:

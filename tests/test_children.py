@@ -50,3 +50,14 @@ def test_child_ends_in_time() -> None:
 def test_child_without_result_is_an_error() -> None:
     with pytest.raises(EOFError):
         in_child(lambda: os._exit(1), 60)
+
+
+def test_child_has_a_memory_limit() -> None:
+    def large() -> str:
+        try:
+            return str(len(bytearray(64 << 20)))
+        except MemoryError:
+            return "none left"
+
+    assert in_child(large, 60, 16 << 20) == "none left"
+    assert in_child(large, 60, 128 << 20) == str(64 << 20)

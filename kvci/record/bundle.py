@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from kvci.children import in_child
 from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
 from kvci.record.redact import redact, redact_json
@@ -42,8 +43,10 @@ MAX_LOG_BYTES, MAX_FILE_BYTES = 512 << 20, 64 << 20
 MAX_NAME = 1000
 """The maximum length of the name of a file, with its folders."""
 MAX_HEADER_BYTES = 1 << 20
-HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
-HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+UNPACK_S, UNPACK_MEMORY = 15 * 60.0, 256 << 20
+"""The time and the memory of the child process that unpacks an archive."""
+BROKEN = (OSError, EOFError, ValueError, LookupError, RecursionError, tarfile.TarError, zlib.error)
+"""Exceptions that can occur while tarfile reads an untrusted archive."""
 
 
 def publishable(path: Path, run: Path, redacted: bool) -> bytes:
@@ -108,12 +111,17 @@ def write(run: Path, archive: Path, shard: str = "") -> str:
 
 
 class _Member(tarfile.TarInfo):
-    """A member of an archive. A large header is refused, because tarfile reads it into memory."""
+    """A member of an archive: a file, or the header in which `pack` writes a long name.
+
+    Other members are refused before tarfile reads them, because it keeps some of them in memory.
+    """
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
         found = super().frombuf(buf, encoding, errors)
-        if found.type in HEADERS and found.size > MAX_HEADER_BYTES:
+        if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE):
+            raise tarfile.TarError(f"{found.name[:80]!r} is not a file of a run")
+        if found.type == tarfile.XHDTYPE and found.size > MAX_HEADER_BYTES:
             raise tarfile.TarError("a header is too large")
         return found
 
@@ -121,36 +129,12 @@ class _Member(tarfile.TarInfo):
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpack an untrusted archive into an empty folder, and return that folder as a run directory.
 
-    Raises UserError if the archive is damaged, too large, or not redacted. Also raises UserError if
-    a member is not a regular file of a run, for example a link or a path outside the folder.
+    Raises UserError if the archive is damaged, too large, or not redacted, or if it needs too much
+    time or memory. Also raises UserError if a member is not a regular file of a run, for example a
+    link or a path outside the folder.
     """
-    total = count = 0
-    try:
-        with (
-            gzip.open(archive) as stream,
-            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as packed,
-        ):
-            for member in packed:
-                total, count = total + member.size, count + 1
-                if total > MAX_BYTES or count > MAX_FILES:
-                    raise tarfile.TarError("it is too large")
-                name = member.name
-                known = len(name) <= MAX_NAME and MEMBER_NAME.fullmatch(name) and name.isprintable()
-                if not member.isfile() or not known:
-                    raise tarfile.TarError(f"{name[:80]!r} is not a file of a run")
-                log = name.endswith((".log", ".txt", ".out"))
-                if member.size > (MAX_LOG_BYTES if log else MAX_FILE_BYTES):
-                    raise tarfile.TarError(f"{name[-80:]!r} is too large")
-                content = packed.extractfile(member)
-                path = folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as file:
-                    shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # it is a file
-            while stream.read(1 << 16):  # read to the end: a truncated archive raises here
-                if (total := total + (1 << 16)) > MAX_BYTES:
-                    raise tarfile.TarError("it is too large")
-    except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, zlib.error) as error:
-        raise UserError(f"{archive} is not evidence of a run: {error}.") from None
+    if problem := _unpacked_in_child(archive, folder):
+        raise UserError(f"{archive} is not evidence of a run: {problem}.")
     run = Run(folder)
     if run.shards and RunDirectory(folder).exists:
         raise UserError(f"{archive} is not evidence of a run: it has both a whole run and shards.")
@@ -158,6 +142,62 @@ def unpack(archive: Path, folder: Path) -> Path:
         if not part.manifest.redacted:
             raise UserError(f"{archive} is not redacted; make it with kvci evidence.")
     return folder
+
+
+def _unpacked_in_child(archive: Path, folder: Path) -> str:
+    """Unpack an archive, and return what is wrong with it; empty if nothing is.
+
+    A header may ask tarfile for any amount of memory, for example to list the holes of a file.
+    """
+
+    def work() -> str:
+        try:
+            _unpack(archive, folder)
+        except MemoryError:
+            return "it needs too much memory"
+        except BROKEN as error:
+            return str(error)
+        return ""
+
+    try:
+        return str(in_child(work, UNPACK_S, UNPACK_MEMORY))
+    except TimeoutError:
+        return f"it takes longer than {UNPACK_S / 60:.0f} minutes to unpack"
+    except EOFError:
+        return "kvci's process ended while it unpacked it"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack an untrusted archive. Raises MemoryError or one of BROKEN if it cannot be unpacked."""
+    total = count = 0
+    with (
+        gzip.open(archive) as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as packed,
+    ):
+        while member := packed.next():
+            packed.members.clear()  # type: ignore[attr-defined]  # it would keep all headers
+            total, count = total + member.size, count + 1
+            if total > MAX_BYTES or count > MAX_FILES:
+                raise tarfile.TarError("it is too large")
+            _unpack_member(packed, member, folder)
+        while stream.read(1 << 16):  # read to the end: a truncated archive raises here
+            if (total := total + (1 << 16)) > MAX_BYTES:
+                raise tarfile.TarError("it is too large")
+
+
+def _unpack_member(packed: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    name = member.name
+    known = len(name) <= MAX_NAME and MEMBER_NAME.fullmatch(name) and name.isprintable()
+    if not member.isfile() or not known:
+        raise tarfile.TarError(f"{name[:80]!r} is not a file of a run")
+    log = name.endswith((".log", ".txt", ".out"))
+    if member.size > (MAX_LOG_BYTES if log else MAX_FILE_BYTES):
+        raise tarfile.TarError(f"{name[-80:]!r} is too large")
+    content = packed.extractfile(member)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # it is a file
 
 
 def _sorted_files(run: Path) -> Iterator[Path]:
