@@ -4,7 +4,8 @@ kvci reads the files as bytes. It trusts the files of the base branch. It does n
 of the head, and not the evidence.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvci.errors import UserError
@@ -14,7 +15,7 @@ from kvci.record.store import REGRADABLE, file_name, parse, trial_keys
 from kvci.review.copies import copied_trials
 from kvci.review.evidence_check import Fetch, check_evidence
 from kvci.review.page import check_page
-from kvci.review.workflow import Lookup
+from kvci.review.workflow import Lookup, limited
 from kvci.rundir.documents import Outcome
 from kvci.taxonomy import INFRASTRUCTURE, Class
 
@@ -73,7 +74,12 @@ def review(base: Files, head: Files, fetch: Fetch, lookup: Lookup = lambda _: No
     ]
     notes = [*page_notes, *_notes(new)]
     recomputed, on_word = list[str](), list[str]()
+    shared = _shared_evidence(records.values())
+    lookup = limited(lookup)
     for arms in by_run(new).values():
+        if places := shared & {one.evidence.where for one in arms}:
+            problems.append(f"{arms[0].run_id} names the evidence of another run: {min(places)}")
+            continue
         found = check_evidence(arms, fetch, lookup)
         problems += found.problems
         unattested += found.unattested
@@ -110,6 +116,13 @@ def _new(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> 
     own = {path: record for path, record in records.items() if isinstance(record, Record)}
     touched = {record.key for path, record in own.items() if head[path] != base.get(path)}
     return [record for record in own.values() if record.key in touched]
+
+
+def _shared_evidence(records: Iterable[Record | Imported]) -> set[str]:
+    """Return the URLs that two runs name. An archive has one run, so it is not worth a download."""
+    runs = by_run(one for one in records if isinstance(one, Record))
+    named = Counter(url for arms in runs.values() for url in {one.evidence.where for one in arms})
+    return {url for url, count in named.items() if url and count > 1}
 
 
 def _edits(base: Files, head: Files, records: Mapping[str, Record | Imported]) -> list[str]:

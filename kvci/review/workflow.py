@@ -9,10 +9,31 @@ from kvci.review.times import CLOCKS
 from kvci.units import counted
 
 RUNS_MAX = 100
-"""The maximum number of workflow runs for which kvci asks GitHub. A run of 100 nights has so many.
-"""
+"""The maximum number of workflow runs for which a review asks GitHub. A run of 100 nights has so
+many. A job may send about a thousand requests in an hour."""
 Lookup = Callable[[int], Ran | None]
 """A function that returns what GitHub knows about a workflow run, or None."""
+
+
+class TooManyLookups(Exception):
+    """The review has asked GitHub for `RUNS_MAX` workflow runs."""
+
+
+def limited(lookup: Lookup) -> Lookup:
+    """Return a lookup that asks once for each workflow run, and raises TooManyLookups at the limit.
+
+    All runs of a pull request share it.
+    """
+    known: dict[int, Ran | None] = {}
+
+    def find(number: int) -> Ran | None:
+        if number not in known:
+            if len(known) == RUNS_MAX:
+                raise TooManyLookups
+            known[number] = lookup(number)
+        return known[number]
+
+    return find
 
 
 def without_workflow(arms: Sequence[Record]) -> list[str]:
@@ -36,10 +57,15 @@ def compare_with_github(
     name, trials = arms[0].run_id, [trial for record in arms for trial in record.trials]
     numbers = sorted({trial.workflow_run for trial in trials} - {""}, key=int)
     problems, unknown = [], []
-    if len(numbers) > RUNS_MAX:
-        unknown.append(f"{name} names {len(numbers)} workflow runs; {RUNS_MAX} were read")
-    for number in numbers[:RUNS_MAX]:
-        ran = lookup(int(number))
+    for done, number in enumerate(numbers):
+        try:
+            ran = lookup(int(number))
+        except TooManyLookups:
+            unknown.append(
+                f"{name} names {counted(len(numbers), 'workflow run')}, and {done} of them were "
+                f"read; a review reads {RUNS_MAX}"
+            )
+            break
         if not ran:
             unknown.append(f"{name} names the workflow run {number}, which is not here")
             continue

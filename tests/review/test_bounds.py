@@ -283,3 +283,46 @@ def test_endless_review_fails_with_a_sentence(
     with pytest.raises(UserError, match="The review takes longer than"):
         sent.review()
     assert sent.fake.statuses[-1]["state"] == "failure"
+
+
+def naming(honest: Case, runs: int, url: str = "") -> dict[str, bytes]:
+    """Return records of one arm of many runs. Each trial names a workflow run of its own."""
+    one = json.loads(honest.records[0].model_dump_json())
+    head = {}
+    for n in range(runs):
+        trials = [
+            trial | {"workflow_run": str(1000 * n + number)}
+            for number, trial in enumerate(one["trials"])
+        ]
+        evidence = one["evidence"] | {"where": url or f"https://x.example/{n}"}
+        made = one | {"run_id": f"r{n}", "row_id": f"x-{n}", "trials": trials, "evidence": evidence}
+        head[f"{RESULTS}/x-{n}.json"] = json.dumps(made).encode()
+    return head
+
+
+def test_invented_workflow_runs_are_not_looked_up(honest: Case) -> None:
+    asked = list[int]()
+    review(BASE, BASE | naming(honest, 3), lambda _: honest.archive, asked.append)
+    assert asked == []
+
+
+def test_evidence_of_two_runs_is_not_downloaded(honest: Case) -> None:
+    fetched = list[str]()
+    head = BASE | naming(honest, 5, "https://x.example/a")
+    found = review(BASE, head, lambda url: fetched.append(url) or honest.archive)  # type: ignore[func-returns-value]
+    assert fetched == []
+    assert sum("names the evidence of another run" in line for line in found.problems) == 5
+
+
+def test_all_runs_of_a_review_share_a_limit_of_lookups(
+    honest: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvci.review.workflow.RUNS_MAX", 3)
+    monkeypatch.setattr("kvci.review.evidence_check._mismatch", lambda *_: "")
+    asked = list[int]()
+    found = review(BASE, BASE | naming(honest, 4), lambda _: honest.archive, asked.append)
+    assert len(asked) == len(set(asked)) == 3
+    assert any(
+        "names 2 workflow runs, and 1 of them were read; a review reads 3" in line
+        for line in found.unattested
+    ), found.unattested
