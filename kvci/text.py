@@ -12,18 +12,24 @@ import sys
 from typing import TextIO
 
 ACTIVE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-    r"\U000e0000-\U000e007f]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\ud800-\udfff"
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2060-\u206f\u3164"
+    r"\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    r"|(?<![^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f]"
 )
 """Control characters except tab and line feed, line separators, characters that change the
-direction of text or hide it, and halves of surrogate pairs, which cannot be written."""
+direction of text, characters that nothing shows (Unicode: Default_Ignorable_Code_Point), and halves
+of surrogate pairs, which cannot be written. Joiners and variation selectors are parts of emoji and
+of some scripts, so they count only after an ASCII character or at the start."""
 
 ORDINARY = re.compile(
     r"(?![=>]|[-+](?![\w.])|\d+[.)](?!\S))"
-    r"(?:[^\W_]|[ .,:;%()/+'\"=?!^>-]|(?<=[^\W_])_+(?=[^\W_])|(?<=\bpass)@(?=k\b))*"
+    r"(?:[^\W_]|[ .,:;%()/+'\"=?!^>-]|(?<=[^\W_])_+(?=[^\W_])|(?<=\bpass)@(?=k(?![\w-]|\.\w)))*"
 )
 """Text that means nothing in Markdown, and nothing to GitHub except for `LINKED`."""
-LINKED = re.compile(r"://|\bwww\.|\b(?:GH|GHSA|CVE)-|(?<!\d):\d+:|:[\w+-]*[a-z_+-][\w+-]*:", re.I)
+LINKED = re.compile(
+    r"://|www\.|(?<![^\W_])(?:GH|GHSA|CVE)-|(?<!\d):\d+:|:[\w+-]*[a-z_+-][\w+-]*:", re.I
+)
 """Addresses, issues, advisories and emoji, which GitHub recognizes in ordinary text."""
 
 
@@ -66,7 +72,9 @@ def plain(text: str) -> str:
     address.
     """
     line = " ".join(terminal(text).split())
-    return re.sub(r"(?i)[@#`]|:(?=//)|\bwww(?=\.)|\b(?:GH|GHSA|CVE)(?=-)", "\\g<0>\u200b", line)
+    return re.sub(
+        r"(?i)[@#`]|:(?=//)|www(?=\.)|(?<![^\W_])(?:GH|GHSA|CVE)(?=-)", "\\g<0>\u200b", line
+    )
 
 
 def terminal(text: str) -> str:

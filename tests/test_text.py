@@ -23,6 +23,14 @@ HOSTILE = "a\x1b[2J\x07\x9b31m\r::error::x\n \t::stop-commands::t\n##[group]y\u2
 KVCI = [sys.executable, "-c", "from kvci.cli import main; main()"]
 
 
+SHOWN = (
+    "\u200c\u200d"
+    + "".join(map(chr, [*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD]))
+    + "".join(map(chr, range(0x13430, 0x13440)))
+)
+"""Format characters that are joiners, or that people see."""
+
+
 def commands(log: str) -> list[str]:
     """Return the lines of a log that GitHub's runner takes for commands.
 
@@ -41,6 +49,7 @@ def active(text: str) -> set[str]:
         one
         for one in text
         if (unicodedata.category(one) in kinds and one not in "\n\t")
+        or (unicodedata.category(one) == "Cf" and one not in SHOWN)
         or unicodedata.bidirectional(one) in directions
     }
 
@@ -53,6 +62,11 @@ def test_every_active_character_is_shown() -> None:
     plain = "Prüfung 你好\tq8_0/q8_0 [x] a::b 👩‍🔬 ✓\n"
     assert terminal(plain) == job_log(plain) == plain
     assert terminal("a\r\nb\r\n") == "a\nb\n"
+    for one in "\u200b\u200d\u2060\u00ad\ufeff\u3164\u115f\u2064\ufe0f":
+        assert (
+            terminal(f"a{one}b")
+            == f"a\\{f'x{ord(one):02x}' if one == chr(173) else f'u{ord(one):04x}'}b"
+        )
 
 
 def test_no_line_of_a_log_is_a_command() -> None:

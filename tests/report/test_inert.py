@@ -33,7 +33,8 @@ HOSTILE = [
     "$`x`$", "# a", "> a", "- a", "+ a", "* a", "1. a", "1) a", "---", "===", "    a", ":tada:",
     ":+1:", "a|b", "a\\|b", "a\\\\|b", "\\", "|", "| a | b |", "|---|", "a\nb", "a\r\n\r\n# b",
     "a\x00b", "a\u202eb", "\u2028# a", "- [ ] a", "[^1]", "[!NOTE]", "&lt;b&gt;", "<b",
-    "http:\u200b//x",
+    "http:\u200b//x", "x_www.evil.example", "awww.evil.example", "pass@k.evil.example", "x_GH-12",
+    "pass@k-a.evil.example", "a\u2060b", "a\u00adb", "\u3164", "x\u115f", "a\u200db",
     "GHSA-aaaa-bbbb-cccc", "\ufeff# a", "\t- a", "a@x.example", "@", "\\`@octocat\\`", "`` @o",
 ]  # fmt: skip
 ORDINARY = [
