@@ -145,6 +145,7 @@ def review(ctx: click.Context, number: int, repository: str) -> None:
     """
     from kvci.github import run_url, web
     from kvci.publish.pull_request import github_of
+    from kvci.review.comment import whole
     from kvci.review.job import review_pull
 
     event = os.environ.get("GITHUB_EVENT_PATH")
@@ -154,7 +155,7 @@ def review(ctx: click.Context, number: int, repository: str) -> None:
         click.echo(f"#{number} changes no results")
         return
     found, passes = done
-    for line in (*found.problems, *found.unattested):
+    for line in whole(found):
         click.echo(line)
     ctx.exit(0 if passes else 1)
 

@@ -1,6 +1,7 @@
 """Make BENCHMARKS.md from records: the owner's tables, and kvci's own tables below them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from kvci.errors import UserError
 from kvci.plan import INTERIM
@@ -172,10 +173,13 @@ def _tables(lines: list[str]) -> list[tables.Table]:
 
 
 def prose(text: str) -> list[str]:
-    """Return the lines of a text outside kvci's tables, after migration.
+    """Return the lines of a text outside kvci's tables, after migration, without empty lines.
 
-    Raises UserError if the text has a table twice.
+    A line below an empty line starts with a line feed: an empty line ends a footnote or a table, so
+    with and without it, the line may mean something else. Raises UserError if the text has a table
+    twice.
     """
     lines = _current_lines(text)
     ours = {number for table in _tables(lines) for number in range(table.first - 2, table.last)}
-    return [line.rstrip() for number, line in enumerate(lines) if number not in ours]
+    others = [line.rstrip(" \t\r\n") for number, line in enumerate(lines) if number not in ours]
+    return [line if above else f"\n{line}" for above, line in pairwise(["", *others]) if line]

@@ -15,13 +15,17 @@ Cells = tuple[str, ...]
 BLOCKS = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
 """A parser of Markdown as GitHub reads it, for blocks only: kvci reads the source of cells."""
 
+ENDING = {"fence", "html_block", "hr"}
+"""Blocks that end the text above them."""
+
 
 @dataclass(frozen=True)
 class Table:
     """A table of a text. Its rows are the lines from `first` up to `last`, without `last`.
 
     The header and the separator are the two lines above the rows. `rows` has the source of the
-    cells of each row. A table is nested if it is in a quote or a list.
+    cells of each row. A table is nested if it is in a quote or a list. It is apart if the block
+    right above it is a heading, a rule, code or HTML, and so cannot continue in the table.
     """
 
     first: int
@@ -29,6 +33,7 @@ class Table:
     header: Cells
     rows: tuple[Cells, ...]
     nested: bool
+    apart: bool
 
 
 def lines_of(text: str) -> list[str]:
@@ -41,16 +46,19 @@ def _tables(text: str) -> tuple[Table, ...]:
     """Return the tables that GitHub shows. It shows none in code, HTML or comments."""
     found: list[Table] = []
     rows: list[list[str]] = []
+    ended = 0
     for token in BLOCKS.parse(text.removeprefix("\ufeff")):
         if token.type == "table_open":
             rows, (start, end), level = [], token.map or [0, 0], token.level
+        elif token.map and (token.type in ENDING or token.markup.startswith("#")):
+            ended = token.map[1]
         elif token.type == "tr_open":
             rows.append([])
         elif token.type == "inline" and rows:
             rows[-1].append(token.content)
         elif token.type == "table_close":
             header, *others = map(tuple, rows)
-            found.append(Table(start + 2, end, header, tuple(others), level > 0))
+            found.append(Table(start + 2, end, header, tuple(others), level > 0, ended == start))
             rows = []
     return tuple(found)
 
@@ -80,7 +88,7 @@ def find(lines: Sequence[str], header: Cells) -> Table | None:
     """Return the table with this header, or None.
 
     Raises UserError if the text has the table twice, or in a quote or a list, or if GitHub shows
-    text below the table as its row.
+    text below the table as its row, or may show the table as part of the text above it.
     """
     found = [table for table in _tables("".join(lines)) if table.header == header]
     if len(found) > 1:
@@ -89,6 +97,12 @@ def find(lines: Sequence[str], header: Cells) -> Table | None:
         if table.nested:
             raise UserError(
                 f"The table {row(header)} is in a quote or a list; move it out, or delete it."
+            )
+        above = lines[table.first - 3] if table.first > 2 else ""
+        if not (table.apart or is_blank(above)):
+            raise UserError(
+                f"GitHub may show the table below the line '{above.strip()[:200]}' as a part of "
+                "that text, for example of a footnote; put an empty line above the table."
             )
         for line in lines[table.first : table.last]:
             if "|" not in line:
@@ -110,6 +124,11 @@ def replace(lines: list[str], table: Table, rows: Sequence[str]) -> list[str]:
     if table.last == len(lines) and not line_end(lines[-1]):
         made[-1] = made[-1].rstrip("\r\n")
     return [*lines[: table.first - 1], *made, *lines[table.last :]]
+
+
+def is_blank(line: str) -> bool:
+    """True if Markdown takes the line for empty; a no-break space is text."""
+    return not line.strip(" \t\r\n")
 
 
 def line_end(line: str) -> str:

@@ -36,21 +36,34 @@ def comment(found: Review, accepted: bool) -> str:
     if runs:
         cells = (row for arms, made in runs for row in _cells(arms, made))
         lines += ["", *table(HEADER, cells)]
-    notes = [*found.notes, *(warning for _, made in runs if made for warning in made.warnings)]
-    if notes:
-        lines += ["", "Look at:", "", *_listed(notes)]
-    for head, facts in (
-        ("This review recomputed:", found.recomputed),
-        ("On the runner's word alone rests:", found.on_word),
-    ):
-        if facts:
-            lines += ["", head, "", *_listed(facts)]
+    for head, told in _facts(found, [made for _, made in runs if made]):
+        lines += ["", head, "", *_listed(told)]
     for arms, made in runs:
         if made:
             name = html(arms[0].run_id)
             lines += ["", f"<details><summary>{name}, compared</summary>", ""]
             lines += [comparison(made), run_bars(arms), "</details>"]
     return "\n".join(lines)
+
+
+def whole(found: Review) -> list[str]:
+    """Return all lines of the comment's lists, which the comment may cut, for the job's log."""
+    runs = (compare_run(arms) for arms in by_run(found.new).values())
+    facts = _facts(found, [made for made in runs if made])
+    told = [line for head, lines in facts for line in (head, *lines)]
+    return [*found.problems, *found.unattested, *told]
+
+
+def _facts(found: Review, made: Sequence[Comparison]) -> list[tuple[str, Sequence[str]]]:
+    """Return the lists below the rows that are not empty, each with its first line."""
+    warnings = [warning for one in made for warning in one.warnings]
+    lists: list[tuple[str, Sequence[str]]] = [
+        ("Look at:", [*warnings, *found.notes]),
+        ("Changes by hand:", found.edits),
+        ("This review recomputed:", found.recomputed),
+        ("On the runner's word alone rests:", found.on_word),
+    ]
+    return [(head, lines) for head, lines in lists if lines]
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

@@ -10,14 +10,16 @@ from kvci.report.benchmarks import EMPTY, OLDER_FORM, has_tables, is_earlier_for
 from kvci.review.prose import edited
 
 Records = Sequence[Record | Imported]
-ROW_LIKE = re.compile(r"[|<]|```|~~~|!\[")
-"""A line outside kvci's tables that contains one of these may look like a row, or hide a row."""
+ROW_LIKE = re.compile(r"[|<]|```|~~~|!\[|\[\^[^\]]+\]:|(?:^|[\s>])(?:-+:|:-+:?)\s*$")
+"""A line outside kvci's tables that contains one of these may look like a row, or hide a row.
+
+The last two are a footnote, and the separator of a table that has one column and no pipe."""
 FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*$", re.M)
 """GitHub shows what follows such a first line as a table."""
 
 
 def check_page(base: bytes | None, head: bytes, records: Records) -> tuple[list[str], list[str]]:
-    """Return the problems of the page `head`, and notes about changes by hand.
+    """Return the problems of the page `head`, and the changes by hand.
 
     `base` is the page of the base branch, or None if it has no page. `records` are those of the
     head.
@@ -29,15 +31,21 @@ def check_page(base: bytes | None, head: bytes, records: Records) -> tuple[list[
     added, removed = _edited_lines(base, head, records)
     if records or _has_tables(base or b"") or _has_tables(head):
         problems += [
-            f"{BENCHMARKS} has a line that looks like a row and is not one: {line[:200]}"
+            f"{BENCHMARKS} has a line that looks like a row and is not one: {line.strip()[:200]}"
             for line in added
             if ROW_LIKE.search(line)
         ]
     if FRONT_MATTER.match(head.decode(errors="replace")):
         problems.append(f"{BENCHMARKS} begins with ---, so GitHub shows its first lines as a table")
-    notes = [f"{BENCHMARKS}, changed by hand: {line[:200]}" for line in added]
-    notes += [f"{BENCHMARKS}, removed by hand: {line[:200]}" for line in removed]
-    return problems, notes
+    moved = {line.strip() for line in added} & {line.strip() for line in removed}
+
+    def told(line: str) -> str:
+        below = " (below an empty line)" if line.strip() in moved and line[0] == "\n" else ""
+        return f"{line.strip()[:200]}{below}"
+
+    edits = [f"{BENCHMARKS}, changed by hand: {told(line)}" for line in added]
+    edits += [f"{BENCHMARKS}, removed by hand: {told(line)}" for line in removed]
+    return problems, edits
 
 
 def _table_problems(page: bytes, records: Records) -> list[str]:
@@ -67,8 +75,7 @@ def _edited_lines(base: bytes | None, head: bytes, records: Records) -> tuple[li
         known, now = prose(render(earlier, records)), prose(head.decode())
     except (UserError, UnicodeDecodeError):
         return [], []  # the check of the tables reports this error
-    added, gone = edited(known, now)
-    return [line for line in added if line.strip()], [line for line in gone if line.strip()]
+    return edited(known, now)
 
 
 def _has_tables(page: bytes) -> bool:

@@ -40,6 +40,9 @@ class Review:
     unattested: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """Things that a person should look at."""
+    edits: tuple[str, ...] = ()
+    """Lines of BENCHMARKS.md that a person changed. Anyone may send many, so they have a list of
+    their own and hide no note."""
     recomputed: tuple[str, ...] = ()
     on_word: tuple[str, ...] = ()
     """What rests on the word of the runner alone."""
@@ -63,7 +66,7 @@ def review(base: Files, head: Files, fetch: Fetch, lookup: Lookup = lambda _: No
         except UserError as error:
             problems.append(str(error))
     problems += _edits(base, head, records)
-    page_problems, page_notes = check_page(
+    page_problems, edits = check_page(
         base.get(BENCHMARKS), head.get(BENCHMARKS, b""), list(records.values())
     )
     new = _new(base, head, records)
@@ -72,7 +75,7 @@ def review(base: Files, head: Files, fetch: Fetch, lookup: Lookup = lambda _: No
         for path, record in records.items()
         if isinstance(record, Imported) and path not in base
     ]
-    notes = [*page_notes, *_notes(new)]
+    notes = _notes(new)
     recomputed, on_word = list[str](), list[str]()
     shared = _shared_evidence(records.values())
     lookup = limited(lookup)
@@ -88,8 +91,8 @@ def review(base: Files, head: Files, fetch: Fetch, lookup: Lookup = lambda _: No
         on_word += found.on_word
     problems += copied_trials(new, (one for one in records.values() if isinstance(one, Record)))
     problems += page_problems
-    facts = (tuple(recomputed), tuple(on_word))
-    return Review(tuple(new), tuple(problems), tuple(unattested), tuple(notes), *facts)
+    lists = (problems, unattested, notes, edits, recomputed, on_word)
+    return Review(tuple(new), *map(tuple, lists))
 
 
 def _record(path: str, content: bytes) -> Record | Imported:

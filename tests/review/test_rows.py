@@ -16,7 +16,7 @@ from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.record.schema import Imported, Record
 from kvci.record.store import read, read_all
 from kvci.report.benchmarks import EMPTY, render
-from kvci.review.comment import comment
+from kvci.review.comment import comment, whole
 from kvci.review.evidence_check import Fetch
 from kvci.review.recompute import DatasetUnavailable
 from kvci.review.rows import Files, review
@@ -222,6 +222,55 @@ def test_removed_empty_line_makes_no_row(case: Case) -> None:
     says(base, head | {BENCHMARKS: glued}, case.fetch, "put an empty line above this line")
 
 
+FOOTNOTE = b"# Results\n\nSee below[^1].\n\n[^1]: Measured here\n\n"
+
+
+@pytest.mark.parametrize("gap", ["", "\u00a0\n"])
+def test_footnote_hides_no_table(gap: str, case: Case) -> None:
+    """GitHub takes a table right below a footnote for a part of it, and may not show it."""
+    base = {BENCHMARKS: FOOTNOTE + EMPTY.encode().split(b"\n", 2)[2]}
+    page = render(base[BENCHMARKS].decode(), case.records)
+    honest = case.head | {BENCHMARKS: page.encode()}
+    assert review(base, honest, case.fetch).passes(accepted=False)
+    hidden = page.replace("here\n\n| Date", f"here\n{gap}| Date").encode()
+    says(base, case.head | {BENCHMARKS: hidden}, case.fetch, "put an empty line above the table")
+    for heading in ("## How the trials ended", "## Effective configuration"):
+        start = page.index("\n\n| ", page.index(heading))
+        more = f"{page[:start]}\n\n[^1]: Results{page[start + 1 :]}".encode()
+        says(base, case.head | {BENCHMARKS: more}, case.fetch, "put an empty line above the table")
+    assert "[^2]:" in "".join(
+        review(base, case.head | {BENCHMARKS: f"{page}\n[^2]: x\n".encode()}, case.fetch).problems
+    )
+
+
+@pytest.mark.parametrize("dashes", [":-", "-:", ":---:", " :- ", "> :-"])
+def test_table_without_a_pipe_is_a_problem(dashes: str, case: Case) -> None:
+    text = f"{case.head[BENCHMARKS].decode()}\nq4_0/q4_0 is harmless\n{dashes}\n20 of 20\n"
+    says(BASE, case.head | {BENCHMARKS: text.encode()}, case.fetch, "looks like a row")
+
+
+def test_changed_empty_line_is_told(case: Case) -> None:
+    """It may put a paragraph into a footnote, or a row of the owner's table out of the table."""
+    own = b"[^1]: Measured here\n\nAll arms are harmful.\n\n| a |\n|---|\n| 1 |\n\n"
+    base = {BENCHMARKS: own + EMPTY.encode()}
+    page = render(base[BENCHMARKS].decode(), case.records).encode()
+    assert review(base, case.head | {BENCHMARKS: page}, case.fetch).edits == ()
+    glued = page.replace(b"here\n\nAll", b"here\nAll")
+    found = review(base, case.head | {BENCHMARKS: glued}, case.fetch)
+    assert "All arms are harmful. (below an empty line)" in comment(found, accepted=False)
+    apart = page.replace(b"|---|\n| 1 |", b"|---|\n\n| 1 |", 1)
+    says(base, case.head | {BENCHMARKS: apart}, case.fetch, "looks like a row")
+
+
+def test_edits_hide_no_note(case: Case) -> None:
+    more = "".join(f"\nWords {n}.\n" for n in range(60))
+    alone = tree(case.records[0])
+    found = review(BASE, alone | {BENCHMARKS: (alone[BENCHMARKS].decode() + more).encode()}, gone)
+    text = comment(found, accepted=False)
+    assert "1 of 2 arms have no record" in text and "and 20 more; see the job's log" in text
+    assert set(found.edits) | set(found.notes) <= set(whole(found))
+
+
 def test_front_matter_is_a_problem(case: Case) -> None:
     """GitHub shows it as a table at the top of the page."""
     page = b"---\nModel: best\nResolved: 300\n---\n" + case.head[BENCHMARKS]
@@ -231,7 +280,7 @@ def test_front_matter_is_a_problem(case: Case) -> None:
 def test_owners_page_is_free_before_the_first_record(case: Case) -> None:
     own = {BENCHMARKS: b"# Ours\n\n| Engine | ms |\n|---|---|\n| v8 | 3 |\n"}
     found = review({BENCHMARKS: own[BENCHMARKS].replace(b"3", b"4")}, own, gone)
-    assert found.passes(accepted=False) and "changed by hand: | v8 | 3 |" in found.notes[0]
+    assert found.passes(accepted=False) and "changed by hand: | v8 | 3 |" in found.edits[0]
     log = render(own[BENCHMARKS].decode(), case.records).encode()
     assert review(own, case.head | {BENCHMARKS: log}, case.fetch).passes(accepted=False)
     says(own, case.head | own, case.fetch, "does not match the records")
@@ -269,7 +318,7 @@ def test_moved_headings_are_noted(case: Case) -> None:
     one, two = "## Paired comparison", "## How the trials ended"
     moved = page.replace(one, "@").replace(two, one).replace("@", two)
     found = review(BASE, case.head | {BENCHMARKS: moved.encode()}, case.fetch)
-    assert any(f"by hand: {one}" in note for note in found.notes), found.notes
+    assert any(f"by hand: {one}" in line for line in found.edits), found.edits
     picture = case.head | {BENCHMARKS: f"{page}\n![Verdicts](https://x/y.png)\n".encode()}
     says(BASE, picture, case.fetch, "looks like a row and is not one")
     header = next(line for line in page.split("\n") if line.startswith("| Run ID | Baseline"))
@@ -412,11 +461,15 @@ def test_migrated_tables_pass_review(case: Case) -> None:
     head = base | case.head | {BENCHMARKS: migrated.encode()}
     base[BENCHMARKS] = old.encode()
     found = review(base, head, case.fetch)
-    assert found.passes(accepted=False) and not found.notes and "Smallest" not in migrated
+    assert (
+        found.passes(accepted=False)
+        and not (*found.notes, *found.edits)
+        and "Smallest" not in migrated
+    )
     says(base, head | {BENCHMARKS: old.encode()}, case.fetch, "kvci record migrates it")
     forged = migrated.replace("Each row compares", "Each row below compares")
-    notes = review(base, head | {BENCHMARKS: forged.encode()}, case.fetch).notes
-    assert any("changed by hand: Each row below" in note for note in notes)
+    edits = review(base, head | {BENCHMARKS: forged.encode()}, case.fetch).edits
+    assert any("changed by hand: Each row below" in line for line in edits)
 
 
 @pytest.mark.parametrize("value", ["0.05", -1.0, True, float("inf"), float("nan"), 10**400, []])
