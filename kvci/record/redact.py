@@ -7,18 +7,28 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kvci.record.secrets import SECRET
 from kvci.sandbox import TREE
 
-TOKEN = re.compile(
-    r"(?:\b|(?<=\\[nrt]))(gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_\w{16,}|sk-[\w-]{16,}"
-    r"|xox[abpr]-[\w-]{10,}|AKIA[0-9A-Z]{16})|(?<=[Bb]earer )[\w.~+/=-]{8,}"
-    r"|(?<=://)[^\s/@:\"'\\]+:[^\s/@\"'\\]+(?=@)"
-)
 ABSOLUTE = r"(?:(?<![\w.\])}-])|(?<=(?<!\w)-[A-Z])|(?<=\\[nrt])|(?<=[\d\[]m))"
 """What is in front of an absolute path: no word, a flag as in -I/home, an escape, or a color."""
-HOME = re.compile(rf"{ABSOLUTE}(?:/(?:home|Users)/[^\s/:'\"\\]+|/root(?![\w.-]))")
+PERSON = r"[^\s/:'\"\\]+"
+HOME = re.compile(
+    rf"(?:{ABSOLUTE}|(?<=[\])}}-])(?<!\[run\])(?<!\[home\]))"
+    rf"(?:/(?:var|usr|export|mnt|net|nfs|srv|data|mnt/\w))?/(?:home|Users)/{PERSON}"
+    rf"|{ABSOLUTE}/root(?![\w.-])"
+    rf"|(?<=\.\./)\.\./(?:home|Users)/{PERSON}"
+    rf"|(?<!\w)[A-Za-z]:(?:\\{{1,2}}|/)Users(?:\\{{1,2}}|/){PERSON}"
+)
+"""Home folders. A relative one counts if it leaves two folders or more."""
 PATH = re.compile(rf"{ABSOLUTE}(?!{TREE}\b)/[^\s:'\"\\]+")
 """An absolute path outside the work tree of a sandbox, in which a name belongs to the tests."""
+NAMED = re.compile(
+    r"\b(?:uid|gid|groups)=\d+\([^\s)]+\)(?:,\d+\([^\s)]+\))*"
+    r"|\b(?:USER|LOGNAME|USERNAME|HOST|HOSTNAME)=\S+|\bLinux \S+"
+    r"|(?<!\S)[-bcdlps][-rwxsStT]{9}[.+@]?\s+\d+\s+\S+\s+\S+"
+)
+"""Output of programs that name the user or the machine: id, env, uname and ls."""
 COMMON = frozenset({"", "root", "localhost"})
 """Names that tell nothing."""
 PLACEHOLDERS = ("[token]", "[run]", "[home]", "[host]", "[user]")
@@ -28,8 +38,8 @@ def redact(text: str, run: Path, names: bool = True, keep: Iterable[str] = ()) -
     """Return the text with placeholders for tokens, the run's folder and home folders.
 
     If `names` is true, placeholders also replace the names of the machine and the user, but only
-    where they stand as a name: in an absolute path, next to an @, and in an address. A user may be
-    called `tests`, and a machine `passed`. The words in `keep` stay as they are.
+    where they stand as a name: in an absolute path, next to an @, in an address, and in `NAMED`. A
+    user may be called `tests`, and a machine `passed`. The words in `keep` stay as they are.
     """
     kept = [word for word in keep if _redact(word, run, names) != word]
     if not kept:
@@ -53,7 +63,7 @@ def redact_json(value: Any, run: Path) -> Any:
 
 
 def _redact(text: str, run: Path, names: bool) -> str:
-    text = TOKEN.sub("[token]", text)
+    text = SECRET.sub("[token]", text)
     text = re.sub(rf"{re.escape(str(run.resolve()))}(?![\w.-])", "[run]", text)
     if (home := Path.home()) != Path("/"):
         text = re.sub(rf"{ABSOLUTE}{re.escape(str(home))}(?![\w.-])", "[home]", text)
@@ -65,7 +75,8 @@ def _redact(text: str, run: Path, names: bool) -> str:
 
 def _without_name(text: str, name: str, placeholder: str) -> str:
     """Return the text without a name where it stands as a name. `name` is a regular expression."""
-    text = PATH.sub(lambda path: re.sub(name, placeholder, path[0]), text)
+    for place in (PATH, NAMED):
+        text = place.sub(lambda found: re.sub(name, placeholder, found[0]), text)
     beside_at = rf"{name}(?=@[\w\[])|(?<=@){name}"
     address = rf"(?<=//){name}|(?<![\w./-]){name}(?=:\d\d)"
     return re.sub(f"{beside_at}|{address}", placeholder, text)

@@ -53,7 +53,7 @@ def test_shards_and_interim_runs_pass_the_check(runs: Path) -> None:
 def test_evidence_that_redaction_breaks_is_refused(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvci.record.redact.TOKEN", re.compile(r"test_\w+"))
+    monkeypatch.setattr("kvci.record.redact.SECRET", re.compile(r"test_\w+"))
     check_own(runs / "whole")  # the names of tests are kept in a test log
     monkeypatch.setattr("kvci.record.bundle._tests", lambda report: set())
     with pytest.raises(UserError, match=r"The redacted evidence of .* does not give its trials"):
