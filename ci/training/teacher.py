@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvci.agent.client import Answer, Client
-from kvci.agent.loop import SUBMIT, Place, converse
+from kvci.agent.client import Client
+from kvci.agent.conversation import SUBMIT, Answer
+from kvci.agent.loop import Place, converse
 from kvci.agent.protocol import Message
 from kvci.sandbox import Sandbox
 from kvci.spec import Spec

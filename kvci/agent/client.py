@@ -1,26 +1,15 @@
 """Send one request to the server. Each failure becomes an end of the conversation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import openai
 
+from kvci.agent.conversation import Answer
 from kvci.agent.ends import Ended, FormatError
-from kvci.agent.protocol import Message
 from kvci.taxonomy import Exit
 
 SENT_MAX = 3
-
-
-@dataclass(frozen=True)
-class Answer:
-    message: Message
-    cut: bool
-    """True if the token limit ended the answer."""
-    prompt_tokens: int
-    answer_tokens: int
-    timings: dict[str, Any]
 
 
 class Client:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from kvci.agent.client import Answer, Client
+from kvci.agent.client import Client
+from kvci.agent.conversation import Answer, Conversation
 from kvci.agent.ends import Ended, FormatError
 from kvci.agent.protocol import PROTOCOLS, Message
 from kvci.awake import awake_s
@@ -16,42 +17,14 @@ from kvci.chain import Chain
 from kvci.files import sha256_of
 from kvci.sandbox import DiffFailed, Limits, Sandbox, SandboxFailed
 from kvci.spec import Spec
-from kvci.taxonomy import Exit, repeats
+from kvci.taxonomy import Exit
 
-IN_A_ROW_MAX = 3
 OBSERVATION_CHARS = 10_000
-SUBMIT = "submit"
 PROMPTS = Environment(
     loader=PackageLoader("kvci.agent", "prompts"),
     undefined=StrictUndefined,
     keep_trailing_newline=True,
 )
-
-
-@dataclass
-class Conversation:
-    """The result of a conversation. Its numbers are sums over the steps, except `depth_tokens`."""
-
-    exit: Exit = Exit.KVCI_FAILED
-    detail: str = ""
-    patch: bytes = b""
-    steps: int = 0
-    prefill_tokens: int = 0
-    prefill_s: float = 0.0
-    answer_tokens: int = 0
-    decode_s: float = 0.0
-    depth_tokens: int = 0
-    """The largest context, prompt and answer together."""
-    loops: int = 0
-    """The number of steps at which the last actions were repetitions."""
-    malformed: int = 0
-    wall_s: float = 0.0
-    actions: list[str] = field(default_factory=list)
-    answers: list[Any] = field(default_factory=list)
-    """The text and the tool calls of each answer, without the fields that the server adds."""
-    trajectory_sha256: str = ""
-    """The digest of the trajectory's last line. Through it, each line depends on all lines before.
-    """
 
 
 @dataclass(frozen=True)
@@ -130,12 +103,8 @@ def _turns(
     protocol, first = PROTOCOLS[spec.prompt], opening(spec.prompt, issue, seed)
     messages: list[Message] = [first["message"]]
     log.append(first)
-    cut = malformed = 0
     while True:
-        if conversation.steps >= spec.max_steps:
-            raise Ended(Exit.STEP_LIMIT, f"{conversation.steps} steps")
-        if spec.max_total_tokens and conversation.answer_tokens >= spec.max_total_tokens:
-            raise Ended(Exit.TOKEN_LIMIT, f"{conversation.answer_tokens} tokens")
+        conversation.check_limits(spec)
         left_s = deadline - awake_s()
         if left_s <= 0:
             raise Ended(Exit.TIME_LIMIT, f"{spec.trial_s} s")
@@ -145,27 +114,15 @@ def _turns(
             asked_at = time.time()
             answer = place.client.ask(_request(spec, messages, name, seed, place.slot), left_s)
             message = answer.message
-            calls = [call["function"] for call in message.get("tool_calls") or []]
-            conversation.answers.append([message["content"], calls])
-            _count(conversation, answer)
+            conversation.count(answer)
             place.on_answer(answer.answer_tokens)
             log.append(_step(conversation, answer, asked_at))
-            cut = _cut_in_a_row(spec, answer, cut)
-            action = protocol.action(message)
-            malformed = 0
+            action = conversation.action(answer, spec)
         except FormatError as error:
-            conversation.malformed += 1
-            malformed += 1
-            if malformed == IN_A_ROW_MAX:
-                raise Ended(Exit.FORMAT_ERRORS, str(error)) from None
             seen = str(error)
+            conversation.reject(seen)
         else:
-            conversation.actions.append(action)
-            conversation.loops += repeats(tuple(conversation.actions))
-            if action == SUBMIT:
-                raise Ended(Exit.SUBMITTED)
-            if conversation.actions[-IN_A_ROW_MAX:] == [action] * IN_A_ROW_MAX:
-                raise Ended(Exit.LOOP, f"{IN_A_ROW_MAX} times: {action}")
+            conversation.act(action)
             seen = _observe(spec, place.sandbox, action, deadline)
         observation = protocol.observation(message, seen)
         log.append({"message": observation})
@@ -186,30 +143,6 @@ def _request(
     }
     tools = PROTOCOLS[spec.prompt].tools
     return request | ({"tools": tools} if tools else {})
-
-
-def _count(conversation: Conversation, answer: Answer) -> None:
-    conversation.answer_tokens += answer.answer_tokens
-    conversation.prefill_tokens += int(answer.timings.get("prompt_n", 0))
-    conversation.prefill_s += answer.timings.get("prompt_ms", 0.0) / 1000
-    conversation.decode_s += answer.timings.get("predicted_ms", 0.0) / 1000
-    conversation.depth_tokens = max(
-        conversation.depth_tokens, answer.prompt_tokens + answer.answer_tokens
-    )
-
-
-def _cut_in_a_row(spec: Spec, answer: Answer, before: int) -> int:
-    """Return the number of cut answers in a row.
-
-    Raises Ended at the third cut answer in a row, or if the end of the context cut the answer.
-    """
-    if not answer.cut:
-        return 0
-    if answer.answer_tokens < spec.max_tokens:
-        raise Ended(Exit.CONTEXT_OVERFLOW, "an answer reached the end of the context")
-    if before + 1 == IN_A_ROW_MAX:
-        raise Ended(Exit.ANSWER_LIMIT, f"{IN_A_ROW_MAX} answers of {spec.max_tokens} tokens")
-    return before + 1
 
 
 def _observe(spec: Spec, sandbox: Sandbox, action: str, deadline: float) -> str:

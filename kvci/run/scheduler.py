@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 
 from kvci.agent.client import Client
-from kvci.agent.loop import Conversation, Place, converse
+from kvci.agent.conversation import Conversation
+from kvci.agent.loop import Place, converse
 from kvci.errors import UserError
 from kvci.files import disk_full_error, is_disk_full, sha256_of, write_atomic
 from kvci.host import host

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from kvci.agent.client import Client
-from kvci.agent.loop import Conversation, Place, converse
+from kvci.agent.conversation import Conversation
+from kvci.agent.loop import Place, converse
+from kvci.rundir.documents import WITHOUT_PATCH
+from kvci.rundir.trajectory import replay
 from kvci.sandbox.bwrap import Bwrap
-from kvci.serve import replay
-from kvci.spec import load
+from kvci.serve.replay import Handler as Replaying
+from kvci.serve.replay import completion
+from kvci.spec import Spec, load
 from kvci.taxonomy import Exit
 from tests.answers import listening
 from tests.conftest import MODEL
@@ -34,7 +38,7 @@ class Scripted(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(replay.Handler):
+class Handler(Replaying):
     def do_POST(self) -> None:
         server = self.server
         assert isinstance(server, Scripted)
@@ -51,7 +55,7 @@ class Handler(replay.Handler):
             cut = isinstance(answer, int)
             text, count = ("x", answer) if cut else (answer, 7)
             timings = {"timings": {"predicted_n": count}}
-            self.reply(200, replay.completion(text, cut, 5, count) | timings)
+            self.reply(200, completion(text, cut, 5, count) | timings)
 
 
 def bash(command: str) -> str:
@@ -65,9 +69,13 @@ def box() -> Iterator[Bwrap]:
     made.close()
 
 
+def asked(**overrides: Any) -> Spec:
+    fields = {"model": str(MODEL), "arms": ["f16/f16"], "dataset": "x", "max_tokens": 50}
+    return load(None, fields | overrides)
+
+
 def talk(answers: list[Any], box: Bwrap, folder: Path, **overrides: Any) -> Conversation:
-    asked = {"model": str(MODEL), "arms": ["f16/f16"], "dataset": "x", "max_tokens": 50}
-    spec = load(None, asked | overrides)
+    spec = asked(**overrides)
     server = Scripted(answers)
     place = Place(Client(server.url, lambda: True), box, 0, folder / "trajectory.jsonl")
     with listening(server):
@@ -102,10 +110,26 @@ def test_every_end_has_its_exit_and_a_patch(case: str, box: Bwrap, tmp_path: Pat
     assert json.loads(lines[1])["timings"] == {"predicted_n": 7}
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_stored_answers_give_the_same_conversation(case: str, box: Bwrap, tmp_path: Path) -> None:
+    """The review relies on this: the rules of the agent find each end in the file again."""
+    answers, expected, overrides = CASES[case]
+    found = talk(answers, box, tmp_path, **overrides)
+    again = replay(tmp_path / "trajectory.jsonl", asked(**overrides), expected)
+    from_outside = expected in WITHOUT_PATCH
+    assert again.exit is (Exit.KVCI_FAILED if from_outside else expected)
+    names = ("actions", "answers", "loops", "malformed", "answer_tokens", "depth_tokens")
+    assert [getattr(again, name) for name in names] == [getattr(found, name) for name in names]
+    assert again.steps == found.steps - from_outside
+
+
 def test_a_well_formed_answer_resets_format_errors(box: Bwrap, tmp_path: Path) -> None:
-    answers = ["no", "no", bash("ls"), "no", "no", bash("submit")]
+    unparsed = (500, {"error": "Failed to parse input"})
+    answers = ["no", unparsed, bash("ls"), unparsed, "no", bash("submit")]
     found = talk(answers, box, tmp_path)
     assert (found.exit, found.malformed, found.steps) == (Exit.SUBMITTED, 4, 6)
+    again = replay(tmp_path / "trajectory.jsonl", asked(), found.exit)
+    assert (again.exit, again.malformed, again.steps) == (Exit.SUBMITTED, 4, 6)
 
 
 def test_the_observation_keeps_head_and_tail(box: Bwrap, tmp_path: Path) -> None:
