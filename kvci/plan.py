@@ -71,11 +71,15 @@ def select(ids: Sequence[str], spec: Spec) -> list[str]:
 
 
 def blocks(ids: Sequence[str], spec: Spec) -> list[Block]:
-    """Return the blocks of the selected instances.
+    """Return the blocks of the selected instances. Raises the same errors as `select`."""
+    return cut(select(ids, spec), spec)
+
+
+def cut(chosen: Sequence[str], spec: Spec) -> list[Block]:
+    """Return the blocks of these instances, which are selected already.
 
     In each block the arms have a random order, which depends on `order_seed`.
     """
-    chosen = select(ids, spec)
     made = []
     for number, start in enumerate(range(0, len(chosen), spec.block_size)):
         arms = [arm.id for arm in spec.arms]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
+from kvci.plan import cut
 from kvci.rundir.directory import shard_name
 from kvci.rundir.documents import UNGRADED, Manifest, Outcome
 from kvci.serve.effective import Effective
@@ -33,12 +34,13 @@ def check_trials(run: Path, manifest: Manifest, spec: Spec) -> None:
     """Check every trial of a run directory, including superseded trials.
 
     Raises UserError if a trial is not planned, is not in the folder of its arm, instance and seed,
-    or belongs to another shard. Also raises UserError if a trial does not agree with its patch, its
-    test report or its server's log.
+    or belongs to another shard or block. Also raises UserError if a trial does not agree with its
+    patch, its test report or its server's log.
     """
     if run.name.startswith("shard-") and run.name != shard_name(spec.shard):
         raise UserError(f"{run.name} contains shard {spec.shard}; rename the folder.")
     planned = {arm.id: set(spec.instances_of(arm.id, manifest.planned)) for arm in spec.arms}
+    blocks = {name: each.number for each in cut(manifest.planned, spec) for name in each.instances}
     paths = (run.glob(f"{folder}/*/*/*/outcome.json") for folder in ("trials", "superseded/*"))
     for path in chain(*paths):
         trial, name = Outcome.read(path), str(path.relative_to(run))
@@ -51,6 +53,11 @@ def check_trials(run: Path, manifest: Manifest, spec: Spec) -> None:
         if trial.shard != spec.shard:
             raise UserError(
                 f"{name} belongs to shard {trial.shard}, not to shard {spec.shard}; {REMEDY}."
+            )
+        if trial.block != (block := blocks[trial.instance]):
+            raise UserError(
+                f"{name} belongs to block {trial.block}, but its instance is planned for block "
+                f"{block}; {REMEDY}."
             )
         _check_patch(trial, path.with_name("patch.diff"), name)
         report = path.parent / "grade" / "report.json"

@@ -15,6 +15,7 @@ import pytest
 
 from kvci.chain import BEFORE, digest_of
 from kvci.console import Terminal
+from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.github import Ran
 from kvci.plan import Trial
@@ -434,6 +435,14 @@ def test_many_invalid_instances_need_a_maintainer(forged: Path) -> None:
     found, _ = reviewed(forged)
     assert not found.problems and len(lost) >= 3
     assert f"({len(lost)} I0 instance invalid)" in found.unattested[0]
+
+
+def test_pairs_are_not_dropped_by_another_block(forged: Path) -> None:
+    """The trials of a pair have the same block, so another block takes a pair out of the claim."""
+    for one in failing(forged):
+        change(folder(forged, one), block=1)
+    with pytest.raises(UserError, match="belongs to block 1, but its instance is planned for"):
+        build(forged)
 
 
 def later(text: str, **by: float) -> str:
