@@ -12,14 +12,17 @@ from kvci.record.bundle import unpack
 from kvci.record.from_run import READ_ERRORS, build
 from kvci.record.schema import Record
 from kvci.review.basis import on_word, recomputed
+from kvci.review.conversation import hidden_repetitions
 from kvci.review.excluded import account_problems, too_many, without_account
 from kvci.review.invalid import without_log
+from kvci.review.machines import on_other_machines, unvalidated
 from kvci.review.models import other_files, other_models
 from kvci.review.recompute import DatasetUnavailable, differences
 from kvci.review.served import copied, unserved, untimed, without_times
 from kvci.review.tied import loose, unchained, unshown, untied
 from kvci.review.times import time_problems
 from kvci.review.unaccounted import unaccounted
+from kvci.review.verdicts import finished_without_verdict, too_many_unfinished
 from kvci.review.workflow import Lookup, compare_with_github, without_workflow
 from kvci.rundir.parts import Run
 
@@ -27,6 +30,11 @@ EVIDENCE_S = 15 * 60.0
 """The time for the evidence of one run. An expression in its specification may need hours."""
 EVIDENCE_MEMORY = 6 << 30
 """The memory for the evidence of one run. The machines of GitHub have 16 GB."""
+UNATTESTED = (
+    *(without_account, without_log, finished_without_verdict, too_many_unfinished),
+    hidden_repetitions,
+)
+"""The checks of what a person must accept."""
 Fetch = Callable[[str], bytes]
 """A function that returns the content at the URL of an archive. It raises UserError if the download
 fails."""
@@ -154,19 +162,21 @@ def check_run(run: Path) -> Checked:
         problems=[
             line
             for part in parts
-            for check in (untied, unserved, copied, other_models, account_problems, time_problems)
+            for check in (
+                *(untied, unserved, copied, other_models, unvalidated),
+                *(account_problems, time_problems),
+            )
             for line in check(part)
         ],
         unattested=[
             *loose(outcomes),
             *untimed(no_times),
-            *without_account(parts),
-            *without_log(parts),
+            *(line for check in UNATTESTED for line in check(parts)),
         ],
         notes=[
             line
             for part in parts
-            for check in (unshown, unaccounted, other_files)
+            for check in (unshown, unaccounted, other_files, on_other_machines)
             for line in check(part)
         ],
     )
@@ -175,8 +185,8 @@ def check_run(run: Path) -> Checked:
     except DatasetUnavailable as error:
         found.unattested.append(f"the verdicts were not recomputed: {error}")
         verdicts = False
-    found.recomputed = recomputed(outcomes, verdicts, len(no_times))
-    found.on_word = [*on_word(outcomes), *unchained(parts)]
+    found.recomputed = recomputed(parts, verdicts, len(no_times))
+    found.on_word = [*on_word(parts), *unchained(parts)]
     return found
 
 

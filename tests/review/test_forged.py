@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.report.benchmarks import EMPTY, render
 from kvci.review.comment import comment
+from kvci.review.conversation import COUNTED
 from kvci.review.rows import Review, review
 from kvci.review.workflow import Lookup
 from kvci.run.experiment import run
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import ATTEMPTS, Attempts, FailedAttempt, Graded, Outcome, now
+from kvci.rundir.trajectory import replay
 from kvci.spec import load
 from kvci.taxonomy import Class, Exit, Verdict
 
@@ -419,7 +422,7 @@ def test_instance_is_invalid_only_with_logs_that_show_it(forged: Path) -> None:
     log.unlink()
     found, text = reviewed(forged)
     assert not found.problems and not found.passes(accepted=False)
-    assert "no test log shows that 1 instances are invalid" in text
+    assert "no finished test log shows that 1 instance may be dropped" in text
     shutil.rmtree(gold)
     assert "the gold patch was not graded" in str(reviewed(forged)[0].problems)
 
@@ -437,12 +440,219 @@ def test_many_invalid_instances_need_a_maintainer(forged: Path) -> None:
     assert f"({len(lost)} I0 instance invalid)" in found.unattested[0]
 
 
+UNTESTED: dict[str, Any] = {"fail_to_pass": (0, 0), "pass_to_pass": (0, 0), "doubt": None}
+
+
+def of_baseline(run: Path) -> list[tuple[Path, Outcome]]:
+    """Return the baseline's resolved trials and their folders."""
+    found = [one for one in RunDirectory(run).outcomes() if one.arm == GOOD]
+    return [(folder(run, one, GOOD), one) for one in found if one.cls is Class.OK]
+
+
+def regraded(to: Path, verdict: Verdict, cls: Class, **fields: Any) -> None:
+    """Give a trial another verdict, which has no test report."""
+    (to / "grade" / "report.json").unlink(missing_ok=True)
+    log = to / "grade" / "test_output.txt"
+    digest = sha256_of(log.read_bytes()) if log.exists() else ""
+    why = f"verdict {verdict}"
+    change(to, verdict=verdict, cls=cls, why=why, log_sha256=digest, **UNTESTED | fields)
+
+
+def without_end_marker(run: Path) -> None:
+    for to, _ in of_baseline(run):
+        log = to / "grade" / "test_output.txt"
+        log.write_text(log.read_text().partition(">>>>> End")[0])
+        regraded(to, Verdict.TESTS_FAIL, Class.A11A)
+
+
+def quick_timeout(run: Path) -> None:
+    for to, _ in of_baseline(run):
+        regraded(to, Verdict.TEST_TIMEOUT, Class.A10)
+
+
+def timeout_after_the_tests(run: Path) -> None:
+    to, _ = of_baseline(run)[0]
+    test_s = RunDirectory(run).spec.test_s
+    regraded(to, Verdict.TEST_TIMEOUT, Class.A10, eval_s=test_s)
+
+
+def not_applied(run: Path) -> None:
+    for to, _ in of_baseline(run):
+        regraded(to, Verdict.APPLY_FAILED, Class.A7, applies=False)
+
+
+def ungraded(run: Path) -> None:
+    to, one = of_baseline(run)[0]
+    regraded(to, Verdict.GRADING_FAILED, Class.I3, applies=None, detail="gone")
+    attempts = (account(one, Verdict.GRADING_FAILED),) * 3
+    Attempts(attempts=attempts).write(to / "grade" / ATTEMPTS)
+
+
+def as_an_earlier_kvci(run: Path) -> None:
+    to, _ = of_baseline(run)[0]
+    log = to / "grade" / "test_output.txt"
+    log.write_text(f"{log.read_text()}+ : '>>>>> Start Test Output'\n")
+    change(to, log_sha256=sha256_of(log.read_bytes()), doubt=None)
+    RunDirectory(run).manifest.model_copy(update={"kvci": "0.1.0"}).write(run / "manifest.json")
+
+
+def to_a12(run: Path, accounted: bool) -> None:
+    for to, one in of_baseline(run):
+        why = {"exit": Exit.SERVER_FAILED, "cls": Class.I2, "attempts": 3, "doubt": None}
+        drop(run, one, why="exit server_failed", server_failures=3, **why)
+        if accounted:
+            Attempts(attempts=(account(one, Exit.SERVER_FAILED),) * 3).write(to / ATTEMPTS)
+
+
+def without_account(run: Path) -> None:
+    to_a12(run, accounted=False)
+
+
+def failed_by_their_server(run: Path) -> None:
+    to_a12(run, accounted=True)
+
+
+def fewer_attempts(run: Path) -> None:
+    one = failing(run)[0]
+    to_i1(run, one)
+    account_of = folder(run, one) / ATTEMPTS
+    Attempts(attempts=(account(one, Exit.SANDBOX_FAILED),)).write(account_of)
+
+
+def ended(run: Path, exit: Exit, cls: Class, answers: int = 99) -> None:
+    """End the baseline's conversations after so many answers, with an empty patch."""
+    spec = RunDirectory(run).spec
+    empty = {"patch_sha256": sha256_of(b""), "patch_bytes": 0}
+
+    def edit(entries: list[dict[str, Any]]) -> None:
+        steps = [number for number, entry in enumerate(entries) if "step" in entry]
+        del entries[[*steps, len(entries) - 1][min(answers, len(steps))] : -1]
+        entries[-1].update(empty, exit=exit)
+
+    for to, _ in of_baseline(run):
+        chain(to, edit)
+        (to / "patch.diff").write_bytes(b"")
+        shutil.rmtree(to / "grade")
+        found = replay(to / "trajectory.jsonl", spec, exit)
+        fields = {name: getattr(found, name) for name in ("steps", "loops", *COUNTED)}
+        digest = sha256_of(json.dumps(found.answers, sort_keys=True).encode())
+        change(to, **fields, answers_sha256=digest)
+        change(to, exit=exit, **empty, applies=None)
+        regraded(to, Verdict.EMPTY_PATCH, cls)
+
+
+def without_submit(run: Path) -> None:
+    for to, _ in of_baseline(run):
+        chain(to, lambda entries: entries.pop(-2))
+
+
+def other_limit(run: Path, **fields: Any) -> None:
+    respecify(run, **fields)
+    (run / "asked").write_text(RunDirectory(run).spec.asked)
+
+
+def redacted_loops(run: Path) -> None:
+    """The first three actions are the same redacted one, and the outcome says that none repeats."""
+
+    def edit(entries: list[dict[str, Any]]) -> None:
+        for entry in [entry for entry in entries if "step" in entry][:3]:
+            entry["message"]["content"] = "```bash\necho [home]\n```"
+
+    chain(of_baseline(run)[0][0], edit)
+
+
+def invalid_without_log(run: Path, logged: bool = False) -> None:
+    one = failing(run)[0]
+    gold = to_i0(run, one)
+    for arm in (GOOD, HARMED):
+        change(folder(run, one, arm), verdict=Verdict.APPLY_FAILED)
+    fields = {"verdict": Verdict.APPLY_FAILED, "applies": False}
+    Graded.read(gold / "graded.json").model_copy(update=fields).write(gold / "graded.json")
+    if not logged:
+        (gold / "test_output.txt").unlink()
+
+
+def without_preflight(run: Path) -> None:
+    shutil.rmtree(run / "preflight")
+
+
+def on_other_host(run: Path) -> None:
+    for one in RunDirectory(run).outcomes():
+        change(folder(run, one, one.arm), host="0123456789ab")
+
+
+Forgery = Callable[[Path], object]
+REFUSED: list[tuple[Forgery, str]] = [
+    (quick_timeout, "its verdict is test_timeout, but its tests took"),
+    (not_applied, "its verdict is apply_failed, but its tests ran"),
+    (as_an_earlier_kvci, "its doubt is None, but its test log gives 'a marker"),
+    (fewer_attempts, "it counts 3 attempts, but its account has 1"),
+    (partial(ended, exit=Exit.STEP_LIMIT, cls=Class.A4, answers=2), "give no end after 2 steps"),
+    (partial(ended, exit=Exit.FORMAT_ERRORS, cls=Class.A5), "but its answers give submitted"),
+    (partial(ended, exit=Exit.TIME_LIMIT, cls=Class.A4, answers=2), "s of 3600 s"),
+    (partial(ended, exit=Exit.CONTEXT_OVERFLOW, cls=Class.A3, answers=1), "tokens of 4096"),
+    (without_submit, "its exit is submitted, but its answers give no end"),
+    (partial(other_limit, max_steps=3), "but its answers give step_limit after 3 steps"),
+    (partial(other_limit, max_tokens=8), "its run allows 8 tokens for an answer"),
+    (partial(invalid_without_log, logged=True), "test logs show that the gold patch resolves it"),
+    (without_preflight, "the gold patch was not graded on its machine"),
+    (on_other_host, "the gold patch was not graded on its machine 0123456789ab"),
+]
+NEED_A_PERSON: list[tuple[Forgery, str]] = [
+    (without_end_marker, f"{GOOD}: no finished test log shows"),
+    (timeout_after_the_tests, "the tests of 1 trials ended, as their logs show"),
+    (ungraded, "the tests of 1 trials ended, as their logs show"),
+    (without_account, f"{GOOD}: no file says how infrastructure ended"),
+    (failed_by_their_server, "A12 server fails in this arm); without a person"),
+    (redacted_loops, f"{GOOD}: redaction hides how often the actions of 1 trials repeat"),
+    (invalid_without_log, "no finished test log shows that 1 instance may be dropped"),
+]
+
+
+def name_of(value: object) -> str:
+    words = [getattr(value, "func", value), *getattr(value, "keywords", {}).values()]
+    return "-".join(str(getattr(word, "__name__", word)) for word in words)[:60]
+
+
 def test_pairs_are_not_dropped_by_another_block(forged: Path) -> None:
     """The trials of a pair have the same block, so another block takes a pair out of the claim."""
     for one in failing(forged):
         change(folder(forged, one), block=1)
     with pytest.raises(UserError, match="belongs to block 1, but its instance is planned for"):
         build(forged)
+
+
+@pytest.mark.parametrize(("forge", "says"), REFUSED, ids=name_of)
+def test_forgery_is_refused(forge: Forgery, says: str, forged: Path) -> None:
+    forge(forged)
+    found, _ = reviewed(forged)
+    assert any(says in line for line in found.problems), found.problems
+
+
+@pytest.mark.parametrize(("forge", "says"), NEED_A_PERSON, ids=name_of)
+def test_forgery_needs_a_maintainer(forge: Forgery, says: str, forged: Path) -> None:
+    forge(forged)
+    found, _ = reviewed(forged)
+    assert found.problems == ()
+    assert any(says in line for line in found.unattested), found.unattested
+
+
+def test_comment_counts_only_what_was_recomputed(forged: Path) -> None:
+    invalid_without_log(forged)
+    cut = len(of_baseline(forged))
+    without_end_marker(forged)
+    found, _ = reviewed(forged)
+    recomputed, on_word = str(found.recomputed), str(found.on_word)
+    assert "invalid" not in recomputed and "that 1 instance may be dropped as invalid" in on_word
+    assert f"{10 - cut} of 10 verdicts" in recomputed
+    assert f"{cut} verdicts without a finished test log" in on_word
+
+
+def test_trials_of_another_machine_are_noted(forged: Path) -> None:
+    manifest = RunDirectory(forged).manifest
+    manifest.model_copy(update={"host": "0123456789ab"}).write(forged / "manifest.json")
+    found, _ = reviewed(forged)
+    assert "12 trials ran on the machine" in str(found.notes)
 
 
 def later(text: str, **by: float) -> str:

@@ -15,13 +15,9 @@ from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.plan import Trial, blocks
-from kvci.review.recompute import (
-    DatasetUnavailable,
-    _class_difference,
-    _count_difference,
-    _log_difference,
-    differences,
-)
+from kvci.review.conversation import COUNTED, conversation_problem
+from kvci.review.recompute import DatasetUnavailable, _conversation_difference, differences
+from kvci.review.verdicts import verdict_problem
 from kvci.run.cross_check import cross_check
 from kvci.run.experiment import run
 from kvci.run.grader import Grader
@@ -29,6 +25,7 @@ from kvci.run.regrade import regrade
 from kvci.run.rerun import rerun_spec
 from kvci.rundir.directory import RunDirectory
 from kvci.rundir.documents import Graded, Manifest, Outcome
+from kvci.rundir.trajectory import replay
 from kvci.spec import Rerun, Spec, load
 from kvci.tasks.calibration import suite
 from kvci.tasks.script import script
@@ -158,9 +155,9 @@ def test_log_that_no_parser_reads_is_recomputed(made: tuple[Spec, Path], tmp_pat
     log = tmp_path / "grade" / "test_output.txt"
     log.write_text(log.read_text().replace(">>>>> End", "FAIL:\n>>>>> End"))
     none = one.model_copy(update={"fail_to_pass": (0, 0), "pass_to_pass": (0, 0)})
-    assert _log_difference(row, none, tmp_path) == ""
+    assert verdict_problem(row, none, tmp_path, 1.0) == ""
     resolved = none.model_copy(update={"verdict": Verdict.RESOLVED, "cls": Class.OK})
-    assert "its test log gives not resolved" in _log_difference(row, resolved, tmp_path)
+    assert "its test log gives not resolved" in verdict_problem(row, resolved, tmp_path, 1.0)
 
 
 def test_doubts_are_recomputed(made: tuple[Spec, Path], tmp_path: Path) -> None:
@@ -168,15 +165,16 @@ def test_doubts_are_recomputed(made: tuple[Spec, Path], tmp_path: Path) -> None:
     one = next(one for one in outcomes(folder).values() if one.cls is Class.OK)
     row = next(known.row for known in suite(DATASET) if known.row.instance_id == one.instance)
     shutil.copytree(RunDirectory(folder).trial(one.trial), tmp_path, dirs_exist_ok=True)
-    assert one.doubt == "" and _log_difference(row, one, tmp_path) == ""
+    assert one.doubt == "" and verdict_problem(row, one, tmp_path, 1.0) == ""
     log = tmp_path / "grade" / "test_output.txt"
     log.write_text(f"{log.read_text()}>>>>> End Test Output\n")
     reason = "a marker that the script did not print"
-    assert f"its test log gives {reason!r}" in _log_difference(row, one, tmp_path)
+    assert f"its test log gives {reason!r}" in verdict_problem(row, one, tmp_path, 1.0)
     said, unsaid = (one.model_copy(update={"doubt": text}) for text in (reason, None))
-    assert _log_difference(row, said, tmp_path) == ""
-    assert _log_difference(row, unsaid, tmp_path, "0.1.0") == ""
-    assert "its doubt is None" in _log_difference(row, unsaid, tmp_path, "0.2.0")
+    assert verdict_problem(row, said, tmp_path, 1.0) == ""
+    assert "its doubt is None" in verdict_problem(row, unsaid, tmp_path, 1.0)
+    earlier = unsaid.model_copy(update={"trajectory_sha256": ""})  # such an outcome needs a person
+    assert verdict_problem(row, earlier, tmp_path, 1.0) == ""
 
 
 def test_trials_with_class_i4_are_graded_again(made: tuple[Spec, Path]) -> None:
@@ -252,10 +250,10 @@ def test_counts_are_recomputed_from_trajectories(made: tuple[Spec, Path]) -> Non
     for name in ("loops", "malformed"):
         first.model_copy(update={name: getattr(first, name) + 1}).write(outcome)
         (line,) = differences(folder)
-        assert ("loops" if name == "loops" else "steps") in line, line
+        assert name in line, line
     outcome.write_bytes(kept[outcome])
-    for action, says in ((b"submit", "digest"), (b"[home] submit", "")):
-        text = kept[trajectory].replace(b"submit\\n```", action + b" \\n```")
+    for word, says in ((b"So", "digest"), (b"[home]", "")):
+        text = kept[trajectory].replace(b"```bash\\nsubmit", word + b"\\n```bash\\nsubmit")
         assert text != kept[trajectory]
         trajectory.write_bytes(text)
         lines = differences(folder)
@@ -263,15 +261,39 @@ def test_counts_are_recomputed_from_trajectories(made: tuple[Spec, Path]) -> Non
     trajectory.write_bytes(kept[trajectory])
 
 
-def test_answer_before_full_context_counts(
-    made: tuple[Spec, Path],
-) -> None:
+def test_answer_before_full_context_counts(made: tuple[Spec, Path], tmp_path: Path) -> None:
     """The server refused the next request. An earlier version counted one loop too few."""
     spec, folder = made
     looped = next(one for one in outcomes(folder).values() if one.exit is Exit.LOOP)
-    full = looped.model_copy(update={"exit": Exit.CONTEXT_OVERFLOW, "steps": looped.steps + 1})
     place = RunDirectory(folder).trial(Trial("f16-f16", looped.instance, 0))
-    assert looped.loops and _count_difference(full, place, spec.prompt) == ""
+    entries = [json.loads(line) for line in (place / "trajectory.jsonl").read_text().splitlines()]
+    actions = ["ls", "pwd"] * 3  # the sixth action ends a cycle that repeats three times
+    steps = [entry for entry in entries if "step" in entry][:1] * 6
+    for number, action in enumerate(actions):
+        message = {"role": "assistant", "content": f"```bash\n{action}\n```"}
+        steps[number] = steps[number] | {"step": number + 1, "message": message}
+    end = {"exit": Exit.CONTEXT_OVERFLOW, "detail": "x" * spec.context}
+    trajectory = tmp_path / "trajectory.jsonl"
+    trajectory.write_text("\n".join(map(json.dumps, [*steps, entries[2], end])))
+    talk = replay(trajectory, spec, Exit.CONTEXT_OVERFLOW)
+    names = (
+        "exit",
+        "steps",
+        "loops",
+        "prefill_tokens",
+        "answer_tokens",
+        "depth_tokens",
+        "decode_s",
+    )
+    full = looped.model_copy(
+        update={name: getattr(talk, name) for name in names}
+        | {"prefill_s": talk.prefill_s, "malformed": 0, "answers_sha256": ""}
+    )
+    assert (talk.steps, talk.loops) == (7, 1)
+    real = spec.model_copy(update={"engine": "embedded"})  # a scripted engine refuses any request
+    assert conversation_problem(full, trajectory, real.model_copy(update={"context": 1024})) == ""
+    large = real.model_copy(update={"context": 65536})
+    assert "tokens of 65536" in conversation_problem(full, trajectory, large)
 
 
 def test_private_or_changed_dataset_proves_nothing(made: tuple[Spec, Path], tmp_path: Path) -> None:
@@ -320,7 +342,7 @@ def test_outcome_must_agree_with_its_files(
         first.model_copy(update=change).write(outcome)
         (line,) = differences(folder)
         assert says in line, line
-    trajectory.write_bytes(kept[trajectory].replace(b"submit\\n```", b"[home] submit \\n```"))
+    trajectory.write_bytes(kept[trajectory].replace(b"```bash", b"[home] ```bash", 1))
     first.model_copy(update={"loops": 1}).write(outcome)
     assert "1 loops, but its conversation has 0" in differences(folder)[0], "redaction only adds"
     for path, content in kept.items():
@@ -342,17 +364,21 @@ def test_redaction_does_not_create_loops(made: tuple[Spec, Path], tmp_path: Path
     entries = [json.loads(line) for line in (place / "trajectory.jsonl").read_text().splitlines()]
     step = next(entry for entry in entries if "step" in entry)
     message = step["message"] | {"content": "```bash\nls [home]\n```"}
-    steps = [step | {"step": number, "message": message} for number in range(3)]
+    steps = [step | {"step": number, "message": message} for number in (1, 2, 3)]
     end = {"exit": Exit.STEP_LIMIT, "detail": ""}
-    lines = [*steps, end]
-    (tmp_path / "trajectory.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    trajectory = tmp_path / "trajectory.jsonl"
+    trajectory.write_text("\n".join(map(json.dumps, [*steps, end])))
     shutil.copy(place / "patch.diff", tmp_path)
-    change = {"exit": Exit.STEP_LIMIT, "verdict": Verdict.TESTS_FAIL, "cls": Class.A4}
-    limit = first.model_copy(update=change)
+    spec = spec.model_copy(update={"max_steps": 3})
+    found, names = replay(trajectory, spec, Exit.STEP_LIMIT), ("steps", "malformed", *COUNTED)
+    limit = first.model_copy(
+        update={name: getattr(found, name) for name in names}
+        | {"exit": Exit.STEP_LIMIT, "verdict": Verdict.TESTS_FAIL, "cls": Class.A4}
+    )
     row = next(one.row for one in suite(DATASET) if one.row.instance_id == first.instance)
-    assert _class_difference(row, limit, tmp_path, spec.prompt) == ""
+    assert found.exit is Exit.LOOP and _conversation_difference(row, limit, tmp_path, spec) == ""
     again = limit.model_copy(update={"cls": Class.A3})
-    assert "its class should be A2 loop " in _class_difference(row, again, tmp_path, spec.prompt)
+    assert "its class should be A2 loop " in _conversation_difference(row, again, tmp_path, spec)
 
 
 def test_verdict_stays_when_regrading_fails(
