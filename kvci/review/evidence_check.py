@@ -12,8 +12,8 @@ from kvci.record.bundle import unpack
 from kvci.record.from_run import READ_ERRORS, build
 from kvci.record.schema import Record
 from kvci.review.basis import on_word, recomputed
-from kvci.review.conversation import hidden_repetitions
 from kvci.review.excluded import account_problems, too_many, without_account
+from kvci.review.exits import hidden_repetitions
 from kvci.review.invalid import without_log
 from kvci.review.machines import on_other_machines, unvalidated
 from kvci.review.models import other_files, other_models

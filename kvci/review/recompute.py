@@ -1,7 +1,7 @@
 """Recompute a run's trials from their files.
 
 Verdicts come from the test logs and the dataset's rows (`verdicts.py`), exits and counts from the
-conversations (`conversation.py`), and classes from both.
+conversations (`exits.py`), and classes from both.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.plan import select
-from kvci.review.conversation import conversation_problem, readings
+from kvci.review.exits import conversation_problem, readings
 from kvci.review.invalid import invalid_difference
 from kvci.review.opening import opening_difference
 from kvci.review.verdicts import verdict_problem

@@ -155,6 +155,7 @@ def test_publish_verb(
     manifest = RunDirectory(run).manifest.model_copy(update={"start": "2026-01-01T00:00:00Z"})
     manifest.write(run / "manifest.json")  # before its trials
     monkeypatch.setattr("kvci.review.evidence_check.differences", lambda run: [])  # no such dataset
+    monkeypatch.setattr("kvci.review.evidence_check.unvalidated", lambda part: [])
     words = ["publish", str(run), "--repository", "owner/name", "--origin", str(origin)]
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
     done = CliRunner().invoke(main, words)

@@ -26,7 +26,7 @@ from kvci.record.from_run import build
 from kvci.record.places import BENCHMARKS, RESULTS
 from kvci.report.benchmarks import EMPTY, render
 from kvci.review.comment import comment
-from kvci.review.conversation import COUNTED
+from kvci.review.exits import COUNTED
 from kvci.review.rows import Review, review
 from kvci.review.workflow import Lookup
 from kvci.run.experiment import run

@@ -15,7 +15,7 @@ from kvci.console import Terminal
 from kvci.errors import UserError
 from kvci.files import write_atomic
 from kvci.plan import Trial, blocks
-from kvci.review.conversation import COUNTED, conversation_problem
+from kvci.review.exits import COUNTED, conversation_problem
 from kvci.review.recompute import DatasetUnavailable, _conversation_difference, differences
 from kvci.review.verdicts import verdict_problem
 from kvci.run.cross_check import cross_check
