@@ -36,17 +36,21 @@ def die_with_parent() -> Callable[[], None]:
     return bind
 
 
-def worker() -> ProcessPoolExecutor:
+def worker(preload: str = "") -> ProcessPoolExecutor:
     """Return a pool of one worker process. It ends with this process and ignores Ctrl-C.
 
-    What it prints on standard output is lost.
+    What it prints on standard output is lost. `preload` is a module whose import takes long: it is
+    imported once, in a process from which all such workers are forked.
 
     The worker holds both ends of its queue open, so it would wait for work forever after kvci is
     killed. A thread of the worker ends it. `die_with_parent` does not help: the kernel would
     kill the worker when the thread that started it ends.
     """
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_start)
+    context = multiprocessing.get_context("forkserver" if preload else "spawn")
+    if preload:
+        multiprocessing.set_forkserver_preload([preload])
+    environment = dict(os.environ)  # the process that forks has that of its start
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(environment,))
 
 
 def in_child(work: Callable[[], Any], seconds: float, memory: int | None = None) -> Any:
@@ -87,7 +91,9 @@ def _limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
-def _start() -> None:
+def _start(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     guard_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A library may print here. If the reader of that is gone, the work would fail.

@@ -10,26 +10,36 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kvci.children import in_child
+from kvci.children import in_child, worker
 
 MAKE = """
 import os, signal
 from kvci.children import worker
 if __name__ == "__main__":
-    pool = worker()
+    pool = worker(PRELOAD)
     print(pool.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_idle_worker_ends_with_killed_kvci(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preload", ["", "json.tool"])
+def test_idle_worker_ends_with_killed_kvci(preload: str, tmp_path: Path) -> None:
     script = tmp_path / "make.py"
-    script.write_text(MAKE)
+    script.write_text(MAKE.replace("PRELOAD", repr(preload)))
     made = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, timeout=60)
     deadline = time.monotonic() + 10
     while psutil.pid_exists(int(made.stdout)):
         assert time.monotonic() < deadline, "the worker still runs"
         time.sleep(0.05)
+
+
+def test_worker_has_the_present_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process from which it is forked has an older one."""
+    for value in ("one", "two"):
+        monkeypatch.setenv("KVCI_TEST", value)
+        with worker("json.tool") as pool:
+            assert pool.submit(os.getenv, "KVCI_TEST").result(60) == value
+            assert pool.submit(os.getcwd).result(60) == os.getcwd()
 
 
 def test_child_returns_its_result() -> None:

@@ -26,6 +26,8 @@ from kvci.tasks.instance import Instance
 from kvci.taxonomy import ATTEMPTS_MAX, Verdict
 from kvci.threads import background
 
+SWEBENCH = "kvci.grade.patch"
+"""The module that imports swebench, which takes seconds."""
 FIRST, NEXT, LAST = range(3)
 """The order of work: gold patches, because conversations wait for them; patches of trials; no more
 work."""
@@ -174,14 +176,14 @@ class _Process:
     """A child process that grades. If it ends, a new one takes its place."""
 
     def __init__(self) -> None:
-        self._pool = worker()
+        self._pool = worker(SWEBENCH)
 
     def run(self, work: Callable[[], Graded]) -> Graded | None:
         """Return the result of the work; None if the process ended."""
         try:
             return self._pool.submit(work).result()
         except BrokenExecutor:
-            self._pool = worker()
+            self._pool = worker(SWEBENCH)
             return None
 
     def end(self, wait: bool) -> None:
