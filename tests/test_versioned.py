@@ -13,6 +13,7 @@ from kvci.spec.option import SERVER, option
 from kvci.spec.specification import NOT_HASHED
 from kvci.versioned import since
 
+LATER = Spec.SCHEMA + 1
 FIELDS: dict[str, Any] = {
     "model": {"name": "m", "path": "/m.gguf"},
     "arms": ("f16/f16", "q8_0/q8_0"),
@@ -30,10 +31,10 @@ class LaterModel(Model):
 class LaterSpec(Spec):
     """A specification as a later kvci may define it, with new, removed and renamed fields."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = LATER
     REMOVED: ClassVar[dict[str, Any]] = {"order": 4}
     model: LaterModel
-    lanes: int = option(1, help="Servers at a time.", group=SERVER, since=2)
+    lanes: int = option(1, help="Servers at a time.", group=SERVER, since=LATER)
     steps: int = Field(
         30, validation_alias=AliasChoices("steps", "old_steps"), serialization_alias="old_steps"
     )
@@ -57,7 +58,7 @@ def test_new_field_in_use_changes_hash() -> None:
     plain = LaterSpec.model_validate(FIELDS)
     used = LaterSpec.model_validate(FIELDS | {"lanes": 2})
     assert used.hash("m", "d") != plain.hash("m", "d")
-    assert json.loads(used.model_dump_json())["schema_version"] == 2
+    assert json.loads(used.model_dump_json())["schema_version"] == LATER
     assert LaterSpec.model_validate_json(used.model_dump_json()) == used
     inside = LaterSpec.model_validate(FIELDS | {"model": {"name": "m", "path": "/m", "top_k": 9}})
     assert inside.hash("m", "d") != plain.hash("m", "d")
@@ -77,7 +78,8 @@ def test_removed_and_renamed_fields_keep_hash(given: dict[str, Any]) -> None:
 def test_later_schema_is_refused_with_remedy(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     LaterSpec.model_validate(FIELDS | {"lanes": 2}).write(path)
-    with pytest.raises(UserError, match=r"schema 2, and this kvci reads schema 1 .* use the kvci"):
+    found = f"schema {LATER}, and this kvci reads schema {Spec.SCHEMA} .* use the kvci"
+    with pytest.raises(UserError, match=found):
         Spec.read(path)
     assert LaterSpec.read(path).lanes == 2
 
@@ -121,10 +123,10 @@ def test_default_factory_at_default_changes_nothing() -> None:
 
 
 def test_field_newer_than_schema_is_a_defect() -> None:
-    with pytest.raises(TypeError, match="needs SCHEMA 2, not 1"):
+    with pytest.raises(TypeError, match=f"needs SCHEMA {LATER}, not {Spec.SCHEMA}"):
 
         class _Forgotten(Spec):
-            lanes: int = since(2, 1)
+            lanes: int = since(LATER, 1)
 
 
 @pytest.mark.parametrize("version", [0, -4, True, "1"])

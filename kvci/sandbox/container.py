@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import socket
 import struct
 import tarfile
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cache
 from typing import IO, Any, NoReturn
 
 import requests
@@ -190,27 +192,31 @@ class Docker:
             self._container.remove(force=True, v=True)
 
     def _start(self) -> Any:
-        bounds = {
-            "network_mode": "bridge" if self._network else "none",
-            "security_opt": ["no-new-privileges", f"seccomp={seccomp.docker_profile()}"],
-            "cap_drop": ["ALL"],
-            "cap_add": CAPABILITIES,
-            "mem_limit": f"{self._caps.memory_mib}m",
-            "memswap_limit": f"{self._caps.memory_mib}m",
-            "pids_limit": self._caps.processes,
-            "nano_cpus": int(1e9 * min(self._caps.cpus, cpus())),
-        }
-        options = {
-            "command": ["/bin/bash", "-c", PROCESS_1],
-            "stdin_open": True,
-            "entrypoint": [],
-            "log_config": LogConfig(type="none"),  # a trial may write to the output of process 1
-            "hostname": "sandbox",
-            "user": "0",  # a number: the trial may change the names
-            "environment": {} if self._network else OFFLINE_ENVIRONMENT,
-            "labels": {OWNER: process(), RUN: self._run},
-        }
-        container = client().containers.create(self._image, **options, **bounds)
+        api = client().api
+        bounds = api.create_host_config(
+            network_mode="bridge" if self._network else "none",
+            security_opt=["no-new-privileges", f"seccomp={seccomp.docker_profile()}"],
+            cap_drop=["ALL"],
+            cap_add=CAPABILITIES,
+            mem_limit=f"{self._caps.memory_mib}m",
+            memswap_limit=f"{self._caps.memory_mib}m",
+            pids_limit=self._caps.processes,
+            nano_cpus=int(1e9 * min(self._caps.cpus, cpus())),
+            log_config=LogConfig(type="none"),  # a trial may write to the output of process 1
+        )
+        bounds["ReadonlyPaths"] = read_only()
+        made = api.create_container(
+            self._image,
+            ["/bin/bash", "-c", PROCESS_1],
+            stdin_open=True,
+            entrypoint=[],
+            hostname="sandbox",
+            user="0",  # a number: the trial may change the names
+            environment={} if self._network else OFFLINE_ENVIRONMENT,
+            labels={OWNER: process(), RUN: self._run},
+            host_config=bounds,
+        )
+        container = client().containers.get(made["Id"])
         try:
             container.start()
         except BaseException:
@@ -459,6 +465,18 @@ class Docker:
                 else:  # a pipe or a device, or another name of one
                     left_out.add(member.name)
         out.seek(0)
+
+
+@cache
+def read_only() -> list[str]:
+    """Return what is below /proc of this kernel, apart from what belongs to a process.
+
+    Modes and owners there are the kernel's: what root changes in one container, the host and all
+    later containers see.
+    """
+    own = ("self", "thread-self", "net", "mounts")
+    names = (name for name in os.listdir("/proc") if not name.isdecimal())
+    return [f"/proc/{name}" for name in names if name not in own]
 
 
 class _Chunks(io.RawIOBase):

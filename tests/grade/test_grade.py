@@ -187,7 +187,7 @@ def test_a_log_that_is_not_utf8_is_read(tmp_path: Path) -> None:
 
 
 def test_a_log_of_megabytes_keeps_every_status(tmp_path: Path) -> None:
-    loud = "import atexit; print('x' * 40_000_000); atexit.register(print, 'y' * 40_000_000)"
+    loud = "import atexit; print('x' * 25_000_000); atexit.register(print, 'y' * 25_000_000)"
     patch = patch_of(APPLIED, f'echo "{loud}" >> {FILE}')
     found = grade(BUGGY.row, patch, lambda: Bwrap(BUGGY.files), tmp_path, test_s=20)
     assert found.verdict is Verdict.RESOLVED, found
