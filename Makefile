@@ -7,7 +7,7 @@ demo: $(VENV)/ready
 	$(KVCI) demo
 
 test: $(VENV)/ready-dev
-	$(VENV)/bin/pytest -m "not long and not faults and not train" -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/pytest -m "not long and not faults and not train" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/ready-dev
 	$(VENV)/bin/pytest -m long

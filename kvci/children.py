@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,8 @@ import psutil
 from kvci.text import guard_streams
 
 PR_SET_PDEATHSIG = 1
+TEMPORARY_MAX_CHARS = 64
+"""In a temporary folder with a longer path, a socket's path may be above 107 bytes (unix(7))."""
 LIBC = ctypes.CDLL(None, use_errno=True)
 ENDING = threading.Event()
 """Set when kvci is being stopped. After that, kvci starts nothing and retries nothing."""
@@ -46,8 +49,10 @@ def worker(preload: str = "") -> ProcessPoolExecutor:
     killed. A thread of the worker ends it. `die_with_parent` does not help: the kernel would
     kill the worker when the thread that started it ends.
     """
-    context = multiprocessing.get_context("forkserver" if preload else "spawn")
-    if preload:
+    # The process that forks has a socket, whose path must not be longer than the kernel allows.
+    forks = preload and len(tempfile.gettempdir()) <= TEMPORARY_MAX_CHARS
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
         multiprocessing.set_forkserver_preload([preload])
     environment = dict(os.environ)  # the process that forks has that of its start
     return ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(environment,))

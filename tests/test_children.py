@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def test_idle_worker_ends_with_killed_kvci(preload: str, tmp_path: Path) -> None
     while psutil.pid_exists(int(made.stdout)):
         assert time.monotonic() < deadline, "the worker still runs"
         time.sleep(0.05)
+
+
+def test_worker_needs_no_short_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 100)))
+    with worker("json.tool") as pool:
+        assert pool.submit(int, "7").result(60) == 7
 
 
 def test_worker_has_the_present_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +74,9 @@ def test_child_without_result_is_an_error() -> None:
 def test_child_has_a_memory_limit() -> None:
     def large() -> str:
         try:
-            return str(len(bytearray(64 << 20)))
+            return str(len(bytearray(512 << 20)))
         except MemoryError:
             return "none left"
 
     assert in_child(large, 60, 16 << 20) == "none left"
-    assert in_child(large, 60, 128 << 20) == str(64 << 20)
+    assert in_child(large, 60, 1 << 30) == str(512 << 20)
