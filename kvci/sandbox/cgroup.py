@@ -53,21 +53,23 @@ class Cgroup:
             ROOT / "pids" / name: {"pids.max": str(caps.processes)},
             ROOT / "cpu" / name: {"cpu.cfs_quota_us": str(quota)},
         }
-        outer = _parent_v2() / name
-        for kind, files in (("cgroup v2", {outer: v2, outer / INNER: {}}), ("cgroup v1", v1)):
-            group = cls(kind, list(files))
-            try:
-                for folder, limits in files.items():
-                    folder.mkdir()
-                    for file, value in limits.items():
-                        if (folder / file).exists():
-                            (folder / file).write_text(value)
-                        elif file not in SWAP:
-                            raise FileNotFoundError(folder / file)
-                return group
-            except OSError:
-                group.remove()
-        return None
+        kind, files = "cgroup v1", v1
+        if (ROOT / "cgroup.controllers").exists():
+            outer = _parent_v2() / name
+            kind, files = "cgroup v2", {outer: v2, outer / INNER: {}}
+        group = cls(kind, list(files))
+        try:
+            for folder, limits in files.items():
+                folder.mkdir()
+                for file, value in limits.items():
+                    if (folder / file).exists():
+                        (folder / file).write_text(value)
+                    elif file not in SWAP:
+                        raise FileNotFoundError(folder / file)
+        except OSError:
+            group.remove()
+            return None
+        return group
 
     def enter(self) -> None:
         """Move this process into the group. Call it in the child, before exec."""
