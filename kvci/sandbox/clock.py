@@ -29,7 +29,8 @@ class Clock:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._start, self._stalled_s = awake_s(), stalled_s()
+        self._start = awake_s()
+        self._stalled_s = stalled_s() if limits.under_load else (0.0, 0.0)
 
     @property
     def wall_s(self) -> float:
