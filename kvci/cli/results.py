@@ -306,9 +306,8 @@ def grade(
     of_dataset |= {
         param.opts[0]: ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
         for param in ctx.command.params
-        if param.name
-        in asked.keys()
-        - {"grade_workers"}  # what the environment sets is for this machine, not for this call
+        # What the environment sets is for this machine, not for this call.
+        if param.name in asked and param.name != "grade_workers"
     }
     if wrong := [name for name, value in (of_dataset if folder else of_run).items() if value]:
         raise UserError(f"{wrong[0]} needs {'--dataset' if folder else 'a run folder'}.")

@@ -16,7 +16,7 @@ from kvci.children import in_child
 from kvci.files import write_atomic
 from kvci.grade.doubt import doubt
 from kvci.grade.eval_script import script_of, spec_of
-from kvci.rundir.documents import Graded
+from kvci.rundir.documents import TEST_LOG, Graded
 from kvci.sandbox import TREE, Limits, Sandbox, SandboxFailed
 from kvci.tasks.row import Row, patched_files
 from kvci.taxonomy import Verdict
@@ -117,7 +117,7 @@ def _grade(row: Row, patch: bytes | None, sandbox: Sandbox, folder: Path, test_s
         under_load=True,
     )
     run = sandbox.script(script_of(row), whole)
-    log = folder / "test_output.txt"
+    log = folder / TEST_LOG
     # As in the harness: tests may print any bytes, but the parsers read UTF-8.
     text = run.output.decode(errors="replace")
     if max(run.output_bytes, len(text.encode())) > OUTPUT_MIB_MAX << 20:

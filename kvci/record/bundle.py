@@ -20,13 +20,13 @@ from kvci.errors import UserError
 from kvci.files import sha256_of, write_atomic
 from kvci.record.redact import redact, redact_json
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import Manifest
+from kvci.rundir.documents import TEST_LOG, Manifest
 from kvci.rundir.parts import Run
 from kvci.spec import Spec
 
 TOP_FILES = ("spec.json", "images.json", "ceiling.json")
 FOLDERS = ("preflight", "servers", "superseded", "trials")
-PATCH, REPORT, TEST_LOG = "patch.diff", "report.json", "test_output.txt"
+PATCH, REPORT = "patch.diff", "report.json"
 UNCHANGED = frozenset({PATCH, REPORT})
 """Files that are not redacted. The trial's outcome has the patch's sha256. swebench's report has
 only the names of the dataset's tests."""

@@ -8,13 +8,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from itertools import chain
 from pathlib import Path
 
 from kvci.errors import UserError
 from kvci.files import sha256_of
 from kvci.plan import cut
-from kvci.rundir.directory import shard_name
+from kvci.rundir.directory import RunDirectory, shard_name
 from kvci.rundir.documents import UNGRADED, Manifest, Outcome
 from kvci.serve.effective import Effective
 from kvci.spec import Spec
@@ -41,8 +40,7 @@ def check_trials(run: Path, manifest: Manifest, spec: Spec) -> None:
         raise UserError(f"{run.name} contains shard {spec.shard}; rename the folder.")
     planned = {arm.id: set(spec.instances_of(arm.id, manifest.planned)) for arm in spec.arms}
     blocks = {name: each.number for each in cut(manifest.planned, spec) for name in each.instances}
-    paths = (run.glob(f"{folder}/*/*/*/outcome.json") for folder in ("trials", "superseded/*"))
-    for path in chain(*paths):
+    for path in RunDirectory(run).outcome_files():
         trial, name = Outcome.read(path), str(path.relative_to(run))
         if path.parts[-4:-1] != (trial.arm, trial.instance, str(trial.seed)):
             raise UserError(

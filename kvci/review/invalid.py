@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvci.grade.patch import UnreadableLog, report
-from kvci.review.verdicts import LOG, finished
+from kvci.review.verdicts import finished
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import UNGRADED, Graded, Outcome
+from kvci.rundir.documents import TEST_LOG, UNGRADED, Graded, Outcome
 from kvci.tasks.row import Row
 from kvci.taxonomy import Class, Verdict
 from kvci.units import counted
@@ -23,7 +23,7 @@ def invalid_difference(row: Row, one: Outcome, directory: RunDirectory) -> str:
     verdict = Graded.read(folder / "graded.json").verdict
     if verdict is Verdict.RESOLVED or verdict is not one.verdict:
         return f"its instance is invalid, but the gold patch's verdict is {verdict}"
-    gold, base = folder / LOG, folder / "base" / LOG
+    gold, base = folder / TEST_LOG, folder / "base" / TEST_LOG
     if verdict in UNSHOWN or not _resolves(row, row.patch.encode(), gold):
         return ""
     if _resolves(row, b"none", base):
@@ -33,7 +33,7 @@ def invalid_difference(row: Row, one: Outcome, directory: RunDirectory) -> str:
 
 def shown_invalid(directory: RunDirectory, one: Outcome) -> bool:
     """True if a finished test log of the gold patch shows whether this instance is invalid."""
-    return one.verdict not in UNSHOWN and finished(_folder(directory, one) / LOG)
+    return one.verdict not in UNSHOWN and finished(_folder(directory, one) / TEST_LOG)
 
 
 def without_log(directories: Iterable[RunDirectory]) -> list[str]:

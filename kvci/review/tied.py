@@ -14,7 +14,7 @@ from kvci.chain import digest_of, first_break
 from kvci.files import sha256_of
 from kvci.record.redact import PLACEHOLDERS
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import Outcome
+from kvci.rundir.documents import TEST_LOG, Outcome
 from kvci.rundir.trajectory import read
 from kvci.units import counted
 
@@ -52,7 +52,7 @@ def unchained(parts: Iterable[RunDirectory]) -> list[str]:
     for part in parts:
         for one in part.outcomes():
             folder = part.trial(one.trial)
-            trajectory, log = folder / "trajectory.jsonl", folder / "grade" / "test_output.txt"
+            trajectory, log = folder / "trajectory.jsonl", folder / "grade" / TEST_LOG
             if one.has_patch and trajectory.exists():
                 redacted = sum(map(is_redacted, trajectory.read_text().splitlines()))
                 lines, trials = lines + redacted, trials + bool(redacted)
@@ -90,7 +90,7 @@ def _tie_problem(one: Outcome, folder: Path, lines: Sequence[str]) -> str:
         return ""
     if not lines:
         return "its conversation is empty"
-    last, log = json.loads(lines[-1]), folder / "grade" / "test_output.txt"
+    last, log = json.loads(lines[-1]), folder / "grade" / TEST_LOG
     if (last.get("patch_sha256"), last.get("patch_bytes")) != (one.patch_sha256, one.patch_bytes):
         return "its conversation did not end with its patch"
     if number := first_break(lines, is_redacted):

@@ -42,8 +42,8 @@ def unaccounted(directory: RunDirectory) -> Iterator[str]:
 
 def _kept(directory: RunDirectory, arm: str) -> Iterator[tuple[Outcome, Steps]]:
     """Yield all trials of an arm, also superseded ones, with their answers."""
-    for folder in ("trials", "superseded/*"):
-        for path in sorted(directory.path.glob(f"{folder}/{arm}/*/*/outcome.json")):
+    for path in directory.outcome_files():
+        if path.parts[-4] == arm:
             yield Outcome.read(path), steps_of(path.parent)
 
 

@@ -8,13 +8,12 @@ from kvci.grade.doubt import doubt
 from kvci.grade.patch import UnreadableLog, counts, has_markers, report
 from kvci.review.excluded import ALLOWED, exceeds
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import UNGRADED, Outcome
+from kvci.rundir.documents import TEST_LOG, UNGRADED, Outcome
 from kvci.tasks.row import Row
 from kvci.taxonomy import Verdict
 
 TESTED = {Verdict.RESOLVED, Verdict.TESTS_FAIL, Verdict.TESTS_BROKEN, Verdict.SYNTAX_ERROR}
 """The verdicts that a finished test log gives."""
-LOG = "test_output.txt"
 
 
 def finished(log: Path) -> bool:
@@ -23,7 +22,7 @@ def finished(log: Path) -> bool:
 
 
 def log_of(directory: RunDirectory, one: Outcome) -> Path:
-    return directory.trial(one.trial) / "grade" / LOG
+    return directory.trial(one.trial) / "grade" / TEST_LOG
 
 
 def verdict_problem(row: Row, one: Outcome, folder: Path, test_s: float) -> str:
@@ -31,7 +30,7 @@ def verdict_problem(row: Row, one: Outcome, folder: Path, test_s: float) -> str:
 
     `test_s` is the shortest time after which a test run may be ended.
     """
-    log, patch = folder / "grade" / LOG, folder / "patch.diff"
+    log, patch = folder / "grade" / TEST_LOG, folder / "patch.diff"
     verdict = one.verdict
     if verdict is Verdict.TEST_TIMEOUT and one.eval_s < test_s:
         return f"its verdict is {verdict}, but its tests took {one.eval_s} s of {test_s:.0f}"

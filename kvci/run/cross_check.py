@@ -13,7 +13,7 @@ from kvci.run.attempt import time_limit_s
 from kvci.run.stop import Stopped, stopping
 from kvci.run.supplies import waves
 from kvci.rundir.directory import RunDirectory
-from kvci.rundir.documents import Outcome
+from kvci.rundir.documents import TEST_LOG, Outcome
 from kvci.rundir.parts import Run
 from kvci.tasks.dataset import by_id, load
 from kvci.taxonomy import Verdict
@@ -84,7 +84,7 @@ def _differences(outcome: Outcome, folder: Path, report: dict[str, Any] | None) 
     """Return how the harness's report of a trial's patch differs from kvci's grading."""
     from kvci.grade.patch import RAISED, has_markers  # slow: imports swebench
 
-    log, path = folder / "grade" / "test_output.txt", folder / "grade" / "report.json"
+    log, path = folder / "grade" / TEST_LOG, folder / "grade" / "report.json"
     own: dict[str, Any] = {"resolved": outcome.verdict is Verdict.RESOLVED}
     if path.exists():
         own = json.loads(path.read_text())

@@ -132,7 +132,7 @@ class Grader:
                 one.result()
 
     def _send(self, order: int, task: _Task) -> Future[Graded]:
-        if order is NEXT:
+        if order == NEXT:
             self._pace.start()
             task.result.add_done_callback(lambda _: self._pace.end())
         self._waiting.put((order, next(self._numbers), task))

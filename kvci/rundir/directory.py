@@ -12,7 +12,7 @@ from kvci.errors import UserError
 from kvci.files import open_lock, remove_tree, sha256_of_file
 from kvci.host import gpu, host
 from kvci.plan import Trial
-from kvci.rundir.documents import Graded, Manifest, Outcome, now
+from kvci.rundir.documents import TEST_LOG, Graded, Manifest, Outcome, now
 from kvci.serve.effective import Effective, read
 from kvci.serve.proof import expected_of, judge
 from kvci.spec import Spec
@@ -185,6 +185,13 @@ class RunDirectory:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self.trial(trial).rename(target)
 
+    def outcome_files(self) -> list[Path]:
+        """Return the outcome files of all trials, including superseded trials."""
+        folders = ("trials", "superseded/*")
+        return [
+            path for one in folders for path in sorted(self.path.glob(f"{one}/*/*/*/outcome.json"))
+        ]
+
     def superseded(self) -> list[Outcome]:
         """Return the outcomes of the superseded trials."""
         paths = sorted(self.path.glob("superseded/*/*/*/*/outcome.json"))
@@ -232,7 +239,7 @@ class RunDirectory:
 
 def digest_of_log(trial: Path) -> str:
     """Return the digest of the test log in a trial's folder; empty if there is none."""
-    log = trial / "grade" / "test_output.txt"
+    log = trial / "grade" / TEST_LOG
     return sha256_of_file(log) if log.exists() else ""
 
 

@@ -18,6 +18,8 @@ WITHOUT_PATCH = {Exit.NOT_STARTED, Exit.SANDBOX_FAILED, Exit.SERVER_FAILED, Exit
 WITHOUT_PATCH |= {Exit.KVCI_FAILED}
 """A conversation that ended with one of these exits has no patch."""
 UNGRADED = {Verdict.GRADING_FAILED, Verdict.NOT_GRADED}
+TEST_LOG = "test_output.txt"
+"""The test log in the folder of a grading. swebench's harness has the same name."""
 ATTEMPTS = "attempts.json"
 """The file with the attempts at a trial, or in the folder of its grading, those at its grading."""
 WAITS = "it waits to be graded"

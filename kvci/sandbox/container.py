@@ -454,16 +454,11 @@ class Docker:
                     continue
                 if member.islnk() and member.linkname.startswith(f"{git}/"):
                     continue  # its target is in the git folder
-                if member.isfile():
-                    new.addfile(member, old.extractfile(member))
-                elif (
-                    member.issym()
-                    or member.isdir()
-                    or (member.islnk() and member.linkname not in left_out)
-                ):
-                    new.addfile(member)
-                else:  # a pipe or a device, or another name of one
-                    left_out.add(member.name)
+                kept = member.isfile() or member.isdir() or member.issym() or member.islnk()
+                if not kept or (member.islnk() and member.linkname in left_out):
+                    left_out.add(member.name)  # a pipe or a device, or another name of one
+                else:
+                    new.addfile(member, old.extractfile(member) if member.isfile() else None)
         out.seek(0)
 
 
